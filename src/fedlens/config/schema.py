@@ -1,0 +1,139 @@
+"""The typed configuration. Every key has a default; `description` is what editors and `docs/` show.
+
+Sections that name a registered block (`model`, `data`, `data.partition`, `strategy`) keep the block's own
+keys as extras; `config.load` validates those against the block's dataclass.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A closed section: unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BlockSection(BaseModel):
+    """A section that names a registered block and carries the block's own keys as extras."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The block's own keys."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ModelSection(BlockSection):
+    name: str = Field("mobilenetv3", description="a name that `fedlens models` lists, or timm:<architecture>")
+    pretrained: bool = Field(False, description="start from ImageNet weights (cache, package or download)")
+    num_classes: PositiveInt | None = Field(None, description="outputs of the head; default: the classes in the data")
+    weights: Path | None = Field(None, description="a local weights file (.safetensors or .pth) to start from")
+    freeze: Literal["none", "backbone"] = Field("none", description="backbone: train the head only, features cached")
+    norm: Literal["batch", "group"] = Field("batch", description="group: GroupNorm in place of BatchNorm")
+
+
+class FederatedSection(Section):
+    num_rounds: PositiveInt = Field(20, description="rounds of the federation")
+    fraction_fit: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the clients trained a round")
+    min_fit_clients: PositiveInt = Field(2, description="fewest clients trained a round")
+    local_epochs: PositiveInt = Field(1, description="passes over a client's images a round")
+    batch_size: PositiveInt = Field(32, description="images a step")
+    evaluate_every: Annotated[int, Field(ge=0)] = Field(1, description="global evaluation every k rounds; 0: last only")
+    evaluate_clients_every: Annotated[int, Field(ge=0)] = Field(
+        5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"
+    )
+
+
+class PartitionSection(BlockSection):
+    scheme: str = Field("auto", description="auto: the data's own clients, else dirichlet; see `fedlens data schemes`")
+    clients: PositiveInt | None = Field(None, description="number of clients (default 10); ignored by auto/natural")
+    seed: int | None = Field(None, description="seed of the split; default: the run's seed")
+
+
+class DataSection(BlockSection):
+    source: str = Field("auto", description="auto: the sample, or what data.path holds; see `fedlens data sources`")
+    path: Path | None = Field(None, description="folder or file of the source")
+    image_size: PositiveInt | None = Field(None, description="pixels a side; default: what suits model and data")
+    augment: Literal["none", "flip", "crop_flip", "randaugment"] = Field("none", description="on training batches")
+    validation: Fraction = Field(0.1, description="share of each client's rows held out for validation")
+    client_test: Fraction = Field(0.1, description="share of each client's rows held out for its own test")
+    test: Fraction = Field(0.2, description="share held out as the global test set when the source has none")
+    on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
+    cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
+    partition: PartitionSection = Field(default_factory=lambda: PartitionSection())
+
+
+class StrategySection(BlockSection):
+    name: str = Field("fedavg", description="a name that `fedlens strategies` lists")
+
+
+class OptimizerSection(Section):
+    name: Literal["sgd", "adamw"] = Field("sgd", description="the clients' optimizer")
+    lr: Annotated[float, Field(gt=0)] = Field(0.05, description="learning rate of the first round")
+    momentum: Fraction = Field(0.9, description="of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 (sgd) or decoupled (adamw)")
+    schedule: Literal["constant", "cosine", "step", "exponential"] = Field("constant", description="of lr over rounds")
+    warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds of linear warm-up")
+    step_rounds: PositiveInt = Field(10, description="step: rounds between drops")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="step and exponential: factor")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest gradient norm of a step")
+    label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup; 0: off")
+    keep: bool = Field(False, description="a client keeps its optimizer state from round to round")
+
+
+class MemorySection(Section):
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass; fp16 needs a GPU")
+    channels_last: bool = Field(True, description="memory format of convolutions")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    micro_batch: PositiveInt | None = Field(None, description="split a batch into pieces of this many images")
+
+
+class RuntimeSection(Section):
+    name: Literal["local", "in_process"] = Field("local", description="local: worker processes; in_process: none")
+    workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU)")
+    threads_per_worker: PositiveInt = Field(1, description="PyTorch threads in a worker")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:<n> or mps")
+
+
+class StoppingSection(Section):
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="stop at this validation accuracy"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many evaluations without a better validation loss"
+    )
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="what counts as better")
+
+
+class TrackingSection(Section):
+    dir: Path = Field(Path("logs"), description="folder that holds the run folders")
+    name: str | None = Field(None, description="first part of the run folder's name; default: strategy-model")
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+    report: bool = Field(True, description="write report.html at the end")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    model: ModelSection = Field(default_factory=lambda: ModelSection())
+    federated: FederatedSection = Field(default_factory=lambda: FederatedSection())
+    data: DataSection = Field(default_factory=lambda: DataSection())
+    strategy: StrategySection = Field(default_factory=lambda: StrategySection())
+    optimizer: OptimizerSection = Field(default_factory=lambda: OptimizerSection())
+    memory: MemorySection = Field(default_factory=lambda: MemorySection())
+    runtime: RuntimeSection = Field(default_factory=lambda: RuntimeSection())
+    stopping: StoppingSection = Field(default_factory=lambda: StoppingSection())
+    tracking: TrackingSection = Field(default_factory=lambda: TrackingSection())
+    plugins: list[Path] = Field(default_factory=list, description="Python files with your own blocks")
+    seed: int = Field(0, description="seed of everything")

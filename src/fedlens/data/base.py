@@ -1,0 +1,51 @@
+"""The families of data blocks: where images come from, and how they are dealt out to clients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlens.data.types import ImageTable
+from fedlens.registry import Registry
+
+
+class Source(ABC):
+    """Where images come from. The dataclass' fields are its configuration keys under `data`."""
+
+    @abstractmethod
+    def load(self) -> ImageTable:
+        """List (or decode) the images.
+
+        Raises:
+            DataError: nothing there, or not in the expected form; the message names the file and the way out.
+        """
+
+
+@dataclass(frozen=True)
+class ToPartition:
+    """The rows to deal out. `natural`: each row's own client, where the source knows it."""
+
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    clients: int
+    seed: int
+    natural: NDArray[np.str_] | None = None
+
+
+class Scheme(ABC):
+    """How rows are dealt out to clients. The dataclass' fields are its keys under `data.partition`."""
+
+    @abstractmethod
+    def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
+        """Client name → positions in `rows.labels`; every position at most once.
+
+        Raises:
+            DataError: the scheme cannot be met with these rows; the message says why.
+        """
+
+
+sources: Registry[Source] = Registry("data source", "fedlens.data.sources")
+schemes: Registry[Scheme] = Registry("partition scheme", "fedlens.data.partition")

@@ -1,0 +1,91 @@
+"""The data seam: what a source gives, and what a federation trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Rows = NDArray[np.int64]
+"""Row numbers into the arrays of a `FederatedData`."""
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """What a source gives: images still encoded (paths) or already decoded, with what is known of each row.
+
+    images       paths of image files, or uint8 (N, H, W, C) with C = 1 or 3 (RGB)
+    labels       int64 (N,), indexes into class_names
+    split        (N,) of "train", "val", "test", or None: the source has no official split
+    clients      (N,) name of the client that owns the row ("" = nobody's), or None
+    groups       (N,) rows of one group (a patient, a module) never straddle a split, or None
+    channels     1 when every image is grey, else 3
+    native_size  typical side in pixels, or None when unknown (photographs)
+    """
+
+    images: Sequence[Path] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    split: NDArray[np.str_] | None = None
+    clients: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
+    channels: Literal[1, 3] = 3
+    native_size: int | None = None
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """Which rows one client holds."""
+
+    name: str
+    train: Rows
+    val: Rows
+    test: Rows
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was read, and what had to be left out. `skipped` holds (file, reason)."""
+
+    read: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Images, labels and who holds which rows.
+
+    images  uint8 (N, S, S, C) RGB or grey, memory-mapped; or float (N, …) a user's own tensors, used as they are
+    labels  int64 (N,)
+    test    rows of the global test set (nobody's training data)
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    clients: tuple[ClientRows, ...]
+    test: Rows
+    report: DataReport
+    cache_key: str
+    """Changes when any image, its order or its decoding changes: keys what is derived from the images."""
+
+    @property
+    def channels(self) -> int:
+        return int(self.images.shape[-1]) if self.images.dtype.is_floating_point is False else int(self.images.shape[1])
+
+    @property
+    def val(self) -> Rows:
+        """All clients' validation rows together."""
+        return np.concatenate([client.val for client in self.clients])
+
+    def class_counts(self, rows: Rows) -> NDArray[np.int64]:
+        """(classes,) how many of `rows` carry each label."""
+        return np.bincount(self.labels.numpy()[rows], minlength=len(self.class_names)).astype(np.int64)

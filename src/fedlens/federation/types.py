@@ -1,0 +1,104 @@
+"""What travels between the coordinator and the clients: plain frozen data, no behaviour.
+
+Only the types in this file cross the seam between `federation.coordinator` and `runtimes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+"""Named tensors."""
+
+TaskKind = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A metric that adds correctly: a weighted total and its weight."""
+
+    total: float
+    weight: float
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> float:
+        """total / weight; NaN when nothing was counted."""
+        return self.total / self.weight if self.weight else float("nan")
+
+
+Metrics = Mapping[str, Mean]
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """One client, as it introduces itself. `examples` counts training rows; `classes` counts them by label."""
+
+    name: str
+    partition: int
+    examples: int
+    classes: tuple[int, ...]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one client. `settings` are plain numbers of this round (learning rate, epochs, …); `expects`
+    is the version of the client's private store that the server counts on (None: no store yet)."""
+
+    client: str
+    round: int
+    kind: TaskKind
+    payload: State
+    settings: Mapping[str, float] = field(default_factory=dict)
+    expects: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one client says of its task: numbers only."""
+
+    client: str
+    weight: float
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One client's finished task. `payload` is its update (after − before); `extra` is what a strategy adds."""
+
+    round: int
+    kind: TaskKind
+    report: Report
+    payload: State
+    extra: State = field(default_factory=dict)
+
+    @property
+    def client(self) -> str:
+        return self.report.client
+
+
+@dataclass(frozen=True)
+class Partial:
+    """One worker's share of a synchronous sum: Σ w·update, Σ w, Σ extra over the clients in `reports`."""
+
+    round: int
+    payload: State
+    weight: float
+    extra: State
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """A client that gave no usable answer; the run goes on without it."""
+
+    client: str
+    round: int
+    reason: str

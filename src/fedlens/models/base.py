@@ -1,0 +1,86 @@
+"""The model seam: every builder gives a `Recognizer`, a backbone and a head behind one preprocessing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.registry import Registry
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 images become what the backbone eats: x / 255, then (x − mean) / std, per channel.
+
+    `channels` is what the backbone takes: grey images are repeated when it is 3, colour is averaged when it is 1.
+    `image_size` is the side, in pixels, that the model was made for.
+    """
+
+    image_size: int
+    channels: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What the configuration asks of a builder. `image_channels`: channels of the data (1 or 3)."""
+
+    num_classes: int
+    image_size: int
+    image_channels: int
+    pretrained: bool = False
+    weights: Path | None = None
+
+
+class Recognizer(nn.Module):
+    """backbone: float (B, C, S, S) → features (B, D); head: features → logits (B, num_classes)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.preprocessing = preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, C) → float32 (B, C', S, S), normalised; float input passes unchanged."""
+        return prepare(images, self.preprocessing)
+
+
+def prepare(images: Tensor, how: Preprocessing) -> Tensor:
+    if images.is_floating_point():
+        return images
+    pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
+    if pixels.shape[1] != how.channels:
+        pixels = pixels.expand(-1, how.channels, -1, -1) if how.channels == 3 else pixels.mean(1, keepdim=True)
+    if how.mean == (0.0,) and how.std == (1.0,):
+        return pixels
+    mean = torch.tensor(how.mean, device=pixels.device).view(1, -1, 1, 1)
+    std = torch.tensor(how.std, device=pixels.device).view(1, -1, 1, 1)
+    return (pixels - mean).div_(std)
+
+
+class ModelBuilder(ABC):
+    """One architecture. The dataclass' fields are its configuration keys under `model`."""
+
+    default_image_size: int
+    """Side in pixels when nothing else is said and the images are large enough."""
+
+    @abstractmethod
+    def build(self, request: ModelRequest) -> Recognizer:
+        """Make the model.
+
+        Raises:
+            ModelError: weights cannot be had or do not fit; the request cannot be met.
+        """
+
+
+models: Registry[ModelBuilder] = Registry("model", "fedlens.models")

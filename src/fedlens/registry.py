@@ -1,0 +1,105 @@
+"""Named building blocks: strategies, models, data sources, partition schemes.
+
+A block is one file in its family's package (or a user's plugin) holding a frozen dataclass whose fields are
+its own configuration keys. The decorator is all that it takes: validation, the JSON schema, the command
+line's lists, the docs' tables and the contract tests read the registry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter
+
+from fedlens.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered block. `summary` is one line: what it is for."""
+
+    name: str
+    summary: str
+    factory: type[T]
+
+    def build(self, parameters: Mapping[str, Any]) -> T:
+        """Validate `parameters` against the dataclass' typed fields and make the block.
+
+        Raises:
+            pydantic.ValidationError: a field is unknown, missing or out of range.
+        """
+        return self.adapter().validate_python(dict(parameters))
+
+    def adapter(self) -> TypeAdapter[T]:
+        return TypeAdapter(self.factory)
+
+
+class Registry(Generic[T]):
+    """The blocks of one family, found by importing every module of `package` when first asked."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Entry[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str, summary: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator that adds a frozen dataclass under `name`.
+
+        Raises:
+            ConfigError: the name is taken by another class.
+        """
+
+        def decorate(factory: type[T]) -> type[T]:
+            if not is_dataclass(factory):
+                raise TypeError(f"{factory.__name__} must be a dataclass: its fields are its configuration keys")
+            known = self._entries.get(name)
+            if known is not None and known.factory.__qualname__ != factory.__qualname__:
+                raise ConfigError(f"{self.kind} {name!r} is registered twice, by {known.factory} and {factory}")
+            factory.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+            self._entries[name] = Entry(name, summary, factory)
+            return factory
+
+        return decorate
+
+    def entries(self) -> list[Entry[T]]:
+        """All blocks, by name."""
+        self._discover()
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.entries()]
+
+    def get(self, name: str) -> Entry[T]:
+        """The block called `name`.
+
+        Raises:
+            ConfigError: there is none; the message gives the nearest spelling and all names.
+        """
+        self._discover()
+        if name not in self._entries:
+            raise ConfigError(unknown(self.kind, name, self.names()))
+        return self._entries[name]
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The one line for a misspelt name: what is wrong, the nearest spelling, what is allowed."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}"
