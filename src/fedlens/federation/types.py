@@ -62,11 +62,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What one client says of its task: numbers only."""
+    """What one client says of its task: numbers only. `stored`: it kept private tensors as this round's version."""
 
     client: str
     weight: float
     metrics: Metrics
+    stored: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""How a round's answers become one total: a stream that can be shared out among workers and merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedlens.federation.types import Answer, Partial, State
+
+
+@dataclass(frozen=True)
+class Total:
+    """A cohort's combined update.
+
+    delta   what the strategy steps with (for the mean: Σ w·update / Σ w)
+    extra   Σ extra / count
+    weight  Σ w
+    count   clients in it
+    """
+
+    delta: State
+    extra: State
+    weight: float
+    count: int
+
+
+class Aggregator(ABC):
+    """Takes in answers one by one, keeps as little as it can, and gives the total."""
+
+    mergeable: ClassVar[bool]
+    """True: workers may add up their own clients and send a `Partial`. False: every answer is needed by itself."""
+
+    @abstractmethod
+    def add(self, answer: Answer) -> None:
+        """Take in one client's answer."""
+
+    @abstractmethod
+    def merge(self, partial: Partial) -> None:
+        """Take in one worker's sum."""
+
+    @abstractmethod
+    def partial(self, round_number: int) -> Partial:
+        """What was taken in so far, to be merged elsewhere."""
+
+    @abstractmethod
+    def result(self) -> Total | None:
+        """The total; None when nothing was taken in."""

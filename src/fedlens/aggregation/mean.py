@@ -1,0 +1,60 @@
+"""The weighted mean: McMahan et al. 2017, https://arxiv.org/abs/1602.05629, Algorithm 1's server line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedlens.aggregation.base import Aggregator, Total
+from fedlens.federation.types import Answer, Partial, Report, State
+
+
+class WeightedMean(Aggregator):
+    """Σ w·update / Σ w as a running sum: one model's memory, however many clients.
+
+    The order of additions is the order of arrival, so a fixed order gives the same bits.
+    """
+
+    mergeable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._payload: dict[str, Tensor] = {}
+        self._extra: dict[str, Tensor] = {}
+        self._weight = 0.0
+        self._reports: list[Report] = []
+
+    def add(self, answer: Answer) -> None:
+        accumulate(self._payload, answer.payload, answer.report.weight)
+        accumulate(self._extra, answer.extra, 1.0)
+        self._weight += answer.report.weight
+        self._reports.append(answer.report)
+
+    def merge(self, partial: Partial) -> None:
+        accumulate(self._payload, partial.payload, 1.0)
+        accumulate(self._extra, partial.extra, 1.0)
+        self._weight += partial.weight
+        self._reports.extend(partial.reports)
+
+    def partial(self, round_number: int) -> Partial:
+        return Partial(round_number, self._payload, self._weight, self._extra, tuple(self._reports))
+
+    def result(self) -> Total | None:
+        if not self._weight:
+            return None
+        count = len(self._reports)
+        return Total(scaled(self._payload, 1 / self._weight), scaled(self._extra, 1 / count), self._weight, count)
+
+
+def accumulate(sums: dict[str, Tensor], values: State, weight: float) -> None:
+    """sums[name] += weight · values[name], in place."""
+    for name, value in values.items():
+        if name in sums:
+            sums[name].add_(value, alpha=weight)
+        else:
+            sums[name] = torch.mul(value, weight)
+
+
+def scaled(values: State, factor: float) -> dict[str, Tensor]:
+    return {name: value * factor for name, value in values.items()}

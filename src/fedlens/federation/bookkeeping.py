@@ -1,0 +1,46 @@
+"""Records and checkpoints, written by a thread of their own while the next round trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
+from fedlens.federation.records import RoundRecord, Tracker
+from fedlens.federation.types import State
+
+
+class Bookkeeping:
+    """One round at a time, in order: the trackers first, so that a checkpoint never knows more than they do."""
+
+    def __init__(self, trackers: Sequence[Tracker], checkpoints: Checkpoints | None) -> None:
+        self._trackers = trackers
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bookkeeping")
+        self._pending: Future[None] | None = None
+
+    def file(self, record: RoundRecord, checkpoint: Checkpoint, best: State | None) -> None:
+        """Hand over a finished round; waits for the round before it.
+
+        Raises:
+            CheckpointError: the round before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, record, checkpoint, best)
+
+    def wait(self) -> None:
+        """Until everything handed over is on disk; raises what went wrong there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def _write(self, record: RoundRecord, checkpoint: Checkpoint, best: State | None) -> None:
+        for tracker in self._trackers:
+            tracker.round(record)
+        if self._checkpoints is not None:
+            if best is not None:
+                self._checkpoints.save_best(best)
+            self._checkpoints.save(checkpoint)

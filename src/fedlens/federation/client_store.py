@@ -1,0 +1,55 @@
+"""What stays with a client between rounds: private tensors, on its own side, under its stable name.
+
+Each version is one file; the one before it is kept, because a server that was killed may go on from a round
+earlier than the client's newest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedlens.errors import CheckpointError
+from fedlens.federation.types import State
+
+
+class ClientStore:
+    """Private tensors of many clients below one folder; a version is the round that wrote it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self, client: str, expects: int | None) -> dict[str, Tensor]:
+        """The tensors of version `expects`, newer versions being discarded; nothing for None.
+
+        Raises:
+            CheckpointError: that version is not there.
+        """
+        for version, path in self._versions(client).items():
+            if expects is None or version > expects:
+                path.unlink()
+        if expects is None:
+            return {}
+        path = self._path(client, expects)
+        if not path.exists():
+            raise CheckpointError(f"client {client!r} has no private state of round {expects} ({path} is missing)")
+        return load_file(path)
+
+    def save(self, client: str, version: int, tensors: State) -> None:
+        """Write a version atomically, and keep the one before it."""
+        path = self._path(client, version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        temporary.replace(path)
+        for old in sorted(self._versions(client))[:-2]:
+            self._path(client, old).unlink()
+
+    def _path(self, client: str, version: int) -> Path:
+        return self._folder / quote(client, safe="") / f"{version:08d}.safetensors"
+
+    def _versions(self, client: str) -> dict[int, Path]:
+        return {int(path.stem): path for path in self._path(client, 0).parent.glob("*.safetensors")}

@@ -1,0 +1,210 @@
+"""The one coordinator: rounds from a starting point to an end, over any runtime, strategy and model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from fedlens.aggregation.base import Aggregator, Total
+from fedlens.errors import TrainingDiverged
+from fedlens.federation.bookkeeping import Bookkeeping
+from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
+from fedlens.federation.schedule import CohortRule, Stopping
+from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Partial, Report, State, Task
+from fedlens.runtimes.base import Runtime
+from fedlens.strategies.base import RoundContext, ServerState, Strategy
+
+Evaluate = Callable[[State], Evaluation]
+"""Scores a shared model; None where there is nothing to score it on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, in plain values. `lr` gives the clients' learning rate of a round."""
+
+    num_rounds: int
+    cohorts: CohortRule
+    lr: Callable[[int], float]
+    evaluate_every: int = 1
+    evaluate_clients_every: int = 0
+    stopping: Stopping = field(default_factory=Stopping)
+
+    def due(self, every: int, round_number: int) -> bool:
+        return round_number == self.num_rounds or (every > 0 and round_number % every == 0)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A cohort's answers as one total."""
+
+    total: Total | None
+    reports: tuple[Report, ...]
+    failures: tuple[ClientFailure, ...]
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase of one round."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class Coordinator:
+    """Runs rounds. Nothing here knows where clients live or which algorithm is used."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        strategy: Strategy,
+        runtime: Runtime,
+        trainable: frozenset[str],
+        books: Bookkeeping,
+        *,
+        test: Evaluate | None = None,
+        validation: Evaluate | None = None,
+        evaluable: frozenset[str] = frozenset(),
+    ) -> None:
+        """`trainable`: names that clients train; `evaluable`: clients with test images of their own."""
+        self._plan = plan
+        self._strategy = strategy
+        self._runtime = runtime
+        self._trainable = trainable
+        self._books = books
+        self._test = test
+        self._validation = validation
+        self._evaluable = evaluable
+
+    def run(self, start: Checkpoint) -> Checkpoint:
+        """Rounds from `start` to the plan's end, or to the stopping rule's; gives the last checkpoint, on disk.
+
+        Raises:
+            NotEnoughClients, TrainingDiverged, RuntimeFailure, CheckpointError: the last whole checkpoint stays.
+        """
+        checkpoint = start
+        while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
+            checkpoint = self._round(checkpoint)
+        self._books.wait()
+        return checkpoint
+
+    def _round(self, before: Checkpoint) -> Checkpoint:
+        number, clock = before.round + 1, _Clock()
+        clients = self._runtime.clients()
+        cohort = self._plan.cohorts.choose(number, clients)
+        ctx = RoundContext(number, self._plan.num_rounds, len(clients), len(cohort), self._trainable)
+        with clock.phase("broadcast"):
+            self._runtime.submit(self._tasks(before, cohort, ctx))
+        with clock.phase("train"):
+            collected = collect(self._runtime.completed(), self._strategy.aggregator())
+        with clock.phase("aggregate"):
+            state = self._step(before.state, collected, ctx)
+        counted = {report.client: number if report.stored else None for report in collected.reports}
+        versions = {**before.versions, **counted}
+        after = replace(before, round=number, state=state, versions=versions)
+        with clock.phase("evaluate"):
+            record, after = self._evaluated(self._record(after, before.state, collected, clock.seconds), after)
+        with clock.phase("checkpoint"):
+            self._books.wait()
+        self._books.file(record, after, state.shared if after.progress.best_round == number else None)
+        return after
+
+    def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:
+        payload = self._strategy.broadcast(before.state, ctx)
+        settings = {"lr": self._plan.lr(ctx.round)}
+        return [
+            Task(client.name, ctx.round, "train", payload, settings, before.versions.get(client.name))
+            for client in cohort
+        ]
+
+    def _step(self, state: ServerState, collected: Collected, ctx: RoundContext) -> ServerState:
+        if collected.total is None:
+            reasons = "; ".join(sorted({failure.reason for failure in collected.failures}))
+            raise TrainingDiverged(
+                f"round {ctx.round}: none of the {ctx.cohort} clients returned a usable update ({reasons}). "
+                f"Try a smaller optimizer.lr (now {self._plan.lr(ctx.round):g}), optimizer.clip_norm=1 or "
+                "optimizer.warmup_rounds=5, and look at the data with `fedlens data show`"
+            )
+        return self._strategy.step(state, collected.total, ctx)
+
+    def _record(
+        self, after: Checkpoint, before: ServerState, collected: Collected, seconds: Mapping[str, float]
+    ) -> RoundRecord:
+        return RoundRecord(
+            round=after.round,
+            lr=self._plan.lr(after.round),
+            reports=collected.reports,
+            failures=collected.failures,
+            update_norm=distance(after.state.shared, before.shared, self._trainable),
+            bytes_down=measured(collected.reports, "bytes_down"),
+            bytes_up=measured(collected.reports, "bytes_up"),
+            seconds=seconds,
+        )
+
+    def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
+        """Record and checkpoint with what the evaluations say; the test images have no say in stopping."""
+        shared = after.state.shared
+        if self._plan.due(self._plan.evaluate_every, after.round):
+            record = replace(
+                record,
+                test=self._test(shared) if self._test else None,
+                validation=self._validation(shared) if self._validation else None,
+            )
+        if record.validation is not None:
+            progress = after.progress.after(after.round, record.validation, self._plan.stopping)
+            finished = progress.verdict(record.validation, self._plan.stopping)
+            after = replace(after, progress=progress, finished=finished)
+        every = self._plan.evaluate_clients_every
+        if every and (after.finished or self._plan.due(every, after.round)):
+            record = replace(record, clients=self._at_home(after))
+        return record, after
+
+    def _at_home(self, after: Checkpoint) -> tuple[ClientEvaluation, ...]:
+        """Every client's accuracy on its own test images."""
+        clients = [client.name for client in self._runtime.clients() if client.name in self._evaluable]
+        self._runtime.submit(Task(name, after.round, "evaluate", after.state.shared) for name in clients)
+        answers = {outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)}
+        return tuple(at_home(answers[name], name in after.versions) for name in clients if name in answers)
+
+
+def at_home(answer: Answer, trained: bool) -> ClientEvaluation:
+    """A client's answer to an evaluation task, as a record."""
+    metrics, examples = answer.report.metrics, int(answer.report.weight)
+    return ClientEvaluation(answer.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained)
+
+
+def collect(outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Aggregator) -> Collected:
+    """One total from a cohort's outcomes, taken in as they come."""
+    reports: list[Report] = []
+    failures: list[ClientFailure] = []
+    for outcome in outcomes:
+        if isinstance(outcome, ClientFailure):
+            failures.append(outcome)
+        elif isinstance(outcome, Partial):
+            aggregator.merge(outcome)
+            reports.extend(outcome.reports)
+        else:
+            aggregator.add(outcome)
+            reports.append(outcome.report)
+    return Collected(aggregator.result(), tuple(reports), tuple(failures))
+
+
+def distance(after: State, before: State, names: frozenset[str]) -> float:
+    """L2 norm of after − before over `names`."""
+    if not names:
+        return 0.0
+    return float(torch.stack([(after[name] - before[name]).norm() for name in sorted(names)]).norm())
+
+
+def measured(reports: Sequence[Report], metric: str) -> int:
+    """A metric's total over the reports."""
+    return int(sum(report.metrics[metric].total for report in reports if metric in report.metrics))

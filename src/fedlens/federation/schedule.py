@@ -1,0 +1,79 @@
+"""Who takes part in a round, and when a run ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedlens.errors import NotEnoughClients
+from fedlens.federation.records import Evaluation
+from fedlens.federation.types import ClientInfo
+from fedlens.seeds import derive
+
+
+@dataclass(frozen=True)
+class CohortRule:
+    """Flower's rule: max(⌊available × fraction_fit⌋, min_fit_clients) clients, drawn without replacement."""
+
+    fraction_fit: float
+    min_fit_clients: int
+    seed: int
+
+    def choose(self, round_number: int, clients: Sequence[ClientInfo]) -> list[ClientInfo]:
+        """The cohort of a round, in the clients' own order; depends on seed and round only.
+
+        Raises:
+            NotEnoughClients: there are fewer than `min_fit_clients`.
+        """
+        if len(clients) < self.min_fit_clients:
+            raise NotEnoughClients(
+                f"federated.min_fit_clients={self.min_fit_clients}, but the data has {len(clients)} client(s): "
+                f"use federated.min_fit_clients={len(clients)} or more clients (data.partition.clients)"
+            )
+        size = max(int(len(clients) * self.fraction_fit + 1e-9), self.min_fit_clients)
+        generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
+        return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When to end before the last round. Looks at validation only, never at test images."""
+
+    target_accuracy: float | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+
+    @property
+    def needs_validation(self) -> bool:
+        return self.target_accuracy is not None or self.patience is not None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How the validation went so far. `best_round` is 0 before the first evaluation; `stale` counts evaluations
+    without a better validation loss."""
+
+    best_round: int = 0
+    best_loss: float = math.inf
+    best_accuracy: float = 0.0
+    stale: int = 0
+
+    def after(self, round_number: int, validation: Evaluation, rule: Stopping) -> Progress:
+        """The progress with one more evaluation."""
+        if validation.loss < self.best_loss - rule.min_delta:
+            return Progress(round_number, validation.loss, validation.accuracy)
+        return replace(self, stale=self.stale + 1)
+
+    def verdict(self, validation: Evaluation, rule: Stopping) -> str | None:
+        """Why the run should end now, or None."""
+        if rule.target_accuracy is not None and validation.accuracy >= rule.target_accuracy:
+            return f"validation accuracy {validation.accuracy:.3f} reached the target {rule.target_accuracy:g}"
+        if rule.patience is not None and self.stale >= rule.patience:
+            return (
+                f"validation loss has not improved for {self.stale} evaluations (best: round {self.best_round}, "
+                f"{self.best_loss:.4f})"
+            )
+        return None

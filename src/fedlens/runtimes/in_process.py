@@ -1,0 +1,33 @@
+"""Clients one after another in this process: the simplest runtime, and the tests' double for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from fedlens.federation.types import ClientInfo, Task
+from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.worker import MakeTrainer, work
+from fedlens.strategies.base import Strategy
+
+
+class InProcessRuntime:
+    """Runs each task when its outcome is asked for."""
+
+    def __init__(self, clients: Sequence[ClientInfo], strategy: Strategy, make_trainer: MakeTrainer) -> None:
+        self._clients = clients
+        self._strategy = strategy
+        self._trainer = make_trainer()
+        self._tasks: list[Task] = []
+
+    def clients(self) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def submit(self, tasks: Iterable[Task]) -> None:
+        self._tasks.extend(tasks)
+
+    def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        tasks, self._tasks = self._tasks, []
+        yield from work(self._trainer, self._strategy, tasks)
+
+    def close(self) -> None:
+        self._tasks.clear()

@@ -1,0 +1,138 @@
+"""Clients in worker processes on this machine, each with one resident model and its own running sum."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from fedlens.errors import FedLensError, RuntimeFailure
+from fedlens.federation.types import ClientInfo, Task
+from fedlens.runtimes import wire
+from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.worker import MakeTrainer, work
+from fedlens.strategies.base import Strategy
+
+
+class LocalRuntime:
+    """Shares a round's tasks out among worker processes by a fixed rule, so that a repeat adds in the same order."""
+
+    def __init__(
+        self,
+        clients: Sequence[ClientInfo],
+        strategy: Strategy,
+        make_trainer: MakeTrainer,
+        *,
+        workers: int,
+        threads_per_worker: int,
+        start_method: str,
+    ) -> None:
+        self._clients = clients
+        self._examples = {client.name: client.examples for client in clients}
+        self._busy: list[int] = []
+        self._workers = [
+            _start(index, start_method, strategy, make_trainer, threads_per_worker) for index in range(workers)
+        ]
+
+    def clients(self) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def submit(self, tasks: Iterable[Task]) -> None:
+        shares = share_out(list(tasks), self._examples, len(self._workers))
+        self._busy = [index for index, share in enumerate(shares) if share]
+        for index in self._busy:
+            self._talk(index, partial(wire.send, message=shares[index]))
+
+    def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        for index in self._busy:
+            while (message := self._receive(index, timeout)) is not None:
+                yield message
+        self._busy = []
+
+    def close(self) -> None:
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+        for process, _ in self._workers:
+            process.join()
+        self._workers = []
+
+    def _receive(self, index: int, timeout: float | None) -> Outcome | None:
+        """The worker's next outcome; None when its share is done."""
+        process, connection = self._workers[index]
+        if not wait([connection, process.sentinel], timeout):
+            raise RuntimeFailure(f"{process.name} gave no answer within {timeout:g} s")
+        message = self._talk(index, wire.receive)
+        if isinstance(message, FedLensError):
+            raise message
+        if isinstance(message, str):
+            raise RuntimeFailure(f"{process.name} failed:\n{message}")
+        outcome: Outcome | None = message
+        return outcome
+
+    def _talk(self, index: int, action: Callable[[Connection], Any]) -> Any:
+        process, connection = self._workers[index]
+        try:
+            return action(connection)
+        except (EOFError, OSError) as error:
+            process.join(5)
+            raise RuntimeFailure(
+                f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}; "
+                "-9 is usually the system's memory guard: try a smaller federated.batch_size, memory.micro_batch or "
+                "fewer runtime.workers, then `fedlens resume`"
+            ) from error
+
+
+def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) -> list[list[Task]]:
+    """Heaviest client first to the least loaded worker; ties by order. Depends on nothing but its arguments."""
+    shares: list[list[Task]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for task in sorted(tasks, key=lambda task: -examples[task.client]):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(task)
+        loads[lightest] += max(examples[task.client], 1)
+    return shares
+
+
+def _start(
+    index: int, start_method: str, strategy: Strategy, make_trainer: MakeTrainer, threads: int
+) -> tuple[BaseProcess, Connection]:
+    context: Any = multiprocessing.get_context(start_method)
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_serve, args=(theirs, strategy, make_trainer, threads), name=f"worker-{index}", daemon=True
+    )
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _serve(connection: Connection, strategy: Strategy, make_trainer: MakeTrainer, threads: int) -> None:
+    """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
+    trainer = None
+    while connection in wait(watched):
+        try:
+            tasks = wire.receive(connection)
+        except EOFError:
+            return
+        try:
+            trainer = trainer or make_trainer()
+            for outcome in work(trainer, strategy, tasks):
+                wire.send(connection, outcome)
+            wire.send(connection, None)
+        except FedLensError as error:
+            wire.send(connection, error)
+        except Exception:
+            wire.send(connection, traceback.format_exc())

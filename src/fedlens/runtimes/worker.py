@@ -1,0 +1,30 @@
+"""What a worker does with its share of a round, in whichever process it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.runtimes.base import Outcome
+from fedlens.strategies.base import Strategy
+from fedlens.training.client import ClientTrainer
+
+MakeTrainer = Callable[[], ClientTrainer]
+"""Builds a worker's resident model; called in the worker's own process."""
+
+
+def work(trainer: ClientTrainer, strategy: Strategy, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Do `tasks` in order. Updates are added up here where the strategy's aggregator allows it."""
+    sums = strategy.aggregator()
+    added = False
+    for task in tasks:
+        outcome = trainer.run(task)
+        if isinstance(outcome, ClientFailure):
+            yield outcome
+        elif isinstance(outcome, Answer) and outcome.kind == "train" and sums.mergeable:
+            sums.add(outcome)
+            added = True
+        else:
+            yield outcome
+    if added:
+        yield sums.partial(tasks[0].round)

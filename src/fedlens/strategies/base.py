@@ -1,0 +1,126 @@
+"""The strategy seam: one algorithm, its server half and its client half, in one file.
+
+The hooks' defaults are federated averaging, so a file holds only what its paper adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from fedlens.aggregation.base import Aggregator, Total
+from fedlens.aggregation.mean import WeightedMean
+from fedlens.federation.types import State
+from fedlens.registry import Registry
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """What the server half may know. `trainable`: names that clients train; the others are running statistics."""
+
+    round: int
+    num_rounds: int
+    population: int
+    cohort: int
+    trainable: frozenset[str]
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The shared model and what the strategy keeps on the server (momenta, control variates), by name."""
+
+    shared: State
+    extra: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """What the client half may know, before the first local step.
+
+    start      (P,) the received trainable parameters as one vector
+    received   what `broadcast` sent beyond the model
+    private    what this client kept under the strategy's names last time it took part
+    flatten    named trainable tensors → (P,), in the order of `start`
+    unflatten  (P,) → named trainable tensors
+    """
+
+    round: int
+    client: str
+    examples: int
+    steps: int
+    lr: float
+    start: Tensor
+    received: State
+    private: State
+    flatten: Callable[[State], Tensor]
+    unflatten: Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class LocalTerms:
+    """What an algorithm adds to the shared local loop.
+
+    loss        (model, inputs, logits, labels) → a scalar added to the cross-entropy of a batch
+    correction  parameters (P,) → a vector (P,) added to the gradient of every step, after clipping
+    """
+
+    loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] | None = None
+    correction: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a client sends: its update, the update's weight, extras to be summed; and what it keeps."""
+
+    payload: State
+    weight: float
+    extra: State = field(default_factory=dict)
+    private: State = field(default_factory=dict)
+
+
+class Strategy:
+    """One algorithm. The dataclass' fields are its configuration keys under `strategy`."""
+
+    def init(self, shared: State) -> ServerState:
+        """The server's state before the first round."""
+        return ServerState(shared)
+
+    def broadcast(self, state: ServerState, ctx: RoundContext) -> State:
+        """What goes to every client of the round: the model, and extras under names of their own."""
+        return state.shared
+
+    def aggregator(self) -> Aggregator:
+        """A fresh stream for one round's answers."""
+        return WeightedMean()
+
+    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+        """The server's state after the round: here x ← x + Δ."""
+        return ServerState(add(state.shared, total.delta), state.extra)
+
+    def terms(self, ctx: LocalContext) -> LocalTerms:
+        """What this algorithm adds to local training."""
+        return LocalTerms()
+
+    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+        """What a client sends for its update `delta` = after − before (trainable tensors and running statistics)."""
+        return Contribution(delta, weight=float(ctx.examples))
+
+
+def add(state: State, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """state + delta, name by name; names without a delta stay as they are."""
+    return {name: value + delta[name] if name in delta else value for name, value in state.items()}
+
+
+def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
+    """The tensors of `state` under `prefix/name`."""
+    return {f"{prefix}/{name}": value for name, value in state.items()}
+
+
+def under(prefix: str, state: State) -> dict[str, Tensor]:
+    """The tensors of `state` that `prefixed` put under `prefix`, by their own names."""
+    return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}
+
+
+strategies: Registry[Strategy] = Registry("strategy", "fedlens.strategies")

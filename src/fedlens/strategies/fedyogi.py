@@ -1,0 +1,34 @@
+"""FedYogi: Reddi et al. 2021, https://arxiv.org/abs/2003.00295, Algorithm 2, line "FedYogi"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from fedlens.aggregation.base import Total
+from fedlens.federation.types import State
+from fedlens.strategies.adaptive import adaptive_step, moments
+from fedlens.strategies.base import RoundContext, ServerState, Strategy, strategies
+
+
+@strategies.register("fedyogi", summary="Yogi on the server: like FedAdam, but the step size recovers slowly")
+@dataclass(frozen=True)
+class FedYogi(Strategy):
+    """v ← v − (1 − β₂) Δ² sign(v − Δ²)."""
+
+    server_lr: Annotated[float, Field(gt=0, description="η")] = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1, description="β₁")] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="β₂")] = 0.99
+    tau: Annotated[float, Field(gt=0, description="τ, the degree of adaptivity")] = 1e-3
+
+    def init(self, shared: State) -> ServerState:
+        return moments(shared, self.tau)
+
+    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+        def second(v: Tensor, squared: Tensor) -> Tensor:
+            return v - squared * (v - squared).sign() * (1 - self.beta2)
+
+        return adaptive_step(state, total, ctx, beta1=self.beta1, lr=self.server_lr, tau=self.tau, second=second)

@@ -1,0 +1,27 @@
+"""Which device a run uses."""
+
+from __future__ import annotations
+
+import torch
+
+from fedlens.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: the device does not exist on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"runtime.device={name!r} is no device: use auto, cpu, cuda, cuda:<n> or mps") from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ConfigError(f"runtime.device={name!r} is not on this machine: use runtime.device=auto")
+    return device

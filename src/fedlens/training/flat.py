@@ -1,0 +1,101 @@
+"""The resident model: a module whose trainable parameters are views of one vector.
+
+Restoring, differencing, clipping, correcting and stepping are then a handful of calls on one tensor, whatever
+the number of layers; for small models that is a good part of a step's time (`benchmarks/README.md`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from fedlens.federation.types import State
+
+
+class FlatModel:
+    """Wraps `module` in place.
+
+    vector    (P,) the trainable parameters; the module's parameters are views of it
+    gradient  (P,) their gradients, likewise
+    Running statistics of layers that train (float buffers) travel beside the vector; integer counters do not, and
+    neither does anything frozen.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, *, channels_last: bool = True) -> None:
+        self.module = module.to(device)
+        self.device = device
+        named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+        size = sum(value.numel() for _, value in named)
+        self.vector = torch.empty(size, device=device)
+        self.gradient = torch.zeros(size, device=device)
+        self._parameters: dict[str, tuple[int, int, Tensor]] = {}
+        offset = 0
+        for name, parameter in named:
+            self._adopt(name, parameter, offset, channels_last)
+            offset += parameter.numel()
+        self._buffers = {name: value for name, value in module.named_buffers() if self._travels(name, value)}
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        return frozenset(self._parameters)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Everything that travels: trainable parameters and running statistics."""
+        return frozenset(self._live())
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything that travels, by name."""
+        return {name: value.clone() for name, value in self._live().items()}
+
+    def load(self, state: State) -> None:
+        """Copy `state` into place. Names must be exactly those of `state()`.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        for name, value in self._live().items():
+            value.copy_(state[name])
+
+    def delta(self, before: State) -> dict[str, Tensor]:
+        """after − before, by name."""
+        return {name: value - before[name].to(value.device) for name, value in self._live().items()}
+
+    def is_finite(self) -> bool:
+        return all(bool(value.isfinite().all()) for value in (self.vector, *self._buffers.values()))
+
+    def flatten(self, state: State) -> Tensor:
+        """Named trainable tensors → (P,), in the vector's own order."""
+        flat = torch.empty_like(self.vector)
+        for name, (start, stop, view) in self._parameters.items():
+            _like(flat[start:stop], view).copy_(state[name])
+        return flat
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """(P,) → named trainable tensors, as views."""
+        return {name: _like(vector[start:stop], view) for name, (start, stop, view) in self._parameters.items()}
+
+    def _live(self) -> dict[str, Tensor]:
+        return {name: view for name, (_, _, view) in self._parameters.items()} | self._buffers
+
+    def _adopt(self, name: str, parameter: nn.Parameter, offset: int, channels_last: bool) -> None:
+        stop = offset + parameter.numel()
+        like = parameter.detach()
+        if channels_last and like.dim() == 4:
+            like = like.contiguous(memory_format=torch.channels_last)
+        view = _like(self.vector[offset:stop], like)
+        view.copy_(like)
+        parameter.data = view
+        parameter.grad = _like(self.gradient[offset:stop], like)
+        self._parameters[name] = (offset, stop, view)
+
+    def _travels(self, name: str, value: Tensor) -> bool:
+        owner = self.module.get_submodule(name.rpartition(".")[0])
+        frozen = [not parameter.requires_grad for parameter in owner.parameters(recurse=False)]
+        return isinstance(owner, _NormBase) and value.is_floating_point() and not (frozen and all(frozen))
+
+
+def _like(flat: Tensor, like: Tensor) -> Tensor:
+    """(n,) seen in the shape and memory order of `like`, which is dense."""
+    return flat.as_strided(like.shape, like.stride(), flat.storage_offset())

@@ -1,0 +1,109 @@
+"""The one local training loop. Algorithms add terms to it; they never copy it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlens.federation.types import Mean
+from fedlens.strategies.base import LocalTerms
+from fedlens.training.flat import FlatModel
+from fedlens.training.optimizers import VectorOptimizer
+from fedlens.training.precision import LossScale, autocast
+from fedlens.training.settings import LocalSettings
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class _Tally:
+    """What the steps saw; read once at the end, so that no step waits for the device."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, Mean]:
+        examples = float(sum(self.sizes))
+        sizes = torch.tensor(self.sizes, dtype=torch.float32)
+        loss = float((torch.stack(self.losses).float().cpu() * sizes).sum())
+        correct = float(torch.cat(self.correct).sum())
+        return {"loss": Mean(loss, examples), "accuracy": Mean(correct, examples)}
+
+
+class LocalLoop:
+    """Trains a resident model on one client's batches."""
+
+    def __init__(self, model: FlatModel, settings: LocalSettings, terms: LocalTerms) -> None:
+        self._model = model
+        self._settings = settings
+        self._terms = terms
+        self._scale = LossScale(settings.precision)
+        self._tally = _Tally()
+
+    def run(
+        self, batches: Iterable[Batch], optimizer: VectorOptimizer, lr: float, generator: torch.Generator
+    ) -> dict[str, Mean]:
+        """Step through `batches`; gives loss and accuracy over the images seen, as weighted means."""
+        model, clip = self._model, self._settings.optimizer.clip_norm
+        model.module.train()
+        for inputs, labels in batches:
+            model.gradient.zero_()
+            self._backward(inputs, labels, generator)
+            if not self._scale.unscale(model.gradient):
+                continue
+            if clip is not None:
+                model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
+            if self._terms.correction is not None:
+                model.gradient.add_(self._terms.correction(model.vector))
+            optimizer.step(model.vector, model.gradient, lr)
+        return self._tally.metrics()
+
+    def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+        """Add the batch's gradient, in pieces of `micro_batch` images where that is asked."""
+        size = self._settings.micro_batch or len(labels)
+        for piece, truth in zip(inputs.split(size), labels.split(size), strict=True):
+            loss = self._loss(piece, truth, generator) * (len(truth) / len(labels))
+            self._scale.scaled(loss).backward()
+
+    def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        share, order = 1.0, None
+        if self._settings.optimizer.mixup:
+            share, order = mixing(len(labels), self._settings.optimizer.mixup, generator)
+            inputs = inputs.lerp(inputs[order], 1 - share)
+        with autocast(self._settings.precision, self._model.device):
+            logits = forward(self._model.module, inputs)
+        loss = self._cross_entropy(logits, labels) * share
+        if order is not None:
+            loss = loss + self._cross_entropy(logits, labels[order]) * (1 - share)
+        self._tally.losses.append(loss.detach())
+        self._tally.correct.append(logits.detach().argmax(1) == labels)
+        self._tally.sizes.append(len(labels))
+        if self._terms.loss is not None:
+            loss = loss + self._terms.loss(self._model.module, inputs, logits, labels)
+        return loss
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.optimizer.label_smoothing)
+
+
+def forward(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits. A lone image goes in twice, because BatchNorm needs two values; both copies get the same gradient."""
+    if len(inputs) > 1:
+        logits: Tensor = module(inputs)
+        return logits
+    twice: Tensor = module(torch.cat([inputs, inputs]))
+    return twice[:1]
+
+
+def mixing(size: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:
+    """Mixup's share λ ~ Beta(α, α) and partners j: Zhang et al. 2018, https://arxiv.org/abs/1710.09412, eq. 1:
+    x̃ = λ xᵢ + (1 − λ) xⱼ. Its mixed labels are the same mix of two cross-entropies."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return share, torch.randperm(size, generator=generator)

@@ -1,0 +1,95 @@
+"""SGD and AdamW on one parameter vector, through torch's functional optimizers.
+
+The optimizer classes cost more in bookkeeping than a small model's whole update (`benchmarks/README.md`);
+the arithmetic is the same functions'.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from fedlens.federation.types import State
+from fedlens.training.settings import OptimizerSettings
+
+
+class VectorOptimizer(ABC):
+    """Steps a (P,) vector in place; its state can be kept from round to round."""
+
+    @abstractmethod
+    def step(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
+        """Move `vector` by one step."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What to keep: tensors by name, empty before the first step."""
+
+
+class SGD(VectorOptimizer):
+    """torch.optim.SGD's arithmetic (momentum without dampening)."""
+
+    def __init__(self, settings: OptimizerSettings, kept: State) -> None:
+        self._settings = settings
+        self._momentum: list[Tensor | None] = [kept.get("momentum")]
+
+    def step(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
+        sgd(
+            [vector],
+            [gradient],
+            self._momentum,
+            foreach=False,
+            weight_decay=self._settings.weight_decay,
+            momentum=self._settings.momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        (momentum,) = self._momentum
+        return {} if momentum is None else {"momentum": momentum}
+
+
+class AdamW(VectorOptimizer):
+    """torch.optim.AdamW's arithmetic with its default β₁ = 0.9, β₂ = 0.999, ε = 1e-8."""
+
+    def __init__(self, settings: OptimizerSettings, kept: State) -> None:
+        self._weight_decay = settings.weight_decay
+        self._state = dict(kept)
+
+    def step(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
+        if not self._state:
+            self._state = {
+                "first": torch.zeros_like(vector),
+                "second": torch.zeros_like(vector),
+                "steps": torch.zeros(()),
+            }
+        adamw(
+            [vector],
+            [gradient],
+            [self._state["first"]],
+            [self._state["second"]],
+            [],
+            [self._state["steps"]],
+            foreach=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=lr,
+            weight_decay=self._weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._state)
+
+
+def make_optimizer(settings: OptimizerSettings, kept: State) -> VectorOptimizer:
+    """A fresh optimizer, or one that goes on from `kept`."""
+    return SGD(settings, kept) if settings.name == "sgd" else AdamW(settings, kept)
