@@ -7,15 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.worker import MakeTrainer, work
-from fedlens.strategies.base import Strategy
 
 
 class InProcessRuntime:
     """Runs each task when its outcome is asked for."""
 
-    def __init__(self, clients: Sequence[ClientInfo], strategy: Strategy, make_trainer: MakeTrainer) -> None:
+    def __init__(self, clients: Sequence[ClientInfo], make_trainer: MakeTrainer) -> None:
         self._clients = clients
-        self._strategy = strategy
         self._trainer = make_trainer()
         self._tasks: list[Task] = []
 
@@ -27,7 +25,7 @@ class InProcessRuntime:
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
         tasks, self._tasks = self._tasks, []
-        yield from work(self._trainer, self._strategy, tasks)
+        yield from work(self._trainer, tasks)
 
     def close(self) -> None:
         self._tasks.clear()

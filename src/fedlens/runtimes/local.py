@@ -18,7 +18,6 @@ from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.worker import MakeTrainer, work
-from fedlens.strategies.base import Strategy
 
 
 class LocalRuntime:
@@ -27,7 +26,6 @@ class LocalRuntime:
     def __init__(
         self,
         clients: Sequence[ClientInfo],
-        strategy: Strategy,
         make_trainer: MakeTrainer,
         *,
         workers: int,
@@ -37,9 +35,7 @@ class LocalRuntime:
         self._clients = clients
         self._examples = {client.name: client.examples for client in clients}
         self._busy: list[int] = []
-        self._workers = [
-            _start(index, start_method, strategy, make_trainer, threads_per_worker) for index in range(workers)
-        ]
+        self._workers = [_start(index, start_method, make_trainer, threads_per_worker) for index in range(workers)]
 
     def clients(self) -> Sequence[ClientInfo]:
         return self._clients
@@ -101,20 +97,16 @@ def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) 
     return shares
 
 
-def _start(
-    index: int, start_method: str, strategy: Strategy, make_trainer: MakeTrainer, threads: int
-) -> tuple[BaseProcess, Connection]:
+def _start(index: int, start_method: str, make_trainer: MakeTrainer, threads: int) -> tuple[BaseProcess, Connection]:
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_serve, args=(theirs, strategy, make_trainer, threads), name=f"worker-{index}", daemon=True
-    )
+    process = context.Process(target=_serve, args=(theirs, make_trainer, threads), name=f"worker-{index}", daemon=True)
     process.start()
     theirs.close()
     return process, ours
 
 
-def _serve(connection: Connection, strategy: Strategy, make_trainer: MakeTrainer, threads: int) -> None:
+def _serve(connection: Connection, make_trainer: MakeTrainer, threads: int) -> None:
     """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -129,7 +121,7 @@ def _serve(connection: Connection, strategy: Strategy, make_trainer: MakeTrainer
             return
         try:
             trainer = trainer or make_trainer()
-            for outcome in work(trainer, strategy, tasks):
+            for outcome in work(trainer, tasks):
                 wire.send(connection, outcome)
             wire.send(connection, None)
         except FedLensError as error:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes.base import Outcome
-from fedlens.strategies.base import Strategy
 from fedlens.training.client import ClientTrainer
 
 MakeTrainer = Callable[[], ClientTrainer]
 """Builds a worker's resident model; called in the worker's own process."""
 
 
-def work(trainer: ClientTrainer, strategy: Strategy, tasks: Sequence[Task]) -> Iterator[Outcome]:
+def work(trainer: ClientTrainer, tasks: Sequence[Task]) -> Iterator[Outcome]:
     """Do `tasks` in order. Updates are added up here where the strategy's aggregator allows it."""
-    sums = strategy.aggregator()
+    sums = trainer.strategy.aggregator()
     added = False
     for task in tasks:
         outcome = trainer.run(task)

@@ -37,7 +37,7 @@ class ClientTrainer:
     ) -> None:
         self._model = model
         self._data = data
-        self._strategy = strategy
+        self.strategy = strategy
         self._settings = settings
         self._store = store
         self._prepare = prepare
@@ -69,11 +69,11 @@ class ClientTrainer:
         generator = torch.Generator().manual_seed(derive(self._settings.seed, "train", task.round, task.client))
         examples = self._examples(self._clients[task.client].train, self._augment)
         batches = examples.epochs(self._settings.epochs, self._settings.batch_size, generator)
-        loop = LocalLoop(self._model, self._settings, self._strategy.terms(ctx))
+        loop = LocalLoop(self._model, self._settings, self.strategy.terms(ctx))
         metrics = loop.run(batches, optimizer, ctx.lr, generator)
         if not self._model.is_finite() or not math.isfinite(metrics["loss"].total):
             return ClientFailure(task.client, task.round, "training diverged: the update or the loss is not finite")
-        contribution = self._strategy.finish(ctx, self._model.delta(task.payload))
+        contribution = self.strategy.finish(ctx, self._model.delta(task.payload))
         stored = self._keep(task, contribution, optimizer.state() if self._settings.optimizer.keep else {})
         metrics |= self._measured(task, contribution, time.perf_counter() - started)
         report = Report(task.client, contribution.weight, metrics, stored)

@@ -1,0 +1,53 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and a network with a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+RUN := $(BIN)/python -m
+
+.PHONY: demo test test-slow lint setup system docs format constraints clean
+
+demo: setup
+	$(BIN)/fedlens run config.yaml
+
+test: lint
+	$(RUN) pytest -m "not slow" -n 2 --dist worksteal
+
+test-slow: setup system
+	$(RUN) pytest -m slow
+	$(RUN) mkdocs build --strict --quiet --site-dir .venv/site
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+docs: setup
+	$(RUN) mkdocs serve
+
+# A virtual environment in the clone, at the pinned versions; made again when the project's requirements change.
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FedLens needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[solar]' --group dev
+	touch $@
+
+# What the slow tests need from the system: a browser for the reports. Left alone where it is there already.
+system:
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+# Pins for everything that FedLens and its extras need: versions only.
+constraints: setup
+	$(UV) pip compile pyproject.toml constraints.in --all-extras --group dev --python-version 3.11 --upgrade \
+	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+
+clean:
+	rm -rf .venv logs site

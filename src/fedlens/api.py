@@ -1,0 +1,194 @@
+"""What a notebook or a script imports.
+
+import fedlens
+
+run = fedlens.run("config.yaml", "federated.num_rounds=3")
+run.metrics          # a table, one row a round
+run.model            # the trained model
+fedlens.compare("logs")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlens.config.load import load
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError
+from fedlens.tracking.console import ConsoleTracker
+from fedlens.tracking.observer import Observer, Silent
+from fedlens.tracking.run_dir import RunDir
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from fedlens.data.types import FederatedData
+    from fedlens.federation.records import Tracker
+
+MAY_CHANGE = ("federated.num_rounds", "federated.evaluate_", "runtime.", "stopping.", "tracking.", "data.cache_dir")
+"""Keys that a resumed run may change: none of them alters what was trained so far."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and what is in it."""
+
+    folder: Path
+    trained: nn.Module | None = None
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return load(RunDir.open(self.folder).config)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a round; nested figures as `test.accuracy`, `clients.worst_tenth`, `seconds.train`, …"""
+        import pandas as pd
+
+        from fedlens.tracking.metrics import read_metrics
+
+        return pd.json_normalize(read_metrics(RunDir.open(self.folder).metrics)).set_index("round")
+
+    @property
+    def model(self) -> nn.Module:
+        """The final model, in eval mode.
+
+        Raises:
+            ModelError: the run has not finished, or its module was yours and this is another process.
+        """
+        if self.trained is not None:
+            return self.trained.eval()
+        from fedlens.models.artefact import load_model
+
+        model, _ = load_model(RunDir.open(self.folder).model)
+        return model
+
+    @property
+    def report(self) -> Path:
+        """The one-page report."""
+        return RunDir.open(self.folder).report
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    *overrides: str,
+    model: nn.Module | None = None,
+    data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
+    test: Dataset[Any] | None = None,
+    show: bool | Observer = True,
+    trackers: Sequence[Tracker] = (),
+) -> Run:
+    """Run a federated experiment.
+
+    config     a YAML file, a mapping, or nothing for the defaults; `overrides` are "section.key=value"
+    model      your own module (images (B, C, S, S) → logits (B, classes)) in place of the configured model
+    data       your own dataset of (image, label), dealt out as data.partition says, or one dataset a client by name
+    test       your own global test set
+    show       progress on the console; False for none, or an observer of your own
+    trackers   your own trackers, told of every round
+
+    Raises:
+        FedLensError: what went wrong, and the way out.
+    """
+    resolved = resolve(config, overrides)
+    name = resolved.tracking.name or f"{resolved.strategy.name}-{resolved.model.name}"
+    given = _given(resolved, model, data, test)
+    folder = RunDir.create(resolved.tracking.dir, name)
+    return _execute(resolved, folder, given, show, trackers)
+
+
+def resume(
+    folder: str | Path,
+    *overrides: str,
+    model: nn.Module | None = None,
+    data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
+    test: Dataset[Any] | None = None,
+    show: bool | Observer = True,
+    trackers: Sequence[Tracker] = (),
+) -> Run:
+    """Go on with a run from its last whole checkpoint, as if it had never stopped. Your own `model` and `data`
+    have to be given again.
+
+    Raises:
+        FedLensError: there is nothing to go on with, or a key may not change any more.
+    """
+    fixed = [override for override in overrides if not override.startswith(MAY_CHANGE)]
+    if fixed:
+        raise ConfigError(
+            *(f"{override}: a resumed run may change only {', '.join(MAY_CHANGE)}…" for override in fixed)
+        )
+    directory = RunDir.open(Path(folder))
+    config = load(directory.config, overrides)
+    return _execute(config, directory, _given(config, model, data, test), show, trackers)
+
+
+def compare(*folders: str | Path) -> pd.DataFrame:
+    """A table of runs: `folders` are runs, or folders that hold runs (default: ./logs)."""
+    import pandas as pd
+
+    from fedlens.reports.compare import compare_runs
+
+    return pd.DataFrame(compare_runs([Path(folder) for folder in folders or ("logs",)]))
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run that is on disk.
+
+    Raises:
+        ConfigError: there is none in `folder`.
+    """
+    return Run(RunDir.open(Path(folder)).path)
+
+
+def resolve(config: str | Path | Mapping[str, Any] | Config | None, overrides: Sequence[str] = ()) -> Config:
+    """The whole configuration, checked.
+
+    Raises:
+        ConfigError: every mistake, a line each.
+    """
+    if isinstance(config, Config):
+        return load(None, overrides, config.model_dump(mode="json", exclude_unset=True))
+    if isinstance(config, Mapping):
+        return load(None, overrides, config)
+    return load(None if config is None else Path(config), overrides)
+
+
+def _given(
+    config: Config,
+    model: nn.Module | None,
+    data: Dataset[Any] | Mapping[str, Dataset[Any]] | None,
+    test: Dataset[Any] | None,
+) -> Any:
+    from fedlens.config.builders import build_scheme
+    from fedlens.data.user import from_datasets
+    from fedlens.session import Given
+
+    if data is None:
+        if test is not None:
+            raise ConfigError("test= needs data=: the configured source brings its own test images")
+        return Given(model, None)
+    section = config.data
+    federated: FederatedData = from_datasets(
+        data,
+        test,
+        scheme=build_scheme(config),
+        clients=section.partition.clients or 10,
+        validation=section.validation,
+        client_test=section.client_test,
+        test_fraction=section.test,
+        seed=config.seed,
+    )
+    return Given(model, federated)
+
+
+def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
+    from fedlens.session import execute
+
+    observer: Observer = ConsoleTracker() if show is True else Silent() if show is False else show
+    return Run(folder.path, execute(config, folder, given, observer, trackers))

@@ -1,0 +1,283 @@
+"""From a configuration to the plain objects of an experiment: the only room that knows both sides."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.config.blocks import AUTO, MODEL, SCHEME, SOURCE, STRATEGY
+from fedlens.config.plugins import load_plugins
+from fedlens.config.schema import Config
+from fedlens.data.augment import augmentation
+from fedlens.data.base import Scheme
+from fedlens.data.cache import default_cache_dir
+from fedlens.data.federate import federate
+from fedlens.data.sources import detect
+from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.errors import ConfigError
+from fedlens.federation.client_store import ClientStore
+from fedlens.federation.coordinator import Evaluate, Plan
+from fedlens.federation.records import Evaluation
+from fedlens.federation.schedule import CohortRule, Stopping
+from fedlens.federation.types import ClientInfo, State
+from fedlens.models.base import ModelRequest, Preprocessing, Recognizer, prepare
+from fedlens.models.build import build_model
+from fedlens.models.checkpointing import enable_gradient_checkpointing
+from fedlens.runtimes.base import Runtime
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.runtimes.local import LocalRuntime
+from fedlens.runtimes.worker import MakeTrainer
+from fedlens.strategies.base import Strategy
+from fedlens.training.client import ClientTrainer
+from fedlens.training.device import resolve_device
+from fedlens.training.evaluation import evaluate
+from fedlens.training.examples import Examples
+from fedlens.training.features import extract_features
+from fedlens.training.flat import FlatModel
+from fedlens.training.schedules import LearningRate
+from fedlens.training.settings import LocalSettings, OptimizerSettings
+
+Progress = Callable[[str], Callable[[int, int], None]]
+"""A label → what is called with (done, all) while that work goes on."""
+
+SMALL_IMAGES = 64
+"""Side in pixels that images of fewer pixels are enlarged to for models made for photographs."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs, built.
+
+    model     the whole model, as it is saved
+    resident  what is trained: the model, or its head alone when the backbone is frozen and its features are cached
+    data      what `resident` is trained on: images, or features
+    shown     the images themselves
+    """
+
+    config: Config
+    device: torch.device
+    shown: FederatedData
+    data: FederatedData
+    model: nn.Module
+    resident: FlatModel
+    strategy: Strategy
+    trainer: ClientTrainer
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        return len(self.data.class_names)
+
+    def examples(self, rows: Rows) -> Examples:
+        """Rows as the resident model eats them, unaugmented."""
+        how = partial(prepared, preprocessing=preprocessing_of(self.model, self.shown))
+        return Examples(self.data, rows, how, self.device, channels_last=self.config.memory.channels_last)
+
+    def evaluator(self, rows: Rows) -> Evaluate | None:
+        """Scores a shared state on `rows`; None when there are none."""
+        if not len(rows):
+            return None
+        examples, precision = self.examples(rows), self.config.memory.precision
+
+        def score(shared: State) -> Evaluation:
+            self.resident.load(shared)
+            return evaluate(self.resident.module, examples, self.classes, precision=precision)
+
+        return score
+
+
+def prepared(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    return prepare(images, preprocessing)
+
+
+def preprocessing_of(model: nn.Module, data: FederatedData) -> Preprocessing:
+    """A recogniser's own, or plain x / 255 for a user's module."""
+    if isinstance(model, Recognizer):
+        return model.preprocessing
+    return Preprocessing(image_size=int(data.images.shape[1]), channels=data.channels)
+
+
+def build_experiment(
+    config: Config, run_folder: Path, progress: Progress, *, model: nn.Module | None, data: FederatedData | None
+) -> Experiment:
+    """Everything that `config` names. `model` and `data` take the place of the configured ones.
+
+    Raises:
+        ConfigError, DataError, ModelError: it cannot be built as asked.
+    """
+    load_plugins(config.plugins)
+    device = resolve_device(config.runtime.device)
+    check_precision(config, device)
+    strategy = STRATEGY.choose(config.strategy)
+    shown = data or build_data(config, progress)
+    model, notes = (model, ()) if model is not None else build_recognizer(config, shown)
+    if config.memory.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    part, eaten = trained_part(config, model, shown, device, progress)
+    resident = FlatModel(part, device, channels_last=config.memory.channels_last)
+    trainer = ClientTrainer(
+        resident,
+        eaten,
+        strategy,
+        local_settings(config),
+        ClientStore(run_folder / "clients"),
+        partial(prepared, preprocessing=preprocessing_of(model, shown)),
+        augmentation(config.data.augment),
+    )
+    return Experiment(config, device, shown, eaten, model, resident, strategy, trainer, notes)
+
+
+def build_data(config: Config, progress: Progress) -> FederatedData:
+    """Images of the configured source, decoded, split and dealt out."""
+    section = config.data
+    if section.source == AUTO:
+        section = section.model_copy(update={"source": detect(section.path)})
+    table = SOURCE.choose(section).load()
+    return federate(
+        table,
+        scheme=build_scheme(config),
+        clients=section.partition.clients or 10,
+        image_size=section.image_size or natural_size(config, table.native_size),
+        validation=section.validation,
+        client_test=section.client_test,
+        test=section.test,
+        seed=config.seed,
+        partition_seed=section.partition.seed,
+        on_bad_image=section.on_bad_image,
+        cache_dir=section.cache_dir,
+        progress=progress("decoding images"),
+    )
+
+
+def build_scheme(config: Config) -> Scheme | None:
+    """The configured partition scheme; None leaves the choice to the data."""
+    section = config.data.partition
+    return None if section.scheme == AUTO else SCHEME.choose(section)
+
+
+def natural_size(config: Config, native: int | None) -> int:
+    """The model's own image size, but no more than a moderate enlargement of small images."""
+    wanted = MODEL.choose(config.model).default_image_size
+    return wanted if native is None else min(wanted, max(native, SMALL_IMAGES))
+
+
+def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, tuple[str, ...]]:
+    """The configured model for these images, and what is worth saying of it.
+
+    Raises:
+        ConfigError: the data has more labels than `model.num_classes`.
+    """
+    section, labels = config.model, len(data.class_names)
+    classes = section.num_classes or labels
+    if labels > classes:
+        raise ConfigError(
+            f"model.num_classes={classes}, but the data has {labels} labels: use model.num_classes={labels} or "
+            "leave it out"
+        )
+    notes = (f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused",)
+    request = ModelRequest(
+        num_classes=classes,
+        image_size=int(data.images.shape[1]),
+        image_channels=data.channels,
+        pretrained=section.pretrained,
+        weights=section.weights,
+    )
+    model = build_model(MODEL.choose(section), request, freeze=section.freeze, norm=section.norm, seed=config.seed)
+    return model, notes if labels < classes else ()
+
+
+def trained_part(
+    config: Config, model: nn.Module, data: FederatedData, device: torch.device, progress: Progress
+) -> tuple[nn.Module, FederatedData]:
+    """What is trained, and on what: a frozen backbone runs once over every image, then only the head trains."""
+    frozen = config.model.freeze == "backbone" and isinstance(model, Recognizer)
+    if not frozen or config.data.augment != "none" or config.optimizer.mixup:
+        return model, data
+    cache = (config.data.cache_dir or default_cache_dir()) / "features"
+    features = extract_features(model, data, device=device, cache_dir=cache, progress=progress("computing features"))
+    head: nn.Module = model.head
+    return head, features
+
+
+def check_precision(config: Config, device: torch.device) -> None:
+    if config.memory.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("memory.precision='fp16' needs a GPU, and this run is on the CPU: use bf16 or fp32")
+
+
+def local_settings(config: Config) -> LocalSettings:
+    """The part of the configuration that local training sees."""
+    optimizer = config.optimizer
+    return LocalSettings(
+        epochs=config.federated.local_epochs,
+        batch_size=config.federated.batch_size,
+        optimizer=OptimizerSettings(
+            name=optimizer.name,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            clip_norm=optimizer.clip_norm,
+            label_smoothing=optimizer.label_smoothing,
+            mixup=optimizer.mixup,
+            keep=optimizer.keep,
+        ),
+        precision=config.memory.precision,
+        channels_last=config.memory.channels_last,
+        micro_batch=config.memory.micro_batch,
+        augment=config.data.augment,
+        seed=config.seed,
+    )
+
+
+def build_plan(config: Config) -> Plan:
+    """Rounds, cohorts, learning rate and the end of a run."""
+    federated, optimizer, stopping = config.federated, config.optimizer, config.stopping
+    lr = LearningRate(
+        lr=optimizer.lr,
+        schedule=optimizer.schedule,
+        num_rounds=federated.num_rounds,
+        warmup_rounds=optimizer.warmup_rounds,
+        step_rounds=optimizer.step_rounds,
+        gamma=optimizer.gamma,
+    )
+    return Plan(
+        num_rounds=federated.num_rounds,
+        cohorts=CohortRule(federated.fraction_fit, federated.min_fit_clients, config.seed),
+        lr=lr.at,
+        evaluate_every=federated.evaluate_every,
+        evaluate_clients_every=federated.evaluate_clients_every,
+        stopping=Stopping(stopping.target_accuracy, stopping.patience, stopping.min_delta),
+    )
+
+
+def client_infos(data: FederatedData, device: torch.device) -> list[ClientInfo]:
+    """How each client introduces itself."""
+    return [_introduce(client, index, data, str(device)) for index, client in enumerate(data.clients)]
+
+
+def _introduce(client: ClientRows, index: int, data: FederatedData, device: str) -> ClientInfo:
+    counts = tuple(int(count) for count in data.class_counts(client.train))
+    return ClientInfo(client.name, index, len(client.train), counts, device)
+
+
+def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
+    """Where the clients run. `rebuild` makes a trainer again in a process that cannot inherit this one's."""
+    section, device = experiment.config.runtime, experiment.device
+    clients = client_infos(experiment.data, device)
+    workers = section.workers or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1)
+    workers = min(workers, len(clients))
+    if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
+        return InProcessRuntime(clients, lambda: experiment.trainer)
+    inherits = device.type == "cpu" and section.threads_per_worker == 1 and sys.platform == "linux"
+    return LocalRuntime(
+        clients,
+        (lambda: experiment.trainer) if inherits else rebuild,
+        workers=workers,
+        threads_per_worker=section.threads_per_worker,
+        start_method="fork" if inherits else "spawn",
+    )

@@ -1,0 +1,232 @@
+"""One run from start to end: its folder, its trackers, the coordinator, and what is left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedlens.config.blocks import MODEL, find
+from fedlens.config.builders import Experiment, build_experiment, build_plan, build_runtime
+from fedlens.config.load import dump
+from fedlens.config.schema import Config
+from fedlens.data.types import FederatedData
+from fedlens.errors import CheckpointError
+from fedlens.federation.bookkeeping import Bookkeeping
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
+from fedlens.federation.coordinator import Coordinator
+from fedlens.federation.records import Tracker
+from fedlens.files import read_json, write_atomic, write_json
+from fedlens.models.artefact import ModelDescription, save_model
+from fedlens.models.base import Recognizer
+from fedlens.reports.html import write_report
+from fedlens.tracking.metrics import MetricsFile, read_metrics
+from fedlens.tracking.observer import Observer
+from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.summary import last_with
+from fedlens.tracking.tensorboard import TensorBoardTracker
+from fedlens.training.client import ClientTrainer
+
+SAMPLES = 16
+"""Pictures among TensorBoard's sample predictions."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a Python user hands in instead of configuring it."""
+
+    model: nn.Module | None = None
+    data: FederatedData | None = None
+
+
+def execute(config: Config, folder: RunDir, given: Given, observer: Observer, trackers: Sequence[Tracker]) -> nn.Module:
+    """Run or go on with what is in `folder`; gives the final model. A stop at any moment can be gone on from.
+
+    Raises:
+        FedLensError: the folder keeps the last whole checkpoint.
+        KeyboardInterrupt: passed on after what is finished is on disk.
+    """
+    started = time.perf_counter()
+    experiment = build_experiment(config, folder.path, observer.progress, model=given.model, data=given.data)
+    for note in (*experiment.notes, *experiment.shown.report.notes):
+        observer.note(note)
+    checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
+    start = starting_point(folder, experiment, checkpoints, observer)
+    prepare_folder(config, folder, experiment)
+    board = Board(folder, experiment, start.round) if config.tracking.tensorboard else None
+    files = [MetricsFile(folder.metrics, start.round), *([board.tracker] if board else [])]
+    observer.start(header(experiment, folder), config.federated.num_rounds, start.round)
+    with coordinating(experiment, folder, given, [*files, observer, *trackers], checkpoints) as coordinator:
+        end = coordinator.run(start)
+        leave_behind(experiment, folder, end, checkpoints)
+        if board:
+            board.finish()
+    folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
+    if config.tracking.report:
+        write_report(folder.path)
+    observer.finish(folder.path, time.perf_counter() - started)
+    return experiment.model
+
+
+def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoints, observer: Observer) -> Checkpoint:
+    """The newest whole checkpoint, or the beginning.
+
+    Raises:
+        CheckpointError: the images are not those that the run began with.
+    """
+    fingerprint = folder.path / "data-key.json"
+    if fingerprint.exists() and read_json(fingerprint) != experiment.shown.cache_key:
+        raise CheckpointError(
+            f"the images have changed since {folder.path} began: put them back, or start a new run with `fedlens run`"
+        )
+    write_json(fingerprint, experiment.shown.cache_key)
+    first = Checkpoint(0, experiment.strategy.init(experiment.resident.state()))
+    return checkpoints.latest(observer.note) or first
+
+
+def prepare_folder(config: Config, folder: RunDir, experiment: Experiment) -> None:
+    """What a reader of the folder needs to know, before the first round."""
+    write_atomic(folder.config, dump(config))
+    folder.save_versions(str(experiment.device))
+    folder.save_data(experiment.shown)
+
+
+@contextmanager
+def coordinating(
+    experiment: Experiment, folder: RunDir, given: Given, trackers: Sequence[Tracker], checkpoints: Checkpoints
+) -> Iterator[Coordinator]:
+    """A coordinator with its runtime and bookkeeping; both are ended, and finished rounds written, whatever happens."""
+    runtime = build_runtime(experiment, partial(rebuild_trainer, experiment.config, folder.path, given))
+    books = Bookkeeping(trackers, checkpoints)
+    data = experiment.data
+    try:
+        yield Coordinator(
+            build_plan(experiment.config),
+            experiment.strategy,
+            runtime,
+            experiment.resident.trainable,
+            books,
+            test=experiment.evaluator(data.test),
+            validation=experiment.evaluator(data.val),
+            evaluable=frozenset(client.name for client in data.clients if len(client.test)),
+        )
+    finally:
+        runtime.close()
+        books.close()
+        for tracker in trackers:
+            tracker.close()
+
+
+def rebuild_trainer(config: Config, folder: Path, given: Given) -> ClientTrainer:
+    """A worker's trainer, made again from the configuration where a process cannot inherit it."""
+    quiet = lambda _label: lambda _done, _all: None  # noqa: E731
+    return build_experiment(config, folder, quiet, model=given.model, data=given.data).trainer
+
+
+def header(experiment: Experiment, folder: RunDir) -> Mapping[str, str]:
+    """What is about to run, for people."""
+    config, data = experiment.config, experiment.shown
+    parameters = sum(value.numel() for value in experiment.model.parameters())
+    images = sum(len(client.train) for client in data.clients)
+    return {
+        "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
+        "strategy": config.strategy.name,
+        "clients": f"{len(data.clients)}, holding {images:,} training images of {len(data.class_names)} classes",
+        "device": str(experiment.device),
+        "folder": str(folder.path),
+    }
+
+
+def leave_behind(experiment: Experiment, folder: RunDir, end: Checkpoint, checkpoints: Checkpoints) -> None:
+    """The best model by validation in `best/`, the final one in `model/`; the final one stays loaded."""
+    accuracies = {line["round"]: (line["test"] or {}).get("accuracy") for line in read_metrics(folder.metrics)}
+    best = checkpoints.load_best()
+    if best is not None:
+        experiment.resident.load(best)
+        accuracy = accuracies.get(end.progress.best_round)
+        save_model(folder.path / "best", experiment.model, describe(experiment, accuracy))
+    experiment.resident.load(end.state.shared)
+    save_model(folder.model, experiment.model, describe(experiment, accuracies.get(end.round)))
+
+
+def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription:
+    """What `fedlens predict` needs to build the model again. A user's own module has no builder."""
+    section, data, own = experiment.config.model, experiment.shown, isinstance(experiment.model, Recognizer)
+    entry, implied = find(MODEL, section.name)
+    return ModelDescription(
+        builder=entry.name if own else None,
+        num_classes=section.num_classes or len(data.class_names),
+        class_names=data.class_names,
+        image_size=int(data.images.shape[1]),
+        image_channels=data.channels,
+        parameters={**section.parameters, **implied} if own else {},
+        norm=section.norm,
+        accuracy=accuracy,
+    )
+
+
+class Board:
+    """TensorBoard's side of a run: what is drawn once, before the first round and after the last."""
+
+    def __init__(self, folder: RunDir, experiment: Experiment, done: int) -> None:
+        self.tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
+        self._folder = folder
+        self._experiment = experiment
+
+    def finish(self) -> None:
+        """Partition, sample predictions of the model as it stands, hyper-parameters with the final metrics."""
+        data = self._experiment.shown
+        counts = np.stack([data.class_counts(client.train) for client in data.clients])
+        self.tracker.partition(counts, [client.name for client in data.clients])
+        self._predictions()
+        final = {name: value for name, value in final_metrics(self._folder).items() if value is not None}
+        self.tracker.finish(hyper_parameters(self._experiment.config), final)
+
+    def _predictions(self) -> None:
+        experiment, data = self._experiment, self._experiment.shown
+        rows = data.test[:: max(len(data.test) // SAMPLES, 1)][:SAMPLES]
+        if not len(rows) or data.images.is_floating_point():
+            return
+        with torch.inference_mode():
+            inputs, labels = next(experiment.examples(rows).once(SAMPLES))
+            predicted = experiment.resident.module.eval()(inputs).argmax(1)
+        names = [named(data.class_names, index) for index in (*labels.tolist(), *predicted.tolist())]
+        self.tracker.predictions(data.images[torch.from_numpy(rows)].numpy(), names[: len(rows)], names[len(rows) :])
+
+
+def named(class_names: Sequence[str], index: int) -> str:
+    """The class' name; outputs beyond the data's classes have none."""
+    return class_names[index] if index < len(class_names) else f"class {index}"
+
+
+def final_metrics(folder: RunDir) -> dict[str, float | None]:
+    """The figures that hyper-parameters are judged by."""
+    lines = read_metrics(folder.metrics)
+    test, clients = last_with(lines, "test") or {}, last_with(lines, "clients") or {}
+    return {
+        "test_accuracy": test.get("accuracy"),
+        "test_loss": test.get("loss"),
+        "personal_mean": clients.get("mean"),
+        "worst_tenth": clients.get("worst_tenth"),
+    }
+
+
+def hyper_parameters(config: Config) -> dict[str, str | float | bool]:
+    """The configuration as flat names, without what only says where files lie."""
+    sections = config.model_dump(mode="json", exclude={"tracking", "plugins", "runtime"})
+    flat: dict[str, str | float | bool] = {}
+    for section, values in sections.items():
+        if not isinstance(values, dict):
+            flat[section] = values
+            continue
+        for key, value in values.items():
+            if isinstance(value, (str, int, float)):
+                flat[f"{section}.{key}"] = value
+    return flat

@@ -1,0 +1,123 @@
+"""A frozen backbone sees every image once: its features are kept on disk, and only the head is trained.
+
+Right as long as the images do not change (no augmentation) and the backbone neither. The file's name holds the
+backbone's weights and structure, the preprocessing, the images and the kind of device, so that any change of these
+makes a new file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlens.data.types import FederatedData
+from fedlens.errors import DataError
+from fedlens.models.base import Recognizer
+
+Progress = Callable[[int, int], None]
+"""(images done, images in all)."""
+
+Forward = Callable[[Tensor], NDArray[np.float32]]
+"""Images as stored → features."""
+
+BYTES = 4
+"""Of a float32."""
+
+
+def extract_features(
+    model: Recognizer,
+    data: FederatedData,
+    *,
+    device: torch.device,
+    cache_dir: Path,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> FederatedData:
+    """`data` with the backbone's features, float32 (N, D), in place of its images; mapped from a file in `cache_dir`.
+
+    The first call runs the backbone in eval mode over all rows; when it is killed, the next one goes on at the last
+    whole batch. Once the file is complete, a call only maps it. `model` moves to `device`, and keeps its mode.
+
+    Raises:
+        DataError: the folder cannot be written, or the disk is full.
+    """
+    key = features_key(model, data, device)
+    file = cache_dir / f"features-{key}.f32"
+    if not file.exists():
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            _complete(file, model, data.images, device, batch_size, progress or _silent)
+        except OSError as error:
+            raise DataError(f"{file}: the features cannot be stored ({error.strerror}); see data.cache_dir") from error
+    values = file.stat().st_size // BYTES
+    features = torch.from_file(str(file), shared=False, size=values, dtype=torch.float32).view(len(data.images), -1)
+    return replace(data, images=features, cache_key=f"{data.cache_key}-{key}")
+
+
+def features_key(model: Recognizer, data: FederatedData, device: torch.device) -> str:
+    """32 hex digits that change with everything that the features depend on."""
+    digest = hashlib.sha256(
+        repr((data.cache_key, tuple(data.images.shape), model.preprocessing, str(model.backbone), device.type)).encode()
+    )
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _silent(done: int, total: int) -> None:
+    return None
+
+
+def _complete(
+    file: Path, model: Recognizer, images: Tensor, device: torch.device, batch_size: int, progress: Progress
+) -> None:
+    """Fill the partial file from where it ends, then give it its name.
+
+    Two processes may do so at once: both write the same bytes at the same places, and each only behind bytes that
+    are there already, so the file has no holes at any time.
+    """
+    partial = file.with_suffix(".part")
+    training = model.training
+    model.eval().to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as output, torch.inference_mode():
+            _write(output, lambda rows: _forward(model, rows.to(device)), images, batch_size, progress)
+    finally:
+        model.train(training)
+    try:
+        partial.replace(file)
+    except FileNotFoundError:
+        if not file.exists():  # unless the other process was first
+            raise
+
+
+def _write(output: BinaryIO, forward: Forward, images: Tensor, batch_size: int, progress: Progress) -> None:
+    width = forward(images[:1]).shape[1]
+    stored = output.seek(0, os.SEEK_END) // (BYTES * width)
+    # Whole batches only: a resumed run then groups the images as an uninterrupted one, down to the last bit.
+    start = stored // batch_size * batch_size
+    output.seek(start * width * BYTES)
+    for first in range(start, len(images), batch_size):
+        output.write(forward(images[first : first + batch_size]).tobytes())
+        output.flush()
+        progress(min(first + batch_size, len(images)), len(images))
+    os.fsync(output.fileno())
+
+
+def _forward(model: Recognizer, images: Tensor) -> NDArray[np.float32]:
+    """Images → float32 (B, D), on the CPU."""
+    batch = model.prepare(images)
+    if batch.ndim == 4:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    return np.asarray(model.backbone(batch).float().flatten(1).cpu().numpy(), np.float32)

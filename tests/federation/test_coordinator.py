@@ -1,0 +1,180 @@
+"""Rounds over the in-process runtime: cohorts, failures, evaluation, stopping, and going on from a checkpoint."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import infos, tiny_data, tiny_trainer
+
+from fedlens.errors import NotEnoughClients, TrainingDiverged
+from fedlens.federation.bookkeeping import Bookkeeping
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
+from fedlens.federation.coordinator import Coordinator, Plan
+from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.federation.schedule import CohortRule, Stopping
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.strategies.fedavgm import FedAvgM
+from fedlens.training.settings import LocalSettings, OptimizerSettings
+
+SETTINGS = LocalSettings(batch_size=4)
+PLAN = Plan(num_rounds=4, cohorts=CohortRule(0.5, 2, seed=3), lr=lambda _round: 0.1)
+
+
+class Memory:
+    """A tracker that keeps everything."""
+
+    def __init__(self) -> None:
+        self.records: list[RoundRecord] = []
+
+    def round(self, record: RoundRecord) -> None:
+        self.records.append(record)
+
+    def close(self) -> None: ...
+
+
+def run(folder, plan=PLAN, strategy=None, start=None, data=None, settings=SETTINGS, **evaluators):
+    """One coordinator's run; gives the end, the records and the checkpoints."""
+    strategy, data = strategy or FedAvgM(), data or tiny_data()
+    trainer = tiny_trainer(strategy, data, folder / "clients", settings)
+    memory, checkpoints = Memory(), Checkpoints(folder / "checkpoints")
+    books = Bookkeeping([memory], checkpoints)
+    start = start or Checkpoint(0, strategy.init(trainer._model.state()))
+    runtime = InProcessRuntime(infos(data), lambda: trainer)
+    coordinator = Coordinator(plan, strategy, runtime, trainer._model.trainable, books, **evaluators)
+    try:
+        return coordinator.run(start), memory.records, checkpoints
+    finally:
+        books.close()
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_training_lowers_the_loss_and_repeats_bit_for_bit(tmp_path) -> None:
+    end, records, _ = run(tmp_path / "a")
+    again, _, _ = run(tmp_path / "b")
+    assert records[-1].train_loss < records[0].train_loss
+    assert same(end.state.shared, again.state.shared)
+    assert [len(record.reports) for record in records] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("keep", [False, True], ids=["fresh", "kept-optimizer"])
+def test_going_on_from_a_checkpoint_is_the_uninterrupted_run(tmp_path, stop: int, keep: bool) -> None:
+    settings = LocalSettings(batch_size=4, optimizer=OptimizerSettings(keep=keep))
+    whole, _, _ = run(tmp_path / "whole", settings=settings)
+    _, _, checkpoints = run(tmp_path / "cut", replace(PLAN, num_rounds=stop), settings=settings)
+    # a client that ran one round ahead of the checkpoint must be found as it was
+    if keep:
+        run(tmp_path / "cut", replace(PLAN, num_rounds=stop + 1), start=checkpoints.latest(print), settings=settings)
+        checkpoint = checkpoints._load(stop)
+    else:
+        checkpoint = checkpoints.latest(print)
+    end, records, _ = run(tmp_path / "cut", start=checkpoint, settings=settings)
+    assert same(whole.state.shared, end.state.shared)
+    assert same(whole.state.extra, end.state.extra)
+    assert [record.round for record in records] == list(range(stop + 1, 5))
+
+
+def test_the_cohort_rule_is_flowers() -> None:
+    clients = infos(tiny_data(clients=10))
+    for fraction, minimum, size in ((0.5, 2, 5), (0.05, 2, 2), (1.0, 1, 10), (0.8, 3, 8), (0.3, 1, 3)):
+        cohort = CohortRule(fraction, minimum, seed=0).choose(1, clients)
+        assert len(cohort) == size
+        assert len({client.name for client in cohort}) == size
+
+
+def test_cohorts_differ_by_round_and_seed_and_repeat() -> None:
+    clients = infos(tiny_data(clients=20))
+    names = [
+        tuple(client.name for client in CohortRule(0.5, 2, seed).choose(number, clients))
+        for seed, number in ((0, 1), (0, 2), (1, 1), (0, 1))
+    ]
+    assert len(set(names)) == 3
+    assert names[0] == names[3]
+
+
+def test_too_few_clients(tmp_path) -> None:
+    with pytest.raises(NotEnoughClients, match=r"min_fit_clients=9.*4 client"):
+        run(tmp_path, replace(PLAN, cohorts=CohortRule(0.5, 9, 0)))
+
+
+def poisoned(clients: int):
+    """Data whose first `clients` clients hold images that are not numbers."""
+    data = tiny_data()
+    images = data.images.permute(0, 3, 1, 2).float() / 255
+    for client in data.clients[:clients]:
+        images[torch.from_numpy(client.train)] = float("nan")
+    return replace(data, images=images)
+
+
+def test_a_diverged_client_is_dropped_and_reported(tmp_path) -> None:
+    plan = replace(PLAN, cohorts=CohortRule(1.0, 2, 0))
+    end, records, _ = run(tmp_path, plan, data=poisoned(1))
+    assert [failure.client for failure in records[0].failures] == ["client0"]
+    assert "not finite" in records[0].failures[0].reason
+    assert len(records[0].reports) == 3
+    assert all(value.isfinite().all() for value in end.state.shared.values())
+
+
+def test_when_every_client_diverges_the_run_stops_with_advice(tmp_path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"none of the 2 clients.*optimizer\.lr"):
+        run(tmp_path, data=poisoned(4))
+
+
+def judged_by(losses: list[float]):
+    """An evaluator that gives one loss after another, with accuracy 1 − loss."""
+    remaining = iter(losses)
+
+    def score(_shared) -> Evaluation:
+        loss = next(remaining)
+        right = round(100 * (1 - loss))
+        return Evaluation(loss, np.array([[right, 100 - right], [0, 0]]))
+
+    return score
+
+
+def test_patience_stops_and_the_best_model_is_kept(tmp_path) -> None:
+    plan = replace(PLAN, num_rounds=10, stopping=Stopping(patience=2))
+    end, records, checkpoints = run(tmp_path, plan, validation=judged_by([0.5, 0.3, 0.4, 0.35, 0.1]))
+    assert end.round == 4
+    assert "not improved for 2 evaluations (best: round 2" in end.finished
+    assert end.progress.best_round == 2
+    best = checkpoints.load_best()
+    assert best is not None
+    assert not same(best, end.state.shared)
+    assert len(records) == 4
+
+
+def test_a_target_on_validation_stops(tmp_path) -> None:
+    plan = replace(PLAN, stopping=Stopping(target_accuracy=0.6))
+    end, _, _ = run(tmp_path, plan, validation=judged_by([0.5, 0.3, 0.2, 0.1]))
+    assert end.round == 2
+    assert "reached the target 0.6" in end.finished
+
+
+def test_test_images_have_no_say_in_stopping(tmp_path) -> None:
+    plan = replace(PLAN, stopping=Stopping(target_accuracy=0.1, patience=1))
+    end, records, _ = run(tmp_path, plan, test=judged_by([0.1, 0.2, 0.3, 0.4]))
+    assert end.round == 4
+    assert records[0].test.accuracy == pytest.approx(0.9)
+
+
+def test_evaluation_every_k_rounds_and_at_the_end(tmp_path) -> None:
+    plan = replace(PLAN, num_rounds=5, evaluate_every=2, evaluate_clients_every=3)
+    clients = frozenset(f"client{index}" for index in range(3))
+    _, records, _ = run(tmp_path, plan, test=judged_by([0.5] * 5), evaluable=clients)
+    assert [record.round for record in records if record.test] == [2, 4, 5]
+    assert [record.round for record in records if record.clients] == [3, 5]
+    assert {client.client for client in records[-1].clients} == clients
+    sampled = {report.client for record in records for report in record.reports}
+    assert all(client.trained == (client.client in sampled) for client in records[-1].clients)
+
+
+def test_bytes_are_the_tensors_that_travel(tmp_path) -> None:
+    # conv 4·9, norm 4 + 4 and its statistics 4 + 4, head 32·3 + 3: 151 floats, down and up, two clients
+    _, records, _ = run(tmp_path, strategy=FedAvg())
+    assert records[0].bytes_down == records[0].bytes_up == 2 * 151 * 4

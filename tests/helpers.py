@@ -1,0 +1,66 @@
+"""Small, quick stand-ins for tests: separable images and a model of a few parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedlens.config.builders import prepared
+from fedlens.data.types import ClientRows, DataReport, FederatedData
+from fedlens.federation.client_store import ClientStore
+from fedlens.federation.types import ClientInfo
+from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.strategies.base import Strategy
+from fedlens.training.client import ClientTrainer
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+
+CPU = torch.device("cpu")
+
+
+def tiny_data(clients: int = 4, per_client: int = 12, classes: int = 3, seed: int = 0) -> FederatedData:
+    """Grey 8×8 images whose bright column is their class; each client has 2 validation and 2 test rows besides."""
+    rng = np.random.default_rng(seed)
+    total = clients * (per_client + 4) + 12
+    labels = np.arange(total) % classes
+    images = rng.integers(0, 60, (total, 8, 8, 1), dtype=np.uint8)
+    for row, label in enumerate(labels):
+        images[row, :, 2 * label + 1] += 150
+    rows = np.arange(clients * (per_client + 4)).reshape(clients, -1)
+    return FederatedData(
+        torch.from_numpy(images),
+        torch.from_numpy(labels.astype(np.int64)),
+        tuple("abcdefgh"[:classes]),
+        tuple(ClientRows(f"client{index}", own[:-4], own[-4:-2], own[-2:]) for index, own in enumerate(rows)),
+        np.arange(total - 12, total),
+        DataReport(total),
+        f"tiny-{clients}-{per_client}-{classes}-{seed}",
+    )
+
+
+def tiny_model(classes: int = 3, seed: int = 0) -> Recognizer:
+    """A convolution, BatchNorm, and a head: every kind of tensor that travels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d((1, 8)),
+            nn.Flatten(),
+        )
+        return Recognizer(backbone, nn.Linear(32, classes), Preprocessing(8, 1))
+
+
+def tiny_trainer(strategy: Strategy, data: FederatedData, folder: Path, settings: LocalSettings) -> ClientTrainer:
+    resident = FlatModel(tiny_model(len(data.class_names)), CPU)
+    prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
+    return ClientTrainer(resident, data, strategy, settings, ClientStore(folder), prepare)
+
+
+def infos(data: FederatedData) -> list[ClientInfo]:
+    return [ClientInfo(client.name, index, len(client.train), ()) for index, client in enumerate(data.clients)]

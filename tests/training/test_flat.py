@@ -1,0 +1,63 @@
+import pytest
+import torch
+from tests.helpers import CPU, tiny_model
+
+from fedlens.training.flat import FlatModel
+
+
+def test_the_vector_is_the_model() -> None:
+    module = tiny_model()
+    inputs = torch.rand(4, 1, 8, 8)
+    expected = module.eval()(inputs)
+    flat = FlatModel(module, CPU)
+    assert torch.allclose(flat.module(inputs), expected, atol=1e-6)
+    flat.vector.zero_()
+    assert all(not parameter.any() for parameter in flat.module.parameters())
+
+
+def test_what_travels() -> None:
+    flat = FlatModel(tiny_model(), CPU)
+    assert "backbone.1.running_mean" in flat.state()
+    assert "backbone.1.num_batches_tracked" not in flat.state()  # an integer counter
+    assert "backbone.1.running_mean" not in flat.trainable
+
+
+def test_frozen_layers_do_not_travel() -> None:
+    module = tiny_model()
+    module.backbone.requires_grad_(False)
+    assert set(FlatModel(module, CPU).state()) == {"head.weight", "head.bias"}
+
+
+def test_load_restores_in_place_and_delta_is_after_minus_before() -> None:
+    flat = FlatModel(tiny_model(), CPU)
+    before = flat.state()
+    flat.vector.add_(0.5)
+    delta = flat.delta(before)
+    assert torch.allclose(delta["head.weight"], torch.full_like(delta["head.weight"], 0.5))
+    assert not delta["backbone.1.running_var"].any()
+    address = flat.vector.data_ptr()
+    flat.load(before)
+    assert flat.vector.data_ptr() == address
+    assert all(torch.equal(value, before[name]) for name, value in flat.state().items())
+
+
+def test_flatten_and_unflatten_are_inverse() -> None:
+    flat = FlatModel(tiny_model(), CPU)
+    named = flat.unflatten(flat.vector)
+    assert all(torch.equal(named[name], flat.state()[name]) for name in flat.trainable)
+    assert torch.equal(flat.flatten(named), flat.vector)
+
+
+def test_a_missing_tensor_is_an_error() -> None:
+    flat = FlatModel(tiny_model(), CPU)
+    state = flat.state()
+    del state["head.bias"]
+    with pytest.raises(KeyError, match=r"head\.bias"):
+        flat.load(state)
+
+
+def test_not_finite_is_seen_in_parameters_and_statistics() -> None:
+    flat = FlatModel(tiny_model(), CPU)
+    assert flat.is_finite()
+    flat.module.get_buffer("backbone.1.running_mean")[0] = float("nan")
+    assert not flat.is_finite()

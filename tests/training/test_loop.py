@@ -1,0 +1,154 @@
+"""The shared loop against torch.optim and autograd, and each option against what it should do."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import CPU, tiny_model
+from torch import nn
+from torch.nn import functional as F
+
+from fedlens.strategies.base import LocalTerms
+from fedlens.training.flat import FlatModel
+from fedlens.training.loop import LocalLoop, mixing
+from fedlens.training.optimizers import make_optimizer
+from fedlens.training.settings import LocalSettings, OptimizerSettings
+
+
+def batches(count: int = 5, size: int = 8, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.rand(size, 1, 8, 8, generator=generator), torch.randint(3, (size,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def trained(settings: LocalSettings, lr: float = 0.1, terms: LocalTerms | None = None, data=None) -> FlatModel:
+    model = FlatModel(tiny_model(), CPU)
+    loop = LocalLoop(model, settings, terms or LocalTerms())
+    loop.run(data or batches(), make_optimizer(settings.optimizer, {}), lr, torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (OptimizerSettings(momentum=0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+        (OptimizerSettings(momentum=0.0), lambda p: torch.optim.SGD(p, 0.1)),
+        (OptimizerSettings("adamw", weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1)),
+    ],
+    ids=["momentum", "plain", "adamw"],
+)
+def test_steps_are_those_of_torch_optim(ours, theirs) -> None:
+    reference = tiny_model()
+    optimizer = theirs(reference.parameters())
+    for inputs, labels in batches():
+        optimizer.zero_grad()
+        F.cross_entropy(reference(inputs), labels).backward()
+        optimizer.step()
+    model = trained(LocalSettings(optimizer=ours))
+    for name, value in reference.state_dict().items():
+        assert torch.allclose(model.module.state_dict()[name].float(), value.float(), atol=1e-6), name
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
+    def without_norm(settings: LocalSettings) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
+        loop = LocalLoop(model, settings, LocalTerms())
+        loop.run(batches(), make_optimizer(settings.optimizer, {}), 0.1, torch.Generator())
+        return model.vector
+
+    whole, pieces = without_norm(LocalSettings()), without_norm(LocalSettings(micro_batch=3))
+    assert torch.allclose(whole, pieces, atol=1e-6)
+
+
+def test_clipping_bounds_the_step() -> None:
+    before = FlatModel(tiny_model(), CPU).vector
+    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0, clip_norm=0.01))
+    after = trained(settings, lr=1.0, data=batches(1)).vector
+    assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_correction_is_added_to_every_gradient() -> None:
+    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0, clip_norm=1e-9))
+    before = FlatModel(tiny_model(), CPU).vector
+    pull = LocalTerms(correction=torch.ones_like)
+    after = trained(settings, lr=0.1, terms=pull, data=batches(1)).vector
+    assert torch.allclose(after, before - 0.1, atol=1e-6)
+
+
+def test_a_loss_term_is_added_to_the_cross_entropy() -> None:
+    def penalty(_model: nn.Module, _inputs: torch.Tensor, logits: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        return logits.square().mean()
+
+    reference = tiny_model()
+    ((inputs, labels),) = batches(1)
+    logits = reference(inputs)
+    (F.cross_entropy(logits, labels) + logits.square().mean()).backward()
+    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0))
+    model = trained(settings, lr=0.1, terms=LocalTerms(loss=penalty), data=batches(1))
+    for name, parameter in reference.named_parameters():
+        expected = parameter.detach() - 0.1 * parameter.grad
+        assert torch.allclose(model.module.get_parameter(name), expected, atol=1e-6), name
+
+
+def test_metrics_are_weighted_by_images() -> None:
+    model = FlatModel(tiny_model(), CPU)
+    frozen = copy.deepcopy(model.module).train()
+    data = [(inputs[:size], labels[:size]) for (inputs, labels), size in zip(batches(2), (8, 2), strict=True)]
+    metrics = LocalLoop(model, LocalSettings(), LocalTerms()).run(
+        data, make_optimizer(OptimizerSettings(momentum=0.0), {}), 1e-12, torch.Generator()
+    )
+    losses = [F.cross_entropy(frozen(inputs), labels).item() for inputs, labels in data]
+    assert metrics["loss"].weight == 10
+    assert metrics["loss"].value == pytest.approx((8 * losses[0] + 2 * losses[1]) / 10, rel=1e-5)
+
+
+def test_a_lone_image_trains_and_counts_once() -> None:
+    model = FlatModel(tiny_model(), CPU)
+    before = model.vector.clone()
+    inputs, labels = batches(1)[0]
+    metrics = LocalLoop(model, LocalSettings(), LocalTerms()).run(
+        [(inputs[:1], labels[:1])], make_optimizer(OptimizerSettings(), {}), 0.1, torch.Generator()
+    )
+    assert metrics["loss"].weight == 1
+    assert not torch.equal(before, model.vector)
+
+
+@pytest.mark.parametrize("settings", [LocalSettings(precision="bf16"), LocalSettings(precision="fp16")])
+def test_mixed_precision_follows_float32(settings: LocalSettings) -> None:
+    exact, mixed = trained(LocalSettings()).vector, trained(settings).vector
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(exact, mixed)
+    assert torch.allclose(exact, mixed, atol=0.05)
+
+
+def test_label_smoothing_and_mixup_change_the_result_and_repeat() -> None:
+    plain = trained(LocalSettings()).vector
+    for optimizer in (OptimizerSettings(label_smoothing=0.2), OptimizerSettings(mixup=0.4)):
+        once, again = (trained(LocalSettings(optimizer=optimizer)).vector for _ in range(2))
+        assert torch.equal(once, again)
+        assert not torch.equal(once, plain)
+
+
+def test_mixup_shares_follow_the_beta_distribution() -> None:
+    # Beta(0.4, 0.4) has mean 1/2 and variance 1 / (4 · 1.8)
+    generator = torch.Generator().manual_seed(0)
+    shares = np.array([mixing(4, 0.4, generator)[0] for _ in range(2000)])
+    assert shares.mean() == pytest.approx(0.5, abs=0.03)
+    assert shares.var() == pytest.approx(1 / 7.2, abs=0.02)
+
+
+def test_kept_optimizer_state_goes_on() -> None:
+    """Two rounds with kept momentum are one run over the same batches."""
+    settings, data = LocalSettings(), batches(4)
+    whole = trained(settings, data=data)
+    model = FlatModel(tiny_model(), CPU)
+    kept: dict[str, torch.Tensor] = {}
+    for part in (data[:2], data[2:]):
+        optimizer = make_optimizer(settings.optimizer, kept)
+        LocalLoop(model, settings, LocalTerms()).run(part, optimizer, 0.1, torch.Generator())
+        kept = optimizer.state()
+    assert torch.equal(whole.vector, model.vector)
