@@ -1,0 +1,79 @@
+"""The `fedlens` command. Commands import what is heavy when they run, so that help and mistakes show at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from fedlens.cli import compare, config, data, models, predict, resume, run, strategies, sweep
+from fedlens.errors import ConfigError, FedLensError
+
+
+class Commands(TyperGroup):
+    """Turns what FedLens raises on purpose into a message and an exit status: 2 for configuration, else 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`--debug` may stand anywhere."""
+        rest = [arg for arg in args if arg != "--debug"]
+        return super().parse_args(ctx, ["--debug"] * (len(rest) < len(args)) + rest)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FedLensError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.secho(str(error), fg=typer.colors.RED, err=True)
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+        except KeyboardInterrupt as error:
+            if ctx.params["debug"]:
+                raise
+            typer.secho("Interrupted.", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: fedlens run",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"fedlens {version('fedlens')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A federated image-recognition lab: one command runs a federated experiment."""
+
+
+app.command()(run.run)
+app.command()(resume.resume)
+app.command()(compare.compare)
+app.command()(sweep.sweep)
+app.command()(predict.predict)
+app.command()(strategies.strategies)
+app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()

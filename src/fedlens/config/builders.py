@@ -69,6 +69,8 @@ class Experiment:
     resident: FlatModel
     strategy: Strategy
     trainer: ClientTrainer
+    configured: bool
+    """The model is the configuration's, not a user's own module."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -117,8 +119,9 @@ def build_experiment(
     check_precision(config, device)
     strategy = STRATEGY.choose(config.strategy)
     shown = data or build_data(config, progress)
+    configured = model is None
     model, notes = (model, ()) if model is not None else build_recognizer(config, shown)
-    if config.memory.gradient_checkpointing:
+    if config.memory.gradient_checkpointing and isinstance(model, Recognizer):
         enable_gradient_checkpointing(model)
     part, eaten = trained_part(config, model, shown, device, progress)
     resident = FlatModel(part, device, channels_last=config.memory.channels_last)
@@ -131,7 +134,7 @@ def build_experiment(
         partial(prepared, preprocessing=preprocessing_of(model, shown)),
         augmentation(config.data.augment),
     )
-    return Experiment(config, device, shown, eaten, model, resident, strategy, trainer, notes)
+    return Experiment(config, device, shown, eaten, model, resident, strategy, trainer, configured, notes)
 
 
 def build_data(config: Config, progress: Progress) -> FederatedData:

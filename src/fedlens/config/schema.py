@@ -12,19 +12,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """A closed section: unknown keys are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class BlockSection(BaseModel):
     """A section that names a registered block and carries the block's own keys as extras."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class FederatedSection(Section):
 class PartitionSection(BlockSection):
     scheme: str = Field("auto", description="auto: the data's own clients, else dirichlet; see `fedlens data schemes`")
     clients: PositiveInt | None = Field(None, description="number of clients (default 10); ignored by auto/natural")
-    seed: int | None = Field(None, description="seed of the split; default: the run's seed")
+    seed: Seed | None = Field(None, description="seed of the split; default: the run's seed")
 
 
 class DataSection(BlockSection):
@@ -69,7 +70,7 @@ class DataSection(BlockSection):
     test: Fraction = Field(0.2, description="share held out as the global test set when the source has none")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
     cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
-    partition: PartitionSection = Field(default_factory=lambda: PartitionSection())
+    partition: PartitionSection = Field(default_factory=PartitionSection)
 
 
 class StrategySection(BlockSection):
@@ -102,7 +103,12 @@ class RuntimeSection(Section):
     name: Literal["local", "in_process"] = Field("local", description="local: worker processes; in_process: none")
     workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU)")
     threads_per_worker: PositiveInt = Field(1, description="PyTorch threads in a worker")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:<n> or mps")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:<n> or mps",
+        examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
+    )
 
 
 class StoppingSection(Section):
@@ -126,14 +132,14 @@ class TrackingSection(Section):
 class Config(Section):
     """A whole experiment."""
 
-    model: ModelSection = Field(default_factory=lambda: ModelSection())
-    federated: FederatedSection = Field(default_factory=lambda: FederatedSection())
-    data: DataSection = Field(default_factory=lambda: DataSection())
-    strategy: StrategySection = Field(default_factory=lambda: StrategySection())
-    optimizer: OptimizerSection = Field(default_factory=lambda: OptimizerSection())
-    memory: MemorySection = Field(default_factory=lambda: MemorySection())
-    runtime: RuntimeSection = Field(default_factory=lambda: RuntimeSection())
-    stopping: StoppingSection = Field(default_factory=lambda: StoppingSection())
-    tracking: TrackingSection = Field(default_factory=lambda: TrackingSection())
+    model: ModelSection = Field(default_factory=ModelSection)
+    federated: FederatedSection = Field(default_factory=FederatedSection)
+    data: DataSection = Field(default_factory=DataSection)
+    strategy: StrategySection = Field(default_factory=StrategySection)
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
+    memory: MemorySection = Field(default_factory=MemorySection)
+    runtime: RuntimeSection = Field(default_factory=RuntimeSection)
+    stopping: StoppingSection = Field(default_factory=StoppingSection)
+    tracking: TrackingSection = Field(default_factory=TrackingSection)
     plugins: list[Path] = Field(default_factory=list, description="Python files with your own blocks")
-    seed: int = Field(0, description="seed of everything")
+    seed: Seed = Field(0, description="seed of everything")

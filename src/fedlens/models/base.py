@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,11 @@ class ModelRequest:
 
 
 class Recognizer(nn.Module):
-    """backbone: float (B, C, S, S) → features (B, D); head: features → logits (B, num_classes)."""
+    """backbone: float (B, C, S, S) → features (B, D); head: features → logits (B, num_classes).
+
+    A backbone without a trainable parameter stays in eval mode while training: its normalisation statistics
+    are as frozen as its weights, and dropout would only disturb the features.
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -49,6 +54,12 @@ class Recognizer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(images))
         return logits
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, C) → float32 (B, C', S, S), normalised; float input passes unchanged."""
@@ -71,8 +82,10 @@ def prepare(images: Tensor, how: Preprocessing) -> Tensor:
 class ModelBuilder(ABC):
     """One architecture. The dataclass' fields are its configuration keys under `model`."""
 
-    default_image_size: int
-    """Side in pixels when nothing else is said and the images are large enough."""
+    @property
+    @abstractmethod
+    def default_image_size(self) -> int:
+        """Side in pixels when nothing else is said and the images are large enough. A class attribute will do."""
 
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:

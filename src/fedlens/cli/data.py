@@ -1,0 +1,180 @@
+"""`fedlens data`: deal images out to clients, look at who holds what, and list what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fedlens.config.schema import Config
+    from fedlens.data.export import Export
+    from fedlens.data.types import ImageTable
+    from fedlens.registry import Registry
+
+app = typer.Typer(help="Deal images out to clients, and look at who holds what.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="folder to write; must be empty or new")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in OUT")]
+Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with your own sources or schemes")]
+
+
+@app.command()
+def partition(
+    out: Out,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="further keys of the source or the scheme: min_size=5"),
+    ] = None,
+    source: Annotated[str, typer.Option(help="where the images come from; see `fedlens data sources`")] = "auto",
+    path: Annotated[Path | None, typer.Option(help="folder or file of the source; without: the sample")] = None,
+    scheme: Annotated[str, typer.Option(help="how to deal out; see `fedlens data schemes`")] = "auto",
+    clients: Annotated[int | None, typer.Option(help="number of clients (default 10)")] = None,
+    alpha: Annotated[float | None, typer.Option(help="dirichlet: small is strong skew")] = None,
+    classes_per_client: Annotated[int | None, typer.Option(help="pathological: classes of each client")] = None,
+    test: Annotated[float | None, typer.Option(help="share for the global test set (default 0.2)")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the split (default 0)")] = None,
+    link: Annotated[bool, typer.Option("--link", help="hard links instead of copies")] = False,
+    overwrite: Overwrite = False,
+    plugin: Plugin = None,
+) -> None:
+    """Deal the images of a source out to client folders: OUT/client1/<class>/…, and OUT/test."""
+    from fedlens.data.export import export
+
+    options = {
+        "data.source": source,
+        "data.path": None if path is None else str(path),
+        "data.test": test,
+        "data.partition.scheme": scheme,
+        "data.partition.clients": clients,
+        "data.partition.alpha": alpha,
+        "data.partition.classes_per_client": classes_per_client,
+        "seed": seed,
+        "plugins": [str(file) for file in plugin or []],
+    }
+    config = _configured({key: value for key, value in options.items() if value is not None}, settings or [])
+    table, plan, cache_dir = _wanted(config)
+    with _progress("writing images") as progress:
+        done = export(table, plan, out, cache_dir=cache_dir, link=link, overwrite=overwrite, progress=progress)
+    _say(done, out)
+
+
+@app.command()
+def sample(
+    out: Out,
+    clients: Annotated[int, typer.Option(min=2, help="number of clients, 10 at most")] = 2,
+    images: Annotated[int, typer.Option(min=1, help="images of each client")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="which images are drawn")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a part of the sample as client folders: OUT/client1/<class>/….png, and OUT/test."""
+    from fedlens.data.cache import default_cache_dir
+    from fedlens.data.division import Plan
+    from fedlens.data.excerpt import excerpt
+    from fedlens.data.export import export
+    from fedlens.data.partition.natural import Natural
+
+    table = excerpt(clients, images, seed)
+    plan = Plan(Natural(), clients, 0.0, 0.0, 0.0, seed)
+    with _progress("writing images") as progress:
+        done = export(table, plan, out, cache_dir=default_cache_dir(), overwrite=overwrite, progress=progress)
+    _say(done, out)
+
+
+@app.command()
+def show(
+    path: Annotated[
+        Path | None, typer.Argument(help="data folder, manifest or run folder; without: the sample")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
+) -> None:
+    """Print and plot (PNG and HTML) who holds how many images of which class."""
+    from rich.console import Console
+
+    from fedlens.data.show import holdings, save_pictures, table
+
+    held = holdings(path)
+    Console().print(table(held))
+    beside = Path() if path is None else path if path.is_dir() else path.parent
+    png, html = save_pictures(held, out or beside)
+    typer.echo(f"{png}\n{html}")
+
+
+@app.command("sources")
+def list_sources(plugin: Plugin = None) -> None:
+    """List the data sources and what each is for."""
+    from fedlens.data.base import sources
+
+    _list(sources, plugin, "fedlens run data.source=")
+
+
+@app.command("schemes")
+def list_schemes(plugin: Plugin = None) -> None:
+    """List the partition schemes and what each is for."""
+    from fedlens.data.base import schemes
+
+    _list(schemes, plugin, "fedlens run data.partition.scheme=")
+
+
+def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -> None:
+    from fedlens.config.blocks import block_properties
+    from fedlens.config.plugins import load_plugins
+
+    load_plugins(plugin or [])
+    entries = registry.entries()
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        typer.echo(f"{entry.name:{width}}  {entry.summary}")
+        for name, node in block_properties(entry).items():
+            typer.echo(f"{'':{width}}    {name}={node.get('default', '…')}")
+    typer.echo(f"\nChoose one: {choose}{entries[0].name}")
+
+
+def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
+    """The data section that the command line describes; mistakes are told as in a configuration file."""
+    from fedlens.config.blocks import SOURCE, field_names, find
+    from fedlens.config.load import load
+    from fedlens.config.plugins import load_plugins
+    from fedlens.data.sources import detect
+
+    load_plugins([Path(file) for file in options["plugins"]])
+    if options["data.source"] == "auto":
+        options["data.source"] = detect(Path(options["data.path"]) if "data.path" in options else None)
+    of_source = field_names(find(SOURCE, options["data.source"])[0])
+    overrides = [f"data.{'' if text.split('=')[0] in of_source else 'partition.'}{text}" for text in settings]
+    return load(None, overrides, options)
+
+
+def _wanted(config: Config) -> tuple[ImageTable, Any, Path]:
+    """The table, how to divide it, and the cache folder."""
+    from fedlens.config.blocks import SOURCE
+    from fedlens.config.builders import build_scheme
+    from fedlens.data.cache import default_cache_dir
+    from fedlens.data.division import Plan
+
+    section = config.data
+    clients, seed = section.partition.clients or 10, section.partition.seed
+    plan = Plan(build_scheme(config), clients, 0.0, 0.0, section.test, config.seed, seed)
+    return SOURCE.choose(section).load(), plan, section.cache_dir or default_cache_dir()
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(label)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(done: Export, out: Path) -> None:
+    for note in done.notes:
+        typer.echo(f"Note: {note}")
+    test = f", {done.folders['test']:,} for the test" if "test" in done.folders else ""
+    clients = {name: count for name, count in done.folders.items() if name != "test"}
+    typer.echo(f"{out}: {len(clients)} clients with {sum(clients.values()):,} images{test}")
+    typer.echo(f"Look:  fedlens data show {out}\nTrain: fedlens run data.path={out}")

@@ -1,0 +1,49 @@
+"""`fedlens predict`: what is in these photographs?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedlens.predict import Prediction
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="a run folder (logs/<run>), or a model's name: its ImageNet weights")],
+    images: Annotated[list[Path], typer.Argument(help="photographs")],
+    top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="one line of JSON for each image")] = False,
+) -> None:
+    """Name what is in photographs: the most probable classes of a trained run, or of ImageNet's thousand."""
+    from fedlens.predict import open_predictor
+
+    predictor = open_predictor(model)
+    for prediction in predictor.predict(images, top):
+        if as_json:
+            _print_json(prediction)
+        else:
+            _print_table(prediction)
+
+
+def _print_json(prediction: Prediction) -> None:
+    guesses = [{"class": guess.label, "probability": round(guess.probability, 6)} for guess in prediction.guesses]
+    typer.echo(json.dumps({"image": str(prediction.image), "top": guesses}, ensure_ascii=False))
+
+
+def _print_table(prediction: Prediction) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("class")
+    table.add_column("probability", justify="right")
+    for guess in prediction.guesses:
+        table.add_row(escape(guess.label), f"{guess.probability:.1%}")
+    console = Console()
+    console.print(escape(str(prediction.image)), soft_wrap=True, highlight=False)
+    console.print(table)

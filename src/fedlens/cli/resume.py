@@ -1,0 +1,22 @@
+"""`fedlens resume`: go on with a run that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The run's folder, such as logs/fedavg-cnn-20250101-120000.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What may change: federated.num_rounds=40")
+    ] = None,
+) -> None:
+    """Go on with a stopped run, from its last good checkpoint."""
+    from fedlens import api
+    from fedlens.cli.console import terminal
+
+    with terminal() as observer:
+        api.resume(folder, *(overrides or []), show=observer)

@@ -1,0 +1,208 @@
+"""From a section that names a registered block (`strategy: {name: fedprox, mu: 0.1}`) to the block itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, ValidationError
+
+from fedlens.config import problems
+from fedlens.config.keys import schema_keys
+from fedlens.config.schema import BlockSection, DataSection, ModelSection, PartitionSection, StrategySection
+from fedlens.data.base import Scheme, Source, schemes, sources
+from fedlens.errors import ConfigError, FedLensError
+from fedlens.models.base import ModelBuilder, models
+from fedlens.registry import Entry, Registry
+from fedlens.strategies.base import Strategy, strategies
+
+T = TypeVar("T")
+
+AUTO = "auto"
+"""Name that leaves the choice of a block to what the data turns out to be."""
+
+Where = Callable[[str], str]
+"""Dotted key → where it stands, such as "config.yaml, line 3"; "" when that is not known."""
+
+
+@dataclass(frozen=True)
+class Family(Generic[T]):
+    """A section that names a block. `key`: the key in it that holds the name; `model`: its own keys."""
+
+    section: str
+    key: str
+    registry: Registry[T]
+    model: type[BlockSection]
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The section's own keys, those that are not a block's."""
+        return frozenset(self.model.model_fields)
+
+    @property
+    def default(self) -> str:
+        """The name that counts when none is given."""
+        return str(self.model.model_fields[self.key].default)
+
+    def choose(self, section: BlockSection) -> T:
+        """The block that a validated section names, with its parameters.
+
+        Raises:
+            ConfigError: unknown name, unknown parameter, bad value; one line for each.
+        """
+        name = str(getattr(section, self.key))
+        given = {key: getattr(section, key) for key in section.model_fields_set & self.own}
+        return build_block(self.registry, self.section, name, self.parameters(name, given | section.parameters))
+
+    def parameters(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the section's `given` keys that go to the block called `name`.
+
+        A field of the block with the name of one of the section's own keys (`path`) gets the value of that key.
+        """
+        taken = field_names(find(self, name)[0])
+        shared = {key for key in self.own & set(taken) if given.get(key) is not None}
+        return {key: value for key, value in given.items() if key not in self.own or key in shared}
+
+
+MODEL: Family[ModelBuilder] = Family("model", "name", models, ModelSection)
+SOURCE: Family[Source] = Family("data", "source", sources, DataSection)
+SCHEME: Family[Scheme] = Family("data.partition", "scheme", schemes, PartitionSection)
+STRATEGY: Family[Strategy] = Family("strategy", "name", strategies, StrategySection)
+FAMILIES: Mapping[str, Family[Any]] = {family.section: family for family in (MODEL, SOURCE, SCHEME, STRATEGY)}
+
+
+def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Entry[T], dict[str, Any]]:
+    """The entry called `name`, and the parameters that the name itself implies (`timm:<architecture>`).
+
+    Raises:
+        ConfigError: there is no such block.
+    """
+    registered, implied = name, {}
+    if family.section == "model" and name.startswith("timm:"):
+        registered, implied = "timm", {"architecture": name.removeprefix("timm:")}
+    known = family.registry.names()
+    if registered not in known:
+        near = problems.nearest(name, known)
+        hint = f" Did you mean {near}?" if near else ""
+        key = f"{family.section}.{family.key}"
+        text = f"unknown {family.registry.kind}.{hint} Known: {', '.join(known)}"
+        raise ConfigError(problems.line(key, text, name, where(key)))
+    return family.registry.get(registered), implied
+
+
+def build_block(
+    registry: Registry[T], section: str, name: str, parameters: Mapping[str, Any], where: Where = lambda _: ""
+) -> T:
+    """Make the block called `name` with the `parameters` given in `section` ("data.partition").
+
+    Raises:
+        ConfigError: an unknown name or parameter, or a bad value; one line for each.
+    """
+    family: Family[T] = Family(section, FAMILIES[section].key, registry, FAMILIES[section].model)
+    entry, implied = find(family, name, where)
+    given = {**parameters, **implied}
+    mistakes = _truth_values(entry, section, given, where)
+    try:
+        block = entry.build(given)
+    except ValidationError as error:
+        mistakes |= _mistakes(entry, family, error, where)
+    except FedLensError as error:
+        mistakes[section] = problems.line(section, str(error), where=where(section))
+    if mistakes:
+        raise ConfigError(*mistakes.values())
+    return block
+
+
+def field_names(entry: Entry[Any]) -> list[str]:
+    """The configuration keys of a block, in their order."""
+    return [field.name for field in fields(entry.factory) if field.init]
+
+
+def block_properties(entry: Entry[Any]) -> dict[str, Any]:
+    """JSON schema of each field of a block; empty where a plugin's types have none."""
+    try:
+        properties: dict[str, Any] = entry.adapter().json_schema().get("properties", {})
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return {}
+    return properties
+
+
+def section_keys(family: Family[Any], entry: Entry[Any]) -> list[str]:
+    """The keys that may stand in the family's section when it names `entry`."""
+    own = list(family.model.model_fields)
+    return own + [name for name in field_names(entry) if name not in own]
+
+
+def block_keys() -> list[str]:
+    """The dotted keys of every block's parameters."""
+    keys = [
+        f"{family.section}.{name}"
+        for family in FAMILIES.values()
+        for entry in family.registry.entries()
+        for name in field_names(entry)
+        if name not in family.own
+    ]
+    return list(dict.fromkeys(keys))
+
+
+def _truth_values(entry: Entry[Any], section: str, given: Mapping[str, Any], where: Where) -> dict[str, str]:
+    """Python takes true for 1; where a number belongs, that is a mistake."""
+    properties = block_properties(entry)
+    return {
+        f"{section}.{key}": problems.line(
+            f"{section}.{key}", f"must be {problems.allowed(properties[key])}", value, where(f"{section}.{key}")
+        )
+        for key, value in given.items()
+        if isinstance(value, bool) and problems.is_number(properties.get(key, {}))
+    }
+
+
+def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, str]:
+    """One line for each field that pydantic complains of."""
+    properties = block_properties(entry)
+    lines: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        key = f"{family.section}.{name}".rstrip(".")
+        value = detail["input"] if name else ...
+        if detail["type"] == "unexpected_keyword_argument":
+            text = _not_a_parameter(name, entry, family)
+        elif detail["type"] in ("missing", "missing_argument"):
+            text, value = f"is missing; {entry.name} needs it", ...
+        elif detail["type"] == "value_error" or name not in properties:
+            text = detail["msg"].removeprefix("Value error, ")
+        else:
+            text = f"must be {problems.allowed(properties[name], value)}"
+        lines.setdefault(key, problems.line(key, text, value, where(key)))
+    return lines
+
+
+def undecided(family: Family[Any], given: Mapping[str, Any], where: Where = lambda _: "") -> list[str]:
+    """Mistakes among the parameters of a section whose block is still to be chosen (`auto`).
+
+    A source's keys may wait for the choice, so they only have to exist; a scheme is never chosen for its keys.
+    """
+    lines = []
+    for name, value in given.items():
+        key, owners = f"{family.section}.{name}", _owners(family, name)
+        if name in family.own or (owners and family is SOURCE):
+            continue
+        text = f"says nothing to scheme auto; choose {family.section}.{family.key}={' or '.join(owners)}"
+        if not owners:
+            text = problems.unknown_key(key, list(family.model.model_fields), [*schema_keys(), *block_keys()])
+        lines.append(problems.line(key, text, value, where(key)))
+    return lines
+
+
+def _owners(family: Family[Any], name: str) -> list[str]:
+    """The blocks of a family that have a parameter called `name`."""
+    return [entry.name for entry in family.registry.entries() if name in field_names(entry)]
+
+
+def _not_a_parameter(name: str, entry: Entry[Any], family: Family[Any]) -> str:
+    here = section_keys(family, entry)
+    owners = _owners(family, name)
+    if owners:
+        return f"{entry.name} has no such key, it is one of {', '.join(owners)}. Known here: {', '.join(here)}"
+    return problems.unknown_key(f"{family.section}.{name}", here, [*schema_keys(), *block_keys()])

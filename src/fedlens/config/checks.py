@@ -1,0 +1,20 @@
+"""Combinations that cannot work, whatever the data and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from fedlens.config import problems
+from fedlens.config.schema import Config
+
+
+def contradictions(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """One line for each contradiction between keys that are each valid by themselves."""
+    if config.memory.precision == "fp16" and config.runtime.device == "cpu":
+        key = "memory.precision"
+        yield problems.line(key, "needs a GPU, but runtime.device is cpu; use bf16 or fp32", "fp16", where(key))
+    held_out = config.data.validation + config.data.client_test
+    if held_out >= 1:
+        key = "data.validation"
+        text = f"with data.client_test = {config.data.client_test:g} it leaves no images to train on"
+        yield problems.line(key, text, config.data.validation, where(key))

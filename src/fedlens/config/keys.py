@@ -1,0 +1,29 @@
+"""Every key of the configuration by its dotted name, for spelling hints and for checking values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedlens.config.schema import Config
+
+
+def sections(model: type[BaseModel] = Config, at: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Dotted name and model of every section; the whole configuration is ""."""
+    yield at, model
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from sections(field.annotation, f"{at}.{name}".lstrip("."))
+
+
+def properties(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of each key of a section."""
+    found: dict[str, Any] = model.model_json_schema().get("properties", {})
+    return found
+
+
+def schema_keys() -> list[str]:
+    """The dotted keys that the schema itself knows, without those of blocks."""
+    return [f"{at}.{name}".lstrip(".") for at, model in sections() for name in model.model_fields]

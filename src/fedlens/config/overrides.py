@@ -1,0 +1,112 @@
+"""Layers of configuration: a file, then arguments from Python, then `key.sub=value` from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedlens.config import problems
+from fedlens.config.text import Key, parse_value, read_file
+
+COMMAND_LINE = "command line"
+
+
+@dataclass
+class Layer:
+    """A tree of values, and where each of them stands ("config.yaml, line 3"; "command line")."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Key, str] = field(default_factory=dict)
+
+    def where(self, dotted: str) -> str:
+        """The place of a key, else of the section around it."""
+        key = tuple(dotted.split("."))
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.origins:
+                return self.origins[key[:length]]
+        return ""
+
+
+def file_layer(path: Path) -> Layer:
+    """The tree of a configuration file.
+
+    Raises:
+        ConfigError: as `text.read_file`.
+    """
+    text = read_file(path)
+    return Layer(_nested(text.tree), {key: f"{path}, line {line}" for key, line in text.lines.items()})
+
+
+def argument_layer(values: Mapping[str, Any], mistakes: list[str]) -> Layer:
+    """Values from Python, nested or under dotted keys."""
+    layer = Layer()
+    for key, value in values.items():
+        _put(layer.tree, tuple(str(key).split(".")), value, mistakes, "")
+    return layer
+
+
+def override_layer(overrides: Sequence[str], mistakes: list[str]) -> Layer:
+    """`key.sub=value` texts, the values read as YAML; the last of equal keys counts. Adds a line per mistake."""
+    layer = Layer()
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        key = tuple(name.strip().split("."))
+        if not equals or not all(key):
+            mistakes.append(problems.line(repr(override), "must be key.sub=value", where=COMMAND_LINE))
+            continue
+        try:
+            value = parse_value(text)
+        except yaml.YAMLError:
+            advice = f"is not YAML; put it in quotes: '{name}=\"…\"'"
+            mistakes.append(problems.line(name, advice, text, COMMAND_LINE))
+            continue
+        _put(layer.tree, key, value, mistakes, COMMAND_LINE)
+        layer.origins[key] = COMMAND_LINE
+    return layer
+
+
+def merge(lower: Layer, upper: Layer, blocks: Mapping[Key, tuple[str, frozenset[str]]]) -> Layer:
+    """`upper` over `lower`.
+
+    blocks  for each section that names a block, the key that names it and the section's own keys. Where `upper`
+            names another block than `lower`, the parameters of the block before do not apply and are left out.
+    """
+    return Layer(_merge(lower.tree, upper.tree, (), blocks), {**lower.origins, **upper.origins})
+
+
+def _merge(
+    lower: dict[str, Any], upper: dict[str, Any], at: Key, blocks: Mapping[Key, tuple[str, frozenset[str]]]
+) -> dict[str, Any]:
+    merged = dict(lower)
+    if at in blocks:
+        name, own = blocks[at]
+        if name in upper and lower.get(name, "auto") not in ("auto", upper[name]):
+            merged = {key: value for key, value in lower.items() if key in own}
+    for key, value in upper.items():
+        below = merged.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = _merge(below, value, (*at, key), blocks) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _put(tree: dict[str, Any], key: Key, value: Any, mistakes: list[str], where: str) -> None:
+    """Set `key` in `tree`, making the sections on the way; a mapping is laid over what is there."""
+    for depth, part in enumerate(key[:-1], start=1):
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            text = f"{'.'.join(key[:depth])} is set to a value, so it has no keys below it"
+            mistakes.append(problems.line(".".join(key), text, value, where))
+            return
+        tree = below
+    old = tree.get(key[-1])
+    value = _nested(value) if isinstance(value, Mapping) else value
+    tree[key[-1]] = _merge(old, value, (), {}) if isinstance(old, dict) and isinstance(value, dict) else value
+
+
+def _nested(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Plain dictionaries with text keys."""
+    return {str(key): _nested(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

@@ -1,0 +1,66 @@
+"""A user's own blocks: `plugins: [my_strategy.py]` imports the files, whose decorators register what they hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fedlens.errors import ConfigError
+
+
+def load_plugins(paths: Sequence[Path]) -> None:
+    """Import each file as the module `fedlens_plugin_<stem>`; a file that has not changed since is not run again.
+
+    The fixed name lets worker processes find the classes under the name that they were sent with.
+
+    Raises:
+        ConfigError: a file is missing, two have the same name, or one fails; one line for each, with file and line.
+    """
+    mistakes: list[str] = []
+    names: dict[str, Path] = {}
+    for path in paths:
+        first = names.setdefault(path.stem, path)
+        if first.resolve() != path.resolve():
+            mistakes.append(f"plugins: {first} and {path} have the same name; rename one")
+        elif not path.is_file():
+            mistakes.append(f"plugins: {path} is no file (relative paths start at {Path.cwd()})")
+        else:
+            mistakes.extend(_import(path))
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _import(path: Path) -> list[str]:
+    name, source = f"fedlens_plugin_{path.stem}", path.read_bytes()
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__dict__.get("__fedlens_source__") == (path.resolve(), source):
+        return []
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        return [f"plugins: {path} is no Python file (its name must end in .py)"]
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it runs
+    try:
+        exec(compile(source, str(path.resolve()), "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        return [_broken(path, error)]
+    _remember(module, path, source)
+    return []
+
+
+def _remember(module: ModuleType, path: Path, source: bytes) -> None:
+    module.__dict__["__fedlens_source__"] = (path.resolve(), source)
+
+
+def _broken(path: Path, error: Exception) -> str:
+    if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
+        line = error.lineno
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path.resolve())), None)
+    return f"plugins: {path}, line {line}: {type(error).__name__}: {error}"

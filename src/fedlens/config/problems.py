@@ -1,0 +1,102 @@
+"""One line for each mistake: the key, the value given, what is allowed, the nearest spelling, and where it stands."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_LONGEST_VALUE = 60
+
+_OTHER_NAMES = {
+    "learning_rate": "optimizer.lr",
+    "epochs": "federated.local_epochs",
+    "num_clients": "data.partition.clients",
+    "num_epochs": "federated.local_epochs",
+    "rounds": "federated.num_rounds",
+    "output_dir": "tracking.dir",
+    "log_dir": "tracking.dir",
+}
+
+
+def line(key: str, text: str, value: Any = ..., where: str = "") -> str:
+    """`key = value: text (where)`; without a value (`...`), `key: text (where)`."""
+    given = "" if value is ... else f" = {show(value)}"
+    return f"{key}{given}: {text}" + (f" ({where})" if where else "")
+
+
+def show(value: Any) -> str:
+    """A value as the user wrote it, shortened."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The closest spelling among `known`, whatever the case."""
+    by_lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str] = ()) -> str:
+    """What to say of a key that does not exist.
+
+    here        keys that exist in the same section
+    everywhere  all dotted keys, for one that was put in the wrong section
+    """
+    found = _meant(key, here, everywhere)
+    hint = f" Did you mean {' or '.join(found[:3])}?" if found else ""
+    return f"unknown key.{hint} Known here: {', '.join(here)}"
+
+
+def _meant(key: str, here: Sequence[str], everywhere: Sequence[str]) -> list[str]:
+    """The same word in another section, else another word for it, else the nearest spelling here, then anywhere."""
+    section, _, word = key.rpartition(".")
+    elsewhere = [other for other in everywhere if other.rpartition(".")[2] == word]
+    if elsewhere:
+        return elsewhere
+    if word in _OTHER_NAMES:
+        return [_OTHER_NAMES[word]]
+    near = nearest(word, here)
+    if near:
+        return [f"{section}.{near}".lstrip(".")]
+    by_word = {other.rpartition(".")[2]: other for other in everywhere}
+    far = nearest(word, by_word)
+    return [by_word[far]] if far else []
+
+
+def allowed(schema: Mapping[str, Any], value: Any = ...) -> str:
+    """What a JSON schema node permits, in words; for choices, with the spelling nearest to `value`."""
+    if "anyOf" in schema:
+        options = [option for option in schema["anyOf"] if option.get("type") != "null"]
+        null = ["null"] if len(options) < len(schema["anyOf"]) else []
+        return " or ".join([*(allowed(option, value) for option in options), *null])
+    if "enum" in schema or "const" in schema:
+        return _choices(schema.get("enum") or [schema["const"]], value)
+    kind = str(schema.get("type", ""))
+    if kind == "array":
+        return f"a list, each item {allowed(schema.get('items', {}))}"
+    if kind == "string" and schema.get("format", "").endswith("path"):
+        return "a path"
+    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+    examples = f" such as {', '.join(schema['examples'])}" if "examples" in schema else ""
+    return f"{words.get(kind, 'a section of keys')} {_range(schema)}{examples}".replace("  ", " ").rstrip()
+
+
+def _choices(names: list[Any], value: Any) -> str:
+    near = nearest(str(value), map(str, names))
+    hint = f" (did you mean {near}?)" if near and near != value else ""
+    return f"one of {', '.join(map(str, names))}{hint}"
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    return " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+
+
+def is_number(schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON schema node takes numbers and not truth values."""
+    kinds = {option.get("type") for option in (schema, *schema.get("anyOf", ()))}
+    return "boolean" not in kinds and bool(kinds & {"integer", "number"})

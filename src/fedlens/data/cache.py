@@ -1,0 +1,202 @@
+"""Decoded images on disk: one file of uint8 pixels a table and size, mapped into memory, never held in it.
+
+`<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C) row after row; `<key>.json` beside it lists the
+files that could not be decoded, and takes its name last: without it the pixels do not count. Two processes that
+build the same cache at once write the same bytes in folders of their own; whoever renames last wins.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlens.data.images import Pixels, fit, read
+from fedlens.data.types import DataReport, ImageTable, Rows
+from fedlens.errors import DataError
+from fedlens.files import read_json, write_json
+
+DECODING = 1
+"""Part of every key. Add one when `images` turns a file into other pixels than before."""
+
+CHUNK = 256
+"""Images decoded between two writes: what bounds the memory."""
+
+OnBadImage = Literal["skip", "fail"]
+Skipped = dict[int, tuple[str, str]]
+"""Row → (file, reason)."""
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """The images of a table that could be decoded.
+
+    images  uint8 (M, S, S, C), copy-on-write mapping of `file`
+    kept    int64 (M,), the table's row of each image, ascending
+    key     changes when any image, its order, its size or its decoding changes
+    """
+
+    images: Tensor
+    kept: Rows
+    report: DataReport
+    key: str
+    file: Path
+
+
+def default_cache_dir() -> Path:
+    """$FEDLENS_CACHE, else $XDG_CACHE_HOME/fedlens, else ~/.cache/fedlens."""
+    if own := os.environ.get("FEDLENS_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedlens"
+
+
+def build_cache(
+    table: ImageTable,
+    *,
+    image_size: int,
+    cache_dir: Path | None,
+    on_bad_image: OnBadImage,
+    progress: Callable[[int, int], None] | None = None,
+) -> CachedImages:
+    """Decode every image of `table` to `image_size` pixels a side, or find that this was done before.
+
+    A cache is found by the files' paths, sizes, modes and times of change, so nothing is opened when it is there.
+    `progress` is called with (images done, images in all) while decoding.
+
+    Raises:
+        DataError: no image can be decoded; or one cannot and `on_bad_image` is "fail"; or the disk is full or the
+            cache folder cannot be written.
+    """
+    key = cache_key(table, image_size)
+    folder = (cache_dir.expanduser() if cache_dir else default_cache_dir()) / "images"
+    pixels, index = folder / f"{key}.u8", folder / f"{key}.json"
+    row_bytes = image_size * image_size * table.channels
+    skipped = _find(pixels, index, len(table.labels), row_bytes)
+    if skipped is None:
+        skipped = _write(table, image_size, pixels, index, on_bad_image, progress)
+    if skipped and on_bad_image == "fail":
+        raise _bad_image(skipped)
+    kept = np.setdiff1d(np.arange(len(table.labels)), np.fromiter(skipped, np.int64, len(skipped)))
+    mapped = np.memmap(pixels, np.uint8, mode="c", shape=(len(kept), image_size, image_size, table.channels))
+    return CachedImages(torch.from_numpy(mapped), kept, DataReport(len(kept), tuple(skipped.values())), key, pixels)
+
+
+def cache_key(table: ImageTable, image_size: int) -> str:
+    """32 hex digits: of the files' paths, sizes, modes and times of change, or of the pixels of decoded images."""
+    digest = hashlib.blake2b(f"{DECODING} {image_size} {table.channels}\n".encode(), digest_size=16)
+    if isinstance(table.images, np.ndarray):
+        digest.update(f"{table.images.shape}".encode())
+        digest.update(np.ascontiguousarray(table.images).data)
+    else:
+        digest.update("\0".join(map(_signature, table.images)).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _signature(path: Path) -> str:
+    name = os.path.abspath(path)  # noqa: PTH100 - Path.resolve follows links and takes twenty times as long
+    try:
+        found = os.stat(name)  # noqa: PTH116 - the same, over thousands of files
+    except OSError:
+        return f"{name}\0missing"
+    return f"{name}\0{found.st_size} {found.st_mtime_ns} {found.st_mode}"
+
+
+def _find(pixels: Path, index: Path, rows: int, row_bytes: int) -> Skipped | None:
+    """What a finished cache left out; None when there is no complete one."""
+    try:
+        skipped = {int(row): (str(file), str(reason)) for row, file, reason in read_json(index)["skipped"]}
+        complete = pixels.stat().st_size == (rows - len(skipped)) * row_bytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return skipped if complete else None
+
+
+def _write(
+    table: ImageTable,
+    size: int,
+    pixels: Path,
+    index: Path,
+    on_bad_image: OnBadImage,
+    progress: Callable[[int, int], None] | None,
+) -> Skipped:
+    """Decode all rows into `pixels`, then vouch for them in `index`."""
+    needed = len(table.labels) * size * size * table.channels
+    try:
+        pixels.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(pixels.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with TemporaryDirectory(dir=pixels.parent, prefix=".building-") as staging:
+            new_pixels, new_index = Path(staging, pixels.name), Path(staging, index.name)
+            with new_pixels.open("wb") as file:
+                skipped = _write_rows(file, table, size, on_bad_image, progress)
+            write_json(new_index, {"skipped": [[row, *why] for row, why in skipped.items()]})
+            new_pixels.replace(pixels)
+            new_index.replace(index)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the image cache in {pixels.parent} ({needed:,} bytes needed): {error.strerror or error}; "
+            "set data.cache_dir to a folder with room, or a smaller data.image_size"
+        ) from error
+    return skipped
+
+
+def _write_rows(
+    file: BinaryIO,
+    table: ImageTable,
+    size: int,
+    on_bad_image: OnBadImage,
+    progress: Callable[[int, int], None] | None,
+) -> Skipped:
+    """Append every image that can be decoded to `file`, in order."""
+    total = len(table.labels)
+    skipped: Skipped = {}
+    for row, image in enumerate(_decoded(table, size)):
+        if isinstance(image, str):
+            skipped[row] = (str(table.images[row]), image)
+            if on_bad_image == "fail":
+                raise _bad_image(skipped)
+        else:
+            file.write(image.tobytes())
+        if progress and ((row + 1) % CHUNK == 0 or row + 1 == total):
+            progress(row + 1, total)
+    if len(skipped) == total:
+        file_name, reason = next(iter(skipped.values()), ("the source", "it is empty"))
+        raise DataError(f"none of {total:,} images could be decoded; the first: {file_name}: {reason}")
+    return skipped
+
+
+def _decoded(table: ImageTable, size: int) -> Iterator[Pixels | str]:
+    """Each row's square image, or the reason why there is none; a few threads decode a chunk ahead at most."""
+    if isinstance(table.images, np.ndarray):
+        for image in table.images:
+            yield fit(image, size=size, channels=table.channels)
+        return
+    decode_one = partial(_read_or_reason, size=size, channels=table.channels)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(table.images), CHUNK):
+            yield from pool.map(decode_one, table.images[start : start + CHUNK])
+
+
+def _read_or_reason(path: Path, size: int, channels: Literal[1, 3]) -> Pixels | str:
+    try:
+        return read(path, size=size, channels=channels)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _bad_image(skipped: Skipped) -> DataError:
+    (file, reason), more = next(iter(skipped.values())), len(skipped) - 1
+    others = f" (and {more:,} more)" if more else ""
+    return DataError(f"{file}: {reason}{others}; mend or remove it, or set data.on_bad_image to skip")

@@ -1,0 +1,163 @@
+"""From labelled rows to clients with train, validation and test rows, and a global test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlens.data.assignment import assign
+from fedlens.data.base import Scheme, ToPartition
+from fedlens.data.partition.dirichlet import Dirichlet
+from fedlens.data.partition.natural import Natural
+from fedlens.data.splits import client_splits, global_test
+from fedlens.data.types import ClientRows, ImageTable, Rows
+from fedlens.errors import DataError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of each row besides its image (see `ImageTable`)."""
+
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    split: NDArray[np.str_] | None = None
+    clients: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
+
+    @classmethod
+    def of(cls, table: ImageTable, kept: Rows) -> Columns:
+        """Those of the rows `kept` of `table`."""
+        taken = (None if column is None else column[kept] for column in (table.split, table.clients, table.groups))
+        return cls(table.labels[kept], table.class_names, *taken)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to divide. `scheme` None: the data's own clients, else dirichlet with alpha 0.5. `clients` counts for
+    schemes that deal out. `validation`, `client_test`: shares of a client's rows; `test`: share of all rows, used
+    when the data has no test split of its own. `partition_seed` None: `seed`."""
+
+    scheme: Scheme | None
+    clients: int
+    validation: float
+    client_test: float
+    test: float
+    seed: int
+    partition_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Division:
+    """Who holds which rows, and by which scheme; `notes` are lines for the data report."""
+
+    scheme: Scheme
+    clients: tuple[ClientRows, ...]
+    test: Rows
+    notes: tuple[str, ...]
+
+
+def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
+    """Hold out the global test set, deal the rest out, and split every client's rows.
+
+    The data's own split column goes before the fractions: "test" rows are the global test set, "val" rows are
+    validation rows of the client that owns them.
+
+    Raises:
+        DataError: the scheme cannot be met; nothing is left to train on, or one class only.
+    """
+    notes: list[str] = []
+    scheme = plan.scheme or _automatic(columns, notes)
+    pool, test = _pool(columns, plan, isinstance(scheme, Natural), notes)
+    owned = _deal(columns, scheme, plan, pool, cache_dir, notes)
+    own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
+    clients = client_splits(
+        owned,
+        columns.labels,
+        columns.groups,
+        validation=plan.validation,
+        test=plan.client_test,
+        seed=plan.seed,
+        official_val=own_val,
+    )
+    trainable = tuple(client for client in clients if len(client.train))
+    if len(trainable) < len(clients):
+        gone = [client.name for client in clients if not len(client.train)]
+        notes.append(f"left out, for they have no training images: {_some(gone)}")
+    _check_classes(columns, trainable, notes)
+    return Division(scheme, trainable, test, tuple(notes))
+
+
+def _automatic(columns: Columns, notes: list[str]) -> Scheme:
+    if columns.clients is not None and (columns.clients != "").any():
+        return Natural()
+    notes.append("the data names no clients: dealt out by dirichlet, alpha 0.5 (partition.scheme chooses another)")
+    return Dirichlet(alpha=0.5)
+
+
+def _pool(columns: Columns, plan: Plan, natural: bool, notes: list[str]) -> tuple[Rows, Rows]:
+    """(rows to deal out, global test rows)."""
+    rows = np.arange(len(columns.labels))
+    official = rows[columns.split == "test"] if columns.split is not None else rows[:0]
+    rest = np.setdiff1d(rows, official)
+    if natural and columns.clients is not None:
+        nobodys = rest[columns.clients[rest] == ""]
+        if len(nobodys):
+            notes.append(f"left out {len(nobodys)} images that belong to no client")
+        rest = np.setdiff1d(rest, nobodys)
+    if not len(rest):
+        raise DataError(
+            f"no images to train on: of {len(rows)} images, {len(official)} are in the data's test split"
+            + (" and no other belongs to a client." if natural else ".")
+        )
+    if len(official):
+        return rest, official
+    trains = rest[columns.split[rest] != "val"] if columns.split is not None else rest
+    _, held = global_test(
+        columns.labels[trains], None if columns.groups is None else columns.groups[trains], plan.test, plan.seed
+    )
+    return np.setdiff1d(rest, trains[held]), trains[held]
+
+
+def _deal(
+    columns: Columns, scheme: Scheme, plan: Plan, pool: Rows, cache_dir: Path, notes: list[str]
+) -> Mapping[str, Rows]:
+    asked = ToPartition(
+        columns.labels[pool],
+        columns.class_names,
+        plan.clients,
+        plan.seed if plan.partition_seed is None else plan.partition_seed,
+        None if columns.clients is None else columns.clients[pool],
+    )
+    owned = {name: np.sort(pool[part]) for name, part in assign(scheme, asked, cache_dir).items()}
+    idle = len(pool) - sum(len(rows) for rows in owned.values())
+    if idle:
+        notes.append(f"left out {idle} images that the partition scheme gave to no client")
+    return owned
+
+
+def _check_classes(columns: Columns, clients: tuple[ClientRows, ...], notes: list[str]) -> None:
+    """A class that nobody can train on is said; a single class is an error."""
+    trained = np.concatenate([client.train for client in clients] or [np.empty(0, np.int64)])
+    counts = np.bincount(columns.labels[trained], minlength=len(columns.class_names))
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        names = ", ".join(columns.class_names[index] for index in present) or "none"
+        raise DataError(
+            f"training needs images of two classes at least; the {len(clients)} clients have {len(trained)} training "
+            f"images, classes: {names}. Give more images, or smaller data.validation, data.client_test and data.test."
+        )
+    missing = [name for name, count in zip(columns.class_names, counts, strict=True) if not count]
+    if missing:
+        notes.append(
+            f"no client has a training image of {_some(missing)}: the model cannot learn "
+            + ("this class" if len(missing) == 1 else f"these {len(missing)} classes")
+        )
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

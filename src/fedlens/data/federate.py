@@ -1,0 +1,54 @@
+"""From a table of images to a federation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fedlens.data.base import Scheme
+from fedlens.data.cache import build_cache, default_cache_dir
+from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.types import FederatedData, ImageTable
+
+
+def federate(
+    table: ImageTable,
+    *,
+    scheme: Scheme | None,
+    clients: int,
+    image_size: int,
+    validation: float,
+    client_test: float,
+    test: float,
+    seed: int,
+    partition_seed: int | None = None,
+    on_bad_image: Literal["skip", "fail"] = "skip",
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FederatedData:
+    """Decode (or find decoded) the images, and divide their rows among clients and splits (see `Plan`).
+
+    `progress` is called with (images done, images in all) while decoding.
+
+    Raises:
+        DataError: images cannot be decoded, the scheme cannot be met, or nothing is left to train on.
+    """
+    cached = build_cache(
+        table, image_size=image_size, cache_dir=cache_dir, on_bad_image=on_bad_image, progress=progress
+    )
+    columns = Columns.of(table, cached.kept)
+    plan = Plan(scheme, clients, validation, client_test, test, seed, partition_seed)
+    division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    return FederatedData(
+        cached.images,
+        torch.from_numpy(columns.labels),
+        table.class_names,
+        division.clients,
+        division.test,
+        replace(cached.report, notes=(*cached.report.notes, *division.notes)),
+        cached.key,
+    )

@@ -1,0 +1,192 @@
+"""Who holds how many images of which class: counted, as a table, and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlens.data.base import sources
+from fedlens.data.folders import natural
+from fedlens.data.types import ImageTable
+from fedlens.errors import DataError
+from fedlens.files import read_json
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+MOST_CLIENTS, MOST_CLASSES = 100, 60
+"""Names that the axes can carry; beyond that every second, third, … is written."""
+
+MOST_NUMBERS = 400
+"""Cells up to which a heat map carries its numbers."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """counts: (clients, classes); test: (classes,) of the global test set, or None."""
+
+    clients: tuple[str, ...]
+    class_names: tuple[str, ...]
+    counts: Counts
+    test: Counts | None = None
+
+
+def holdings(path: Path | None) -> Holdings:
+    """Count what a run folder, a data folder, a manifest, or (None) the sample holds, without opening an image.
+
+    Raises:
+        DataError: there is nothing of the kind at `path`.
+    """
+    if path is not None and (path / "config.yaml").is_file():
+        return _of_run(path)
+    from fedlens.data.sources import detect
+
+    name = detect(path)
+    return of_table(sources.get(name).build({} if path is None else {"path": path}).load())
+
+
+def of_table(table: ImageTable) -> Holdings:
+    """Count the rows of a table; rows of nobody that are not test rows stand under "(no client)"."""
+    test = table.split == "test" if table.split is not None else np.zeros(len(table.labels), bool)
+    owners = np.full(len(table.labels), "") if table.clients is None else table.clients
+    names = sorted(set(owners[~test].tolist()), key=natural)
+    classes = len(table.class_names)
+    counts = [np.bincount(table.labels[~test & (owners == name)], minlength=classes) for name in names]
+    return Holdings(
+        tuple(name or "(no client)" for name in names),
+        table.class_names,
+        np.array(counts, np.int64).reshape(len(names), classes),
+        np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
+    )
+
+
+def _of_run(folder: Path) -> Holdings:
+    file = folder / "partition.json"
+    try:
+        held = read_json(file)
+        counts = [np.sum(list(splits.values()), axis=0) for splits in held["clients"].values()]
+        return Holdings(
+            tuple(held["clients"]),
+            tuple(held["class_names"]),
+            np.array(counts, np.int64).reshape(len(counts), len(held["class_names"])),
+            np.array(held["test"], np.int64),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); the run stopped before its data was ready?") from error
+
+
+def table(held: Holdings, most_clients: int = 40, most_classes: int = 12) -> Table:
+    """A row for each client. With many classes: how many it holds, and its commonest, instead of a column each."""
+    from rich import box, markup
+    from rich.table import Table
+
+    view = Table(
+        title=f"{held.counts.sum():,} images of {len(held.class_names)} classes at {len(held.clients)} clients"
+    )
+    view.box, view.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+    view.add_column("client", no_wrap=True)
+    view.add_column("images", justify="right", no_wrap=True)
+    wide = len(held.class_names) <= most_classes
+    for name in held.class_names if wide else ("classes", "commonest class"):
+        view.add_column(markup.escape(name), justify="right", overflow="fold")  # long names break, none is cut
+    rows = list(zip(held.clients, held.counts, strict=True))
+    for name, counts in rows[:most_clients]:
+        view.add_row(markup.escape(name), *_cells(counts, held, wide))
+    if len(rows) > most_clients:
+        rest = np.sum([counts for _, counts in rows[most_clients:]], axis=0)
+        view.add_row(f"{len(rows) - most_clients} more", *_cells(rest, held, wide))
+    view.add_section()
+    view.add_row("all clients", *_cells(held.counts.sum(axis=0), held, wide))
+    if held.test is not None:
+        view.add_row("test set", *_cells(held.test, held, wide))
+    return view
+
+
+def _cells(counts: Counts, held: Holdings, wide: bool) -> list[str]:
+    from rich import markup
+
+    total = int(counts.sum())
+    if wide:
+        return [f"{total:,}", *(f"{count:,}" if count else "·" for count in counts.tolist())]
+    most = int(counts.argmax())
+    share = f"{markup.escape(held.class_names[most])} ({counts[most] / total:.0%})" if total else "–"
+    return [f"{total:,}", str(np.count_nonzero(counts)), share]
+
+
+def partition_figure(counts: Counts, clients: Sequence[str], class_names: Sequence[str]) -> Figure:
+    """A heat map, clients down and classes across, with the numbers in the cells when there is room.
+
+    counts  (clients, classes)
+    """
+    from matplotlib.figure import Figure
+
+    width, height = np.clip(len(class_names) * 0.6 + 2.5, 5, 16), np.clip(len(clients) * 0.28 + 1.6, 3, 18)
+    figure = Figure(figsize=(float(width), float(height)), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    _ticks(axes.set_yticks, clients, MOST_CLIENTS)
+    _ticks(axes.set_xticks, class_names, MOST_CLASSES, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="class", ylabel="client")
+    figure.colorbar(picture, label="images", fraction=0.05, pad=0.02)
+    if counts.size <= MOST_NUMBERS:
+        half = counts.max(initial=0) / 2
+        for (client, label), count in np.ndenumerate(counts):
+            colour = "white" if count > half else "black"
+            axes.text(label, client, str(count), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def _ticks(put: Any, names: Sequence[str], most: int, **style: Any) -> None:
+    """Every name, or as many as can be read."""
+    at = list(range(0, len(names), -(-len(names) // most) or 1))
+    put(at, [names[index] for index in at], fontsize=8, parse_math=False, **style)
+
+
+def partition_plotly(counts: Counts, clients: Sequence[str], class_names: Sequence[str]) -> go.Figure:
+    """The heat map of `partition_figure`, to be looked at in a browser: hovering gives client, class and number."""
+    import plotly.graph_objects as go
+
+    heat = go.Heatmap(
+        z=counts,
+        x=[escape(name, quote=False) for name in class_names],
+        y=[escape(name, quote=False) for name in clients],
+        colorscale="Blues",
+        colorbar={"title": "images"},
+        hovertemplate="%{y}: %{z} × %{x}<extra></extra>",
+        texttemplate="%{z}" if counts.size <= MOST_NUMBERS else None,
+    )
+    figure = go.Figure(heat)
+    figure.update_layout(
+        title="Who holds how many images of which class",
+        template="plotly_white",
+        height=int(np.clip(len(clients) * 22 + 200, 400, 2400)),
+        xaxis={"type": "category", "title": "class"},
+        yaxis={"type": "category", "title": "client", "autorange": "reversed"},
+    )
+    return figure
+
+
+def save_pictures(held: Holdings, folder: Path) -> tuple[Path, Path]:
+    """Write `partition.png` and the self-contained `partition.html`; gives both paths.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    png, html = folder / "partition.png", folder / "partition.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partition_figure(held.counts, held.clients, held.class_names).savefig(png, dpi=120)
+        partition_plotly(held.counts, held.clients, held.class_names).write_html(html, include_plotlyjs=True)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from error
+    return png, html

@@ -1,0 +1,24 @@
+"""CIFAR-10: see `data.cifar`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlens.data.base import Source, sources
+from fedlens.data.cifar import load_cifar
+from fedlens.data.types import ImageTable
+
+
+@sources.register(
+    "cifar10", summary="CIFAR-10, 60,000 small colour pictures of 10 kinds of things; downloaded if absent"
+)
+@dataclass(frozen=True)
+class CIFAR10(Source):
+    """`path`: the folder of torchvision's copy, and where a download goes; default: FedLens' cache folder."""
+
+    path: Path | None = None
+
+    def load(self) -> ImageTable:
+        """Read all 60,000 pictures. Raises: DataError, as `load_cifar`."""
+        return load_cifar("CIFAR10", self.path)

@@ -1,0 +1,163 @@
+"""A user's own `torch` data sets, straight from Python."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fedlens.data.base import Scheme
+from fedlens.data.cache import default_cache_dir
+from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.types import DataReport, FederatedData
+from fedlens.errors import DataError
+
+Images = Dataset[Any]
+"""A data set of (image, label). An image is a PIL image; uint8, (H, W, C), (C, H, W) or (H, W), with C = 1 or 3;
+or a float tensor (C, H, W), which is used as it is. A label is a class number from 0."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    images: list[Tensor]
+    labels: list[int]
+    split: str
+    client: str
+
+
+def from_datasets(
+    data: Images | Mapping[str, Images],
+    test: Images | None = None,
+    *,
+    scheme: Scheme | None,
+    clients: int,
+    validation: float,
+    client_test: float,
+    test_fraction: float,
+    seed: int,
+    partition_seed: int | None = None,
+    class_names: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
+) -> FederatedData:
+    """A federation of one data set, dealt out by `scheme`, or of one data set a client (name → data set).
+
+    Every item is read once, transforms included, and all images stay in memory. Without `test`, `test_fraction` of
+    the rows is the global test set. Class names come from `class_names`, else the data set's `classes`, else numbers.
+
+    Raises:
+        DataError: an item is not (image, label), images differ in size or type, or a label has no name; and as
+            `divide`.
+    """
+    owned = data if isinstance(data, Mapping) else {"": data}
+    parts = [_read(dataset, "train", name) for name, dataset in owned.items()]
+    if test is not None:
+        parts.append(_read(test, "test", ""))
+    images = _stack([image for part in parts for image in part.images])
+    labels = np.array([label for part in parts for label in part.labels], np.int64)
+    names = tuple(class_names) if class_names is not None else _names(next(iter(owned.values()), None), labels)
+    _check_labels(labels, names)
+    columns = Columns(
+        labels,
+        names,
+        split=_column(parts, [part.split for part in parts]) if test is not None else None,
+        clients=_column(parts, [part.client for part in parts]) if isinstance(data, Mapping) else None,
+    )
+    plan = Plan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
+    division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    report = DataReport(len(labels), notes=division.notes)
+    return FederatedData(
+        images, torch.from_numpy(labels), names, division.clients, division.test, report, _content_key(images, labels)
+    )
+
+
+def _read(dataset: Images, split: str, client: str) -> _Part:
+    images, labels = [], []
+    where = f"client {client!r}: item" if client else f"{split} data: item"
+    for number, item in enumerate(_items(dataset)):
+        try:
+            image, label = item
+            labels.append(int(label))
+            images.append(_tensor(image))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where} {number} is not (image, label) with a class number as label: {error}") from error
+        except DataError as error:
+            raise DataError(f"{where} {number}: {error}") from error
+    return _Part(images, labels, split, client)
+
+
+def _items(dataset: Images) -> Iterator[Any]:
+    if hasattr(dataset, "__len__"):
+        return (dataset[number] for number in range(len(dataset)))
+    return iter(dataset)
+
+
+def _tensor(image: Any) -> Tensor:
+    """uint8 (H, W, C), or the user's float tensor."""
+    if hasattr(image, "convert") and hasattr(image, "mode"):
+        pixels = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None])
+    tensor = torch.as_tensor(image)
+    if tensor.is_floating_point():
+        return tensor
+    if tensor.dtype != torch.uint8:
+        raise DataError(f"an image of type {tensor.dtype}; give uint8 (0 to 255), float, or a PIL image")
+    if tensor.ndim == 2:
+        return tensor[..., None]
+    channels_first = tensor.ndim == 3 and tensor.shape[0] in (1, 3)
+    channels_last = tensor.ndim == 3 and tensor.shape[-1] in (1, 3)
+    if channels_first and (isinstance(image, Tensor) or not channels_last):
+        return tensor.permute(1, 2, 0)
+    if channels_last:
+        return tensor
+    raise DataError(f"a uint8 image of shape {tuple(tensor.shape)}; give (H, W), (H, W, C) or (C, H, W), C = 1 or 3")
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    if not images:
+        raise DataError("the data set is empty")
+    if any(image.dtype != images[0].dtype for image in images):
+        kinds = ", ".join(sorted({str(image.dtype) for image in images}))
+        raise DataError(f"images of different types ({kinds}); give one transform to all data sets")
+    if images[0].dtype == torch.uint8 and any(image.shape[-1] == 3 for image in images):
+        images = [image.expand(-1, -1, 3) for image in images]
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise DataError(
+            f"images of different shapes ({', '.join(map(str, shapes[:3]))}{', …' * (len(shapes) > 3)}); resize them "
+            "in the data set's transform, or give the folder as data.path, which FedLens resizes"
+        )
+    return torch.stack(images).contiguous()
+
+
+def _names(dataset: Images | None, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    known = getattr(dataset, "classes", None)
+    if isinstance(known, Sequence) and not isinstance(known, str):
+        return tuple(str(name) for name in known)
+    return tuple(str(number) for number in range(int(labels.max()) + 1))
+
+
+def _check_labels(labels: NDArray[np.int64], names: tuple[str, ...]) -> None:
+    if labels.min() < 0 or labels.max() >= len(names):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(
+            f"label {wrong} is not one of the {len(names)} classes (0 to {len(names) - 1}) that have a name"
+        )
+
+
+def _column(parts: list[_Part], values: list[str]) -> NDArray[np.str_]:
+    return np.repeat(np.array(values), [len(part.labels) for part in parts])
+
+
+def _content_key(images: Tensor, labels: NDArray[np.int64]) -> str:
+    digest = hashlib.blake2b(f"{images.dtype} {tuple(images.shape)}".encode(), digest_size=16)
+    digest.update(images.flatten().view(torch.uint8).numpy().data)
+    digest.update(labels.tobytes())
+    return digest.hexdigest()

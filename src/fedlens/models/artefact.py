@@ -1,0 +1,113 @@
+"""A trained model on disk: `model.safetensors` (the tensors) and `model.json` (how to build it, and what it names)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from fedlens.errors import ModelError
+from fedlens.files import write_atomic
+from fedlens.models.base import ModelRequest, Recognizer
+from fedlens.models.build import Norm, build_model, builder_named
+from fedlens.models.tensor_files import read_tensors
+
+M = TypeVar("M", bound=nn.Module)
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What is needed to build a model again, and to say what it sees.
+
+    builder         registered name; None: a user's own module
+    parameters      the builder's own keys
+    image_size      side in pixels of the images that it was trained on
+    image_channels  1 (grey) or 3
+    accuracy        on the global test set; None: not measured
+    """
+
+    builder: str | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int
+    image_channels: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    norm: Norm = "batch"
+    accuracy: float | None = None
+
+
+_ADAPTER = TypeAdapter(ModelDescription)
+
+
+def save_model(folder: Path, model: nn.Module, description: ModelDescription) -> None:
+    """Write `model` to `folder`; each of the two files changes in one step.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    write_atomic(folder / WEIGHTS, to_safetensors(tensors))
+    write_atomic(folder / DESCRIPTION, _ADAPTER.dump_json(description, indent=2))
+
+
+@overload
+def load_model(folder: Path) -> tuple[Recognizer, ModelDescription]: ...
+
+
+@overload
+def load_model(folder: Path, module: M) -> tuple[M, ModelDescription]: ...
+
+
+def load_model(folder: Path, module: nn.Module | None = None) -> tuple[nn.Module, ModelDescription]:
+    """Read what `save_model` wrote. A user's own module must be given: only its tensors are on disk.
+
+    Returns:
+        The model, in eval mode, on the CPU; and its description.
+
+    Raises:
+        ModelError: nothing there, damaged, not fitting; or the module is missing.
+    """
+    description = read_description(folder)
+    model = module if module is not None else _build(folder, description)
+    tensors = read_tensors(folder / WEIGHTS)
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {error}") from error
+    return model.eval(), description
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What `model.json` in `folder` says.
+
+    Raises:
+        ModelError: it is not there, or damaged.
+    """
+    path = folder / DESCRIPTION
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: no saved model there ({error.strerror})") from error
+    except ValidationError as error:
+        raise ModelError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+
+
+def _build(folder: Path, description: ModelDescription) -> Recognizer:
+    if description.builder is None:
+        raise ModelError(f"{folder} holds the tensors of a module of your own: give it, as load_model(folder, module)")
+    builder = builder_named(description.builder, description.parameters)
+    request = ModelRequest(description.num_classes, description.image_size, description.image_channels)
+    return build_model(builder, request, norm=description.norm)

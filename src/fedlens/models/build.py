@@ -1,0 +1,81 @@
+"""From a builder and a request to the model that a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from fedlens.errors import ConfigError
+from fedlens.models.base import ModelBuilder, ModelRequest, Recognizer, models
+from fedlens.models.norms import use_group_norm
+from fedlens.models.tensor_files import load_into, read_tensors
+
+Freeze = Literal["none", "backbone"]
+Norm = Literal["batch", "group"]
+
+
+def build_model(
+    builder: ModelBuilder,
+    request: ModelRequest,
+    *,
+    freeze: Freeze = "none",
+    norm: Norm = "batch",
+    seed: int = 0,
+) -> Recognizer:
+    """Make the model: the same numbers for the same seed, whatever was drawn before; no global state changes.
+
+    A weights file (`request.weights`) replaces pretrained weights: nothing is downloaded then.
+
+    Raises:
+        ModelError: weights cannot be had or do not fit; the request cannot be met.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if request.weights is None:
+            model = builder.build(request)
+            if norm == "group":
+                use_group_norm(model)
+        else:
+            model = _from_file(builder, replace(request, pretrained=False), norm)
+    if freeze == "backbone":
+        model.backbone.requires_grad_(False)
+    return model
+
+
+def _from_file(builder: ModelBuilder, request: ModelRequest, norm: Norm) -> Recognizer:
+    """Weights with running statistics are of a network with BatchNorm, and go in before the swap."""
+    assert request.weights is not None
+    tensors = read_tensors(request.weights)
+    model = builder.build(request)
+    swap_first = norm == "group" and not any(name.endswith("running_mean") for name in tensors)
+    if swap_first:
+        use_group_norm(model)
+    load_into(model, tensors, request.weights)
+    if norm == "group" and not swap_first:
+        use_group_norm(model)
+    return model
+
+
+def builder_named(name: str, parameters: Mapping[str, Any] | None = None) -> ModelBuilder:
+    """The builder called `name` ("resnet18", "timm:resnet26") with its own `parameters`.
+
+    Raises:
+        ConfigError: unknown name, parameter or value.
+    """
+    given = dict(parameters or {})
+    if name.startswith("timm:"):
+        name, given["architecture"] = "timm", name.removeprefix("timm:")
+    try:
+        return models.get(name).build(given)
+    except ValidationError as error:
+        lines = [f"model {name}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(*lines) from error
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Trainable or not."""
+    return sum(parameter.numel() for parameter in model.parameters())

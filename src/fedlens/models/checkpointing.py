@@ -1,0 +1,66 @@
+"""Gradient checkpointing: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+
+Only the input of each block is kept; its inside is computed a second time when the gradient needs it. timm's own
+switch is not used: recomputing would move the running statistics of BatchNorm a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from fedlens.models.base import Recognizer
+
+
+def enable_gradient_checkpointing(model: Recognizer) -> int:
+    """Checkpoint every block of the backbone while gradients are recorded. Losses, gradients and running statistics
+    stay exactly as they were; a step takes about a third longer.
+
+    Returns:
+        How many blocks there are; 0 for a plain chain of layers, where there is nothing to save.
+    """
+    blocks = list(_blocks(model.backbone))
+    for block in blocks:
+        block.forward = partial(_checkpointed, block, block.forward)
+    return len(blocks)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The composite members of the outermost sequences: residual blocks, encoder layers, stages."""
+    in_sequence = isinstance(module, nn.Sequential | nn.ModuleList)
+    for child in module.children():
+        if in_sequence and not isinstance(child, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _still_statistics(block)
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """While recomputing, BatchNorm normalises as before, and moves its running statistics by nothing."""
+    layers = [layer for layer in block.modules() if isinstance(layer, _BatchNorm)]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, counter) in zip(layers, before, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, counter

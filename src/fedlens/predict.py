@@ -1,0 +1,125 @@
+"""What is in a photograph: the top classes of a trained run, or of a network with ImageNet weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedlens.data.images import Pixels, decode, read, to_channels
+from fedlens.errors import ModelError
+from fedlens.models.artefact import DESCRIPTION, load_model
+from fedlens.models.base import ModelRequest, Recognizer, models
+from fedlens.models.build import build_model, builder_named
+from fedlens.models.imagenet import CLASSES, ImageNetBuilder
+
+MODEL_FOLDER = "model"
+"""Where a run folder keeps its final model."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class with the probability that the model gives it."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, best first."""
+
+    image: Path
+    guesses: tuple[Guess, ...]
+
+
+class Loader(Protocol):
+    """Image file → uint8 (S, S, C), as the model's own images were made."""
+
+    def __call__(self, path: Path) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with the names of its classes, and the way that it wants its images."""
+
+    model: Recognizer
+    class_names: tuple[str, ...]
+    load: Loader
+
+    def predict(self, images: Iterable[Path], top: int = 5) -> Iterator[Prediction]:
+        """One prediction an image, in order, each as soon as it is there.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+        """
+        for path in images:
+            pixels = torch.tensor(self.load(path))[None]
+            with torch.inference_mode():
+                probabilities = self.model(self.model.prepare(pixels)).softmax(dim=1)[0]
+            best = probabilities.topk(min(top, len(probabilities)))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            yield Prediction(path, tuple(Guess(self.name(index), value) for index, value in pairs))
+
+    def name(self, index: int) -> str:
+        """A model may have more outputs than the data had classes: those have no name."""
+        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+
+def open_predictor(what: str) -> Predictor:
+    """A predictor from a run folder (`logs/<run>`), a saved model's folder, or a model's name (ImageNet weights).
+
+    Raises:
+        ModelError: there is no model in the folder; weights cannot be had; a model without ImageNet weights.
+        ConfigError: neither a folder nor a known name.
+    """
+    folder = Path(what)
+    if folder.is_dir():
+        return _trained(folder if (folder / DESCRIPTION).exists() else folder / MODEL_FOLDER)
+    if "/" in what or "\\" in what:
+        raise ModelError(f"{what}: there is no such run folder; give one, or a model's name (`fedlens models`)")
+    return _imagenet(what)
+
+
+def _trained(folder: Path) -> Predictor:
+    model, description = load_model(folder)
+    channels: Literal[1, 3] = 1 if description.image_channels == 1 else 3
+    size = description.image_size
+    return Predictor(model, description.class_names, lambda path: read(path, size=size, channels=channels))
+
+
+def _imagenet(name: str) -> Predictor:
+    builder = builder_named(name)
+    if not isinstance(builder, ImageNetBuilder):
+        with_weights = [entry.name for entry in models.entries() if issubclass(entry.factory, ImageNetBuilder)]
+        raise ModelError(f"{name} has no ImageNet weights; these have: {', '.join(with_weights)}; or give a run folder")
+    size = builder.default_image_size
+    model = build_model(builder, ModelRequest(CLASSES, size, image_channels=3, pretrained=True)).eval()
+    return Predictor(model, imagenet_names(), lambda path: central_square(to_channels(decode(path), 3), size))
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The thousand ImageNet classes, in the order of the outputs; the first of a class' synonyms is kept."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(index).partition(",")[0] for index in range(CLASSES))
+
+
+def central_square(image: Pixels, size: int) -> Pixels:
+    """As ImageNet networks are evaluated: the shorter side to size · 256 / 224 (bicubic, antialiased), and of that
+    the central square of `size` pixels. uint8 (H, W, 3) → (size, size, 3)."""
+    shorter = round(size * 256 / 224)
+    height, width = image.shape[:2]
+    scale = shorter / min(height, width)
+    to = (max(shorter, round(height * scale)), max(shorter, round(width * scale)))
+    pixels: Tensor = torch.tensor(image).permute(2, 0, 1)[None]
+    scaled = functional.interpolate(pixels, to, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    top, left = (to[0] - size) // 2, (to[1] - size) // 2
+    square: Pixels = scaled[top : top + size, left : left + size].contiguous().numpy()
+    return square

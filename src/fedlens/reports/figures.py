@@ -1,0 +1,217 @@
+"""The plots of a report, as plotly figures on a transparent ground (the page sets ink and paper, light or dark)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from fedlens.tracking.summary import last_with
+
+Figure = Any
+"""A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Okabe and Ito's colours, told apart with colour-blind eyes."""
+
+_GRID = "rgba(128,128,128,0.22)"
+_MOST_BARS = 60
+_MOST_CLASSES = 40
+
+
+def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return _curves(
+        {
+            "test": _series(metrics, "test", "accuracy"),
+            "validation": _series(metrics, "validation", "accuracy"),
+            "clients at home, mean": _series(metrics, "clients", "mean"),
+            "clients at home, worst tenth": _series(metrics, "clients", "worst_tenth"),
+        },
+        "accuracy",
+        percent=True,
+    )
+
+
+def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return _curves(
+        {
+            "training": [(line["round"], line["train_loss"]) for line in metrics],
+            "test": _series(metrics, "test", "loss"),
+            "validation": _series(metrics, "validation", "loss"),
+        },
+        "loss",
+    )
+
+
+def update_norms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return _curves({"norm of the server's update": _column(metrics, "update_norm")}, "L2 norm")
+
+
+def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return _curves({"learning rate": _column(metrics, "lr")}, "learning rate")
+
+
+def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Megabytes moved since the start, by direction."""
+    rounds = [line["round"] for line in metrics]
+    totals = {
+        "clients → server": np.cumsum([line["bytes_up"] for line in metrics]) / 1e6,
+        "server → clients": np.cumsum([line["bytes_down"] for line in metrics]) / 1e6,
+    }
+    named = {name: list(zip(rounds, total.tolist(), strict=True)) for name, total in totals.items()}
+    return _curves(named, "MB since the start")
+
+
+def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Seconds of every round, phases stacked."""
+    figure = _figure("round", "seconds")
+    for number, phase in enumerate(dict.fromkeys(phase for line in metrics for phase in line["seconds"])):
+        seconds = [line["seconds"].get(phase, 0) for line in metrics]
+        colour = _COLOURS[number % len(_COLOURS)]
+        figure.add_bar(x=[line["round"] for line in metrics], y=seconds, name=escape(phase), marker_color=colour)
+    return figure.update_layout(barmode="stack", hovermode="x unified")
+
+
+def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Accuracy of every client at home in the last evaluation, worst first; a histogram for many clients."""
+    evaluated = last_with(metrics, "clients")
+    if evaluated is None:
+        return None
+    clients = sorted(evaluated["by_client"], key=lambda client: client["accuracy"])
+    figure = _figure("clients", "accuracy") if len(clients) <= _MOST_BARS else _figure("accuracy", "clients")
+    for name, colour, trained in (("has trained", _COLOURS[0], True), ("never sampled", _COLOURS[7], False)):
+        chosen = [client for client in clients if client["trained"] is trained]
+        accuracies = [client["accuracy"] for client in chosen]
+        if len(clients) <= _MOST_BARS:
+            names = [escape(client["client"], quote=False) for client in chosen]
+            images = [client["examples"] for client in chosen]
+            hover = "%{x}: %{y:.1%} of %{customdata} images<extra></extra>"
+            figure.add_bar(
+                x=names, y=accuracies, name=name, marker_color=colour, customdata=images, hovertemplate=hover
+            )
+        else:
+            bins = {"start": 0, "end": 1.0001, "size": 0.05}
+            figure.add_histogram(x=accuracies, name=name, marker_color=colour, xbins=bins)
+    if len(clients) > _MOST_BARS:
+        return figure.update_layout(barmode="stack").update_xaxes(tickformat=".0%", range=[0, 1])
+    order = [escape(client["client"], quote=False) for client in clients]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    return figure.update_yaxes(tickformat=".0%", range=[0, 1])
+
+
+def partition(held: Mapping[str, Any]) -> Figure | None:
+    """Training images by client and class: stacked bars, or a heat map when there are many of either."""
+    if not held or not held["clients"]:
+        return None
+    clients = [escape(name, quote=False) for name in held["clients"]]
+    classes = [escape(name, quote=False) for name in held["class_names"]]
+    counts = np.array([splits["train"] for splits in held["clients"].values()])
+    if len(clients) <= _MOST_BARS and len(classes) <= 20:
+        figure = _figure("client", "training images").update_layout(barmode="stack")
+        for number, name in enumerate(classes):
+            hover = f"%{{x}}: %{{y}} × {name}<extra></extra>"
+            colour = _class_colour(number, len(classes))
+            figure.add_bar(x=clients, y=counts[:, number], name=name, marker_color=colour, hovertemplate=hover)
+        return figure.update_xaxes(type="category")
+    figure = _figure("class", "client")
+    hover = "%{y}: %{z} × %{x}<extra></extra>"
+    figure.add_heatmap(z=counts, x=classes, y=clients, colorscale="Blues", hovertemplate=hover)
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
+
+
+def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Shares of each true class by prediction, counts in the cells; of many classes, those recognised worst."""
+    counts, names = _worst_classes(np.array(matrix), class_names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = _figure("predicted", "true").add_heatmap(
+        z=shares,
+        x=names,
+        y=names,
+        zmin=0,
+        zmax=1,
+        colorscale="Blues",
+        colorbar={"tickformat": ".0%", "thickness": 12},
+        customdata=counts,
+        hovertemplate="true: %{y}<br>predicted: %{x}<br>%{customdata} images, %{z:.1%}<extra></extra>",
+    )
+    if len(names) <= 20:
+        figure.update_traces(text=np.where(counts > 0, counts.astype(str), ""), texttemplate="%{text}")
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    return figure.update_layout(height=max(420, 22 * len(names) + 140))
+
+
+def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Share of each class' images that were recognised, worst first."""
+    counts, names = _worst_classes(np.array(matrix), class_names)
+    totals = counts.sum(axis=1)
+    shares = np.diag(counts) / np.maximum(totals, 1)
+    order = [index for index in np.argsort(shares, kind="stable") if totals[index]]
+    figure = _figure("recall", "").add_bar(
+        x=shares[order],
+        y=[names[index] for index in order],
+        orientation="h",
+        marker_color=_COLOURS[0],
+        customdata=totals[order],
+        hovertemplate="%{y}: %{x:.1%} of %{customdata} images<extra></extra>",
+    )
+    figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure.update_layout(height=max(420, 22 * len(names) + 140))
+
+
+def _worst_classes(counts: Any, class_names: Sequence[str]) -> tuple[Any, list[str]]:
+    """All classes when they are few; else the `_MOST_CLASSES` with the lowest recall, by label."""
+    names = [escape(name, quote=False) for name in class_names]
+    if len(counts) <= _MOST_CLASSES:
+        return counts, names
+    totals = counts.sum(axis=1)
+    shares = np.where(totals > 0, np.diag(counts) / np.maximum(totals, 1), np.inf)
+    worst = np.sort(np.argsort(shares, kind="stable")[:_MOST_CLASSES])
+    return counts[np.ix_(worst, worst)], [names[index] for index in worst]
+
+
+def _curves(series: Mapping[str, Sequence[tuple[int, float | None]]], y: str, percent: bool = False) -> Figure:
+    figure = _figure("round", y)
+    for number, (name, points) in enumerate(series.items()):
+        if points:
+            rounds, values = zip(*points, strict=True)
+            mode = "lines+markers" if len(points) <= 30 else "lines"
+            figure.add_scatter(x=rounds, y=values, name=name, mode=mode, line={"color": _COLOURS[number], "width": 2})
+    if percent:
+        figure.update_yaxes(tickformat=".0%")
+    return figure.update_layout(hovermode="x unified")
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], section: str, key: str) -> list[tuple[int, float | None]]:
+    return [(line["round"], line[section][key]) for line in metrics if line[section]]
+
+
+def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float | None]]:
+    return [(line["round"], line[key]) for line in metrics]
+
+
+def _class_colour(number: int, classes: int) -> str:
+    return f"hsl({360 * number / classes:.0f}, 55%, {52 if number % 2 else 62}%)"
+
+
+def _figure(x: str, y: str) -> Figure:
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": _GRID, "automargin": True}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13},
+            "margin": {"l": 60, "r": 20, "t": 20, "b": 50},
+            "height": 360,
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+            "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": "#222222"}},
+            "xaxis": {"title": {"text": x}, **axis},
+            "yaxis": {"title": {"text": y}, **axis},
+        }
+    )

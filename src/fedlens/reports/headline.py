@@ -1,0 +1,76 @@
+"""The few numbers that a run is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedlens.reports.load import LoadedRun
+from fedlens.tracking.summary import best_round, last_with
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Accuracies are 0–1 and on test images; None: not measured. `best_…`: at the round with the best validation loss.
+
+    `megabytes` counts both directions (10⁶ bytes); `seconds` adds the phases of all rounds.
+    """
+
+    run: str
+    model: str
+    strategy: str
+    clients: int | None
+    rounds: int
+    planned_rounds: int | None
+    accuracy: float | None
+    best_accuracy: float | None
+    best_round: int | None
+    balanced_accuracy: float | None
+    personal_mean: float | None
+    worst_tenth: float | None
+    megabytes: float
+    seconds: float
+    status: Literal["finished", "stopped"]
+
+
+def headline(run: LoadedRun) -> Headline:
+    planned = run.config.get("federated", {}).get("num_rounds")
+    rounds = run.metrics[-1]["round"] if run.metrics else 0
+    test = last_with(run.metrics, "test") or {}
+    personal = last_with(run.metrics, "clients") or {}
+    best = best_round(run.metrics) or {}
+    return Headline(
+        run=run.folder.name,
+        model=_block(run.config, "model"),
+        strategy=_block(run.config, "strategy"),
+        clients=len(run.partition["clients"]) if run.partition else None,
+        rounds=rounds,
+        planned_rounds=planned,
+        accuracy=test.get("accuracy"),
+        best_accuracy=(best.get("test") or {}).get("accuracy"),
+        best_round=best.get("round"),
+        balanced_accuracy=test.get("balanced_accuracy"),
+        personal_mean=personal.get("mean"),
+        worst_tenth=personal.get("worst_tenth"),
+        megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
+        seconds=sum(sum(line["seconds"].values()) for line in run.metrics),
+        status="finished" if run.result or rounds == planned else "stopped",
+    )
+
+
+def percent(share: float | None) -> str:
+    """0.8213 → "82.1 %"; "–" when it was not measured."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _block(config: Mapping[str, Any], section: str) -> str:
+    return str(config.get(section, {}).get("name", "–"))

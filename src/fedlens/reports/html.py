@@ -1,0 +1,183 @@
+"""report.html: one page that tells a run's whole story and needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from fedlens.files import write_atomic
+from fedlens.reports import figures
+from fedlens.reports.headline import Headline, duration, headline, percent
+from fedlens.reports.load import LoadedRun, load_run
+
+_MOST_ROWS = 200
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into the run's folder, finished or not, and give its path.
+
+    Raises:
+        ConfigError: there is no run in `folder`.
+        FedLensError: one of the run's files is damaged.
+        OSError: the page cannot be written.
+    """
+    run = load_run(folder)
+    write_atomic(run.folder.report, render(run))
+    return run.folder.report
+
+
+def render(run: LoadedRun) -> str:
+    """The page as text: plotly.js once, then every section that the run has something for."""
+    from plotly.offline import get_plotlyjs
+
+    head = headline(run)
+    page = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
+    sections = (_learning(run), _clients(run), _mistakes(run), _cost(run), _failures(run), _data(run), _details(run))
+    return page.substitute(
+        title=escape(head.run),
+        subtitle=_subtitle(head, run.result),
+        cards=_cards(head),
+        sections="\n".join(sections),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
+    words = [head.strategy, head.model, "" if head.clients is None else f"{head.clients} clients"]
+    state = f"finished: {result['reason']}" if result else head.status
+    known = [escape(word) for word in words if word]
+    return " · ".join([*known, f'<span class="{head.status}">{escape(state)}</span>'])
+
+
+def _cards(head: Headline) -> str:
+    at = "" if head.best_round is None else f"test accuracy at round {head.best_round}, best by validation"
+    rounds = f"{head.rounds} of {head.planned_rounds}" if head.planned_rounds else str(head.rounds)
+    cards = [
+        (percent(head.accuracy), "test accuracy, last round"),
+        (percent(head.best_accuracy), at or "no validation images"),
+        (percent(head.balanced_accuracy), "balanced accuracy: mean recall of the classes"),
+        (percent(head.personal_mean), "accuracy at home, mean over clients"),
+        (percent(head.worst_tenth), "accuracy at home, worst tenth of clients"),
+        (f"{head.megabytes:,.1f} MB", "moved, both directions"),
+        (duration(head.seconds), "all phases of all rounds"),
+        (rounds, "rounds done"),
+    ]
+    return "".join(f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
+
+
+def _learning(run: LoadedRun) -> str:
+    if not run.metrics:
+        return '<p class="box">No round has finished yet.</p>'
+    return _section(
+        "Learning",
+        _plot(
+            "Accuracy",
+            "The shared model on the global test and validation images, and on the clients' own test images.",
+            figures.accuracy_curves(run.metrics),
+        ),
+        _plot("Loss", "Training: mean over the round's clients.", figures.loss_curves(run.metrics)),
+    )
+
+
+def _clients(run: LoadedRun) -> str:
+    return _section(
+        "Clients",
+        _plot(
+            "Accuracy at home",
+            "The model that each client uses, on its own test images, in the last evaluation on clients.",
+            figures.client_accuracies(run.metrics),
+        ),
+        _plot(
+            "Who holds what", "Training images of every client, by class.", figures.partition(run.partition), wide=True
+        ),
+    )
+
+
+def _mistakes(run: LoadedRun) -> str:
+    matrix = run.confusion.get("test")
+    if not matrix:
+        return ""
+    names = run.class_names
+    return _section(
+        "Mistakes",
+        _plot(
+            "Confusion matrix", "Test images: rows are the truth. Shares of a row.", figures.confusion(matrix, names)
+        ),
+        _plot("Recall by class", "Share of a class' test images that were found.", figures.recalls(matrix, names)),
+    )
+
+
+def _cost(run: LoadedRun) -> str:
+    if not run.metrics:
+        return ""
+    return _section(
+        "Time, traffic and steps",
+        _plot("Time", "Seconds of each round, by phase.", figures.timing(run.metrics)),
+        _plot("Communication", "Megabytes moved since the start.", figures.communication(run.metrics)),
+        _plot("Update norm", "How far each round moved the shared model.", figures.update_norms(run.metrics)),
+        _plot("Learning rate", "Of the clients' optimizer.", figures.learning_rates(run.metrics)),
+    )
+
+
+def _failures(run: LoadedRun) -> str:
+    rows = [(line["round"], lost["client"], lost["reason"]) for line in run.metrics for lost in line["failures"]]
+    return f"<h2>Clients that failed</h2>{_table(('round', 'client', 'reason'), rows)}" if rows else ""
+
+
+def _data(run: LoadedRun) -> str:
+    if not run.data:
+        return ""
+    skipped = run.data["skipped"]
+    text = f"<p>{run.data['read']:,} images read, {len(skipped):,} left out.</p>"
+    notes = "".join(f"<li>{escape(note)}</li>" for note in run.data["notes"])
+    table = _table(("file", "why it was left out"), skipped) if skipped else ""
+    return f'<h2>Data report</h2><div class="box">{text}<ul>{notes}</ul></div>{table}'
+
+
+def _details(run: LoadedRun) -> str:
+    config = escape(run.folder.config.read_text(encoding="utf-8"))
+    versions = dict(run.versions)
+    flat = {**versions.pop("packages", {}), **versions}
+    rows = [(name, _words(value)) for name, value in flat.items()]
+    return (
+        f"<h2>To repeat this run</h2><details><summary>Configuration</summary><pre>{config}</pre></details>"
+        f"<details><summary>Versions</summary>{_table(('what', 'value'), rows)}</details>"
+    )
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return "–" if value is None else str(value)
+
+
+def _section(title: str, *plots: str) -> str:
+    shown = "".join(plots)
+    return f'<h2>{title}</h2><div class="plots">{shown}</div>' if shown else ""
+
+
+def _plot(title: str, caption: str, figure: figures.Figure | None, wide: bool = False) -> str:
+    if figure is None:
+        return ""
+    import plotly.io
+
+    name = title.lower().replace(" ", "-")
+    config = {"displayModeBar": False, "responsive": True}
+    drawn = plotly.io.to_html(figure, config=config, include_plotlyjs=False, full_html=False, div_id=name)
+    kind = "plot wide" if wide else "plot"
+    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}</figcaption>{drawn}</figure>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[:_MOST_ROWS])
+    more = f"<p>… and {len(rows) - _MOST_ROWS:,} more.</p>" if len(rows) > _MOST_ROWS else ""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    return f'<div class="box"><table><tr>{titles}</tr>{body}</table>{more}</div>'
+
+
+def _cells(row: Iterable[object]) -> str:
+    return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)

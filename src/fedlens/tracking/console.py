@@ -1,0 +1,175 @@
+"""A run on the terminal: what is about to run, a bar over the rounds, a line a round, the result and what to try next.
+
+Without a terminal (a log file, CI) the same as plain lines. The bar is redrawn when something happens, by no thread
+of its own: worker processes are forked from this one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from fedlens.federation.records import RoundRecord
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.summary import best_round, last_with
+
+_MOST_FAILURES = 5
+_REDRAW_SECONDS = 0.1
+
+
+class ConsoleTracker:
+    """Observer that shows a run. `again`: the command that started it, for the advice at the end; default: one
+    that runs the folder's own configuration."""
+
+    def __init__(self, console: Console | None = None, again: str | None = None) -> None:
+        self._console = console = console or Console(highlight=False)
+        self._again = again
+        self._folder = ""
+        self._strategy = ""
+        self._num_rounds = 0
+        self._round = 0
+        self._rounds: TaskID | None = None
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
+        self._bars.start()
+
+    def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
+        """Show the header, and the bar over the rounds with `done` of them behind it."""
+        self._folder, self._num_rounds, self._round = header.get("folder", ""), num_rounds, done
+        self._strategy = header.get("strategy", "")
+        self._lines(header)
+        if done:
+            self._say(f"going on after round {done}")
+        self._rounds = self._bars.add_task("rounds", total=num_rounds, completed=done)
+        self._bars.refresh()
+
+    def progress(self, label: str) -> Callable[[int, int], None]:
+        """A bar of its own for (done, all) calls; gone when the work is done. Work of one call shows nothing."""
+        task: TaskID | None = None
+        drawn = 0.0
+
+        def show(done: int, total: int) -> None:
+            nonlocal task, drawn
+            if task is None and done < total:
+                task = self._bars.add_task(label, total=total)
+                if not self._console.is_terminal:
+                    self._say(f"{label}: {total:,}")
+            if task is None:
+                return
+            self._bars.update(task, completed=done, total=total, visible=done < total)
+            if done >= total or time.monotonic() - drawn > _REDRAW_SECONDS:
+                self._bars.refresh()
+                drawn = time.monotonic()
+
+        return show
+
+    def note(self, text: str) -> None:
+        self._say(f"note: {text}", "cyan")
+
+    def round(self, record: RoundRecord) -> None:
+        """One line, and a line for each client that failed."""
+        self._round = record.round
+        self._say(round_line(record, self._num_rounds), "yellow" if record.failures else "")
+        for failure in record.failures[:_MOST_FAILURES]:
+            self._say(f"    {failure.client}: {failure.reason}", "yellow")
+        if len(record.failures) > _MOST_FAILURES:
+            self._say(f"    and {len(record.failures) - _MOST_FAILURES} more", "yellow")
+        if self._rounds is not None:
+            self._bars.update(self._rounds, completed=record.round)
+            self._bars.refresh()
+
+    def finish(self, folder: Path, seconds: float) -> None:
+        """The result, where it lies, and three commands to try."""
+        self.close()
+        run = RunDir(folder)
+        lines = result_lines(read_metrics(run.metrics), seconds, run)
+        advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}", self._strategy)
+        if self._console.is_terminal:
+            body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
+            self._console.print(Panel(Text(body), title="Result", border_style="green", expand=False))
+            return
+        self._lines(lines)
+        self._say("Next:\n" + "\n".join(f"  {command}" for command in advice))
+
+    def interrupted(self) -> None:
+        """After Ctrl-C: what is kept, and how to go on."""
+        self.close()
+        if self._folder:
+            command = f"fedlens resume {shlex.quote(self._folder)}"
+            self._say(f"Stopped; {self._round} of {self._num_rounds} rounds are kept. Go on with: {command}", "yellow")
+
+    def close(self) -> None:
+        """Take the bars away; lines may still follow."""
+        for task in self._bars.task_ids:
+            self._bars.update(task, visible=False)
+        self._bars.refresh()
+        self._bars.stop()
+
+    def _lines(self, values: Mapping[str, str]) -> None:
+        self._say(_table(values))
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def round_line(record: RoundRecord, num_rounds: int) -> str:
+    """One round: loss on the training images, accuracies, clients, traffic (10⁶ bytes), seconds."""
+    width = len(str(num_rounds))
+    parts = [f"round {record.round:{width}}/{num_rounds}", f"train loss {record.train_loss:.4f}"]
+    if record.test:
+        parts.append(f"test {percent(record.test.accuracy):>7}")
+    if record.validation:
+        parts.append(f"validation {percent(record.validation.accuracy):>7}")
+    failed = f", {len(record.failures)} failed" if record.failures else ""
+    parts.append(f"{len(record.reports)} clients ok{failed}")
+    parts.append(f"down {record.bytes_down / 1e6:.2f} MB, up {record.bytes_up / 1e6:.2f} MB")
+    parts.append(f"{sum(record.seconds.values()):.2f} s")
+    return "  ".join(parts)
+
+
+def result_lines(metrics: Sequence[Mapping[str, Any]], seconds: float, folder: RunDir) -> dict[str, str]:
+    """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
+    test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
+    lines = {"test accuracy": percent(test.get("accuracy"))}
+    best = best_round(metrics)
+    if best and best["test"]:
+        lines["  of the best model"] = (
+            f"{percent(best['test']['accuracy'])} (round {best['round']}, by validation loss)"
+        )
+    lines["accuracy at the clients"] = percent(clients.get("mean"))
+    lines["  of their worst tenth"] = percent(clients.get("worst_tenth"))
+    down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
+    lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
+    lines["time"] = f"{timedelta(seconds=round(seconds))} (h:mm:ss) for {len(metrics)} rounds"
+    lines["folder"] = str(folder.path)
+    if folder.report.exists():
+        lines["report"] = str(folder.report)
+    return lines
+
+
+def next_commands(folder: Path, again: str, strategy: str) -> list[str]:
+    """Three commands that make sense after a run with `strategy` that `again` started."""
+    place = shlex.quote(str(folder.parent))
+    other = f"{again} strategy.name={'fedavgm' if strategy == 'fedprox' else 'fedprox'}"
+    third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else other
+    return [f"fedlens predict {shlex.quote(str(folder))} photo.jpg", f"tensorboard --logdir {place}", third]
+
+
+def percent(share: float | None) -> str:
+    """0.8213 → "82.1 %"; "–" when it was not measured."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _table(values: Mapping[str, str]) -> str:
+    width = max(map(len, values), default=0)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in values.items())

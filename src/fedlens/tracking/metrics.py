@@ -1,0 +1,125 @@
+"""metrics.jsonl: one line of strict JSON a round, on the disk before the next round begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlens.errors import FedLensError
+from fedlens.files import to_json, write_atomic, write_json
+from fedlens.tracking.summary import summarize_clients
+
+if TYPE_CHECKING:  # reading a run must not wait for torch
+    from fedlens.federation.records import Evaluation, RoundRecord
+    from fedlens.federation.types import Report
+
+
+class MetricsFile:
+    """Tracker that appends each round to `path` and keeps the last confusion matrices in `confusion.json` beside it.
+
+    A new run starts an empty file. A resumed run gives `after_round`: later lines, and a last line that a kill
+    has torn, are dropped first.
+    """
+
+    def __init__(self, path: Path, after_round: int | None = None) -> None:
+        self._confusion = path.with_name("confusion.json")
+        kept = [] if after_round is None else [line for line in read_metrics(path) if line["round"] <= after_round]
+        write_atomic(path, "".join(to_json(line) + "\n" for line in kept))
+        self._path = path
+
+    def round(self, record: RoundRecord) -> None:
+        """Append one line and make sure that it is on the disk.
+
+        Raises:
+            FedLensError: the disk is full or the folder is gone.
+        """
+        try:
+            if record.test or record.validation:
+                write_json(self._confusion, confusion_of(record))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(to_json(line_of(record)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FedLensError(
+                f"{self._path}: round {record.round} cannot be written ({error.strerror}). "
+                "Mend that (free some space), then go on with `fedlens resume`."
+            ) from error
+
+    def close(self) -> None:
+        """Nothing is left to do: every line is on the disk already."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, oldest first; a last line torn by a kill is left out, no file is an empty list.
+
+    Raises:
+        FedLensError: a line before the last is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, text in enumerate(texts[:-1], start=1):  # a whole line ends in a newline, so the last piece is no line
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise FedLensError(f"{path}, line {number}: not JSON. Remove the line, or run again.") from error
+    return lines
+
+
+def line_of(record: RoundRecord) -> dict[str, Any]:
+    """One round as plain JSON values: losses, accuracies in 0–1, bytes, seconds. Keys are the same in every line."""
+    return {
+        "round": record.round,
+        "lr": record.lr,
+        "train_loss": record.train_loss,
+        "test": _evaluation(record.test),
+        "validation": _evaluation(record.validation),
+        "clients": _clients(record),
+        "cohort": [_report(report) for report in record.reports],
+        "failures": [{"client": failure.client, "reason": failure.reason} for failure in record.failures],
+        "update_norm": record.update_norm,
+        "bytes_up": record.bytes_up,
+        "bytes_down": record.bytes_down,
+        "seconds": dict(record.seconds),
+    }
+
+
+def confusion_of(record: RoundRecord) -> dict[str, Any]:
+    """The round's confusion matrices, rows true and columns predicted."""
+    return {
+        "round": record.round,
+        "test": record.test.confusion.tolist() if record.test else None,
+        "validation": record.validation.confusion.tolist() if record.validation else None,
+    }
+
+
+def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None or not evaluation.examples:
+        return None
+    return {
+        "loss": evaluation.loss,
+        "accuracy": evaluation.accuracy,
+        "balanced_accuracy": evaluation.balanced_accuracy,
+        "recalls": evaluation.recalls.tolist(),
+        "auroc": evaluation.auroc,
+        "examples": evaluation.examples,
+    }
+
+
+def _clients(record: RoundRecord) -> dict[str, Any] | None:
+    if not record.clients:
+        return None
+    return {
+        **asdict(summarize_clients(record.clients)),
+        "by_client": [asdict(client) for client in record.clients],
+    }
+
+
+def _report(report: Report) -> dict[str, Any]:
+    metrics = {name: metric.value for name, metric in report.metrics.items()}
+    return {"client": report.client, "weight": report.weight, "metrics": metrics}

@@ -1,0 +1,167 @@
+"""The folder that holds everything of one run, and the names of what lies in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedlens.errors import ConfigError
+from fedlens.files import write_json
+from fedlens.tracking.versions import collect_versions
+
+if TYPE_CHECKING:  # reading a run must not wait for torch
+    from fedlens.data.types import ClientRows, FederatedData
+
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder. `create` makes a new one, `open` finds one that is there."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, base: Path, name: str) -> RunDir:
+        """Make `base/<name>-<YYYYmmdd-HHMMSS>`; a second run of the same second gets `-2`, and so on.
+
+        Raises:
+            ConfigError: the folder cannot be made.
+        """
+        stem = f"{clean_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            path = _make_unique(base, stem)
+            for folder in ("checkpoints", "model"):
+                (path / folder).mkdir()
+        except OSError as error:
+            raise ConfigError(
+                f"tracking.dir: no run folder can be made in {str(base)!r} ({error.strerror}); choose another folder"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """The run in `path`.
+
+        Raises:
+            ConfigError: there is no run; the message lists those beside it.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise ConfigError(_no_run(path))
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration (YAML). A folder with this file is a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Software, machine and git state (JSON)."""
+        return self.path / "versions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrices of the last evaluation (JSON)."""
+        return self.path / "confusion.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final model."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def partition(self) -> Path:
+        """Who holds how many images of which class (JSON)."""
+        return self.path / "partition.json"
+
+    @property
+    def data(self) -> Path:
+        """What was read and what was left out (JSON)."""
+        return self.path / "data.json"
+
+    @property
+    def result(self) -> Path:
+        """Why and when the run ended (JSON); missing while it has not."""
+        return self.path / "result.json"
+
+    def save_versions(self, device: str) -> None:
+        """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""
+        write_json(self.versions, collect_versions(device))
+
+    def save_data(self, data: FederatedData) -> None:
+        """Write `partition.json` (class counts of every client's splits and of the global test set) and `data.json`."""
+        write_json(
+            self.partition,
+            {
+                "class_names": list(data.class_names),
+                "clients": {client.name: _split_counts(data, client) for client in data.clients},
+                "test": data.class_counts(data.test).tolist(),
+            },
+        )
+        write_json(self.data, asdict(data.report))
+
+    def finish(self, reason: str) -> None:
+        """Write `result.json`: the run has ended, and why (all rounds, target reached, …)."""
+        write_json(self.result, {"reason": reason, "ended": datetime.now().astimezone().isoformat(timespec="seconds")})
+
+
+def clean_name(name: str) -> str:
+    """`name` as one folder name: letters, digits and `. _ - =` stay, any other run of characters becomes `-`."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip(".-")[:_LONGEST_NAME] or "run"
+
+
+def find_runs(base: Path) -> list[RunDir]:
+    """The runs at `base`: the folder itself, or those in it and in its sub-folders (sweeps), oldest first."""
+    if (base / "config.yaml").is_file():
+        return [RunDir(base)]
+    configs: Iterable[Path] = (*base.glob("*/config.yaml"), *base.glob("*/*/config.yaml"))
+    return [RunDir(config.parent) for config in sorted(configs, key=lambda config: (config.stat().st_mtime, config))]
+
+
+def _make_unique(base: Path, stem: str) -> Path:
+    path, number = base / stem, 1
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+            path = base / f"{stem}-{number}"
+
+
+def _no_run(path: Path) -> str:
+    if not path.exists():
+        problem = f"{str(path)!r} does not exist"
+    else:
+        problem = f"{str(path)!r} is no run: there is no config.yaml in it"
+    beside = [str(run.path) for folder in (path, path.parent) if folder.is_dir() for run in find_runs(folder)]
+    return f"{problem}. " + (f"Runs nearby: {', '.join(beside[-5:])}" if beside else "`fedlens run` makes one.")
+
+
+def _split_counts(data: FederatedData, client: ClientRows) -> dict[str, list[int]]:
+    splits = {"train": client.train, "val": client.val, "test": client.test}
+    return {split: data.class_counts(rows).tolist() for split, rows in splits.items()}

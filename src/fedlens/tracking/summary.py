@@ -1,0 +1,71 @@
+"""What the headline numbers mean: defined here once, for metrics, TensorBoard, reports and comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # reading a run must not wait for torch
+    from fedlens.federation.records import ClientEvaluation
+
+
+@dataclass(frozen=True)
+class ClientsSummary:
+    """Accuracy of the models that clients use at home, each on its own test images.
+
+    The means, the loss and the worst tenth are over clients that have trained at least once; clients that were
+    never sampled are counted apart, so that they neither drag the figures down nor hide. None: there are none.
+    """
+
+    mean: float | None
+    """Mean accuracy over clients: every client counts the same."""
+    mean_over_examples: float | None
+    """Mean accuracy over images: a client counts by its test images."""
+    worst_tenth: float | None
+    """Mean accuracy of the worst ⌈n/10⌉ clients."""
+    loss: float | None
+    """Mean loss over clients."""
+    evaluated: int
+    never_sampled: int
+    never_sampled_mean: float | None
+
+
+def summarize_clients(clients: Sequence[ClientEvaluation]) -> ClientsSummary:
+    trained = [client for client in clients if client.trained and client.examples]
+    apart = [client for client in clients if not client.trained and client.examples]
+    accuracies = [client.accuracy for client in trained]
+    return ClientsSummary(
+        mean=_mean(accuracies),
+        mean_over_examples=_weighted_mean(trained),
+        worst_tenth=_mean(sorted(accuracies)[: math.ceil(len(accuracies) / 10)]),
+        loss=_mean([client.loss for client in trained]),
+        evaluated=len(trained),
+        never_sampled=len(apart),
+        never_sampled_mean=_mean([client.accuracy for client in apart]),
+    )
+
+
+def best_round(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of the round with the lowest validation loss, the earliest of equals; None without validation.
+
+    Test figures play no part: the test accuracy of this round is an honest estimate.
+    """
+    judged = [line for line in metrics if line["validation"] and line["validation"]["loss"] is not None]
+    return min(judged, key=lambda line: line["validation"]["loss"], default=None)
+
+
+def last_with(metrics: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any] | None:
+    """What the last line that has a `key` (test, validation, clients) says under it."""
+    found: Mapping[str, Any] | None = next((line[key] for line in reversed(metrics) if line[key]), None)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _weighted_mean(clients: Sequence[ClientEvaluation]) -> float | None:
+    examples = sum(client.examples for client in clients)
+    return sum(client.accuracy * client.examples for client in clients) / examples if examples else None

@@ -1,0 +1,62 @@
+"""What a run ran on: enough to tell two runs apart, or to repeat one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = (
+    "fedlens",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "datasets",
+    "flwr-datasets",
+    "pydantic",
+    "safetensors",
+)
+
+
+def collect_versions(device: str) -> dict[str, object]:
+    """Packages, Python, platform, usable cores, `device`, and the current folder's git commit (None: no repository)."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _installed(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "cores": _cores(),
+        "device": device,
+        "git": _git_state(),
+    }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _git_state() -> dict[str, object] | None:
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer; None without git, outside a repository, or when a huge one takes over two seconds."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

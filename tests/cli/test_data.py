@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedlens.cli.data import app
+from fedlens.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(100):
+        file = tmp_path / "PHOTOS" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.full((4, 4), number, np.uint8))
+    return tmp_path / "PHOTOS"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_documented_commands(photos, tmp_path):
+    text = run(
+        "partition", "--source", "imagefolder", "--path", photos, "--clients", 5, "--scheme", "dirichlet",
+        "--alpha", 0.3, "min_size=4", "--out", "data",
+    )  # fmt: skip
+    assert "5 clients with 80 images, 20 for the test" in text
+    assert (tmp_path / "data/client5").is_dir()
+    text = run("show", "data")
+    assert "100" not in text.splitlines()[0]
+    assert "80 images of 2 classes at 5 clients" in text
+    assert (tmp_path / "data/partition.png").stat().st_size > 1000
+    assert (tmp_path / "data/partition.html").stat().st_size > 1_000_000
+    assert run("show", "data").splitlines()[:5] == text.splitlines()[:5]  # its own pictures do not disturb it
+
+
+def test_settings_of_source_and_scheme(photos):
+    text = run("partition", f"path={photos}", "--source", "imagefolder", "--scheme", "quantity", "skew=square",
+               "--clients", 3, "--test", 0, "--out", "data")  # fmt: skip
+    assert "3 clients with 100 images\n" in text
+
+
+def test_source_is_found_by_what_the_path_holds(photos):
+    assert "10 clients" in run("partition", "--path", photos, "--scheme", "iid", "--out", "data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scheme", "dirichlet", "--alpha", "-1"], r"data\.partition\.alpha"),
+        (["--scheme", "dirichlet", "alhpa=0.3"], "alpha"),
+        (["--scheme", "dirichlett"], "dirichlet"),
+        (["--source", "imagefoldr"], "imagefolder"),
+        (["--scheme", "iid", "--classes-per-client", "2"], "classes_per_client"),
+        (["--clients", "0"], r"data\.partition\.clients"),
+        (["--test", "1.5"], r"data\.test"),
+    ],
+)
+def test_mistakes_name_the_key(arguments, words, photos):
+    with pytest.raises(ConfigError, match=words):
+        run("partition", "--path", photos, "--out", "data", *arguments)
+
+
+def test_data_errors_pass_through(photos, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        run("partition", "--path", tmp_path / "nowhere", "--out", "data")
+    with pytest.raises(DataError, match="500 clients"):
+        run("partition", "--path", photos, "--clients", 500, "--scheme", "iid", "--out", "data")
+
+
+def test_sample_as_folders(tmp_path):
+    text = run("sample", "--clients", 2, "--images", 30, "--out", "data")
+    assert "2 clients with 60 images, 1,000 for the test" in text
+    assert len(list((tmp_path / "data/client2").rglob("*.png"))) == 30
+    assert "60 images of 10 classes at 2 clients" in run("show", "data", "--out", "pictures")
+    assert (tmp_path / "pictures/partition.png").exists()
+
+
+def test_show_without_a_path_is_the_sample():
+    assert "5,000 images of 10 classes at 10 clients" in run("show", "--out", "pictures")
+
+
+def test_lists():
+    schemes, sources = run("schemes"), run("sources")
+    assert all(name in schemes for name in ("dirichlet", "alpha=0.5", "natural", "shards_per_client=2"))
+    assert all(name in sources for name in ("imagefolder", "sample", "clients", "manifest"))

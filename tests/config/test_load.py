@@ -1,0 +1,242 @@
+"""Reading configurations: layers, YAML as people mean it, and all mistakes at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedlens.config.blocks import MODEL, SCHEME, STRATEGY, build_block
+from fedlens.config.load import dump, load
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError
+from fedlens.strategies.base import strategies
+from fedlens.strategies.fedprox import FedProx
+
+QUICK_START = """\
+model:
+  name: mobilenetv3
+  pretrained: True
+  num_classes: 1000
+federated:
+  num_rounds: 20
+  fraction_fit: 0.8
+  min_fit_clients: 3
+  local_epochs: 2
+  batch_size: 32
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(path: Path | None = None, overrides: tuple[str, ...] = (), **extra: object) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides, extra)
+    return caught.value.problems
+
+
+def the_problem(*overrides: str) -> str:
+    lines = problems(overrides=overrides)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_quick_start_loads_unchanged(tmp_path):
+    config = load(write(tmp_path, QUICK_START))
+    assert (config.model.name, config.model.pretrained, config.model.num_classes) == ("mobilenetv3", True, 1000)
+    assert config.federated.fraction_fit == 0.8
+    assert config.federated.min_fit_clients == 3
+
+
+def test_defaults_need_no_file_and_no_network():
+    assert load().model.pretrained is False
+
+
+def test_later_layers_win(tmp_path):
+    path = write(tmp_path, "federated: {num_rounds: 3, batch_size: 8, local_epochs: 4}\n")
+    config = load(path, ["federated.num_rounds=5"], {"federated.num_rounds": 4, "federated": {"batch_size": 16}})
+    assert (config.federated.num_rounds, config.federated.batch_size, config.federated.local_epochs) == (5, 16, 4)
+
+
+def test_overrides_reach_the_parameters_of_blocks():
+    config = load(None, ["strategy.mu=0.5", "strategy.name=fedprox", "data.partition={scheme: dirichlet, alpha: 0.3}"])
+    assert STRATEGY.choose(config.strategy) == FedProx(mu=0.5)
+    assert config.data.partition.parameters["alpha"] == 0.3
+
+
+def test_defaults_of_the_block_are_filled_in():
+    assert load(None, ["strategy.name=fedprox"]).strategy.parameters == {"mu": 0.01}
+
+
+def test_naming_another_block_drops_the_parameters_of_the_one_before(tmp_path):
+    path = write(tmp_path, "strategy: {name: fedadam, beta1: 0.5}\n")
+    assert load(path, ["strategy.name=fedprox"]).strategy.parameters == {"mu": 0.01}
+    assert load(path, ["strategy.name=fedadam"]).strategy.parameters["beta1"] == 0.5
+
+
+def test_timm_architectures_are_models():
+    builder = MODEL.choose(load(None, ["model.name=timm:resnet10t"]).model)
+    assert builder.architecture == "resnet10t"  # type: ignore[attr-defined]
+
+
+def test_a_source_with_a_path_gets_data_path(tmp_path):
+    assert "path" not in load(None, ["data.source=imagefolder", f"data.path={tmp_path}"]).data.parameters
+    assert "data.path: is missing; imagefolder needs it" in problems(overrides=("data.source=imagefolder",))
+
+
+def test_an_empty_section_means_its_defaults(tmp_path):
+    assert load(write(tmp_path, "federated:\nmodel:\n")) == load()
+    assert load(write(tmp_path, "# nothing\n")) == load()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1e-3", 0.001), ("1E2", 100.0), (".5", 0.5), ("010", 10), ("1_000", 1000), ("2.", 2.0)],
+)
+def test_numbers_as_people_write_them(tmp_path, text, expected):
+    assert load(write(tmp_path, f"optimizer:\n  lr: {text}\n")).optimizer.lr == expected
+    assert load(None, [f"optimizer.lr={text}"]).optimizer.lr == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("yes", True), ("no", False), ("on", True), ("True", True)])
+def test_yes_and_no_still_work_as_truth_values(text, expected):
+    assert load(None, [f"model.pretrained={text}"]).model.pretrained is expected
+
+
+@pytest.mark.parametrize("text", ["no", "2024-01-01", "1:30", "1e3", "null", "007", "~", "yes", "a: b", "'x'"])
+def test_dump_reads_back_as_the_same(tmp_path, text):
+    config = load(None, ["strategy.name=fedyogi", "data.partition.scheme=dirichlet"], {"tracking.name": text})
+    assert config.tracking.name == text
+    assert load(write(tmp_path, dump(config))) == config
+
+
+def test_dump_of_the_defaults_and_of_timm_reads_back(tmp_path):
+    for config in (load(), load(None, ["model.name=timm:resnet10t", f"data.path={tmp_path}", "model.weights=w.pth"])):
+        assert load(write(tmp_path, dump(config))) == config
+
+
+def test_all_mistakes_come_together_with_their_places(tmp_path):
+    path = write(tmp_path, "federated:\n  num_round: 3\nstrategy:\n  name: fedprx\nmodel:\n  pretrained: perhaps\n")
+    lines = problems(path, ("federated.fraction_fit=1.5", "bogus"))
+    assert len(lines) == 5
+    assert "federated.num_round = 3: unknown key. Did you mean federated.num_rounds?" in "\n".join(lines)
+    assert any(line.startswith("strategy.name = 'fedprx': unknown strategy. Did you mean fedprox?") for line in lines)
+    assert f"model.pretrained = 'perhaps': must be true or false ({path}, line 6)" in lines
+    assert "federated.fraction_fit = 1.5: must be a number above 0 and at most 1 (command line)" in lines
+    assert "'bogus': must be key.sub=value (command line)" in lines
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "-0.1", ".nan", ".inf", "true", "many", ""])
+def test_fraction_fit_outside_its_range(value):
+    assert "must be a number above 0 and at most 1 (command line)" in the_problem(f"federated.fraction_fit={value}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.name=mobilnetv3", "unknown model. Did you mean mobilenetv3? Known: "),
+        ("model.name=ResNet50", "Did you mean resnet50?"),
+        ("strategy.name=FedAvg", "Did you mean fedavg?"),
+        ("data.source=smaple", "unknown data source. Did you mean sample?"),
+        ("data.partition.scheme=dirichet", "unknown partition scheme. Did you mean dirichlet?"),
+        ("federatd.num_rounds=3", "Did you mean federated?"),
+        ("lr=0.1", "lr = 0.1: unknown key. Did you mean optimizer.lr? Known here: model, "),
+        ("federated.lr=0.1", "Did you mean optimizer.lr?"),
+        ("federated.alpha=0.1", "Did you mean data.partition.alpha?"),
+        ("optimizer.learning_rate=0.1", "Did you mean optimizer.lr?"),
+        ("federated.num-rounds=3", "Did you mean federated.num_rounds?"),
+        ("optimizer.name=adam", "must be one of sgd, adamw (did you mean adamw?)"),
+        ("data.augment=None", "(did you mean none?)"),
+        ("federated.num_rounds=0", "must be a whole number of at least 1"),
+        ("federated.num_rounds=2.5", "must be a whole number of at least 1"),
+        ("model.num_classes=true", "must be a whole number of at least 1 or null"),
+        ("runtime.device=gpu", "auto, cpu, cuda"),
+        ("seed=-1", "must be a whole number of at least 0"),
+        ("plugins=mine.py", "must be a list, each item a path"),
+        ("federated=3", "federated = 3: must be a section of keys"),
+        ("strategy=fedprox", "must be a section of keys. Did you mean strategy.name?"),
+        ("strategy.mu=1", "fedavg has no such key, it is one of fedprox. Known here: name"),
+        ("strategy.nam=fedavg", "Did you mean strategy.name?"),
+        ("data.partition.alpha=1", "choose data.partition.scheme=dirichlet"),
+        ("data.bogus=1", "data.bogus = 1: unknown key."),
+        ("data.path=@here", "is not YAML; put it in quotes"),
+        ("federated..num_rounds=1", "must be key.sub=value"),
+        ("num_clients=3", "Did you mean data.partition.clients?"),
+    ],
+)
+def test_one_mistake_one_line(override, expected):
+    assert expected in the_problem(override)
+
+
+def test_a_block_s_own_fields_are_checked():
+    assert the_problem("strategy.name=fedprox", "strategy.mu=-1") == (
+        "strategy.mu = -1: must be a number of at least 0 (command line)"
+    )
+    assert "strategy.mu = true: must be a number" in the_problem("strategy.name=fedprox", "strategy.mu=true")
+
+
+def test_a_key_below_a_value():
+    assert "strategy is set to a value" in problems(overrides=("strategy=fedprox", "strategy.mu=1"))[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("memory.precision=fp16", "runtime.device=cpu"), "needs a GPU, but runtime.device is cpu"),
+        (("data.validation=0.5", "data.client_test=0.5"), "leaves no images to train on"),
+    ],
+)
+def test_contradictions(overrides, expected):
+    assert expected in the_problem(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1\nb: 2\n", "line 2, column 2: is not YAML"),
+        ("model:\n\tname: x\n", "line 2, column 1: is not YAML"),
+        ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: seed is given twice (first in line 1)"),
+        ("model:\n  name: cnn\n  name: lenet\n", "line 3: model.name is given twice"),
+        ("- a\n", "must hold sections such as `model:`, but holds a list"),
+        ("hello\n", "must hold sections"),
+        ("model: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("model: &m {inner: *m}\n", "refers to itself"),
+    ],
+)
+def test_broken_files(tmp_path, text, expected):
+    (line,) = problems(write(tmp_path, text))
+    assert expected in line
+    assert str(tmp_path / "config.yaml") in line
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    path = write(tmp_path, "")
+    assert str(path) in problems(tmp_path / "confg.yaml")[0]
+    assert "is a folder" in problems(tmp_path)[0]
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"model: \xff\n")
+    assert "is not UTF-8 text" in problems(path)[0]
+
+
+def test_merge_keys_and_anchors_work(tmp_path):
+    text = "optimizer: &o {lr: 0.2, momentum: 0.5}\n"
+    path = write(tmp_path, text + "federated: {<<: {num_rounds: 7}, batch_size: 4}\n")
+    assert load(path).federated.num_rounds == 7
+
+
+def test_build_block_names_the_key():
+    assert build_block(strategies, "strategy", "fedprox", {"mu": 2}) == FedProx(mu=2.0)
+    with pytest.raises(ConfigError, match=r"strategy\.name = 'fedprx': unknown strategy"):
+        build_block(strategies, "strategy", "fedprx", {})
+
+
+def test_choose_works_on_a_configuration_made_in_python():
+    section = Config.model_validate({"data": {"partition": {"scheme": "dirichlet", "alpha": 0.7}}}).data.partition
+    assert SCHEME.choose(section).alpha == 0.7  # type: ignore[attr-defined]

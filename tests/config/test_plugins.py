@@ -1,0 +1,87 @@
+"""A user's own blocks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedlens.config.load import load
+from fedlens.config.plugins import load_plugins
+from fedlens.errors import ConfigError
+from fedlens.strategies.base import strategies
+
+PLUGIN = """\
+from dataclasses import dataclass
+from fedlens.strategies.base import Strategy, strategies
+
+@strategies.register("{name}", summary="a test's own")
+@dataclass(frozen=True)
+class Mine(Strategy):
+    strength: float = {default}
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Writes a plugin; what it registers is forgotten afterwards."""
+    strategies.names()
+    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))
+    before = set(sys.modules)
+
+    def write(text: str, stem: str = "mine") -> Path:
+        path = tmp_path / f"{stem}.py"
+        path.write_text(text)
+        return path
+
+    yield write
+    for name in set(sys.modules) - before:
+        if name.startswith("fedlens_plugin_"):
+            del sys.modules[name]
+
+
+def test_a_plugin_s_strategy_is_found_before_validation(plugin):
+    path = plugin(PLUGIN.format(name="mine", default=0.5))
+    config = load(None, [f"plugins=[{path}]", "strategy.name=mine", "strategy.strength=2"])
+    assert config.strategy.parameters == {"strength": 2.0}
+    assert strategies.get("mine").factory.__module__ == "fedlens_plugin_mine"
+
+
+def test_an_unchanged_plugin_is_not_run_again_but_a_changed_one_is(plugin):
+    path = plugin(PLUGIN.format(name="mine", default=0.5))
+    load_plugins([path])
+    first = strategies.get("mine").factory
+    load_plugins([path])
+    assert strategies.get("mine").factory is first
+    load_plugins([plugin(PLUGIN.format(name="mine", default=0.75))])
+    assert strategies.get("mine").build({}).strength == 0.75
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("x = (\n", "line 1: SyntaxError: '(' was never closed"),
+        ("import no_such_module_at_all\n", "line 1: ModuleNotFoundError"),
+        (PLUGIN.format(name="fedavg", default=1), "line 4: ConfigError: strategy 'fedavg' is registered twice"),
+    ],
+)
+def test_a_broken_plugin_names_file_and_line(plugin, text, expected):
+    path = plugin(text)
+    with pytest.raises(ConfigError) as caught:
+        load(None, [f"plugins=[{path}]", "strategy.name=unknown_then"])
+    (line,) = caught.value.problems
+    assert line.startswith(f"plugins: {path}, {expected}")
+    assert "fedlens_plugin_mine" not in sys.modules
+
+
+def test_missing_and_clashing_files(plugin, tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.py is no file"):
+        load_plugins([tmp_path / "nowhere.py"])
+    path = plugin("x = 1\n")
+    other = tmp_path / "other" / path.name
+    other.parent.mkdir()
+    other.write_text("y = 1\n")
+    with pytest.raises(ConfigError, match="have the same name; rename one"):
+        load_plugins([path, other])

@@ -1,0 +1,157 @@
+"""Schemes against hand-made labels and against flwr-datasets' own results."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from fedlens.data.base import ToPartition, schemes
+from fedlens.data.partition.dirichlet import Dirichlet
+from fedlens.data.partition.iid import Iid
+from fedlens.data.partition.natural import Natural
+from fedlens.data.partition.pathological import Pathological
+from fedlens.data.partition.quantity import Quantity
+from fedlens.data.partition.shard import Shard
+from fedlens.errors import DataError
+
+LABELS = np.random.default_rng(7).integers(0, 5, 1000)
+
+
+def rows(clients=10, labels=LABELS, seed=3, natural=None):
+    names = tuple(f"class{number}" for number in range(int(labels.max()) + 1))
+    return ToPartition(labels, names, clients, seed, natural)
+
+
+DEALT = [Iid(), Dirichlet(), Dirichlet(alpha=0.3, balanced=True), Pathological(), Shard(), Quantity()]
+DEALT += [Quantity("square"), Quantity("dirichlet", alpha=2.0)]
+
+
+@pytest.mark.parametrize("scheme", DEALT, ids=repr)
+def test_every_row_goes_to_one_client_and_the_seed_decides(scheme):
+    parts = scheme.assign(rows())
+    assert list(parts) == [f"client{number}" for number in range(1, 11)]
+    together = np.concatenate(list(parts.values()))
+    assert sorted(together) == list(range(1000))  # 1000 divides by 20 shards too
+    assert all((np.diff(part) > 0).all() and part.dtype == np.int64 for part in parts.values())
+    again, other = scheme.assign(rows()), scheme.assign(rows(seed=4))
+    assert all(np.array_equal(parts[name], again[name]) for name in parts)
+    assert any(not np.array_equal(parts[name], other[name]) for name in parts)
+
+
+def test_registry_knows_the_schemes_and_rejects_bad_values():
+    assert schemes.names() == ["dirichlet", "iid", "natural", "pathological", "quantity", "shard"]
+    with pytest.raises(ValidationError):
+        schemes.get("dirichlet").build({"alpha": 0})
+    with pytest.raises(ValidationError):
+        schemes.get("dirichlet").build({"alfa": 1})
+
+
+def flower(partitioner, labels=LABELS):
+    """The positions that flwr-datasets deals out of a plain data set."""
+    from datasets import Dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
+        return [sorted(partitioner.load_partition(i)["row"][:]) for i in range(partitioner.num_partitions)]
+
+
+def test_results_are_those_of_flwr_datasets():
+    from flwr_datasets import partitioner as flwr
+
+    mine = [part.tolist() for part in Dirichlet(alpha=0.5).assign(rows()).values()]
+    assert mine == flower(flwr.DirichletPartitioner(10, "label", 0.5, 10, False, seed=3))
+    mine = [part.tolist() for part in Pathological(3).assign(rows()).values()]
+    assert mine == flower(flwr.PathologicalPartitioner(10, "label", 3, "first-deterministic", seed=3))
+
+
+def test_natural_is_flwr_datasets_natural_id():
+    from datasets import Dataset
+    from flwr_datasets.partitioner import NaturalIdPartitioner
+
+    owners = np.array(["b", "a", "b", "c", "a"])
+    parts = Natural().assign(rows(labels=np.zeros(5, np.int64), natural=owners))
+    theirs = NaturalIdPartitioner("owner")
+    theirs.dataset = Dataset.from_dict({"owner": owners.tolist(), "row": list(range(5))})
+    assert [part.tolist() for part in parts.values()] == [theirs.load_partition(i)["row"][:] for i in range(3)]
+
+
+def test_natural_sorts_by_number_and_leaves_unowned_rows():
+    owners = np.array(["client10", "client2", "", "client1", "client2"])
+    parts = Natural().assign(rows(labels=np.zeros(5, np.int64), natural=owners))
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "client1": [3], "client2": [1, 4], "client10": [0]
+    }  # fmt: skip
+    assert list(parts) == ["client1", "client2", "client10"]
+
+
+def test_iid_sizes_and_mixture():
+    parts = Iid().assign(rows(clients=3))
+    assert sorted(map(len, parts.values())) == [333, 333, 334]
+
+
+def test_dirichlet_alpha_sets_the_skew_and_balanced_caps_the_size():
+    def largest_share(alpha):
+        parts = Dirichlet(alpha=alpha, min_size=1).assign(rows())
+        return np.mean([np.bincount(LABELS[part]).max() / len(part) for part in parts.values()])
+
+    assert largest_share(100.0) < 0.35
+    assert largest_share(0.1) > 0.5
+    free = max(map(len, Dirichlet(0.3).assign(rows()).values()))
+    capped = max(map(len, Dirichlet(0.3, balanced=True).assign(rows()).values()))
+    assert capped < free
+
+
+def test_pathological_gives_exactly_k_classes_and_covers_all():
+    parts = Pathological(2).assign(rows())
+    held = [set(LABELS[part]) for part in parts.values()]
+    assert all(len(classes) == 2 for classes in held)
+    assert set.union(*held) == {0, 1, 2, 3, 4}
+
+
+def test_shards_are_consecutive_in_label_order():
+    labels = np.repeat([1, 0], 4)  # sorted by label: rows 4 5 6 7 | 0 1 2 3
+    parts = Shard(1).assign(rows(clients=2, labels=labels))
+    assert sorted(part.tolist() for part in parts.values()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    left_over = Shard(2).assign(rows(clients=3, labels=np.repeat([1, 0], 4)))  # 8 rows, 6 shards of 1
+    assert sum(map(len, left_over.values())) == 6
+
+
+def test_quantity_linear_sizes():
+    # 100 rows over sizes 1 : 2 : 3 : 4 → 10, 20, 30, 40
+    parts = Quantity().assign(rows(clients=4, labels=np.zeros(100, np.int64)))
+    assert [len(part) for part in parts.values()] == [10, 20, 30, 40]
+    # 1000 rows over e¹ : e² : e³ = 2.718 : 7.389 : 20.086 → 90, 244, and the rest
+    parts = Quantity("exponential").assign(rows(clients=3))
+    assert [len(part) for part in parts.values()] == [90, 244, 666]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "asked", "words"),
+    [
+        (Iid(), rows(clients=1001), "1001 clients of at least 1 need 1001 images, but there are 1000"),
+        (Dirichlet(), rows(clients=101), "101 clients of at least 10 need 1010 images"),
+        (Dirichlet(alpha=0.001, min_size=50), rows(), "alpha=0.001 over 10 clients, no draw of 110"),
+        (Dirichlet(alpha=1e-300, balanced=True), rows(), "alpha=1e-300"),
+        (Pathological(6), rows(), "classes_per_client=6, but .* is 5"),
+        (Pathological(2), rows(clients=10, labels=np.arange(10) // 2), "images of some class"),
+        (Shard(200), rows(), "10 clients × 200 shards need at least 2000 images, but there are 1000"),
+        (Quantity("exponential"), rows(clients=30), "skew=exponential over 30 clients"),
+        (Quantity("dirichlet", alpha=0.01), rows(clients=100), "skew=dirichlet, alpha=0.01"),
+        (Quantity("linear", min_size=50), rows(), "fewer than 50"),
+        (Natural(), rows(), "names no clients"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_met_is_said(scheme, asked, words):
+    with pytest.raises(DataError, match=words):
+        scheme.assign(asked)
+
+
+def test_strong_skew_over_many_clients_is_found_by_a_restart():
+    labels = np.random.default_rng(0).integers(0, 10, 60_000)  # seed 2: flwr-datasets alone gives up
+    parts = Dirichlet(alpha=0.1).assign(rows(clients=100, labels=labels, seed=2))
+    assert min(map(len, parts.values())) >= 10

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedlens.data.show import Holdings, holdings, of_table, partition_figure, partition_plotly, save_pictures, table
+from fedlens.data.types import ImageTable
+from fedlens.errors import DataError
+
+HELD = Holdings(("client1", "client2"), ("cat", "dog"), np.array([[3, 0], [1, 1200]]), np.array([5, 5]))
+
+
+def printed(held):
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table(held))
+    return console.file.getvalue()
+
+
+def test_counts_of_a_folder_are_made_without_opening_an_image(tmp_path):
+    for name in ("client2/cat/1.png", "client10/dog/1.png", "client10/cat/2.png", "test/dog/9.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image at all")
+    held = holdings(tmp_path)
+    assert (held.clients, held.class_names) == (("client2", "client10"), ("cat", "dog"))
+    assert held.counts.tolist() == [[1, 0], [1, 1]]
+    assert held.test.tolist() == [0, 1]
+
+
+def test_counts_of_a_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(DataError, match=r"partition\.json cannot be read"):
+        holdings(tmp_path)
+    record = {
+        "class_names": ["cat", "dog"],
+        "clients": {"a": {"train": [1, 2], "val": [0, 1], "test": [1, 0]}},
+        "test": [3, 3],
+    }
+    (tmp_path / "partition.json").write_text(json.dumps(record))
+    held = holdings(tmp_path)
+    assert (held.counts.tolist(), held.test.tolist()) == ([[2, 3]], [3, 3])
+
+
+def test_counts_of_the_sample():
+    held = holdings(None)
+    assert held.counts.shape == (10, 10)
+    assert held.test.tolist() == [100] * 10
+
+
+def test_rows_of_nobody_stand_apart():
+    clients = np.array(["b", "", "b"])
+    held = of_table(ImageTable([], np.array([0, 1, 1]), ("x", "y"), clients=clients))
+    assert dict(zip(held.clients, held.counts.tolist(), strict=True)) == {"(no client)": [0, 1], "b": [1, 1]}
+    assert held.test is None
+
+
+def test_table_has_a_column_for_each_class():
+    lines = printed(HELD).splitlines()
+    assert "1,204 images of 2 classes at 2 clients" in lines[0]
+    assert ["client1", "3", "3", "·"] in [line.split() for line in lines]
+    assert ["test", "set", "10", "5", "5"] in [line.split() for line in lines]
+
+
+def test_table_of_many_is_short():
+    counts = np.ones((100, 50), np.int64)
+    counts[:, 7] = 51
+    names = tuple(f"class{number}" for number in range(50))
+    text = printed(Holdings(tuple(f"c{number}" for number in range(100)), names, counts))
+    assert "60 more" in text
+    assert "class7 (51%)" in text
+    assert len(text.splitlines()) < 60
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(1, 2), (2, 10), (100, 10), (30, 1000)])
+def test_figures(clients, classes):
+    counts = np.random.default_rng(0).integers(0, 50, (clients, classes))
+    names, labels = [f"c{n}" for n in range(clients)], [f"class {n}" for n in range(classes)]
+    figure = partition_figure(counts, names, labels)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert np.array_equal(axes.images[0].get_array(), counts)
+    assert len(axes.get_yticklabels()) == clients
+    assert len(axes.get_xticklabels()) <= 60
+    assert len(axes.texts) == (counts.size if counts.size <= 400 else 0)
+    heat = partition_plotly(counts, names, labels).data[0]
+    assert np.array_equal(heat.z, counts)
+    assert list(heat.y) == names
+
+
+def test_pictures_are_files_that_stand_alone(tmp_path):
+    png, html = save_pictures(HELD, tmp_path / "new")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    page = html.read_text(encoding="utf-8")
+    assert "client2" in page
+    assert "<script src=" not in page  # plotly itself is inside
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    names = ("$x_$ [red] <b>", "[/] a$")
+    held = Holdings(names, names, np.eye(2, dtype=np.int64))
+    assert "[/] a$" in printed(held)
+    _, html = save_pictures(held, tmp_path)
+    assert "&lt;b&gt;" in html.read_text(encoding="utf-8").replace("\\u0026", "&")

@@ -1,0 +1,140 @@
+"""Hugging Face data sets from a folder, and what is said when one cannot be had."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets.utils.logging import disable_progress_bar
+from PIL import Image as Pillow
+
+from fedlens.data.images import decode
+from fedlens.data.sources import detect, huggingface
+from fedlens.data.sources.huggingface import HuggingFace
+from fedlens.errors import DataError
+
+disable_progress_bar()
+FEATURES = Features({"photo": Image(), "kind": ClassLabel(names=["cat", "dog"]), "site": Value("string")})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+def dataset(*shades: int, features: Features = FEATURES) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "photo": [Pillow.fromarray(np.full((4, 4, 3), shade, np.uint8)) for shade in shades],
+            "kind": [shade % 2 for shade in shades],
+            "site": [f"site{shade // 10}" for shade in shades],
+        },
+        features=features,
+    )
+
+
+def shades(table) -> list[int]:
+    return [int(decode(path)[0, 0, 0]) for path in table.images]
+
+
+def test_splits_columns_and_clients_are_found(tmp_path):
+    parts = {"train": dataset(10, 11, 22), "validation": dataset(33), "test": dataset(44, 45)}
+    DatasetDict(parts).save_to_disk(tmp_path / "set")
+
+    table = HuggingFace(path=tmp_path / "set", client_column="site").load()
+
+    assert shades(table) == [10, 11, 22, 33, 44, 45]
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert table.class_names == ("cat", "dog")
+    assert table.split.tolist() == ["train", "train", "train", "val", "test", "test"]
+    assert table.clients.tolist() == ["site1", "site1", "site2", "site3", "site4", "site4"]
+    assert table.groups is None
+    assert detect(tmp_path / "set") == "huggingface"
+
+
+def test_single_set_with_text_labels_and_groups(tmp_path):
+    dataset(21, 12).save_to_disk(tmp_path / "set")
+
+    table = HuggingFace(path=tmp_path / "set", label_column="site", group_column="kind").load()
+
+    assert (table.class_names, table.labels.tolist()) == (("site1", "site2"), [1, 0])
+    assert table.groups.tolist() == ["1", "0"]
+    assert (table.split, table.clients) == (None, None)
+    assert detect(tmp_path / "set") == "huggingface"
+
+
+def test_images_are_written_once(tmp_path, monkeypatch):
+    dataset(1, 2).save_to_disk(tmp_path / "set")
+    first = HuggingFace(path=tmp_path / "set").load()
+    monkeypatch.setattr(huggingface, "_export", None)
+
+    again = HuggingFace(path=tmp_path / "set").load()
+
+    assert again.images == first.images
+    assert shades(again) == [1, 2]
+
+
+def test_folder_that_load_dataset_reads(tmp_path):
+    dataset(5, 6).to_parquet(tmp_path / "set" / "train.parquet")
+
+    table = HuggingFace(dataset=str(tmp_path / "set")).load()
+
+    assert (shades(table), table.labels.tolist()) == ([5, 6], [1, 0])
+
+
+def test_split_can_be_left_out(tmp_path):
+    DatasetDict({"train": dataset(1), "test": dataset(2)}).save_to_disk(tmp_path / "set")
+
+    assert shades(HuggingFace(path=tmp_path / "set", test_split="").load()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"train_split": "training"}, "data.train_split: no split 'training'; the data set has train"),
+        ({"test_split": "exam"}, "data.test_split: no split 'exam'"),
+        ({"image_column": "site"}, "data.image_column: 'site' is not a column of images but Value"),
+        ({"image_column": "picture"}, "data.image_column: 'picture' is not a column of images but missing"),
+        ({"label_column": "class"}, "data.label_column: no column 'class'; there are photo, kind, site"),
+        ({"client_column": "hospital"}, "data.client_column: no column 'hospital'"),
+    ],
+)
+def test_wrong_names_list_the_right_ones(tmp_path, keys, message):
+    DatasetDict({"train": dataset(1, 2)}).save_to_disk(tmp_path / "set")
+
+    with pytest.raises(DataError, match=message):
+        HuggingFace(path=tmp_path / "set", **keys).load()
+
+
+def test_no_image_or_label_column(tmp_path):
+    Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(tmp_path / "text")
+    dataset(1).remove_columns("kind").save_to_disk(tmp_path / "unlabelled")
+
+    with pytest.raises(DataError, match="no image column found; name it; there are text, label"):
+        HuggingFace(path=tmp_path / "text").load()
+    with pytest.raises(DataError, match="no label column found; name it; there are photo, site"):
+        HuggingFace(path=tmp_path / "unlabelled").load()
+
+
+def test_rows_without_a_label(tmp_path):
+    unlabelled = dataset(2).map(lambda row: {**row, "kind": -1})
+    DatasetDict({"train": dataset(1), "test": unlabelled}).save_to_disk(tmp_path / "set")
+
+    with pytest.raises(DataError, match=r'rows without a label; leave that split out: data\.test_split: ""'):
+        HuggingFace(path=tmp_path / "set").load()
+
+
+def test_needs_a_name():
+    with pytest.raises(DataError, match=r"needs data\.dataset \(a name on the hub\) or data\.path"):
+        HuggingFace().load()
+
+
+def test_offline_says_the_ways_out(monkeypatch):
+    def unreachable(*_args):
+        raise ConnectionError("Couldn't reach 'some/photos' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+
+    with pytest.raises(DataError, match=r"'some/photos' cannot be loaded .*Couldn't reach.*save_to_disk"):
+        HuggingFace(dataset="some/photos").load()

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from fedlens.data.partition.iid import Iid
+from fedlens.data.user import from_datasets
+from fedlens.errors import DataError
+
+HOW = {"scheme": Iid(), "clients": 2, "validation": 0.1, "client_test": 0.1, "test_fraction": 0.2, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLENS_CACHE", str(tmp_path))
+
+
+class Listed(Dataset):
+    def __init__(self, images, labels=None, classes=None):
+        self.images, self.labels = images, labels or [number % 2 for number in range(len(images))]
+        if classes:
+            self.classes = classes
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
+
+
+ARRAY = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "channels"),
+    [
+        (Image.fromarray(ARRAY), 3),
+        (Image.fromarray(ARRAY[..., 0]), 1),
+        (Image.fromarray(ARRAY[..., 0]).convert("P"), 3),
+        (ARRAY, 3),
+        (ARRAY[..., 0], 1),
+        (ARRAY.transpose(2, 0, 1).copy(), 3),
+        (torch.from_numpy(ARRAY), 3),
+        (torch.from_numpy(ARRAY).permute(2, 0, 1), 3),
+        (torch.from_numpy(ARRAY)[..., 0], 1),
+    ],
+)
+def test_every_kind_of_uint8_image_becomes_hwc(image, channels):
+    data = from_datasets(Listed([image] * 20), **HOW)
+    assert data.images.shape == (20, 4, 2, channels)
+    assert data.images.dtype == torch.uint8
+    assert torch.equal(data.images[7, ..., 0], torch.from_numpy(ARRAY[..., 0]))
+    assert data.channels == channels
+
+
+def test_float_tensors_stay_as_they_are():
+    images = torch.randn(20, 3, 8, 8)
+    data = from_datasets(TensorDataset(images, torch.arange(20) % 2), **HOW)
+    assert torch.equal(data.images, images)
+    assert data.channels == 3
+    assert data.labels.tolist() == [0, 1] * 10
+    assert data.class_names == ("0", "1")
+    assert [client.name for client in data.clients] == ["client1", "client2"]
+
+
+def test_grey_and_colour_together_become_colour():
+    data = from_datasets(Listed([ARRAY] * 10 + [ARRAY[..., 0]] * 10), **HOW)
+    assert data.images.shape == (20, 4, 2, 3)
+    assert torch.equal(data.images[15, ..., 2], torch.from_numpy(ARRAY[..., 0]))
+
+
+def test_a_mapping_is_its_own_clients_and_test_is_the_test_set():
+    clients = {"home": Listed([ARRAY] * 10, classes=["no", "yes"]), "away": Listed([ARRAY] * 20)}
+    data = from_datasets(clients, Listed([ARRAY] * 5), **{**HOW, "scheme": None})
+    sizes = {client.name: len(client.train) + len(client.val) + len(client.test) for client in data.clients}
+    assert sizes == {"away": 20, "home": 10}
+    assert data.test.tolist() == list(range(30, 35))
+    assert data.class_names == ("no", "yes")
+
+
+def test_a_stream_of_items():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return ((ARRAY, number % 2) for number in range(20))
+
+    assert len(from_datasets(Stream(), **HOW).images) == 20
+
+
+def test_the_key_follows_the_content():
+    def key(images, labels=None):
+        return from_datasets(Listed(images, labels), **HOW).cache_key
+
+    images = [ARRAY] * 20
+    assert key(images) == key(list(images))
+    assert key(images) != key([*images[:-1], ARRAY + 1])
+    assert key(images) != key(images, [0, 0, 1, 1] * 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "others", "words"),
+    [
+        (Listed([]), {}, "empty"),
+        ({}, {}, "empty"),
+        (Listed([ARRAY, ARRAY[:2]]), {}, r"different shapes .*\(2, 2, 3\), \(4, 2, 3\).*resize"),
+        (Listed([ARRAY, torch.rand(3, 4, 2)]), {}, "different types"),
+        (Listed([ARRAY.astype(np.int32)]), {}, "item 0: an image of type torch.int32"),
+        (Listed([np.zeros((4, 4, 4), np.uint8)]), {}, r"shape \(4, 4, 4\)"),
+        (Listed([ARRAY] * 4, ["cat"] * 4), {}, "item 0 is not .image, label"),
+        (Listed([ARRAY] * 20), {"class_names": ["one"]}, "label 1 is not one of the 1 classes"),
+        (Listed([ARRAY] * 4, [0, 1, -1, 0]), {}, "label -1"),
+    ],
+)
+def test_bad_input(data, others, words):
+    with pytest.raises(DataError, match=words):
+        from_datasets(data, **HOW, **others)

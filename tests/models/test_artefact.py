@@ -1,0 +1,72 @@
+"""A model on disk comes back as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fedlens.errors import ModelError
+from fedlens.models.artefact import ModelDescription, load_model, save_model
+from fedlens.models.base import ModelRequest
+from fedlens.models.build import build_model, builder_named
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = build_model(builder_named("timm:resnet10t"), ModelRequest(3, 32, 1), norm="group", seed=9)
+    model.to(memory_format=torch.channels_last)
+    description = ModelDescription(
+        builder="timm",
+        parameters={"architecture": "resnet10t"},
+        num_classes=3,
+        class_names=("cat", "dog", "été"),
+        image_size=32,
+        image_channels=1,
+        norm="group",
+        accuracy=0.75,
+    )
+    save_model(tmp_path / "model", model, description)
+    return tmp_path / "model", model, description
+
+
+def test_round_trip(saved):
+    folder, model, description = saved
+    loaded, read = load_model(folder)
+
+    assert read == description
+    assert not loaded.training
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_strict(saved):
+    folder, _, _ = saved
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | {"num_classes": 4}))
+
+    with pytest.raises(ModelError, match="does not fit Recognizer"):
+        load_model(folder)
+
+
+def test_damage_and_absence(saved, tmp_path):
+    folder, _, _ = saved
+    with pytest.raises(ModelError, match="no saved model there"):
+        load_model(tmp_path)
+    (folder / "model.json").write_text("{")
+    with pytest.raises(ModelError, match=r"model\.json is damaged"):
+        load_model(folder)
+
+
+def test_a_users_own_module_must_be_given(tmp_path):
+    module = nn.Linear(2, 2)
+    save_model(tmp_path, module, ModelDescription(None, 2, ("a", "b"), 8, 3))
+
+    with pytest.raises(ModelError, match=r"load_model\(folder, module\)"):
+        load_model(tmp_path)
+    loaded, _ = load_model(tmp_path, nn.Linear(2, 2))
+    assert torch.equal(loaded.weight, module.weight)

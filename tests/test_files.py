@@ -1,0 +1,44 @@
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedlens.files import read_json, to_json, write_atomic, write_json
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """A real write error: the kernel refuses files over `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.bin"
+    write_atomic(path, b"old")
+    with files_up_to(1_000_000), pytest.raises(OSError, match="large"):
+        write_atomic(path, b"n" * 2_000_000)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_replaces_text_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    write_atomic(path, "größer")
+    assert path.read_text(encoding="utf-8") == "größer"
+    write_atomic(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    value = {"loss": float("nan"), "rows": [1.5, float("inf")], "pair": (1, 2), 3: "ü"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == {"loss": None, "rows": [1.5, None], "pair": [1, 2], "3": "ü"}
+    assert json.loads(to_json(value), parse_constant=pytest.fail)["loss"] is None

@@ -1,0 +1,135 @@
+"""What a run shows on the terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.federation.types import ClientFailure, Mean, Report
+from fedlens.files import to_json
+from fedlens.tracking.console import ConsoleTracker, next_commands
+from fedlens.tracking.metrics import line_of
+
+HEADER = {"model": "cnn", "strategy": "fedavg", "folder": "logs/a b"}
+
+
+def record(number: int, failures: tuple[ClientFailure, ...] = ()) -> RoundRecord:
+    """Two clients with loss 1.5 on average; 3 of 4 test images right."""
+    return RoundRecord(
+        round=number,
+        lr=0.1,
+        reports=(Report("a", 1, {"loss": Mean(1.0, 1)}), Report("b", 1, {"loss": Mean(2.0, 1)})),
+        failures=failures,
+        update_norm=1.0,
+        bytes_down=2_000_000,
+        bytes_up=1_500_000,
+        seconds={"train": 1.0, "evaluate": 0.25},
+        test=Evaluation(0.5, np.array([[2, 1], [0, 1]])),
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "terminal"])
+def shown(request):
+    """A tracker and what it has written so far."""
+    console = Console(file=io.StringIO(), force_terminal=request.param, width=200, highlight=False)
+    tracker = ConsoleTracker(console)
+    yield tracker, console.file.getvalue
+    tracker.close()
+
+
+def test_a_line_a_round_with_all_figures(shown):
+    tracker, text = shown
+    tracker.start(HEADER, 12, 0)
+    tracker.round(record(1))
+    for part in (
+        "round  1/12",
+        "train loss 1.5000",
+        "test  75.0 %",
+        "2 clients ok",
+        "down 2.00 MB, up 1.50 MB",
+        "1.25 s",
+    ):
+        assert part in text()
+    assert "model     cnn" in text()
+
+
+def test_failures_are_named_but_not_all_of_many(shown):
+    tracker, text = shown
+    tracker.start(HEADER, 12, 0)
+    tracker.round(record(1, tuple(ClientFailure(f"c{i}", 1, "loss [NaN]") for i in range(7))))
+    assert "2 clients ok, 7 failed" in text()
+    assert "c0: loss [NaN]" in text()
+    assert "c5" not in text()
+    assert "and 2 more" in text()
+
+
+def test_interrupted_says_how_to_go_on(shown):
+    tracker, text = shown
+    tracker.start(HEADER, 12, 0)
+    tracker.round(record(1))
+    tracker.interrupted()
+    assert "1 of 12 rounds are kept. Go on with: fedlens resume 'logs/a b'" in text()
+
+
+def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
+    tracker, text = shown
+    folder = tmp_path / "logs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    (folder / "report.html").touch()
+    (folder / "metrics.jsonl").write_text("".join(to_json(line_of(record(number))) + "\n" for number in (1, 2)))
+    tracker.start(HEADER, 2, 0)
+    tracker.close()
+    tracker.finish(folder, 61.2)
+    shown_text = text().replace("\n", "")
+    assert "75.0 %" in shown_text
+    assert "7.0 MB (4.0 down, 3.0 up)" in shown_text
+    assert "0:01:01 (h:mm:ss) for 2 rounds" in shown_text
+    assert "report.html" in shown_text
+    assert "config.yaml strategy.name=fedprox" in shown_text
+
+
+def test_the_next_commands_fit_the_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "config.yaml").touch()
+    commands = next_commands(tmp_path / "a", "fedlens run config.yaml", "fedprox")
+    assert commands == [
+        f"fedlens predict {tmp_path}/a photo.jpg",
+        f"tensorboard --logdir {tmp_path}",
+        "fedlens run config.yaml strategy.name=fedavgm",
+    ]
+    (tmp_path / "b" / "config.yaml").touch()
+    assert next_commands(tmp_path / "a", "x", "fedprox")[2] == f"fedlens compare {tmp_path}"
+
+
+def test_long_work_has_a_bar_only_while_it_lasts(shown):
+    tracker, text = shown
+    tracker.progress("cached")(5, 5)
+    assert "cached" not in text()
+    work = tracker.progress("decoding images")
+    for done in range(0, 1001, 100):
+        work(done, 1000)
+    assert "decoding images" in text()
+
+
+def test_plain_output_has_no_control_characters():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    tracker = ConsoleTracker(console)
+    tracker.start(HEADER, 2, 1)
+    tracker.progress("decoding images")(1, 10)
+    tracker.note("a note")
+    tracker.round(record(2, (ClientFailure("c", 2, "gone"),)))
+    tracker.close()
+    text = console.file.getvalue()
+    assert "going on after round 1" in text
+    assert not [character for character in text if ord(character) < 32 and character != "\n"]
+
+
+def test_a_folder_with_spaces_is_quoted():
+    assert next_commands(Path("my logs/run 1"), "x", "fedavg")[0] == "fedlens predict 'my logs/run 1' photo.jpg"

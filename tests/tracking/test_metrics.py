@@ -1,0 +1,140 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fake_runs import CLIENTS, client_evaluations, record
+from fedlens.errors import FedLensError
+from fedlens.federation.records import ClientEvaluation, Evaluation
+from fedlens.tracking.metrics import MetricsFile, read_metrics
+from fedlens.tracking.summary import best_round, last_with, summarize_clients
+
+
+def write(path: Path, rounds: range, after_round: int | None = None) -> None:
+    metrics = MetricsFile(path, after_round)
+    for number in rounds:
+        metrics.round(record(number, clients=number == 3))
+    metrics.close()
+
+
+def test_a_line_holds_the_whole_round(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", range(2, 4))
+    second, third = read_metrics(tmp_path / "metrics.jsonl")
+    assert second["round"] == 2
+    assert second["train_loss"] == pytest.approx(1.6)
+    assert second["test"] == {
+        "loss": pytest.approx(1.6),
+        "accuracy": pytest.approx(0.4),
+        "balanced_accuracy": pytest.approx(0.4),
+        "recalls": pytest.approx([0.4, 0.4, 0.4]),
+        "auroc": None,
+        "examples": 30,
+    }
+    assert second["validation"]["accuracy"] == pytest.approx(0.3)
+    assert second["failures"] == [{"client": "west", "reason": "the loss is NaN"}]
+    assert second["cohort"][0] == {"client": CLIENTS[0], "weight": 20.0, "metrics": {"loss": pytest.approx(1.6)}}
+    assert (second["lr"], second["update_norm"]) == (0.05, 0.5)
+    assert (second["bytes_up"], second["bytes_down"], second["seconds"]["train"]) == (1_000_000, 2_000_000, 2.0)
+    assert second["clients"] is None
+    assert third["clients"]["mean"] == pytest.approx(0.6)
+    assert third["clients"]["by_client"][3] == dataclasses.asdict(client_evaluations()[3])
+    assert second.keys() == third.keys()
+
+
+def test_a_line_is_readable_before_the_next_round(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.round(record(1))
+    assert [line["round"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    metrics.close()
+
+
+def test_the_confusion_matrix_of_the_last_evaluation_is_kept_apart(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.round(record(1))
+    metrics.round(dataclasses.replace(record(2), test=None, validation=None))
+    metrics.close()
+    kept = json.loads((tmp_path / "confusion.json").read_text())
+    assert kept["round"] == 1
+    assert kept["test"] == [[3, 7, 0], [0, 3, 7], [7, 0, 3]]
+    assert "confusion" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_nan_is_null_and_an_empty_evaluation_is_none(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    absent_class = Evaluation(loss=float("nan"), confusion=np.array([[2, 0], [0, 0]]), auroc=float("nan"))
+    empty = Evaluation(loss=float("nan"), confusion=np.zeros((2, 2), dtype=np.int64))
+    metrics.round(dataclasses.replace(record(1), reports=(), test=absent_class, validation=empty))
+    metrics.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    written = json.loads(line, parse_constant=pytest.fail)
+    assert written["train_loss"] is None
+    assert written["test"]["recalls"] == [1.0, None]
+    assert written["validation"] is None
+
+
+def test_resuming_drops_later_and_torn_lines_and_repeats_the_file(tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
+    write(whole, range(1, 6))
+    text = whole.read_text()
+    resumed.write_text(text[: len(text) - 40])  # killed in the middle of round 5's line
+    assert [line["round"] for line in read_metrics(resumed)] == [1, 2, 3, 4]
+    write(resumed, range(3, 6), after_round=2)
+    assert resumed.read_text() == text
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", range(1, 3))
+    write(tmp_path / "metrics.jsonl", range(1, 2))
+    assert [line["round"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", range(1, 3))
+    text = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text("{torn\n" + text)
+    with pytest.raises(FedLensError, match=r"metrics\.jsonl, line 1: not JSON"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(FedLensError, match=r"round 1 cannot be written \(No space left on device\).*fedlens resume"):
+        metrics.round(record(1))
+    metrics.close()
+
+
+def test_client_means_count_clients_and_images() -> None:
+    summary = summarize_clients(client_evaluations())
+    assert summary.mean == pytest.approx(0.6)
+    assert summary.mean_over_examples == pytest.approx(0.42)
+    assert summary.worst_tenth == pytest.approx(0.3)  # ⌈3/10⌉ = 1 client
+    assert summary.loss == pytest.approx(0.6)
+    assert (summary.evaluated, summary.never_sampled, summary.never_sampled_mean) == (3, 1, 0.1)
+
+
+def test_the_worst_tenth_of_eleven_clients_is_two() -> None:
+    clients = [ClientEvaluation(str(k), accuracy=k / 10, loss=1.0, examples=5, trained=True) for k in range(11)]
+    assert summarize_clients(clients).worst_tenth == pytest.approx((0.0 + 0.1) / 2)
+
+
+def test_no_trained_client_is_no_mean() -> None:
+    summary = summarize_clients(client_evaluations()[3:])
+    assert (summary.mean, summary.mean_over_examples, summary.worst_tenth, summary.loss) == (None, None, None, None)
+    assert summary.never_sampled_mean == 0.1
+
+
+def test_the_best_round_is_chosen_by_validation_loss(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", range(1, 7))
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    best = best_round(metrics)
+    assert best is not None
+    assert best["round"] == 4  # test accuracy is highest in round 6
+    clients = last_with(metrics, "clients")
+    assert clients is not None
+    assert clients["evaluated"] == 3
+    assert best_round([{**line, "validation": None} for line in metrics]) is None
+    assert last_with([], "test") is None

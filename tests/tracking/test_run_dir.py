@@ -1,0 +1,98 @@
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from fake_runs import CLASSES, CLIENTS, federated_data, write_run
+from fedlens.errors import ConfigError
+from fedlens.tracking.run_dir import RunDir, clean_name, find_runs
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
+    runs = [RunDir.create(tmp_path / "logs", "a") for _ in range(3)]
+    assert len({run.path for run in runs}) == 3
+    assert all(run.checkpoints.is_dir() and run.model.is_dir() for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("fedavg-lenet", "fedavg-lenet"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("timm:vit tiny?", "timm-vit-tiny"),
+        ("实验 1", "实验-1"),
+        ("strategy.name=fedprox_seed=1", "strategy.name=fedprox_seed=1"),
+        ("//", "run"),
+    ],
+)
+def test_odd_names_become_one_folder_name(name: str, clean: str, tmp_path: Path) -> None:
+    assert clean_name(name) == clean
+    assert RunDir.create(tmp_path, name).path.parent == tmp_path
+
+
+def test_a_folder_that_is_no_run_is_named_with_the_runs_beside_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    assert RunDir.open(run.path) == run
+    with pytest.raises(ConfigError, match=r"is no run.*Runs nearby: .*fedavg-lenet"):
+        RunDir.open(tmp_path)
+    with pytest.raises(ConfigError, match=r"does not exist.*fedavg-lenet"):
+        RunDir.open(tmp_path / "typo")
+    (tmp_path / "alone" / "x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="`fedlens run` makes one"):
+        RunDir.open(tmp_path / "alone" / "x")
+
+
+def test_a_base_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"tracking\.dir.*choose another"):
+        RunDir.create(tmp_path / "file" / "logs", "a")
+
+
+def test_runs_are_found_in_a_folder_and_its_sweeps(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path, "first"), write_run(tmp_path / "sweep-a", "second")
+    assert find_runs(tmp_path) == [first, second]
+    assert find_runs(first.path) == [first]
+
+
+def test_versions_name_packages_machine_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path, "a")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.chdir(repository)
+    run.save_versions("cpu")
+    written = json.loads(run.versions.read_text())
+    assert written["packages"]["torch"] == version("torch")
+    assert written["device"] == "cpu"
+    assert written["cores"] >= 1
+
+    for command in ("init -q", "-c user.name=a -c user.email=a@b.c commit -q --allow-empty -m start"):
+        subprocess.run(["git", *command.split()], check=True)
+    run.save_versions("cpu")
+    clean = json.loads(run.versions.read_text())["git"]
+    assert len(clean["commit"]) == 40
+    assert clean["dirty"] is False
+    (repository / "new.txt").write_text("")
+    run.save_versions("cpu")
+    assert json.loads(run.versions.read_text())["git"]["dirty"] is True
+
+
+def test_no_repository_is_no_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    run = RunDir.create(tmp_path, "a")
+    run.save_versions("cpu")
+    assert json.loads(run.versions.read_text())["git"] is None
+
+
+def test_the_partition_file_says_who_holds_what(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a")
+    run.save_data(federated_data())
+    partition = json.loads(run.partition.read_text())
+    assert partition["class_names"] == list(CLASSES)
+    # rows 12–23 of labels 0×16, 1×16, …: train 12–19 holds four of class 0 (12–15) and four of class 1 (16–19)
+    assert partition["clients"][CLIENTS[1]] == {"train": [4, 4, 0], "val": [0, 2, 0], "test": [0, 2, 0]}
+    assert partition["test"] == [8, 0, 0]
+    data = json.loads(run.data.read_text())
+    assert data == {"read": 57, "skipped": [["bad <photo>.png", "empty file"]], "notes": ["one class is rare"]}

@@ -1,0 +1,115 @@
+import dataclasses
+import sys
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from fake_runs import CLASSES, CLIENTS, record
+from fedlens.federation.records import ClientEvaluation
+from fedlens.tracking.tensorboard import TensorBoardTracker, scalars_of
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def scalar(accumulator: Any, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, pytest.approx(event.value, rel=1e-5)) for event in accumulator.Scalars(tag)]
+
+
+def picture(accumulator: Any, tag: str) -> np.ndarray:
+    (event,) = accumulator.Images(tag)
+    return cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run")
+    tracker = TensorBoardTracker(folder, CLASSES)
+    for number in (1, 2, 3):
+        tracker.round(record(number, clients=number == 3))
+    images = np.zeros((3, 8, 8, 1), dtype=np.uint8)
+    tracker.predictions(images, ["cat", "dog", "$dog$"], ["cat", "cat", "$dog$"], step=3)
+    tracker.finish({"model.name": "lenet", "optimizer.lr": 0.1, "model.pretrained": False}, {"accuracy": 0.5})
+    tracker.close()
+    assert [path.is_file() for path in folder.iterdir()] == [True]  # no sub-folder: one run, not two
+    return events(folder)
+
+
+def test_every_number_of_a_round_is_there(written: Any) -> None:
+    assert scalar(written, "test/accuracy") == [(1, 0.3), (2, 0.4), (3, 0.5)]
+    assert scalar(written, "validation/loss") == [(1, 4.0), (2, 3.0), (3, 2.0)]
+    assert scalar(written, "train/loss") == [(1, 1.8), (2, 1.6), (3, 1.4)]
+    assert scalar(written, "train/learning_rate")[1] == (2, 0.05)
+    assert scalar(written, "train/update_norm")[1] == (2, 0.5)
+    assert scalar(written, "train/failures") == [(1, 0), (2, 1), (3, 0)]
+    assert scalar(written, "communication/bytes_up")[0] == (1, 1e6)
+    assert scalar(written, "communication/bytes_down")[0] == (1, 2e6)
+    assert scalar(written, "seconds/train")[0] == (1, 2.0)
+    assert scalar(written, "clients/accuracy_mean") == [(3, 0.6)]
+    assert scalar(written, "clients/accuracy_worst_tenth") == [(3, 0.3)]
+    assert scalar(written, f"client_accuracy/{CLIENTS[1]}") == [(3, 0.6)]
+    assert scalar(written, f"client_loss/{CLIENTS[2]}") == [(3, 0.9)]
+
+
+def test_hyper_parameters_and_final_metrics_are_in_the_same_run(written: Any) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = written.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["model.name"].string_value == "lenet"
+    assert hparams["optimizer.lr"].number_value == 0.1
+    assert scalar(written, "final/accuracy") == [(0, 0.5)]
+
+
+def test_pictures_show_confusion_and_predictions(written: Any) -> None:
+    confusion = picture(written, "confusion/test")
+    assert confusion.shape[0] > 200
+    assert confusion.std() > 5  # not a blank page
+    predictions = picture(written, "predictions/test").astype(int)
+    blue, green, red = np.moveaxis(predictions, -1, 0)
+    assert ((red - green > 80) & (red - blue > 80)).any()  # the wrong answer's title is red
+    assert ((green - red > 60) & (green - blue > 60)).any()  # a right one is green
+
+
+def test_the_partition_is_a_picture(tmp_path: Path) -> None:
+    tracker = TensorBoardTracker(tmp_path, CLASSES)
+    tracker.partition(np.array([[8, 0, 0], [4, 4, 0]]), CLIENTS[:2])
+    tracker.close()
+    assert picture(events(tmp_path), "data/partition").std() > 5
+
+
+def test_a_resumed_run_hides_later_rounds_of_the_killed_one(tmp_path: Path) -> None:
+    killed = TensorBoardTracker(tmp_path, CLASSES)
+    for number in (1, 2, 3):
+        killed.round(record(number))
+    killed.close()
+    resumed = TensorBoardTracker(tmp_path, CLASSES, after_round=1)
+    resumed.round(dataclasses.replace(record(2), lr=7.0))
+    resumed.close()
+    assert scalar(events(tmp_path), "train/learning_rate") == [(1, 0.1), (2, 7.0)]
+
+
+def test_many_clients_get_no_curve_each() -> None:
+    many = tuple(ClientEvaluation(f"c{k}", accuracy=0.5, loss=1.0, examples=1, trained=True) for k in range(51))
+    tags = scalars_of(dataclasses.replace(record(1), clients=many))
+    assert tags["clients/accuracy_mean"] == 0.5
+    assert not [tag for tag in tags if tag.startswith("client_")]
+
+
+def test_making_a_tracker_imports_and_opens_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from fedlens.tracking.tensorboard import TensorBoardTracker;"
+        f"TensorBoardTracker(pathlib.Path({str(tmp_path)!r}), ['a']).close();"
+        "assert not {'tensorboard', 'matplotlib'} & set(sys.modules)"
+    )
+    run([sys.executable, "-c", code], check=True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,138 @@
+"""Features of a frozen backbone: right, kept, keyed, and resumed after a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlens.data.types import ClientRows, DataReport, FederatedData
+from fedlens.errors import DataError
+from fedlens.models.base import ModelRequest, Preprocessing, Recognizer
+from fedlens.models.build import build_model, builder_named
+from fedlens.training.features import extract_features
+
+CPU = torch.device("cpu")
+ROWS = 23
+
+
+def some_data(seed=0, cache_key="images"):
+    rng = np.random.default_rng(seed)
+    rows = np.arange(ROWS)
+    return FederatedData(
+        images=torch.from_numpy(rng.integers(0, 256, (ROWS, 28, 28, 1), dtype=np.uint8)),
+        labels=torch.from_numpy(rng.integers(0, 10, ROWS)),
+        class_names=tuple("abcdefghij"),
+        clients=(ClientRows("one", rows[:15], rows[15:17], rows[17:20]),),
+        test=rows[20:],
+        report=DataReport(ROWS),
+        cache_key=cache_key,
+    )
+
+
+@pytest.fixture
+def model():
+    return build_model(builder_named("lenet"), ModelRequest(10, 28, 1), freeze="backbone", seed=1).train()
+
+
+def extract(model, data, folder, **options):
+    return extract_features(model, data, device=CPU, cache_dir=folder, batch_size=5, **options)
+
+
+def test_features_and_head_give_the_models_logits(model, tmp_path):
+    data = some_data()
+    features = extract(model, data, tmp_path)
+
+    assert features.images.shape == (ROWS, 84)
+    assert features.images.dtype == torch.float32
+    assert features.cache_key.startswith("images-")
+    assert (features.labels is data.labels, features.clients is data.clients) == (True, True)
+    logits = model.head(model.prepare(features.images))
+    assert torch.allclose(logits, model(model.prepare(data.images)), atol=1e-5)
+    assert model.training
+
+
+def test_the_second_call_only_opens_the_file(model, tmp_path):
+    first = extract(model, some_data(), tmp_path)
+    calls = []
+
+    second = extract(model, some_data(), tmp_path, progress=lambda *done: calls.append(done))
+
+    assert calls == []
+    assert torch.equal(first.images, second.images)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_goes_on_at_the_last_whole_batch_after_a_kill(model, tmp_path):
+    """Killed in the third batch of five rows: ten rows count as done, and the result is the same to the last bit."""
+    whole = extract(model, some_data(), tmp_path / "whole")
+    file = next((tmp_path / "whole").iterdir())
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / file.with_suffix(".part").name).write_bytes(file.read_bytes()[: 13 * 84 * 4 + 7])
+    calls = []
+
+    resumed = extract(model, some_data(), cut, progress=lambda *done: calls.append(done))
+
+    assert calls == [(15, ROWS), (20, ROWS), (23, ROWS)]
+    assert torch.equal(whole.images, resumed.images)
+    assert [path.name for path in cut.iterdir()] == [file.name]
+
+
+def test_an_interrupted_call_leaves_its_batches_and_the_models_mode(model, tmp_path):
+    def stop(done, total):
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(model, some_data(), tmp_path, progress=stop)
+
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    assert next(tmp_path.iterdir()).stat().st_size == 10 * 84 * 4
+    assert model.training
+
+
+def test_other_weights_images_or_preprocessing_make_another_file(model, tmp_path):
+    extract(model, some_data(), tmp_path)
+    extract(model, some_data(cache_key="other"), tmp_path)
+    with torch.no_grad():
+        model.backbone[0].bias[0] += 1e-6
+    extract(model, some_data(), tmp_path)
+    extract(Recognizer(model.backbone, model.head, Preprocessing(28, 1, (0.5,), (0.5,))), some_data(), tmp_path)
+    extract(
+        Recognizer(nn.Sequential(*model.backbone[:-1], nn.Tanh()), model.head, model.preprocessing),
+        some_data(),
+        tmp_path,
+    )
+
+    assert len(list(tmp_path.glob("*.f32"))) == 5
+
+
+def test_the_heads_weights_do_not_matter(model, tmp_path):
+    extract(model, some_data(), tmp_path)
+    nn.init.ones_(model.head.weight)
+    extract(model, some_data(), tmp_path)
+
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_frozen_statistics_are_used_and_kept(tmp_path):
+    """Were the backbone in training mode, the batches would normalise themselves."""
+    model = build_model(builder_named("resnet18"), ModelRequest(10, 28, 1), freeze="backbone", seed=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    features = extract(model, some_data(), tmp_path)
+
+    model.eval()
+    with torch.inference_mode():
+        alone = model.backbone(model.prepare(some_data().images[7:8]))
+    assert torch.allclose(features.images[7], alone[0], atol=1e-4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_folder_that_cannot_be_written(model, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+
+    with pytest.raises(DataError, match=r"features cannot be stored .*; see data\.cache_dir"):
+        extract(model, some_data(), tmp_path / "taken")
