@@ -25,7 +25,6 @@ from fedlens.federation.coordinator import Coordinator
 from fedlens.federation.records import Tracker
 from fedlens.files import read_json, write_atomic, write_json
 from fedlens.models.artefact import ModelDescription, save_model
-from fedlens.models.base import Recognizer
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
@@ -61,7 +60,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     start = starting_point(folder, experiment, checkpoints, observer)
     prepare_folder(config, folder, experiment)
     board = Board(folder, experiment, start.round) if config.tracking.tensorboard else None
-    files = [MetricsFile(folder.metrics, start.round), *([board.tracker] if board else [])]
+    files: list[Tracker] = [MetricsFile(folder.metrics, start.round), *([board.tracker] if board else [])]
     observer.start(header(experiment, folder), config.federated.num_rounds, start.round)
     with coordinating(experiment, folder, given, [*files, observer, *trackers], checkpoints) as coordinator:
         end = coordinator.run(start)
@@ -158,7 +157,7 @@ def leave_behind(experiment: Experiment, folder: RunDir, end: Checkpoint, checkp
 
 def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription:
     """What `fedlens predict` needs to build the model again. A user's own module has no builder."""
-    section, data, own = experiment.config.model, experiment.shown, isinstance(experiment.model, Recognizer)
+    section, data, own = experiment.config.model, experiment.shown, experiment.configured
     entry, implied = find(MODEL, section.name)
     return ModelDescription(
         builder=entry.name if own else None,

@@ -83,13 +83,14 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
     (folder / "config.yaml").touch()
     (folder / "report.html").touch()
     (folder / "metrics.jsonl").write_text("".join(to_json(line_of(record(number))) + "\n" for number in (1, 2)))
-    tracker.start(HEADER, 2, 0)
+    tracker.start(HEADER, 2, 1)
+    tracker.round(record(2))
     tracker.close()
     tracker.finish(folder, 61.2)
     shown_text = text().replace("\n", "")
     assert "75.0 %" in shown_text
     assert "7.0 MB (4.0 down, 3.0 up)" in shown_text
-    assert "0:01:01 (h:mm:ss) for 2 rounds" in shown_text
+    assert "0:01:01 (h:mm:ss) for 1 round" in shown_text
     assert "report.html" in shown_text
     assert "config.yaml strategy.name=fedprox" in shown_text
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fedlens.data.types import ImageTable
     from fedlens.registry import Registry
 
-app = typer.Typer(help="Deal images out to clients, and look at who holds what.", no_args_is_help=True)
+app = typer.Typer(
+    help="Deal images out to clients, and look at who holds what.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Out = Annotated[Path, typer.Option(help="folder to write; must be empty or new")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in OUT")]

@@ -200,13 +200,12 @@ def trained_part(
     config: Config, model: nn.Module, data: FederatedData, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, FederatedData]:
     """What is trained, and on what: a frozen backbone runs once over every image, then only the head trains."""
-    frozen = config.model.freeze == "backbone" and isinstance(model, Recognizer)
-    if not frozen or config.data.augment != "none" or config.optimizer.mixup:
+    changing = config.data.augment != "none" or config.optimizer.mixup > 0
+    if config.model.freeze != "backbone" or changing or not isinstance(model, Recognizer):
         return model, data
     cache = (config.data.cache_dir or default_cache_dir()) / "features"
     features = extract_features(model, data, device=device, cache_dir=cache, progress=progress("computing features"))
-    head: nn.Module = model.head
-    return head, features
+    return model.head, features
 
 
 def check_precision(config: Config, device: torch.device) -> None:

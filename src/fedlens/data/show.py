@@ -90,10 +90,8 @@ def table(held: Holdings, most_clients: int = 40, most_classes: int = 12) -> Tab
     from rich import box, markup
     from rich.table import Table
 
-    view = Table(
-        title=f"{held.counts.sum():,} images of {len(held.class_names)} classes at {len(held.clients)} clients"
-    )
-    view.box, view.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+    title = f"{held.counts.sum():,} images of {len(held.class_names)} classes at {len(held.clients)} clients"
+    view = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("client", no_wrap=True)
     view.add_column("images", justify="right", no_wrap=True)
     wide = len(held.class_names) <= most_classes

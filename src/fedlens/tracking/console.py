@@ -37,7 +37,7 @@ class ConsoleTracker:
         self._folder = ""
         self._strategy = ""
         self._num_rounds = 0
-        self._round = 0
+        self._round = self._done = 0
         self._rounds: TaskID | None = None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
@@ -46,6 +46,7 @@ class ConsoleTracker:
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
         """Show the header, and the bar over the rounds with `done` of them behind it."""
         self._folder, self._num_rounds, self._round = header.get("folder", ""), num_rounds, done
+        self._done = done
         self._strategy = header.get("strategy", "")
         self._lines(header)
         if done:
@@ -92,7 +93,9 @@ class ConsoleTracker:
         """The result, where it lies, and three commands to try."""
         self.close()
         run = RunDir(folder)
-        lines = result_lines(read_metrics(run.metrics), seconds, run)
+        lines = result_lines(read_metrics(run.metrics), run)
+        rounds = self._round - self._done
+        lines["time"] = f"{timedelta(seconds=round(seconds))} (h:mm:ss) for {rounds} round{'s' * (rounds != 1)}"
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}", self._strategy)
         if self._console.is_terminal:
             body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
@@ -137,7 +140,7 @@ def round_line(record: RoundRecord, num_rounds: int) -> str:
     return "  ".join(parts)
 
 
-def result_lines(metrics: Sequence[Mapping[str, Any]], seconds: float, folder: RunDir) -> dict[str, str]:
+def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[str, str]:
     """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
     test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     lines = {"test accuracy": percent(test.get("accuracy"))}
@@ -150,7 +153,6 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], seconds: float, folder: R
     lines["  of their worst tenth"] = percent(clients.get("worst_tenth"))
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
-    lines["time"] = f"{timedelta(seconds=round(seconds))} (h:mm:ss) for {len(metrics)} rounds"
     lines["folder"] = str(folder.path)
     if folder.report.exists():
         lines["report"] = str(folder.report)

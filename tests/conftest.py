@@ -1,0 +1,33 @@
+"""For every test: a cache of its own, and in CI no skip that nobody wrote down."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ALLOWED_SKIPS = Path(__file__).with_name("skips.txt")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images and features go to a folder of this session, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def unlisted_skips(session: pytest.Session) -> list[str]:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    allowed = {line for line in ALLOWED_SKIPS.read_text().splitlines() if line and not line.startswith("#")}
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    return [report.nodeid for report in skipped if report.nodeid not in allowed]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skip in CI that tests/skips.txt does not list fails the run: it would hide that something is not tested."""
+    found = unlisted_skips(session) if os.environ.get("CI") else []
+    if found:
+        print("\nskipped, but not listed in tests/skips.txt:", *found, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

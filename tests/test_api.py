@@ -1,0 +1,215 @@
+"""Whole experiments through the public API: what a notebook or a script does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import fedlens
+from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughClients, TrainingDiverged
+from fedlens.models.artefact import load_model
+from fedlens.tracking.metrics import read_metrics
+
+QUICK = (
+    "model.name=lenet",
+    "federated.num_rounds=3",
+    "federated.fraction_fit=0.3",
+    "federated.evaluate_clients_every=2",
+    "tracking.tensorboard=false",
+    "tracking.report=false",
+)
+
+
+def run(tmp_path: Path, *overrides: str, config=None, **given) -> fedlens.Run:
+    return fedlens.run(config, *QUICK, f"tracking.dir={tmp_path}", *overrides, show=False, **given)
+
+
+def comparable(run: fedlens.Run) -> list[dict]:
+    """Everything that a repeat must repeat: not the seconds."""
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    for line in lines:
+        del line["seconds"]
+        for client in line["cohort"]:
+            client["metrics"].pop("seconds")
+    return lines
+
+
+def weights(run: fedlens.Run) -> bytes:
+    return (run.folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_everything_behind(tmp_path: Path) -> None:
+    done = fedlens.run(None, *QUICK[:-2], f"tracking.dir={tmp_path}", show=False)
+    names = {path.name for path in done.folder.iterdir()}
+    assert names >= {
+        "config.yaml", "versions.json", "metrics.jsonl", "partition.json", "data.json", "confusion.json",
+        "checkpoints", "model", "best", "report.html", "result.json",
+    }  # fmt: skip
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert list(done.metrics.index) == [1, 2, 3]
+    assert done.metrics["train_loss"].iloc[-1] < done.metrics["train_loss"].iloc[0]
+    assert done.config.model.name == "lenet"
+    model, description = load_model(done.folder / "model")
+    assert description.class_names[0] == "T-shirt/top"
+    assert description.accuracy == pytest.approx(done.metrics["test.accuracy"].iloc[-1])
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.allclose(model(images), done.model(images), atol=1e-6)
+
+
+def test_a_repeat_is_bit_identical_and_a_seed_changes_it(tmp_path: Path) -> None:
+    once, again, other = run(tmp_path), run(tmp_path), run(tmp_path, "seed=1")
+    assert weights(once) == weights(again)
+    assert comparable(once) == comparable(again)
+    assert weights(once) != weights(other)
+
+
+def test_other_worker_counts_agree(tmp_path: Path) -> None:
+    one, three = run(tmp_path, "runtime.workers=1").model, run(tmp_path, "runtime.workers=3").model
+    for (name, left), right in zip(one.state_dict().items(), three.state_dict().values(), strict=True):
+        assert torch.allclose(left, right, atol=1e-5), name
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam"])
+def test_more_rounds_by_resuming_are_the_same_as_at_once(tmp_path: Path, strategy: str) -> None:
+    whole = run(tmp_path, f"strategy.name={strategy}", "optimizer.keep=true")
+    short = run(tmp_path, f"strategy.name={strategy}", "optimizer.keep=true", "federated.num_rounds=1")
+    longer = fedlens.resume(short.folder, "federated.num_rounds=3", show=False)
+    assert longer.folder == short.folder
+    assert weights(whole) == weights(longer)
+    # round 1 was that run's last, so its clients were evaluated then
+    assert [line["train_loss"] for line in comparable(whole)] == [line["train_loss"] for line in comparable(longer)]
+
+
+def test_resuming_may_not_change_what_was_trained(tmp_path: Path) -> None:
+    short = run(tmp_path, "federated.num_rounds=1")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=1.*a resumed run may change only"):
+        fedlens.resume(short.folder, "optimizer.lr=1", show=False)
+
+
+def test_resuming_on_other_images_is_refused(tmp_path: Path) -> None:
+    short = run(tmp_path, "federated.num_rounds=1")
+    (short.folder / "data-key.json").write_text(json.dumps("other images"))
+    with pytest.raises(CheckpointError, match="the images have changed"):
+        fedlens.resume(short.folder, "federated.num_rounds=2", show=False)
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    before = weights(done)
+    assert weights(fedlens.resume(done.folder, show=False)) == before
+
+
+class Clothes(nn.Module):
+    """A user's own module: no FedLens in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+def separable(count: int, seed: int = 0) -> TensorDataset:
+    """8×8 float images that are bright in the column of their class."""
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, 3, count))
+    images = torch.rand(count, 1, 8, 8)
+    images[torch.arange(count), 0, :, labels] += 2
+    return TensorDataset(images, labels)
+
+
+def test_your_own_module_and_datasets_go_straight_in(tmp_path: Path) -> None:
+    clients = {"north": separable(60, 1), "south": separable(40, 2), "west": separable(50, 3)}
+    done = run(tmp_path, "federated.num_rounds=5", "federated.fraction_fit=1", model=Clothes(), data=clients,
+               test=separable(90, 4))  # fmt: skip
+    assert done.metrics["test.accuracy"].iloc[-1] > 0.9
+    assert {line["client"] for line in done.metrics["cohort"].iloc[0]} == set(clients)
+    assert isinstance(done.model, Clothes)
+    again = run(tmp_path, "federated.num_rounds=1", "data.partition.scheme=iid", model=Clothes(), data=separable(200))
+    assert len(json.loads((again.folder / "partition.json").read_text())["clients"]) == 10
+
+
+def test_your_own_tracker_is_told(tmp_path: Path) -> None:
+    class Mine:
+        rounds: list[int] = []  # noqa: RUF012
+
+        def round(self, record) -> None:
+            self.rounds.append(record.round)
+
+        def close(self) -> None:
+            self.rounds.append(-1)
+
+    run(tmp_path, trackers=[Mine()])
+    assert Mine.rounds == [1, 2, 3, -1]
+
+
+PLUGIN = """
+from dataclasses import dataclass
+
+from fedlens.strategies.base import LocalTerms, Strategy, strategies
+
+
+@strategies.register("shrink", summary="pulls every parameter towards zero")
+@dataclass(frozen=True)
+class Shrink(Strategy):
+    pull: float = 0.5
+
+    def terms(self, ctx):
+        return LocalTerms(correction=lambda parameters: self.pull * parameters)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2], ids=["inherited", "made-again"])
+def test_a_plugin_runs_in_worker_processes(tmp_path: Path, threads: int) -> None:
+    plugin = tmp_path / f"shrink{threads}.py"
+    plugin.write_text(PLUGIN.replace('"shrink"', f'"shrink{threads}"'))
+    overrides = ("runtime.workers=2", f"runtime.threads_per_worker={threads}", "federated.num_rounds=1")
+    plain = run(tmp_path, *overrides)
+    shrunk = run(tmp_path, *overrides, f"plugins=[{plugin}]", f"strategy.name=shrink{threads}", "strategy.pull=1")
+    norm = {name: sum(p.norm() for p in done.model.parameters()) for name, done in (("a", plain), ("b", shrunk))}
+    assert norm["b"] < norm["a"]
+
+
+def test_too_many_labels_and_too_few(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.num_classes=5, but the data has 10 labels"):
+        run(tmp_path, "model.num_classes=5")
+    done = run(tmp_path, "model.num_classes=12", "federated.num_rounds=1")
+    assert done.model(torch.rand(1, 1, 28, 28)).shape == (1, 12)
+
+
+def test_more_clients_asked_for_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(NotEnoughClients, match=r"federated\.min_fit_clients=30, but the data has 10 client"):
+        run(tmp_path, "federated.min_fit_clients=30")
+
+
+def test_a_rate_that_diverges_stops_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"smaller optimizer\.lr"):
+        run(tmp_path, "optimizer.lr=1e12")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="photos"):
+        run(tmp_path, f"data.path={tmp_path / 'photos'}")
+
+
+def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16"):
+        run(tmp_path, "memory.precision=fp16", "runtime.device=cpu")
+
+
+def test_a_client_with_one_image_takes_part(tmp_path: Path) -> None:
+    clients = {"big": separable(60, 1), "one": separable(1, 2)}
+    done = run(tmp_path, "federated.fraction_fit=1", model=Clothes(), data=clients, test=separable(30, 3))
+    assert {report["client"] for report in done.metrics["cohort"].iloc[0]} == {"big", "one"}
+
+
+def test_a_frozen_backbone_sends_its_head_only(tmp_path: Path) -> None:
+    done = run(tmp_path, "model.freeze=backbone", "federated.fraction_fit=0.2")
+    assert done.metrics["bytes_up"].iloc[0] == 2 * (84 * 10 + 10) * 4
+    assert load_model(done.folder / "model")[0](torch.rand(1, 1, 28, 28)).shape == (1, 10)
