@@ -40,8 +40,8 @@ class Dirichlet(Scheme):
                 cause = error
         raise DataError(
             f"partition dirichlet: with alpha={self.alpha} over {rows.clients} clients, no draw of {11 * RESTARTS} "
-            f"gave every client {self.min_size} of the {len(rows.labels)} images. Raise partition.alpha, lower "
-            "partition.clients or partition.min_size, or set partition.balanced=true."
+            f"gave every client {self.min_size} of the {len(rows.labels)} images. Raise data.partition.alpha, lower "
+            "data.partition.clients or data.partition.min_size, or set data.partition.balanced=true."
         ) from cause
 
     def _draw(self, rows: ToPartition, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -71,5 +71,5 @@ def check_clients(scheme: str, rows: ToPartition, min_size: int = 1) -> None:
     if need > have:
         raise DataError(
             f"partition {scheme}: {rows.clients} clients of at least {min_size} need {need} images, but there are "
-            f"{have}. Lower partition.clients" + (" or partition.min_size." if min_size > 1 else ".")
+            f"{have}. Lower data.partition.clients" + (" or data.partition.min_size." if min_size > 1 else ".")
         )

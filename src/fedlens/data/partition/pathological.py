@@ -46,6 +46,6 @@ class Pathological(Scheme):
         except ValueError as error:
             raise DataError(
                 f"partition pathological: {rows.clients} clients with {self.classes_per_client} classes each need more "
-                "images of some class than there are (at least one a client). Lower partition.clients or "
+                "images of some class than there are (at least one a client). Lower data.partition.clients or "
                 "partition.classes_per_client."
             ) from error

@@ -69,6 +69,6 @@ class Quantity(Scheme):
         alpha = f", alpha={self.alpha}" if self.skew == "dirichlet" else ""
         return (
             f"partition quantity: skew={self.skew}{alpha} over {rows.clients} clients leaves the smallest fewer than "
-            f"{self.min_size} of the {len(rows.labels)} images. Lower partition.clients or partition.min_size"
-            + (", or raise partition.alpha." if alpha else ", or choose a milder partition.skew (linear).")
+            f"{self.min_size} of the {len(rows.labels)} images. Lower data.partition.clients or data.partition.min_size"
+            + (", or raise data.partition.alpha." if alpha else ", or choose a milder data.partition.skew (linear).")
         )

@@ -32,7 +32,8 @@ class Shard(Scheme):
         if shards > len(rows.labels):
             raise DataError(
                 f"partition shard: {rows.clients} clients × {self.shards_per_client} shards need at least {shards} "
-                f"images, but there are {len(rows.labels)}. Lower partition.clients or partition.shards_per_client."
+                f"images, but there are {len(rows.labels)}. Lower data.partition.clients or "
+                "data.partition.shards_per_client."
             )
         size = len(rows.labels) // shards
         return deal(
