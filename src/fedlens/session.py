@@ -22,7 +22,7 @@ from fedlens.errors import CheckpointError
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator
-from fedlens.federation.records import Tracker
+from fedlens.federation.records import RoundRecord, Tracker
 from fedlens.files import read_json, write_atomic, write_json
 from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.reports.html import write_report
@@ -60,7 +60,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     start = starting_point(folder, experiment, checkpoints, observer)
     prepare_folder(config, folder, experiment)
     board = Board(folder, experiment, start.round) if config.tracking.tensorboard else None
-    files: list[Tracker] = [MetricsFile(folder.metrics, start.round), *([board.tracker] if board else [])]
+    files: list[Tracker] = [MetricsFile(folder.metrics, start.round), *([board] if board else [])]
     observer.start(header(experiment, folder), config.federated.num_rounds, start.round)
     with coordinating(experiment, folder, given, [*files, observer, *trackers], checkpoints) as coordinator:
         end = coordinator.run(start)
@@ -172,21 +172,31 @@ def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription
 
 
 class Board:
-    """TensorBoard's side of a run: what is drawn once, before the first round and after the last."""
+    """TensorBoard's side of a run: every round, and what is drawn once."""
 
     def __init__(self, folder: RunDir, experiment: Experiment, done: int) -> None:
-        self.tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
+        self._tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
         self._folder = folder
         self._experiment = experiment
+        self._partition_due = not done
+
+    def round(self, record: RoundRecord) -> None:
+        """The round's figures; with the first, the partition. Drawing is slow, and no round waits for it here."""
+        self._tracker.round(record)
+        if self._partition_due:
+            data = self._experiment.shown
+            counts = np.stack([data.class_counts(client.train) for client in data.clients])
+            self._tracker.partition(counts, [client.name for client in data.clients])
+            self._partition_due = False
 
     def finish(self) -> None:
-        """Partition, sample predictions of the model as it stands, hyper-parameters with the final metrics."""
-        data = self._experiment.shown
-        counts = np.stack([data.class_counts(client.train) for client in data.clients])
-        self.tracker.partition(counts, [client.name for client in data.clients])
+        """Sample predictions of the model as it stands, and the hyper-parameters with the final metrics."""
         self._predictions()
         final = {name: value for name, value in final_metrics(self._folder).items() if value is not None}
-        self.tracker.finish(hyper_parameters(self._experiment.config), final)
+        self._tracker.finish(hyper_parameters(self._experiment.config), final)
+
+    def close(self) -> None:
+        self._tracker.close()
 
     def _predictions(self) -> None:
         experiment, data = self._experiment, self._experiment.shown
@@ -197,7 +207,7 @@ class Board:
             inputs, labels = next(experiment.examples(rows).once(SAMPLES))
             predicted = experiment.resident.module.eval()(inputs).argmax(1)
         names = [named(data.class_names, index) for index in (*labels.tolist(), *predicted.tolist())]
-        self.tracker.predictions(data.images[torch.from_numpy(rows)].numpy(), names[: len(rows)], names[len(rows) :])
+        self._tracker.predictions(data.images[torch.from_numpy(rows)].numpy(), names[: len(rows)], names[len(rows) :])
 
 
 def named(class_names: Sequence[str], index: int) -> str:

@@ -60,7 +60,7 @@ class TensorBoardTracker:
         metrics = {f"final/{name}": value for name, value in final.items()}
         # SummaryWriter.add_hparams would make a run of its own in a sub-folder
         events: Any = self._writer.file_writer
-        for event in summary.hparams(dict(hparams), metrics):  # type: ignore[no-untyped-call]
+        for event in summary.hparams(dict(hparams), metrics):
             events.add_summary(event)
         for tag, value in metrics.items():
             self._writer.add_scalar(tag, value)
