@@ -108,8 +108,8 @@ def test_a_client_is_found_as_it_was(tmp_path) -> None:
     assert store.open("other", None) == {}
 
 
-def test_only_two_versions_stay(tmp_path) -> None:
-    store = ClientStore(tmp_path)
+def test_the_oldest_versions_go(tmp_path) -> None:
+    store = ClientStore(tmp_path, keep=2)
     for version in range(1, 6):
         store.save("a", version, {"v": torch.zeros(1)})
     assert sorted(path.stem for path in (tmp_path / "a").iterdir()) == ["00000004", "00000005"]

@@ -130,7 +130,7 @@ def build_experiment(
         eaten,
         strategy,
         local_settings(config),
-        ClientStore(run_folder / "clients"),
+        ClientStore(run_folder / "clients", keep=config.tracking.keep_checkpoints + 2),
         partial(prepared, preprocessing=preprocessing_of(model, shown)),
         augmentation(config.data.augment),
     )

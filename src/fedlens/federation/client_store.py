@@ -1,7 +1,7 @@
 """What stays with a client between rounds: private tensors, on its own side, under its stable name.
 
-Each version is one file; the one before it is kept, because a server that was killed may go on from a round
-earlier than the client's newest.
+Each version is one file; the ones before it are kept for a while, because a server that was killed may go on from
+a round earlier than the client's newest.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,10 +18,15 @@ from fedlens.federation.types import State
 
 
 class ClientStore:
-    """Private tensors of many clients below one folder; a version is the round that wrote it."""
+    """Private tensors of many clients below one folder; a version is the round that wrote it.
 
-    def __init__(self, folder: Path) -> None:
+    `keep` versions stay. A server with k checkpoints on disk needs k + 2: while one round trains, the checkpoint of
+    the round before may still be on its way to the disk.
+    """
+
+    def __init__(self, folder: Path, keep: int = 4) -> None:
         self._folder = folder
+        self._keep = keep
 
     def open(self, client: str, expects: int | None) -> dict[str, Tensor]:
         """The tensors of version `expects`, newer versions being discarded; nothing for None.
@@ -39,13 +45,24 @@ class ClientStore:
         return load_file(path)
 
     def save(self, client: str, version: int, tensors: State) -> None:
-        """Write a version atomically, and keep the one before it."""
+        """Write a version atomically, and remove the oldest beyond `keep`.
+
+        Raises:
+            CheckpointError: it cannot be written (a full disk, say); the versions before it stay.
+        """
         path = self._path(client, version)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-        temporary.replace(path)
-        for old in sorted(self._versions(client))[:-2]:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"the private state of client {client!r} could not be written to {path}: {error}. Make room, then "
+                "`fedlens resume`"
+            ) from error
+        for old in sorted(self._versions(client))[: -self._keep]:
             self._path(client, old).unlink()
 
     def _path(self, client: str, version: int) -> Path:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from fedlens.aggregation.base import Aggregator, Total
+from fedlens.aggregation.norms import l2_norm
 from fedlens.errors import TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
@@ -144,7 +143,7 @@ class Coordinator:
             lr=self._plan.lr(after.round),
             reports=collected.reports,
             failures=collected.failures,
-            update_norm=distance(after.state.shared, before.shared, self._trainable),
+            update_norm=l2_norm(after.state.shared[name] - before.shared[name] for name in sorted(self._trainable)),
             bytes_down=measured(collected.reports, "bytes_down"),
             bytes_up=measured(collected.reports, "bytes_up"),
             seconds=seconds,
@@ -196,13 +195,6 @@ def collect(outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Ag
             aggregator.add(outcome)
             reports.append(outcome.report)
     return Collected(aggregator.result(), tuple(reports), tuple(failures))
-
-
-def distance(after: State, before: State, names: frozenset[str]) -> float:
-    """L2 norm of after − before over `names`."""
-    if not names:
-        return 0.0
-    return float(torch.stack([(after[name] - before[name]).norm() for name in sorted(names)]).norm())
 
 
 def measured(reports: Sequence[Report], metric: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from fedlens.aggregation.norms import l2_norm
 from fedlens.data.types import ClientRows, FederatedData
 from fedlens.federation.client_store import ClientStore
 from fedlens.federation.types import Answer, ClientFailure, Mean, Report, State, Task
@@ -101,10 +102,9 @@ class ClientTrainer:
         return bool(tensors)
 
     def _measured(self, task: Task, contribution: Contribution, seconds: float) -> dict[str, Mean]:
-        update = torch.linalg.vector_norm(torch.stack([value.norm() for value in contribution.payload.values()]))
         return {
             "seconds": Mean(seconds, 1),
-            "update_norm": Mean(float(update), 1),
+            "update_norm": Mean(l2_norm(contribution.payload.values()), 1),
             "bytes_down": Mean(nbytes(task.payload), 1),
             "bytes_up": Mean(nbytes(contribution.payload) + nbytes(contribution.extra), 1),
         }

@@ -1,0 +1,151 @@
+"""What the pages print is what works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fedlens
+from fedlens import api
+from fedlens.cli.main import app
+from fedlens.config.blocks import FAMILIES
+from fedlens.config.load import load
+from fedlens.config.schema import Config
+from fedlens.reports.compare import compare_runs
+from tests.docs.snippets import ROOT, RUN, SHOWN, Block, blocks, fences, foreign, pages
+
+ALL = [block for page in pages() for block in blocks(page)]
+SMALL = {
+    "model": {"name": "lenet"},
+    "federated": {"num_rounds": 1, "evaluate_clients_every": 0, "local_epochs": 1},
+    "runtime": {"name": "in_process"},
+}
+"""What a run of the quick tests is cut down to after its configuration has been checked as it is printed."""
+
+
+def shrunk(config: Config) -> Config:
+    """`config` with a tiny model and one round; a plugin's strategy, the data and everything else stay."""
+    small = config.model_dump(mode="json")
+    small["model"] = SMALL["model"] | {"num_classes": config.model.num_classes}
+    for section in ("federated", "runtime"):
+        small[section] |= SMALL[section]
+    small["tracking"] |= {"tensorboard": False}
+    return load(None, (), small)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader of the pages has in the folder, and a finished run in logs/."""
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copy(ROOT / "config.yaml", folder)
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("cup", "plant", "shoe")):
+        (folder / "PHOTOS" / name).mkdir(parents=True)
+        for index in range(70):
+            image = rng.integers(0, 90, (24, 32, 3), dtype=np.uint8)
+            image[..., number] += 120
+            cv2.imwrite(str(folder / "PHOTOS" / name / f"{index:02}.jpg"), image)
+    shutil.copy(folder / "PHOTOS" / "cup" / "00.jpg", folder / "photo.jpg")
+    config = shrunk(load(folder / "config.yaml", [f"tracking.dir={folder / 'logs'}"]))
+    api.run(config, show=False)
+    return folder
+
+
+@pytest.fixture
+def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the world as the current folder; what plugins register is forgotten afterwards."""
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for family in FAMILIES.values():
+        family.registry.names()
+        monkeypatch.setattr(family.registry, "_entries", dict(family.registry._entries))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("fedlens_plugin_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are checked as printed, and then cut down."""
+    run = api.run
+
+    def small(config: Any = None, *overrides: str, **given: Any) -> api.Run:
+        return run(shrunk(api.resolve(config, overrides)), **given)
+
+    monkeypatch.setattr(api, "run", small)
+    monkeypatch.setattr(fedlens, "run", small, raising=False)
+
+
+def perform(block: Block) -> None:
+    """Do what the block's language and title ask for."""
+    body = block.body.replace("<run>", next(iter(sorted(os.listdir("logs")))))
+    if block.title:
+        Path(block.title).write_text(body, encoding="utf-8")
+    if block.language == "yaml":
+        file = Path(block.title or "printed.yaml")
+        file.write_text(body, encoding="utf-8")
+        load(file)
+    elif block.language == "python" and not block.title:
+        exec(compile(body, str(block), "exec"), {"__name__": "__main__"})
+    elif block.language == "bash":
+        for command in Block(**{**vars(block), "body": body}).commands:
+            result = CliRunner().invoke(app, command[1:], catch_exceptions=False)
+            assert result.exit_code == 0, f"{block}: {command}\n{result.output}"
+
+
+def run_page(page: Path, *, slow: bool) -> None:
+    for block in blocks(page):
+        if block.runs and (slow or block.mark != "slow"):
+            perform(block)
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_prints_runs(page: Path, here: Path, quick: None) -> None:
+    run_page(page, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in ALL if block.mark == "slow"}), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_slow_blocks_of_a_page_run(page: Path, here: Path, quick: None) -> None:
+    run_page(page, slow=True)
+
+
+def test_every_block_says_what_it_is() -> None:
+    for page in pages():
+        found = blocks(page)
+        assert fences(page) == 2 * len(found), f"{page}: a fence that snippets.py does not understand"
+        for block in found:
+            assert block.language in (*RUN, *SHOWN), f"{block}: a block is one of {RUN + SHOWN}"
+            if block.language == "bash" and block.runs:
+                assert not foreign(block.commands), f"{block}: mark it `<!-- not run: reason -->`"
+
+
+def test_the_pages_print_what_the_issue_promises() -> None:
+    """The quick start's own lines stand in the README word for word."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in (
+        "make demo",
+        "make test",
+        "fedlens run config.yaml model.name=resnet50 federated.num_rounds=3 strategy.name=fedprox",
+        "fedlens data show ./data",
+        "fedlens run data.path=./data",
+        "fedlens predict efficientnet_lite0 photo.jpg",
+        "tensorboard --logdir ./logs",
+    ):
+        assert line in readme
+
+
+def test_the_world_is_what_the_pages_say(world: Path) -> None:
+    assert compare_runs([world / "logs"])
