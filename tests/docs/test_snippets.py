@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tests.docs.snippets import ROOT, RUN, SHOWN, Block, blocks, fences, foreign, pages
 from typer.testing import CliRunner
 
 import fedlens
@@ -20,13 +22,13 @@ from fedlens.config.blocks import FAMILIES
 from fedlens.config.load import load
 from fedlens.config.schema import Config
 from fedlens.reports.compare import compare_runs
-from tests.docs.snippets import ROOT, RUN, SHOWN, Block, blocks, fences, foreign, pages
 
 ALL = [block for page in pages() for block in blocks(page)]
 SMALL = {
     "model": {"name": "lenet"},
-    "federated": {"num_rounds": 1, "evaluate_clients_every": 0, "local_epochs": 1},
+    "federated": {"num_rounds": 1, "fraction_fit": 0.01, "min_fit_clients": 2, "local_epochs": 1},
     "runtime": {"name": "in_process"},
+    "tracking": {"tensorboard": False, "report": False},
 }
 """What a run of the quick tests is cut down to after its configuration has been checked as it is printed."""
 
@@ -34,10 +36,9 @@ SMALL = {
 def shrunk(config: Config) -> Config:
     """`config` with a tiny model and one round; a plugin's strategy, the data and everything else stay."""
     small = config.model_dump(mode="json")
+    for section, values in SMALL.items():
+        small[section] |= values
     small["model"] = SMALL["model"] | {"num_classes": config.model.num_classes}
-    for section in ("federated", "runtime"):
-        small[section] |= SMALL[section]
-    small["tracking"] |= {"tensorboard": False}
     return load(None, (), small)
 
 
@@ -47,22 +48,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     shutil.copy(ROOT / "config.yaml", folder)
     rng = np.random.default_rng(0)
-    for number, name in enumerate(("cup", "plant", "shoe")):
+    for number, name in enumerate(("book", "cup", "lamp", "plant", "shoe")):
         (folder / "PHOTOS" / name).mkdir(parents=True)
-        for index in range(70):
+        for index in range(120):
             image = rng.integers(0, 90, (24, 32, 3), dtype=np.uint8)
-            image[..., number] += 120
-            cv2.imwrite(str(folder / "PHOTOS" / name / f"{index:02}.jpg"), image)
-    shutil.copy(folder / "PHOTOS" / "cup" / "00.jpg", folder / "photo.jpg")
+            image[:, 6 * number : 6 * number + 6] += 120
+            cv2.imwrite(str(folder / "PHOTOS" / name / f"{index:03}.jpg"), image)
+    shutil.copy(folder / "PHOTOS" / "cup" / "000.jpg", folder / "photo.jpg")
     config = shrunk(load(folder / "config.yaml", [f"tracking.dir={folder / 'logs'}"]))
     api.run(config, show=False)
     return folder
 
 
 @pytest.fixture
-def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the world as the current folder; what plugins register is forgotten afterwards."""
-    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("PHOTOS"))
+    (tmp_path / "PHOTOS").symlink_to(world / "PHOTOS")
     monkeypatch.chdir(tmp_path)
     for family in FAMILIES.values():
         family.registry.names()

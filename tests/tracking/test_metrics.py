@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fake_runs import CLIENTS, client_evaluations, record
 
-from fake_runs import CLIENTS, client_evaluations, record
 from fedlens.errors import FedLensError
 from fedlens.federation.records import ClientEvaluation, Evaluation
 from fedlens.tracking.metrics import MetricsFile, read_metrics

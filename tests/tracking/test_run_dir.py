@@ -4,8 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from tests.fake_runs import CLASSES, CLIENTS, federated_data, write_run
 
-from fake_runs import CLASSES, CLIENTS, federated_data, write_run
 from fedlens.errors import ConfigError
 from fedlens.tracking.run_dir import RunDir, clean_name, find_runs
 

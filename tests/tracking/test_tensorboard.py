@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tests.fake_runs import CLASSES, CLIENTS, record
 
-from fake_runs import CLASSES, CLIENTS, record
 from fedlens.federation.records import ClientEvaluation
 from fedlens.tracking.tensorboard import TensorBoardTracker, scalars_of
 

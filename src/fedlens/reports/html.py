@@ -90,6 +90,7 @@ def _clients(run: LoadedRun) -> str:
             "Accuracy at home",
             "The model that each client uses, on its own test images, in the last evaluation on clients.",
             figures.client_accuracies(run.metrics),
+            wide=True,
         ),
         _plot(
             "Who holds what", "Training images of every client, by class.", figures.partition(run.partition), wide=True

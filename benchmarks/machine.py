@@ -1,0 +1,47 @@
+"""Where a benchmark ran, and the file that keeps its figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def facts() -> dict[str, Any]:
+    """Cores, CPU model, memory in GiB, load before the run, and the versions that matter."""
+    return {
+        "cores": os.cpu_count(),
+        "cpu": cpu_model(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1min": os.getloadavg()[0],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "fedlens": version("fedlens"),
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name as Linux knows it, else the platform's."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def save(name: str, before: dict[str, Any], figures: dict[str, Any]) -> Path:
+    """Write results/<name>.json: the machine's `facts` taken before the run, the command, the date, the figures."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    record = {"command": command, "date": datetime.now(UTC).date().isoformat(), "machine": before, **figures}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path

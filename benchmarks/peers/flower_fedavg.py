@@ -1,0 +1,61 @@
+"""Flower's Ray simulation: its own FedAvg over its own messages.
+
+Arguments: the workload and the style. "tuned": one core a client, so as many clients at once as there are cores; an
+actor process keeps data and model and slices batches from tensors. "quick-start": Flower's default of two cores a
+client, and a client as in its PyTorch quick start: each message builds the model, asks flwr-datasets for its partition
+and decodes the pictures through a DataLoader. No evaluation and no telemetry in either.
+A round is one `strategy.start(num_rounds=1)`, continued from the last round's arrays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+import flower_client
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from protocol import introduce, report, requests
+from workload import WORKLOADS
+
+workload, style = WORKLOADS[sys.argv[1]], sys.argv[2]
+server = ServerApp()
+CORES = {"tuned": 1, "quick-start": 2}
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a round whenever the harness asks for one."""
+    introduce("torch", "flwr", "ray")
+    strategy = FedAvg(
+        fraction_train=workload.cohort / workload.clients,
+        fraction_evaluate=0.0,
+        min_train_nodes=workload.cohort,
+        min_available_nodes=workload.clients,
+    )
+    arrays = ArrayRecord(workload.build().state_dict())
+    settings = ConfigRecord({"workload": workload.name, "style": style})
+    for number in requests():
+        started = time.perf_counter()
+        result = strategy.start(grid, arrays, num_rounds=1, train_config=settings)
+        seconds = time.perf_counter() - started
+        arrays, metrics = result.arrays, result.train_metrics_clientapp[1]
+        report(number, seconds, metrics["loss"], round(metrics["steps"] * workload.cohort))
+
+
+if __name__ == "__main__":
+    if style == "quick-start":
+        from flower_pictures import prepare
+
+        prepare(workload)
+    run_simulation(
+        server,
+        flower_client.app,
+        num_supernodes=workload.clients,
+        backend_config={"client_resources": {"num_cpus": CORES[style], "num_gpus": 0.0}},
+    )
