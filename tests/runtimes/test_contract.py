@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 from functools import partial
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_killed_worker_is_one_clear_error(tmp_path) -> None:
         place.submit(Task(client.name, 1, "train", payload, {"lr": 0.1}) for client in place.clients())
         list(place.completed())
     place.close()
+
+
+def test_workers_hold_no_end_of_the_coordinators(tmp_path) -> None:
+    """A coordinator killed in the middle of a message must be noticed: every worker's own end then reads EOF."""
+    place = runtime("local", FedAvg(), tmp_path, workers=3)
+    for index in range(3):
+        place._workers[index][1]._send(struct.pack("!i", 1000))  # a header without its message
+    for _, connection in place._workers:
+        connection.close()
+    for process, _ in place._workers:
+        process.join(20)
+        assert process.exitcode == 0
 
 
 def test_a_bug_in_a_worker_comes_with_its_traceback(tmp_path) -> None:

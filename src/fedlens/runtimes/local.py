@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -35,7 +36,10 @@ class LocalRuntime:
         self._clients = clients
         self._examples = {client.name: client.examples for client in clients}
         self._busy: list[int] = []
-        self._workers = [_start(index, start_method, make_trainer, threads_per_worker) for index in range(workers)]
+        self._workers: list[tuple[BaseProcess, Connection]] = []
+        for index in range(workers):
+            ours = [connection for _, connection in self._workers] if start_method == "fork" else []
+            self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, ours))
 
     def clients(self) -> Sequence[ClientInfo]:
         return self._clients
@@ -97,34 +101,41 @@ def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) 
     return shares
 
 
-def _start(index: int, start_method: str, make_trainer: MakeTrainer, threads: int) -> tuple[BaseProcess, Connection]:
+def _start(
+    index: int, start_method: str, make_trainer: MakeTrainer, threads: int, inherited: Sequence[Connection]
+) -> tuple[BaseProcess, Connection]:
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make_trainer, threads), name=f"worker-{index}", daemon=True)
+    foreign = [*inherited, ours] if start_method == "fork" else []
+    process = context.Process(
+        target=_serve, args=(theirs, foreign, make_trainer, threads), name=f"worker-{index}", daemon=True
+    )
     process.start()
     theirs.close()
     return process, ours
 
 
-def _serve(connection: Connection, make_trainer: MakeTrainer, threads: int) -> None:
+def _serve(connection: Connection, foreign: Sequence[Connection], make_trainer: MakeTrainer, threads: int) -> None:
     """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in foreign:  # a copy of the coordinator's end kept open here would hide that the coordinator is gone
+        other.close()
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     trainer = None
-    while connection in wait(watched):
-        try:
+    with suppress(EOFError, ConnectionError):  # the coordinator has gone, in the middle of a message
+        while connection in wait(watched):
             tasks = wire.receive(connection)
-        except EOFError:
-            return
-        try:
-            trainer = trainer or make_trainer()
-            for outcome in work(trainer, tasks):
-                wire.send(connection, outcome)
-            wire.send(connection, None)
-        except FedLensError as error:
-            wire.send(connection, error)
-        except Exception:
-            wire.send(connection, traceback.format_exc())
+            try:
+                trainer = trainer or make_trainer()
+                for outcome in work(trainer, tasks):
+                    wire.send(connection, outcome)
+                wire.send(connection, None)
+            except ConnectionError:
+                raise
+            except FedLensError as error:
+                wire.send(connection, error)
+            except Exception:
+                wire.send(connection, traceback.format_exc())
