@@ -1,7 +1,7 @@
 """The code blocks of README.md and docs/, and how the tests run them.
 
-A page is run from top to bottom in a folder of its own that holds what a reader would have: config.yaml, PHOTOS (a folder
-for each class), photo.jpg, and a finished run, which `<run>` stands for.
+A page is run from top to bottom in a folder of its own that holds what a reader would have: config.yaml, PHOTOS (a
+folder for each class), photo.jpg, and a finished run, which `<run>` stands for.
 
     ```bash                   every line is a `fedlens` command, and must succeed
     ```yaml                   a configuration, and must be valid
@@ -62,10 +62,10 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    return list(_blocks(page, page.read_text(encoding="utf-8")))
+    return list(blocks_of(page, page.read_text(encoding="utf-8")))
 
 
-def _blocks(page: Path, text: str) -> Iterator[Block]:
+def blocks_of(page: Path, text: str) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         language, _, rest = found["info"].partition(" ")
         title = re.search(r'title="([^"]+)"', rest)

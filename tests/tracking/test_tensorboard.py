@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.fake_runs import CLASSES, CLIENTS, record
 
-from fedlens.federation.records import ClientEvaluation
+from fedlens.federation.records import ClientEvaluation, Evaluation
 from fedlens.tracking.tensorboard import TensorBoardTracker, scalars_of
 
 
@@ -113,3 +113,12 @@ def test_making_a_tracker_imports_and_opens_nothing(tmp_path: Path) -> None:
     )
     run([sys.executable, "-c", code], check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_more_outputs_than_classes_has_a_confusion_picture(tmp_path: Path) -> None:
+    confusion = np.zeros((12, 12), dtype=np.int64)
+    confusion[0, 11] = 4
+    tracker = TensorBoardTracker(tmp_path, CLASSES)
+    tracker.round(dataclasses.replace(record(1), test=Evaluation(loss=1.0, confusion=confusion)))
+    tracker.close()
+    assert picture(events(tmp_path), "confusion/test").std() > 5

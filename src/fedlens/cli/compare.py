@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,5 +80,4 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['megabytes']:.1f}",
             duration(row["seconds"]),
         )
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 160)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)  # a pipe has no edge to break names at

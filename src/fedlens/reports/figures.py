@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.tracking.summary import last_with
+from fedlens.tracking.summary import last_with, named_confusion
 
 Figure = Any
 """A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""
@@ -18,7 +18,8 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#
 
 _GRID = "rgba(128,128,128,0.22)"
 _MOST_BARS = 60
-_MOST_CLASSES = 40
+MOST_CLASSES = 40
+"""Of more classes than this, a confusion matrix shows those that were recognised worst."""
 
 
 def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -163,13 +164,14 @@ def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figu
 
 
 def _worst_classes(counts: Any, class_names: Sequence[str]) -> tuple[Any, list[str]]:
-    """All classes when they are few; else the `_MOST_CLASSES` with the lowest recall, by label."""
-    names = [escape(name, quote=False) for name in class_names]
-    if len(counts) <= _MOST_CLASSES:
+    """All classes when they are few; else the `MOST_CLASSES` with the lowest recall, by label."""
+    counts, plain = named_confusion(counts, class_names)
+    names = [escape(name, quote=False) for name in plain]
+    if len(counts) <= MOST_CLASSES:
         return counts, names
     totals = counts.sum(axis=1)
     shares = np.where(totals > 0, np.diag(counts) / np.maximum(totals, 1), np.inf)
-    worst = np.sort(np.argsort(shares, kind="stable")[:_MOST_CLASSES])
+    worst = np.sort(np.argsort(shares, kind="stable")[:MOST_CLASSES])
     return counts[np.ix_(worst, worst)], [names[index] for index in worst]
 
 

@@ -39,7 +39,7 @@ def headline(run: LoadedRun) -> Headline:
     rounds = run.metrics[-1]["round"] if run.metrics else 0
     test = last_with(run.metrics, "test") or {}
     personal = last_with(run.metrics, "clients") or {}
-    best = best_round(run.metrics) or {}
+    best = best_round(run.metrics, run.config.get("stopping", {}).get("min_delta", 0.0)) or {}
     return Headline(
         run=run.folder.name,
         model=_block(run.config, "model"),
@@ -66,7 +66,7 @@ def percent(share: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

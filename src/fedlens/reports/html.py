@@ -103,12 +103,19 @@ def _mistakes(run: LoadedRun) -> str:
     if not matrix:
         return ""
     names = run.class_names
+    which = f" The {figures.MOST_CLASSES} classes recognised worst." if len(names) > figures.MOST_CLASSES else ""
     return _section(
         "Mistakes",
         _plot(
-            "Confusion matrix", "Test images: rows are the truth. Shares of a row.", figures.confusion(matrix, names)
+            "Confusion matrix",
+            f"Test images: rows are the truth, colours the shares of a row.{which}",
+            figures.confusion(matrix, names),
         ),
-        _plot("Recall by class", "Share of a class' test images that were found.", figures.recalls(matrix, names)),
+        _plot(
+            "Recall by class",
+            f"Share of a class' test images that were found, worst first.{which}",
+            figures.recalls(matrix, names),
+        ),
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.tracking.summary import named_confusion
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -29,7 +31,8 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
     """Heat map of `confusion` (classes, classes), each row as shares of its true class; counts in the cells."""
     from matplotlib.figure import Figure
 
-    classes = len(confusion)
+    confusion, names = named_confusion(confusion, class_names)
+    classes = len(names)
     side = float(np.clip(classes * 0.5, 4, 12))
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")
     axes = figure.add_subplot()
@@ -37,8 +40,8 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
     figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true")
     if classes <= _MOST_LABELS:
-        axes.set_xticks(range(classes), [_plain(name) for name in class_names], rotation=90)
-        axes.set_yticks(range(classes), [_plain(name) for name in class_names])
+        axes.set_xticks(range(classes), [_plain(name) for name in names], rotation=90)
+        axes.set_yticks(range(classes), [_plain(name) for name in names])
     if classes <= 20:
         _write_counts(axes, confusion, shares)
     return figure

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:  # reading a run must not wait for torch
     from fedlens.federation.records import ClientEvaluation
 
@@ -47,19 +50,34 @@ def summarize_clients(clients: Sequence[ClientEvaluation]) -> ClientsSummary:
     )
 
 
-def best_round(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line of the round with the lowest validation loss, the earliest of equals; None without validation.
+def best_round(metrics: Sequence[Mapping[str, Any]], min_delta: float = 0.0) -> Mapping[str, Any] | None:
+    """The line of the last round that improved the validation loss by more than `min_delta`; None without validation.
 
-    Test figures play no part: the test accuracy of this round is an honest estimate.
+    This is the round whose model is kept as the best. Test figures play no part in the choice, so the test
+    accuracy of this round is an honest estimate.
     """
-    judged = [line for line in metrics if line["validation"] and line["validation"]["loss"] is not None]
-    return min(judged, key=lambda line: line["validation"]["loss"], default=None)
+    best, lowest = None, math.inf
+    for line in metrics:
+        loss = line["validation"] and line["validation"]["loss"]
+        if loss is not None and loss < lowest - min_delta:
+            best, lowest = line, loss
+    return best
 
 
 def last_with(metrics: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any] | None:
     """What the last line that has a `key` (test, validation, clients) says under it."""
     found: Mapping[str, Any] | None = next((line[key] for line in reversed(metrics) if line[key]), None)
     return found
+
+
+def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """`confusion` with a name for every row. A model with more outputs than the data has classes gives a larger
+    matrix: of the nameless classes, those that were never seen or predicted are left out."""
+    named = min(len(class_names), len(confusion))
+    counted = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1)).tolist()
+    kept = [*range(named), *(index for index in counted if index >= named)]
+    names = [class_names[index] if index < named else f"class {index}" for index in kept]
+    return confusion[np.ix_(kept, kept)], names
 
 
 def _mean(values: Sequence[float]) -> float | None:

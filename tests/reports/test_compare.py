@@ -1,0 +1,119 @@
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.fake_runs import write_run
+from typer.testing import CliRunner
+
+from fedlens.cli.main import app
+from fedlens.errors import ConfigError
+from fedlens.reports.compare import compare_runs
+from fedlens.reports.headline import duration, percent
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Three runs: finished, stopped after two rounds (inside a sweep), and without a round."""
+    write_run(tmp_path, "whole")
+    write_run(tmp_path / "sweep", "early", rounds=2, strategy="fedprox")
+    write_run(tmp_path, "nothing", rounds=0)
+    return tmp_path
+
+
+def test_one_row_a_run(logs: Path) -> None:
+    whole, early, nothing = sorted(compare_runs([logs]), key=lambda row: -row["rounds"])
+    assert whole["run"].startswith("whole-")
+    assert whole == {
+        "run": whole["run"],
+        "model": "lenet",
+        "strategy": "fedavg",
+        "clients": 4,
+        "rounds": 6,
+        "planned_rounds": 6,
+        "accuracy": pytest.approx(0.8),
+        "best_accuracy": pytest.approx(0.6),
+        "best_round": 4,
+        "balanced_accuracy": pytest.approx(0.8),
+        "personal_mean": pytest.approx(0.6),
+        "worst_tenth": pytest.approx(0.3),
+        "megabytes": pytest.approx(18.0),
+        "seconds": pytest.approx(18.0),
+        "status": "finished",
+    }
+    assert (early["strategy"], early["rounds"], early["status"]) == ("fedprox", 2, "stopped")
+    assert (early["personal_mean"], early["best_round"]) == (None, 2)
+    assert (nothing["accuracy"], nothing["seconds"], nothing["status"]) == (None, 0, "stopped")
+
+
+def test_the_best_round_follows_the_configured_margin(logs: Path) -> None:
+    (run,) = logs.glob("whole-*")
+    with (run / "config.yaml").open("a") as file:
+        file.write("stopping: {min_delta: 2.5}\n")
+    # validation losses 4, 3, 2, 1, 2, 3: only round 4 is more than 2.5 below round 1
+    assert compare_runs([run])[0]["best_round"] == 4
+    (run / "config.yaml").write_text("stopping: {min_delta: 3.5}\n")
+    assert compare_runs([run])[0]["best_round"] == 1
+
+
+def test_folders_without_runs_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no run in .*fedlens run"):
+        compare_runs([tmp_path])
+
+
+def test_the_command_prints_a_table(logs: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", str(logs)])
+    assert result.exit_code == 0
+    (whole,) = (line for line in result.stdout.splitlines() if line.startswith("whole-"))
+    assert whole.split()[1:] == ["lenet", "fedavg", "6/6", "80.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
+    (early,) = (line for line in result.stdout.splitlines() if line.startswith("early-"))
+    assert "2/6 stopped" in early
+
+
+def test_a_pipe_gets_a_run_on_one_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "strategy.name=fedprox-model.name=efficientnet_lite0-seed=12")
+    assert run.name in CliRunner().invoke(app, ["compare", str(tmp_path)]).stdout
+
+
+def test_the_command_sorts_and_writes_csv_and_json(logs: Path) -> None:
+    table = logs / "table.csv"
+    result = CliRunner().invoke(app, ["compare", str(logs), "--sort", "accuracy", "--csv", str(table), "--json"])
+    assert [row["rounds"] for row in json.loads(result.stdout)] == [6, 2, 0]  # the run without accuracy comes last
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["accuracy"][:3] for row in rows] == ["0.8", "0.4", ""]
+
+
+def test_a_misspelt_column_is_answered_with_the_nearest(logs: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", str(logs), "--sort", "acuracy"])
+    assert result.exit_code == 2
+    assert "Did you mean 'accuracy'?" in result.stderr
+
+
+def test_comparing_does_not_wait_for_torch(logs: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fedlens.reports.compare import compare_runs;"
+        f"compare_runs([Path({str(logs)!r})]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_that_was_moved_keeps_its_figures(logs: Path, tmp_path: Path) -> None:
+    (run,) = logs.glob("whole-*")
+    moved = shutil.move(run, tmp_path / "elsewhere")
+    assert compare_runs([Path(moved)])[0]["accuracy"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (192.4, "3 min 12 s"), (7500, "2 h 5 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_shares_are_percent() -> None:
+    assert (percent(0.8213), percent(None), percent(1.0)) == ("82.1 %", "–", "100.0 %")

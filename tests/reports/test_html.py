@@ -1,0 +1,153 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.fake_runs import CLASSES, write_run
+
+from fedlens.errors import ConfigError, FedLensError
+from fedlens.files import write_json
+from fedlens.reports.html import write_report
+from fedlens.reports.load import load_run
+from fedlens.tracking.metrics import MetricsFile
+from fedlens.tracking.run_dir import RunDir
+
+PLOTS = (
+    "accuracy",
+    "loss",
+    "accuracy-at-home",
+    "who-holds-what",
+    "confusion-matrix",
+    "recall-by-class",
+    "time",
+    "communication",
+    "update-norm",
+    "learning-rate",
+)
+
+
+def text_of(page: Path) -> str:
+    """What a reader sees beside the plots: the page without scripts, styles and tags."""
+    bare = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare))
+
+
+def test_the_page_opens_with_the_figures_that_count(tmp_path: Path) -> None:
+    text = text_of(write_report(write_run(tmp_path).path))
+    assert "80.0 % test accuracy, last round" in text  # round 6: 8 of 10 of each class
+    assert "60.0 % test accuracy at round 4, best by validation" in text
+    assert "60.0 % accuracy at home, mean over clients" in text
+    assert "30.0 % accuracy at home, worst tenth of clients" in text
+    assert "18.0 MB moved" in text  # 6 rounds × (2 + 1) MB
+    assert "18.0 s all phases" in text  # 6 rounds × 3 s
+    assert "6 of 6 rounds done" in text
+    assert "finished: all rounds done" in text
+    assert "2 west the loss is NaN" in text
+    assert "57 images read, 1 left out" in text
+    assert "bad &lt;photo&gt;.png empty file" in text
+    assert "name: lenet" in text
+
+
+def test_the_page_stands_alone_and_holds_every_plot_once(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path).path).read_text(encoding="utf-8")
+    assert not re.search(r"""<(script|link|img)[^>]*\b(src|href)=""", page)
+    assert page.count("* plotly.js v") == 1
+    assert [page.count(f'id="{name}"') for name in PLOTS] == [1] * len(PLOTS)
+
+
+def test_names_are_text_never_markup(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path).path).read_text(encoding="utf-8")
+    assert CLASSES[2] not in page
+    assert "<photo>" not in page
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_an_unfinished_run_has_a_page(rounds: int, tmp_path: Path) -> None:
+    text = text_of(write_report(write_run(tmp_path, rounds=rounds).path))
+    assert "stopped" in text
+    assert f"{rounds} of 6 rounds done" in text
+    assert ("No round has finished yet." in text) == (rounds == 0)
+    assert "– accuracy at home, mean over clients" in text  # clients are first evaluated in round 3
+
+
+def test_a_run_with_nothing_but_its_configuration_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert "No round has finished yet." in text_of(write_report(tmp_path))
+
+
+def test_a_model_with_more_outputs_than_classes_has_a_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    wide = [[0] * 1000 for _ in range(1000)]
+    wide[0][0], wide[1][999] = 5, 2
+    write_json(run.confusion, {"round": 6, "test": wide, "validation": None})
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "class 999" in page
+    assert "class 998" not in page
+
+
+def test_many_classes_and_clients_stay_readable(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    names = [f"kind {index}" for index in range(50)]
+    matrix = [[10 if column == row else 0 for column in range(50)] for row in range(50)]
+    matrix[49][49], matrix[49][0] = 1, 9  # the last class is recognised worst
+    write_json(run.confusion, {"round": 6, "test": matrix, "validation": None})
+    clients = {f"c{index}": {"train": [1] * 50, "val": [0] * 50, "test": [0] * 50} for index in range(100)}
+    write_json(run.partition, {"class_names": names, "clients": clients, "test": [1] * 50})
+    page = write_report(run.path)
+    assert "The 40 classes recognised worst." in text_of(page)
+    matrix_plot = page.read_text(encoding="utf-8").split('id="confusion-matrix"')[1].split("</figure>")[0]
+    assert "kind 49" in matrix_plot
+    assert "kind 48" not in matrix_plot
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run.partition.write_text("{")
+    with pytest.raises(FedLensError, match=r"partition\.json: not JSON"):
+        load_run(run.path)
+    run.config.write_text("a: [")
+    with pytest.raises(FedLensError, match=r"config\.yaml: not YAML"):
+        load_run(run.path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_run(tmp_path / "nothing")
+
+
+def test_class_names_fall_back_to_numbers(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run.partition.unlink()
+    assert load_run(run.path).class_names == ["0", "1", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "empty"])
+def test_a_browser_without_network_draws_the_plots(kind: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path, rounds=6 if kind == "whole" else 0)
+    page = dumped(write_report(run.path), tmp_path)
+    places = re.split(r'<div id="([a-z-]+)" class="plotly-graph-div js-plotly-plot"', page)
+    drawn = dict(zip(places[1::2], places[2::2], strict=True))
+    assert list(drawn) == (list(PLOTS) if kind == "whole" else ["who-holds-what"])
+    blank = [name for name, svg in drawn.items() if not re.search(r'<g class="(trace|hm)\b', svg)]
+    assert blank == []
+    assert ">&lt;script&gt;window.broken=1&lt;/script&gt;</text>" in page  # the name is a label …
+    assert "<script>window.broken" not in page  # … and never an element
+
+
+def dumped(page: Path, folder: Path) -> str:
+    """The page's elements after its scripts have run in a headless Chromium that can reach nothing."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    assert browser, "this test needs chromium: `make system` installs it"
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync --virtual-time-budget=10000 --dump-dom"
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
+    command = [browser, *flags.split(), offline, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_rewriting_after_a_resume_replaces_the_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path, rounds=2)
+    before = text_of(write_report(run.path))
+    MetricsFile(run.metrics, after_round=1).close()
+    after = text_of(write_report(RunDir.open(run.path).path))
+    assert "2 of 6 rounds done" in before
+    assert "1 of 6 rounds done" in after
