@@ -60,7 +60,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedlens.reports.headline import duration, percent
+    from fedlens.reports.headline import duration
+    from fedlens.tracking.summary import percent
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run", overflow="fold")

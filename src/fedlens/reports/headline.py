@@ -59,11 +59,6 @@ def headline(run: LoadedRun) -> Headline:
     )
 
 
-def percent(share: float | None) -> str:
-    """0.8213 → "82.1 %"; "–" when it was not measured."""
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
 def duration(seconds: float) -> str:
     """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
     if round(seconds, 1) < 60:

@@ -11,8 +11,9 @@ from typing import Any
 
 from fedlens.files import write_atomic
 from fedlens.reports import figures
-from fedlens.reports.headline import Headline, duration, headline, percent
+from fedlens.reports.headline import Headline, duration, headline
 from fedlens.reports.load import LoadedRun, load_run
+from fedlens.tracking.summary import percent
 
 _MOST_ROWS = 200
 

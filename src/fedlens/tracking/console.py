@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -21,7 +22,7 @@ from rich.text import Text
 from fedlens.federation.records import RoundRecord
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
-from fedlens.tracking.summary import best_round, last_with
+from fedlens.tracking.summary import best_round, last_with, percent
 
 _MOST_FAILURES = 5
 _REDRAW_SECONDS = 0.1
@@ -144,7 +145,8 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
     test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     lines = {"test accuracy": percent(test.get("accuracy"))}
-    best = best_round(metrics)
+    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    best = best_round(metrics, settings.get("stopping", {}).get("min_delta", 0.0))
     if best and best["test"]:
         lines["  of the best model"] = (
             f"{percent(best['test']['accuracy'])} (round {best['round']}, by validation loss)"
@@ -165,11 +167,6 @@ def next_commands(folder: Path, again: str, strategy: str) -> list[str]:
     other = f"{again} strategy.name={'fedavgm' if strategy == 'fedprox' else 'fedprox'}"
     third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else other
     return [f"fedlens predict {shlex.quote(str(folder))} photo.jpg", f"tensorboard --logdir {place}", third]
-
-
-def percent(share: float | None) -> str:
-    """0.8213 → "82.1 %"; "–" when it was not measured."""
-    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def _table(values: Mapping[str, str]) -> str:

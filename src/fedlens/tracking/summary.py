@@ -70,6 +70,11 @@ def last_with(metrics: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, An
     return found
 
 
+def percent(share: float | None) -> str:
+    """0.8213 → "82.1 %"; "–" when it was not measured."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
 def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """`confusion` with a name for every row. A model with more outputs than the data has classes gives a larger
     matrix: of the nameless classes, those that were never seen or predicted are left out."""

@@ -42,8 +42,7 @@ class Examples:
             if whole is None:
                 yield from self._batches(torch.from_numpy(self.rows)[order], batch_size, generator)
             else:
-                inputs, labels = whole[0][order.to(self.device)], whole[1][order.to(self.device)]
-                inputs = self._layout(inputs)
+                inputs, labels = (shuffled(values, order.to(self.device)) for values in whole)
                 yield from zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
 
     def once(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,3 +73,10 @@ class Examples:
         if self.channels_last and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
+
+
+def shuffled(values: Tensor, order: Tensor) -> Tensor:
+    """`values` with its rows in `order`, in the same memory format; row by row copies, whatever the format."""
+    if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).index_select(0, order).permute(0, 3, 1, 2)
+    return values.index_select(0, order)
