@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs
-from fedlens.reports.headline import duration, percent
+from fedlens.reports.headline import duration
+from fedlens.tracking.summary import percent
 
 
 @pytest.fixture

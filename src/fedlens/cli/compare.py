@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def compare(
@@ -56,29 +57,46 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table."""
+    """Print the table; on a terminal, so that it fits."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    from fedlens.reports.headline import duration
-    from fedlens.tracking.summary import percent
+    console = Console()
+    for line, bold in table(rows, console.width if console.is_terminal else None):
+        console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for name in ("model", "strategy"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rounds", "accuracy", "best", "worst 10th", "MB", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["run"],
-            row["model"],
-            row["strategy"],
-            f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
-            percent(row["accuracy"]),
-            percent(row["best_accuracy"]),
-            percent(row["worst_tenth"]),
-            f"{row['megabytes']:.1f}",
-            duration(row["seconds"]),
-        )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)  # a pipe has no edge to break names at
+
+FIGURES = ("rounds", "accuracy", "best", "worst 10th", "MB", "time")
+
+
+def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
+    """Lines, and whether they are bold. One a run; where that is wider than `width`, what the run is stands on a line
+    of its own above its figures."""
+    names = columns([("run", "model", "strategy"), *((row["run"], row["model"], row["strategy"]) for row in rows)], "<")
+    numbers = columns([FIGURES, *map(figures, rows)], ">")
+    wide = width is None or len(names[0]) + 2 + len(numbers[0]) <= width
+    for place, (name, line) in enumerate(zip(names, numbers, strict=True)):
+        if wide:
+            yield f"{name}  {line}", place == 0
+        else:
+            yield from ((re.sub("  +", ", ", name.rstrip()), True), (f"  {line}", place == 0))
+
+
+def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[str]:
+    """Each row as one line, all cells of a column equally wide."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(f"{cell:{align}{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+
+
+def figures(row: dict[str, Any]) -> tuple[str, ...]:
+    """A run's cells under `FIGURES`."""
+    from fedlens.reports.headline import duration, percent
+
+    return (
+        f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
+        percent(row["accuracy"]),
+        percent(row["best_accuracy"]),
+        percent(row["worst_tenth"]),
+        f"{row['megabytes']:.1f}",
+        duration(row["seconds"]),
+    )

@@ -145,7 +145,7 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
     test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     lines = {"test accuracy": percent(test.get("accuracy"))}
-    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8")) or {}
     best = best_round(metrics, settings.get("stopping", {}).get("min_delta", 0.0))
     if best and best["test"]:
         lines["  of the best model"] = (
