@@ -16,6 +16,7 @@ from fedlens.tracking.metrics import read_metrics
 
 QUICK = (
     "model.name=lenet",
+    "optimizer.lr=0.05",
     "federated.num_rounds=3",
     "federated.fraction_fit=0.3",
     "federated.evaluate_clients_every=2",
@@ -185,6 +186,7 @@ def test_too_many_labels_and_too_few(tmp_path: Path) -> None:
 def test_more_clients_asked_for_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(NotEnoughClients, match=r"federated\.min_fit_clients=30, but the data has 10 client"):
         run(tmp_path, "federated.min_fit_clients=30")
+    assert not list(tmp_path.iterdir()), "what never ran leaves no folder behind"
 
 
 def test_a_rate_that_diverges_stops_with_advice(tmp_path: Path) -> None:

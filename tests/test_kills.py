@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 ROUNDS = 8
 SETTINGS = (
     "model.name=lenet",
+    "optimizer.lr=0.05",
     f"federated.num_rounds={ROUNDS}",
     "federated.fraction_fit=0.4",
     "federated.evaluate_clients_every=3",

@@ -10,6 +10,7 @@ fedlens.compare("logs")
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,12 @@ def run(
     name = resolved.tracking.name or f"{resolved.strategy.name}-{resolved.model.name}"
     given = _given(resolved, model, data, test)
     folder = RunDir.create(resolved.tracking.dir, name)
-    return _execute(resolved, folder, given, show, trackers)
+    try:
+        return _execute(resolved, folder, given, show, trackers)
+    except BaseException:
+        if not folder.config.exists():  # it failed before it was a run: nothing to go on with
+            shutil.rmtree(folder.path)
+        raise
 
 
 def resume(

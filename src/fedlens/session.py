@@ -54,6 +54,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     """
     started = time.perf_counter()
     experiment = build_experiment(config, folder.path, observer.progress, model=given.model, data=given.data)
+    build_plan(config).cohorts.size(len(experiment.data.clients))  # too few clients: say so before there is a run
     for note in (*experiment.notes, *experiment.shown.report.notes):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,10 +48,15 @@ def sorted_by(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import csv
 
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    from fedlens.errors import ConfigError
+
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: cannot be written ({error.strerror}); give another file") from error
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -66,20 +69,21 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
 
 
+NAMES = ("run", "model", "strategy")
 FIGURES = ("rounds", "accuracy", "best", "worst 10th", "MB", "time")
 
 
 def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
     """Lines, and whether they are bold. One a run; where that is wider than `width`, what the run is stands on a line
     of its own above its figures."""
-    names = columns([("run", "model", "strategy"), *((row["run"], row["model"], row["strategy"]) for row in rows)], "<")
-    numbers = columns([FIGURES, *map(figures, rows)], ">")
+    named = [NAMES, *(tuple(row[name] for name in NAMES) for row in rows)]
+    names, numbers = columns(named, "<"), columns([FIGURES, *map(figures, rows)], ">")
     wide = width is None or len(names[0]) + 2 + len(numbers[0]) <= width
-    for place, (name, line) in enumerate(zip(names, numbers, strict=True)):
+    for place, line in enumerate(numbers):
         if wide:
-            yield f"{name}  {line}", place == 0
+            yield f"{names[place]}  {line}", place == 0
         else:
-            yield from ((re.sub("  +", ", ", name.rstrip()), True), (f"  {line}", place == 0))
+            yield from ((", ".join(named[place]), True), (f"  {line}", place == 0))
 
 
 def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[str]:
@@ -90,7 +94,8 @@ def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[st
 
 def figures(row: dict[str, Any]) -> tuple[str, ...]:
     """A run's cells under `FIGURES`."""
-    from fedlens.reports.headline import duration, percent
+    from fedlens.reports.headline import duration
+    from fedlens.tracking.summary import percent
 
     return (
         f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),

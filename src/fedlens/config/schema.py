@@ -79,7 +79,7 @@ class StrategySection(BlockSection):
 
 class OptimizerSection(Section):
     name: Literal["sgd", "adamw"] = Field("sgd", description="the clients' optimizer")
-    lr: Annotated[float, Field(gt=0)] = Field(0.05, description="learning rate of the first round")
+    lr: Annotated[float, Field(gt=0)] = Field(0.01, description="learning rate of the first round")
     momentum: Fraction = Field(0.9, description="of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 (sgd) or decoupled (adamw)")
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field("constant", description="of lr over rounds")

@@ -22,18 +22,27 @@ class CohortRule:
     min_fit_clients: int
     seed: int
 
+    def size(self, available: int) -> int:
+        """How many of `available` clients take part.
+
+        Raises:
+            NotEnoughClients: there are fewer than `min_fit_clients`.
+        """
+        if available < self.min_fit_clients:
+            raise NotEnoughClients(
+                f"federated.min_fit_clients={self.min_fit_clients}, but the data has {available} client(s): "
+                f"use federated.min_fit_clients={available} or more clients (data.partition.clients)"
+            )
+        # 0.3 × 10 is 2.9999999999999996 in binary
+        return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
+
     def choose(self, round_number: int, clients: Sequence[ClientInfo]) -> list[ClientInfo]:
         """The cohort of a round, in the clients' own order; depends on seed and round only.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.
         """
-        if len(clients) < self.min_fit_clients:
-            raise NotEnoughClients(
-                f"federated.min_fit_clients={self.min_fit_clients}, but the data has {len(clients)} client(s): "
-                f"use federated.min_fit_clients={len(clients)} or more clients (data.partition.clients)"
-            )
-        size = max(int(len(clients) * self.fraction_fit + 1e-9), self.min_fit_clients)
+        size = self.size(len(clients))
         generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
         return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
 

@@ -1,0 +1,77 @@
+"""`fedlens compare` on terminals of different widths, and what it says when it can't do what was asked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.fake_runs import write_run
+from typer.testing import CliRunner, Result
+
+from fedlens.cli.compare import table
+from fedlens.cli.main import app
+from fedlens.reports.compare import compare_runs
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """A finished run, and one of a sweep that was stopped."""
+    write_run(tmp_path, "whole")
+    write_run(tmp_path / "sweep", "optimizer.lr=0.1 seed=1", rounds=2, strategy="fedadagrad")
+    return tmp_path
+
+
+@pytest.fixture
+def narrow(monkeypatch) -> None:
+    """A terminal of 80 columns without colours."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def command(line: str) -> Result:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> None:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", command(f"compare {logs}").stdout).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "run, model, strategy"
+    assert lines[1].split() == ["rounds", "accuracy", "best", "worst", "10th", "MB", "time"]
+    assert len(lines[1]) == len(lines[3]) == len(lines[5])  # figures stand below each other
+    assert re.fullmatch(r"whole-\d{8}-\d{6}, lenet, fedavg", lines[2])
+    assert lines[3].split() == ["6/6", "80.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
+    assert re.fullmatch(r"optimizer\.lr=0\.1-seed=1-\d{8}-\d{6}, lenet, fedadagrad", lines[4])
+    assert lines[5].split() == ["2/6", "stopped", "40.0", "%", "40.0", "%", "–", "6.0", "6.0", "s"]
+
+
+def test_a_run_takes_one_line_where_there_is_room(logs: Path) -> None:
+    rows = compare_runs([logs])
+    one_a_run = [line for line, _ in table(rows)]
+    assert len(one_a_run) == 3
+    assert len({len(line) for line in one_a_run}) == 1  # columns stand below each other
+    wide = len(one_a_run[0])
+    assert [line for line, _ in table(rows, wide)] == one_a_run
+    assert len(list(table(rows, wide - 1))) == 6
+    assert [bold for _, bold in table(rows)] == [True, False, False]
+
+
+def test_runs_of_every_given_folder_and_single_runs(logs: Path, tmp_path: Path) -> None:
+    (whole,) = logs.glob("whole-*")
+    assert len(command(f"compare {whole} {logs / 'sweep'}").stdout.splitlines()) == 3
+    assert len(command(f"compare {whole}").stdout.splitlines()) == 2
+
+
+def test_without_a_run_it_says_how_to_get_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command("compare")
+    assert result.exit_code == 2
+    assert result.stderr == "no run in logs: `fedlens run` makes one\n"
+
+
+def test_a_csv_file_that_cannot_be_written(logs: Path) -> None:
+    result = command(f"compare {logs} --csv {logs / 'nowhere' / 'table.csv'}")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--csv ")
+    assert result.stderr.endswith("table.csv: cannot be written (No such file or directory); give another file\n")

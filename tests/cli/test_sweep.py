@@ -1,0 +1,105 @@
+"""`fedlens sweep` with real, tiny runs: the whole grid once, only the rest after a stop, nothing at all when one
+combination is wrong."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.photos import photos
+from typer.testing import CliRunner, Result
+
+from fedlens.cli.main import app
+from fedlens.config.load import load
+from fedlens.reports.compare import compare_runs
+from fedlens.tracking.console import ConsoleTracker
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import RunDir, find_runs
+
+SWEEP = (
+    "sweep data.path=data model.name=lenet federated.num_rounds=2 runtime.name=in_process tracking.tensorboard=false "
+    "tracking.report=false optimizer.lr=0.1,0.01 strategy.name=fedavg,fedprox"
+)
+GRID = [(0.1, "fedavg"), (0.1, "fedprox"), (0.01, "fedavg"), (0.01, "fedprox")]
+
+
+@pytest.fixture(autouse=True)
+def photographs_of_two_clients(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for client in ("north", "south"):
+        photos(Path("data", client), each=4)
+
+
+def command(line: str = SWEEP) -> Result:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def combinations() -> list[tuple[float, str]]:
+    configs = [load(run.config) for run in find_runs(Path("logs/sweep"))]
+    return [(config.optimizer.lr, config.strategy.name) for config in configs]
+
+
+def rounds(run: RunDir) -> list[int]:
+    return [line["round"] for line in read_metrics(run.metrics)]
+
+
+def test_every_combination_runs_once() -> None:
+    result = command()
+    assert result.exit_code == 0, result.output
+    assert sorted(combinations()) == sorted(GRID)
+    assert [row["status"] for row in compare_runs([Path("logs/sweep")])] == ["finished"] * 4
+    assert "Compare them: fedlens compare logs/sweep" in result.stdout
+
+    again = command()
+    assert again.exit_code == 0
+    assert again.stdout.count("done before, in logs/sweep/") == 4
+    assert "round" not in again.stdout
+    assert len(combinations()) == 4
+
+
+def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
+    class Impatient(ConsoleTracker):
+        """A user who presses Ctrl-C in the first round of the second run."""
+
+        runs = 0
+
+        def round(self, record) -> None:
+            super().round(record)
+            Impatient.runs += record.round == 1
+            if Impatient.runs == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedlens.cli.console.ConsoleTracker", Impatient)
+        stopped = command()
+    assert stopped.exit_code == 130, stopped.output
+    whole, half = find_runs(Path("logs/sweep"))
+    assert whole.result.exists()
+    assert not half.result.exists()
+    before = whole.metrics.read_bytes()
+
+    result = command()
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("done before") == 1
+    assert sorted(combinations()) == sorted(GRID)
+    assert [rounds(run) for run in find_runs(Path("logs/sweep"))] == [[1, 2]] * 4
+    assert half.result.exists()  # gone on with, not begun again
+    assert whole.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"{SWEEP} federated.fraction_fit=0.5,1.5", "federated.fraction_fit = 1.5: must be a number above 0"),
+        (f"{SWEEP} model.norm=batch,grup", "did you mean group?"),
+        ("sweep data.path=data model.name=lenet", "nothing to sweep over: give at least one key several values"),
+    ],
+)
+def test_a_wrong_combination_is_refused_before_anything_starts(line: str, message: str) -> None:
+    result = command(line)
+    assert result.exit_code == 2
+    (only,) = result.stderr.splitlines()
+    assert message in only
+    assert "round" not in result.stdout
+    assert not Path("logs").exists()
