@@ -123,12 +123,13 @@ def test_the_published_file_runs_by_download_and_then_from_the_cache(published, 
     assert (config.federated.fraction_fit, config.federated.min_fit_clients) == (0.8, 3)
     assert (config.federated.local_epochs, config.federated.batch_size) == (2, 32)
     assert by_download.metrics["cohort"].iloc[0][0]["weight"] > 0
-    assert by_download.model.head.weight.shape == (1000, 1024)
+    first, second = by_download.model, from_cache.model
+    assert first.head.weight.shape == (1000, 1024)
     # the step is too small to be seen: what was trained is still what the server gave
-    assert torch.allclose(by_download.model.head.weight, network.classifier[3].weight, atol=1e-6)
-    assert torch.allclose(by_download.model.backbone.features[0][0].weight, network.features[0][0].weight, atol=1e-6)
-    for name, tensor in from_cache.model.state_dict().items():
-        assert torch.equal(tensor, by_download.model.state_dict()[name]), name
+    assert torch.allclose(first.head.weight, network.classifier[3].weight, atol=1e-6)
+    assert torch.allclose(first.backbone.features[0][0].weight, network.features[0][0].weight, atol=1e-6)
+    for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_without_network_and_cache_the_error_names_the_ways_out() -> None:

@@ -190,7 +190,7 @@ def _read(path: Path) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
-        sys.exit("\n".join(f"{path}: run tools/write_reference.py" for path in stale()))
+        sys.exit("\n".join(f"{path}: run tools/write_reference.py" for path in stale()) or 0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         (FOLDER / name).write_text(_page(make), encoding="utf-8")

@@ -43,7 +43,10 @@ def partition(
     overwrite: Overwrite = False,
     plugin: Plugin = None,
 ) -> None:
-    """Deal the images of a source out to client folders: OUT/client1/<class>/…, and OUT/test."""
+    """Deal images out to client folders.
+
+    Writes OUT/client1/<class>/…, OUT/client2/<class>/…, and OUT/test.
+    """
     from fedlens.data.export import export
 
     options = {
@@ -72,7 +75,10 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="which images are drawn")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a part of the sample as client folders: OUT/client1/<class>/….png, and OUT/test."""
+    """Write a part of the sample as client folders.
+
+    Writes OUT/client1/<class>/….png, and OUT/test.
+    """
     from fedlens.data.cache import default_cache_dir
     from fedlens.data.division import Plan
     from fedlens.data.excerpt import excerpt
@@ -93,7 +99,10 @@ def show(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
 ) -> None:
-    """Print and plot (PNG and HTML) who holds how many images of which class."""
+    """Show who holds how many images of what.
+
+    Prints a table, and plots it as PNG and HTML.
+    """
     from rich.console import Console
 
     from fedlens.data.show import holdings, save_pictures, table

@@ -18,7 +18,10 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="one line of JSON for each image")] = False,
 ) -> None:
-    """Name what is in photographs: the most probable classes of a trained run, or of ImageNet's thousand."""
+    """Name what is in photographs.
+
+    Shows the most probable classes of a trained run, or of ImageNet's thousand.
+    """
     from fedlens.predict import open_predictor
 
     predictor = open_predictor(model)

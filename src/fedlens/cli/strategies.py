@@ -11,7 +11,10 @@ import typer
 def strategies(
     plugin: Annotated[list[Path] | None, typer.Option(help="Also list the strategies in this Python file.")] = None,
 ) -> None:
-    """List the strategies, what each is for, and its parameters with their defaults."""
+    """List the strategies.
+
+    Shows what each is for, and its parameters with their defaults.
+    """
     from fedlens.config.blocks import STRATEGY, block_properties
     from fedlens.config.plugins import load_plugins
 

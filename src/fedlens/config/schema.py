@@ -34,7 +34,7 @@ class BlockSection(BaseModel):
 
 
 class ModelSection(BlockSection):
-    name: str = Field("mobilenetv3", description="a name that `fedlens models` lists, or timm:<architecture>")
+    name: str = Field("cnn", description="a name that `fedlens models` lists, or timm:<architecture>")
     pretrained: bool = Field(False, description="start from ImageNet weights (cache, package or download)")
     num_classes: PositiveInt | None = Field(None, description="outputs of the head; default: the classes in the data")
     weights: Path | None = Field(None, description="a local weights file (.safetensors or .pth) to start from")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         seconds = [line["seconds"].get(phase, 0) for line in metrics]
         colour = _COLOURS[number % len(_COLOURS)]
         figure.add_bar(x=[line["round"] for line in metrics], y=seconds, name=escape(phase), marker_color=colour)
-    return figure.update_layout(barmode="stack", hovermode="x unified")
+    return _over_rounds(figure, metrics[-1]["round"]).update_layout(barmode="stack")
 
 
 def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -81,25 +82,41 @@ def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     if evaluated is None:
         return None
     clients = sorted(evaluated["by_client"], key=lambda client: client["accuracy"])
-    figure = _figure("clients", "accuracy") if len(clients) <= _MOST_BARS else _figure("accuracy", "clients")
-    for name, colour, trained in (("has trained", _COLOURS[0], True), ("never sampled", _COLOURS[7], False)):
-        chosen = [client for client in clients if client["trained"] is trained]
-        accuracies = [client["accuracy"] for client in chosen]
-        if len(clients) <= _MOST_BARS:
-            names = [escape(client["client"], quote=False) for client in chosen]
-            images = [client["examples"] for client in chosen]
-            hover = "%{x}: %{y:.1%} of %{customdata} images<extra></extra>"
-            figure.add_bar(
-                x=names, y=accuracies, name=name, marker_color=colour, customdata=images, hovertemplate=hover
-            )
-        else:
-            bins = {"start": 0, "end": 1.0001, "size": 0.05}
-            figure.add_histogram(x=accuracies, name=name, marker_color=colour, xbins=bins)
-    if len(clients) > _MOST_BARS:
-        return figure.update_layout(barmode="stack").update_xaxes(tickformat=".0%", range=[0, 1])
+    return _accuracy_bars(clients) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
+
+
+def _accuracy_bars(clients: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = _figure("clients", "accuracy")
+    for name, colour, chosen in _by_training(clients):
+        figure.add_bar(
+            x=[escape(client["client"], quote=False) for client in chosen],
+            y=[client["accuracy"] for client in chosen],
+            name=name,
+            marker_color=colour,
+            customdata=[client["examples"] for client in chosen],
+            hovertemplate="%{x}: %{y:.1%} of %{customdata} images<extra></extra>",
+        )
     order = [escape(client["client"], quote=False) for client in clients]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     return figure.update_yaxes(tickformat=".0%", range=[0, 1])
+
+
+def _accuracy_histogram(clients: Sequence[Mapping[str, Any]]) -> Figure:
+    """Clients by accuracy, in steps of 5 %; the last step includes 100 %."""
+    figure = _figure("accuracy", "clients").update_layout(barmode="stack", bargap=0)
+    edges = np.linspace(0, 1, 21)
+    steps = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in pairwise(edges)]
+    for name, colour, chosen in _by_training(clients):
+        counts, _ = np.histogram([client["accuracy"] for client in chosen], edges)
+        hover = f"%{{customdata}}: %{{y}} clients, {name}<extra></extra>"
+        x = (edges[:-1] + edges[1:]) / 2
+        figure.add_bar(x=x, y=counts, name=name, marker_color=colour, customdata=steps, hovertemplate=hover)
+    return figure.update_xaxes(tickformat=".0%", range=[0, 1])
+
+
+def _by_training(clients: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    for name, colour, trained in (("has trained", _COLOURS[0], True), ("never sampled", _COLOURS[7], False)):
+        yield name, colour, [client for client in clients if client["trained"] is trained]
 
 
 def partition(held: Mapping[str, Any]) -> Figure | None:
@@ -119,7 +136,7 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
     figure = _figure("class", "client")
     hover = "%{y}: %{z} × %{x}<extra></extra>"
     figure.add_heatmap(z=counts, x=classes, y=clients, colorscale="Blues", hovertemplate=hover)
-    return figure.update_xaxes(type="category").update_yaxes(type="category")
+    return figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
 
 
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
@@ -184,7 +201,12 @@ def _curves(series: Mapping[str, Sequence[tuple[int, float | None]]], y: str, pe
             figure.add_scatter(x=rounds, y=values, name=name, mode=mode, line={"color": _COLOURS[number], "width": 2})
     if percent:
         figure.update_yaxes(tickformat=".0%")
-    return figure.update_layout(hovermode="x unified")
+    return _over_rounds(figure, max((rounds[-1] for rounds in all_rounds), default=0))
+
+
+def _over_rounds(figure: Figure, last: int) -> Figure:
+    """Hovering shows a whole round; no ticks between rounds."""
+    return figure.update_layout(hovermode="x unified").update_xaxes(dtick=1 if last <= 10 else None)
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], section: str, key: str) -> list[tuple[int, float | None]]:
@@ -213,7 +235,7 @@ def _figure(x: str, y: str) -> Figure:
             "height": 360,
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": "#222222"}},
-            "xaxis": {"title": {"text": x}, **axis},
-            "yaxis": {"title": {"text": y}, **axis},
+            "xaxis": {"title": {"text": x, "standoff": 10}, **axis},
+            "yaxis": {"title": {"text": y, "standoff": 10}, **axis},
         }
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.cifar import load_cifar
@@ -17,7 +20,7 @@ from fedlens.data.types import ImageTable
 class CIFAR100(Source):
     """`path`: the folder of torchvision's copy, and where a download goes; default: FedLens' cache folder."""
 
-    path: Path | None = None
+    path: Annotated[Path | None, Field(description="folder of the files; default: the user's cache")] = None
 
     def load(self) -> ImageTable:
         """Read all 60,000 pictures. Raises: DataError, as `load_cifar`."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.folders import existing_folder, folder_table, sub_folders
@@ -20,7 +23,7 @@ class ClientFolders(Source):
     """Each folder in PATH is a client, in natural order, but for test: the global test set, nobody's.
     PATH/classes.json gives the order of the classes; without it they are sorted by name."""
 
-    path: Path
+    path: Annotated[Path, Field(description="folder with a folder for each client")]
 
     def load(self) -> ImageTable:
         """List the images. Raises: DataError, as `folder_table`."""

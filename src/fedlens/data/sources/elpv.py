@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.types import ImageTable
@@ -29,7 +31,7 @@ class ELPV(Source):
     cell comes from, so `groups` stays None and cells of one module may fall on both sides of a random split.
     """
 
-    threshold: float = 0.5
+    threshold: Annotated[float, Field(description="probability from which a cell counts as defective")] = 0.5
 
     def load(self) -> ImageTable:
         """List the photographs, grey, 300 × 300.

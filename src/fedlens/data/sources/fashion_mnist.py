@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
@@ -40,7 +42,10 @@ class FashionMNIST(Source):
     """`path`: a folder with the IDX files (packed or not, directly or as torchvision lays them out), and where a
     download goes; default: FedLens' cache folder, then Debian's package."""
 
-    path: Path | None = None
+    path: Annotated[
+        Path | None,
+        Field(description="folder of the files; default: Debian's package, else the user's cache"),
+    ] = None
 
     def load(self) -> ImageTable:
         """Read all 70,000 pictures (55 MB).

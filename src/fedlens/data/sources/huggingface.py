@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
@@ -33,16 +34,16 @@ class HuggingFace(Source):
     written once as files into FedLens' cache folder, so that decoding and starting again work as for any folder.
     """
 
-    path: Path | None = None
-    dataset: str | None = None
-    subset: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    client_column: str | None = None
-    group_column: str | None = None
-    train_split: str = "train"
-    val_split: str | None = None
-    test_split: str | None = None
+    path: Annotated[Path | None, Field(description="folder of a saved data set")] = None
+    dataset: Annotated[str | None, Field(description="name on the hub, such as zalando-datasets/fashion_mnist")] = None
+    subset: Annotated[str | None, Field(description="configuration of the data set")] = None
+    image_column: Annotated[str | None, Field(description="default: the first column of images")] = None
+    label_column: Annotated[str | None, Field(description="default: the first column of class labels")] = None
+    client_column: Annotated[str | None, Field(description="who owns a row")] = None
+    group_column: Annotated[str | None, Field(description="rows that must not straddle a split")] = None
+    train_split: Annotated[str, Field(description="name of the training split")] = "train"
+    val_split: Annotated[str | None, Field(description='name of the validation split; "": none')] = None
+    test_split: Annotated[str | None, Field(description='name of the test split; "": none')] = None
 
     def load(self) -> ImageTable:
         """Fetch the data set unless it is there, and list its images.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.folders import SPLITS, existing_folder, folder_table, sub_folders
@@ -19,7 +22,7 @@ class ImageFolder(Source):
     torchvision's ImageFolder, unless PATH/classes.json orders them. Sub-folders named train, val (valid, validation)
     and test are the official splits when they are all there is and train is among them."""
 
-    path: Path
+    path: Annotated[Path, Field(description="folder with a folder for each class")]
 
     def load(self) -> ImageTable:
         """List the images. Raises: DataError, as `folder_table`."""

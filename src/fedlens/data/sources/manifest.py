@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.folders import natural
@@ -28,7 +30,7 @@ class Manifest(Source):
     group (rows of one patient or module; "" = one of its own), split (train, val or test); others are left unread.
     Class names are the different labels in natural order."""
 
-    path: Path
+    path: Annotated[Path, Field(description="the .csv or .parquet file; image paths in it are relative to its folder")]
 
     def load(self) -> ImageTable:
         """Read the table and look for its files.
