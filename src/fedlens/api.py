@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class Run:
 
         return pd.json_normalize(read_metrics(RunDir.open(self.folder).metrics)).set_index("round")
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
         """The final model, in eval mode.
 

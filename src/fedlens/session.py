@@ -55,7 +55,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     started = time.perf_counter()
     experiment = build_experiment(config, folder.path, observer.progress, model=given.model, data=given.data)
     build_plan(config).cohorts.size(len(experiment.data.clients))  # too few clients: say so before there is a run
-    for note in (*experiment.notes, *experiment.shown.report.notes):
+    for note in (*experiment.notes, *data_notes(experiment.shown)):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = starting_point(folder, experiment, checkpoints, observer)
@@ -73,6 +73,16 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
         write_report(folder.path)
     observer.finish(folder.path, time.perf_counter() - started)
     return experiment.model
+
+
+def data_notes(data: FederatedData) -> list[str]:
+    """What is worth saying of the images: how many were left out, and what the partition had to decide."""
+    skipped = data.report.skipped
+    if not skipped:
+        return list(data.report.notes)
+    file, reason = skipped[0]
+    left_out = f"{len(skipped)} of {data.report.read + len(skipped)} images left out, such as {file} ({reason})"
+    return [f"{left_out}; the report lists them", *data.report.notes]
 
 
 def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoints, observer: Observer) -> Checkpoint:

@@ -71,7 +71,8 @@ def test_mobilenet_keeps_all_but_the_last_layer_in_the_backbone():
 
 def test_lenet_equals_the_usual_order_of_relu_and_pooling():
     model = build_model(builder_named("lenet"), ModelRequest(10, 28, 1), seed=1)
-    first, second, third, fourth = (layer for layer in model.backbone if isinstance(layer, nn.Conv2d | nn.Linear))
+    layers = model.backbone
+    first, second, third, fourth = layers.conv1, layers.conv2, layers.dense1, layers.dense2
     usual = nn.Sequential(
         first, nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         third, nn.ReLU(), fourth, nn.ReLU(), model.head,

@@ -48,4 +48,4 @@ def test_area_under_the_curve_for_two_classes() -> None:
             return torch.stack([torch.zeros(4), torch.logit(scores)], dim=1)
 
     examples = Examples(data, data.test[:4], partial(prepared, preprocessing=Preprocessing(8, 1)), CPU)
-    assert evaluate(Fixed(), examples, 2).auroc == pytest.approx(0.75)
+    assert evaluate(Fixed(), examples, 2, ranked=True).auroc == pytest.approx(0.75)

@@ -90,7 +90,7 @@ class Experiment:
 
         def score(shared: State) -> Evaluation:
             self.resident.load(shared)
-            return evaluate(self.resident.module, examples, self.classes, precision=precision)
+            return evaluate(self.resident.module, examples, self.classes, precision=precision, ranked=True)
 
         return score
 

@@ -48,11 +48,11 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def update_norms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    return _curves({"norm of the server's update": _column(metrics, "update_norm")}, "L2 norm")
+    return _from_zero(_curves({"norm of the server's update": _column(metrics, "update_norm")}, "L2 norm"))
 
 
 def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    return _curves({"learning rate": _column(metrics, "lr")}, "learning rate")
+    return _from_zero(_curves({"learning rate": _column(metrics, "lr")}, "learning rate"))
 
 
 def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -63,7 +63,7 @@ def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         "server → clients": np.cumsum([line["bytes_down"] for line in metrics]) / 1e6,
     }
     named = {name: list(zip(rounds, total.tolist(), strict=True)) for name, total in totals.items()}
-    return _curves(named, "MB since the start")
+    return _from_zero(_curves(named, "MB since the start"))
 
 
 def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -201,7 +201,12 @@ def _curves(series: Mapping[str, Sequence[tuple[int, float | None]]], y: str, pe
             figure.add_scatter(x=rounds, y=values, name=name, mode=mode, line={"color": _COLOURS[number], "width": 2})
     if percent:
         figure.update_yaxes(tickformat=".0%")
-    return _over_rounds(figure, max((rounds[-1] for rounds in all_rounds), default=0))
+    return _over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
+
+
+def _from_zero(figure: Figure) -> Figure:
+    """For what is never negative: a constant is no line in the middle of nowhere."""
+    return figure.update_yaxes(rangemode="tozero")
 
 
 def _over_rounds(figure: Figure, last: int) -> Figure:

@@ -27,6 +27,7 @@ class Headline:
     best_accuracy: float | None
     best_round: int | None
     balanced_accuracy: float | None
+    auroc: float | None
     personal_mean: float | None
     worst_tenth: float | None
     megabytes: float
@@ -51,6 +52,7 @@ def headline(run: LoadedRun) -> Headline:
         best_accuracy=(best.get("test") or {}).get("accuracy"),
         best_round=best.get("round"),
         balanced_accuracy=test.get("balanced_accuracy"),
+        auroc=test.get("auroc"),
         personal_mean=personal.get("mean"),
         worst_tenth=personal.get("worst_tenth"),
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,

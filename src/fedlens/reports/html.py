@@ -67,6 +67,8 @@ def _cards(head: Headline) -> str:
         (duration(head.seconds), "all phases of all rounds"),
         (rounds, "rounds done"),
     ]
+    if head.auroc is not None:
+        cards.insert(3, (f"{head.auroc:.3f}", "AUROC: area under the ROC curve of the two classes"))
     return "".join(f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
 
 

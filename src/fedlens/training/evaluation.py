@@ -17,15 +17,21 @@ EVALUATION_BATCH = 256
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, examples: Examples, classes: int, *, precision: Precision = "fp32", batch_size: int = 0
+    model: nn.Module,
+    examples: Examples,
+    classes: int,
+    *,
+    precision: Precision = "fp32",
+    batch_size: int = EVALUATION_BATCH,
+    ranked: bool = False,
 ) -> Evaluation:
-    """Loss, confusion counts and, for two classes, AUROC of `model` on all `examples`.
+    """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
     Labels at or above `classes`, and the model's outputs beyond it, are counted in a larger confusion matrix.
     """
     model.eval()
     loss, truth, scores = 0.0, [], []
-    for inputs, labels in examples.once(batch_size or EVALUATION_BATCH):
+    for inputs, labels in examples.once(batch_size):
         with autocast(precision, examples.device):
             logits = model(inputs).float()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
@@ -33,7 +39,8 @@ def evaluate(
         scores.append(logits.cpu() if classes == 2 else logits.argmax(1, keepdim=True).cpu())
     labels, outputs = torch.cat(truth), torch.cat(scores)
     predicted = outputs.argmax(1) if classes == 2 else outputs.squeeze(1)
-    return Evaluation(loss / len(labels), confusion(labels, predicted, classes), _auroc(labels, outputs, classes))
+    auroc = _auroc(labels, outputs, classes) if ranked else None
+    return Evaluation(loss / len(labels), confusion(labels, predicted, classes), auroc)
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

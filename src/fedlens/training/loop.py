@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from fedlens.federation.types import Mean
 from fedlens.strategies.base import LocalTerms
+from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers import VectorOptimizer
 from fedlens.training.precision import LossScale, autocast
 from fedlens.training.settings import LocalSettings
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -67,26 +66,35 @@ class LocalLoop:
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
         """Add the batch's gradient, in pieces of `micro_batch` images where that is asked."""
         size = self._settings.micro_batch or len(labels)
+        if size >= len(labels):
+            self._scale.scaled(self._loss(inputs, labels, generator)).backward()
+            return
         for piece, truth in zip(inputs.split(size), labels.split(size), strict=True):
             loss = self._loss(piece, truth, generator) * (len(truth) / len(labels))
             self._scale.scaled(loss).backward()
 
     def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        share, order = 1.0, None
         if self._settings.optimizer.mixup:
-            share, order = mixing(len(labels), self._settings.optimizer.mixup, generator)
-            inputs = inputs.lerp(inputs[order], 1 - share)
-        with autocast(self._settings.precision, self._model.device):
-            logits = forward(self._model.module, inputs)
-        loss = self._cross_entropy(logits, labels) * share
-        if order is not None:
-            loss = loss + self._cross_entropy(logits, labels[order]) * (1 - share)
+            logits, loss = self._mixed(inputs, labels, generator)
+        else:
+            logits = self._forward(inputs)
+            loss = self._cross_entropy(logits, labels)
         self._tally.losses.append(loss.detach())
         self._tally.correct.append(logits.detach().argmax(1) == labels)
         self._tally.sizes.append(len(labels))
         if self._terms.loss is not None:
             loss = loss + self._terms.loss(self._model.module, inputs, logits, labels)
         return loss
+
+    def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        share, partners = mixing(len(labels), self._settings.optimizer.mixup, generator)
+        logits = self._forward(inputs.lerp(inputs[partners], 1 - share))
+        own, other = self._cross_entropy(logits, labels), self._cross_entropy(logits, labels[partners])
+        return logits, own.lerp(other, 1 - share)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        with autocast(self._settings.precision, self._model.device):
+            return forward(self._model.module, inputs)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.optimizer.label_smoothing)

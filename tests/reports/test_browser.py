@@ -1,0 +1,105 @@
+"""The report in a real browser that reaches no network: everything is drawn, in its place, without a complaint."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.fake_runs import federated_data, record, write_run
+
+from fedlens.data.types import ClientRows
+from fedlens.federation.records import ClientEvaluation
+from fedlens.reports.html import write_report
+from fedlens.tracking.metrics import MetricsFile
+from fedlens.tracking.run_dir import RunDir
+
+pytestmark = pytest.mark.slow
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --virtual-time-budget=8000 --enable-logging=stderr "
+)
+MEASURE = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const wide = (element) => Math.round(element.getBoundingClientRect().width);
+  const plots = [...document.querySelectorAll(".plot")].map((plot) => ({
+    title: plot.querySelector("h3").textContent,
+    card: wide(plot),
+    drawings: [...plot.querySelectorAll("svg.main-svg")].map(wide),
+    shapes: plot.querySelectorAll(".trace, .hm").length,
+  }));
+  const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const page = {plots, asked, wide: document.documentElement.scrollWidth, broken: window.broken ?? null};
+  document.body.insertAdjacentHTML("beforeend", `<pre id="measured">${btoa(JSON.stringify(page))}</pre>`);
+}, 300));
+</script>
+</body>"""
+"""What is added to the page to have it measure itself once its plots have taken their places."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A page as the browser shows it, and what it says on its console."""
+
+    plots: list[dict[str, Any]]
+    asked: list[str]
+    wide: int
+    broken: object
+    console: list[str]
+
+
+def look_at(page: Path, width: int) -> Seen:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    assert browser, "this test needs chromium: `make system` installs it"
+    copy = page.with_name("measured.html")
+    copy.write_text(MEASURE.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
+    own = [f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
+    done = subprocess.run(
+        [browser, *FLAGS.split(), offline, *own, copy.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = re.search(r'<pre id="measured">([A-Za-z0-9+/=]+)</pre>', done.stdout)
+    assert found, "the page's scripts did not run to their end"
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return Seen(**json.loads(base64.b64decode(found[1])), console=console)
+
+
+def crowded(base: Path) -> RunDir:
+    """A run of 100 clients."""
+    run = write_run(base, rounds=0)
+    clients = tuple(ClientEvaluation(f"hospital {n}", n / 99, 1.0, 10, trained=n % 7 > 0) for n in range(100))
+    metrics = MetricsFile(run.metrics)
+    metrics.round(dataclasses.replace(record(1), clients=clients))
+    metrics.close()
+    none = np.empty(0, np.int64)
+    rows = tuple(ClientRows(one.client, np.arange(n % 48), none, none) for n, one in enumerate(clients))
+    run.save_data(dataclasses.replace(federated_data(), clients=rows))
+    return run
+
+
+@pytest.mark.parametrize("width", [1300, 500])
+@pytest.mark.parametrize(
+    ("make", "plots"), [(write_run, 10), (crowded, 10), (lambda base: write_run(base, rounds=0), 1)]
+)
+def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, tmp_path: Path) -> None:
+    seen = look_at(write_report(make(tmp_path).path), width)
+    assert len(seen.plots) == plots
+    for plot in seen.plots:
+        assert plot["drawings"], plot
+        assert plot["shapes"], plot
+        assert max(plot["drawings"]) <= plot["card"], plot
+        assert max(plot["drawings"]) >= 0.8 * plot["card"], plot  # it fills the card, too
+    assert seen.wide <= width
+    assert seen.console == []
+    assert seen.asked == []
+    assert seen.broken is None  # the class that is called <script>window.broken=1</script>
