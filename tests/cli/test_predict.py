@@ -38,10 +38,10 @@ def trained(tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model.backbone[0].weight[0] = 1 / 25  # the mean of 5 × 5 pixels travels through the first channel
-        model.backbone[3].weight[0, 0] = 1 / 25
-        model.backbone[7].weight[0, :16] = 1 / 16
-        model.backbone[9].weight[0, 0] = 1
+        model.backbone.conv1.weight[0] = 1 / 25  # the mean of 5 × 5 pixels travels through the first channel
+        model.backbone.conv2.weight[0, 0] = 1 / 25
+        model.backbone.dense1.weight[0, :16] = 1 / 16
+        model.backbone.dense2.weight[0, 0] = 1
         model.head.weight[:, 0] = torch.tensor([0.0, 20.0, 0.0])
         model.head.bias[:] = torch.tensor([10.0, 0.0, 5.0])
     save_model(tmp_path / "run" / "model", model, ModelDescription("lenet", 3, ("dark", "bright"), 28, 1))

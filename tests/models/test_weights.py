@@ -221,7 +221,7 @@ def test_own_file_of_fedlens_and_another_number_of_classes(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         model = build_model(builder_named("lenet"), ModelRequest(3, 28, 1, weights=tmp_path / "mine.safetensors"))
 
-    assert torch.equal(model.backbone[0].weight, trained.backbone[0].weight)
+    assert torch.equal(model.backbone.conv1.weight, trained.backbone.conv1.weight)
     assert not model.head.weight.any()
     assert "its head has 10 outputs; a new one with 3 starts at zero" in caplog.text
 
@@ -243,17 +243,17 @@ def test_own_file_in_a_network_with_group_norm(tmp_path, norm):
 
 def test_a_file_that_does_not_fit_names_what_is_wrong(tmp_path):
     state = dict(build_model(builder_named("lenet"), ModelRequest(10, 28, 1)).state_dict())
-    del state["backbone.0.bias"]
-    state["backbone.0.scale"] = torch.ones(1)
-    state["backbone.3.weight"] = torch.ones(16, 6, 3, 3)
+    del state["backbone.conv1.bias"]
+    state["backbone.conv1.scale"] = torch.ones(1)
+    state["backbone.conv2.weight"] = torch.ones(16, 6, 3, 3)
     save_file(state, tmp_path / "odd.safetensors")
 
     with pytest.raises(ModelError) as caught:
         build_model(builder_named("lenet"), ModelRequest(10, 28, 1, weights=tmp_path / "odd.safetensors"))
 
     assert str(caught.value).endswith(
-        "does not fit the model: missing: backbone.0.bias; unknown: backbone.0.scale; "
-        "other shapes: backbone.3.weight (16, 6, 3, 3) for (16, 6, 5, 5)"
+        "does not fit the model: missing: backbone.conv1.bias; unknown: backbone.conv1.scale; "
+        "other shapes: backbone.conv2.weight (16, 6, 3, 3) for (16, 6, 5, 5)"
     )
 
 
