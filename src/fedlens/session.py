@@ -183,22 +183,18 @@ def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription
 
 
 class Board:
-    """TensorBoard's side of a run: every round, and what is drawn once."""
+    """TensorBoard's side of a run: every round as it comes, and pictures when it ends or is stopped.
+
+    A picture takes longer than a small round; drawn between rounds it would show as the time of one.
+    """
 
     def __init__(self, folder: RunDir, experiment: Experiment, done: int) -> None:
         self._tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
         self._folder = folder
         self._experiment = experiment
-        self._partition_due = not done
 
     def round(self, record: RoundRecord) -> None:
-        """The round's figures; with the first, the partition. Drawing is slow, and no round waits for it here."""
         self._tracker.round(record)
-        if self._partition_due:
-            data = self._experiment.shown
-            counts = np.stack([data.class_counts(client.train) for client in data.clients])
-            self._tracker.partition(counts, [client.name for client in data.clients])
-            self._partition_due = False
 
     def finish(self) -> None:
         """Sample predictions of the model as it stands, and the hyper-parameters with the final metrics."""
@@ -207,6 +203,10 @@ class Board:
         self._tracker.finish(hyper_parameters(self._experiment.config), final)
 
     def close(self) -> None:
+        """Draw the partition, and close."""
+        data = self._experiment.shown
+        counts = np.stack([data.class_counts(client.train) for client in data.clients])
+        self._tracker.partition(counts, [client.name for client in data.clients])
         self._tracker.close()
 
     def _predictions(self) -> None:
