@@ -8,7 +8,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedlens.cli import compare, config, data, models, predict, resume, run, strategies, sweep
+from fedlens.cli import certs, compare, config, data, models, predict, resume, run, strategies, sweep
 from fedlens.errors import ConfigError, FedLensError
 
 
@@ -72,6 +72,7 @@ app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(certs.app, name="certs")
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from fedlens.models.checkpointing import enable_gradient_checkpointing
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
+from fedlens.runtimes.ray import RayRuntime
 from fedlens.runtimes.worker import MakeTrainer
 from fedlens.strategies.base import Strategy
 from fedlens.training.client import ClientTrainer
@@ -55,6 +56,7 @@ SMALL_IMAGES = 64
 class Experiment:
     """Everything that a run needs, built.
 
+    folder    the run's
     model     the whole model, as it is saved
     resident  what is trained: the model, or its head alone when the backbone is frozen and its features are cached
     data      what `resident` is trained on: images, or features
@@ -62,6 +64,7 @@ class Experiment:
     """
 
     config: Config
+    folder: Path
     device: torch.device
     shown: FederatedData
     data: FederatedData
@@ -134,7 +137,7 @@ def build_experiment(
         partial(prepared, preprocessing=preprocessing_of(model, shown)),
         augmentation(config.data.augment),
     )
-    return Experiment(config, device, shown, eaten, model, resident, strategy, trainer, configured, notes)
+    return Experiment(config, run_folder, device, shown, eaten, model, resident, strategy, trainer, configured, notes)
 
 
 def build_data(config: Config, progress: Progress) -> FederatedData:
@@ -271,6 +274,16 @@ def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
     """Where the clients run. `rebuild` makes a trainer again in a process that cannot inherit this one's."""
     section, device = experiment.config.runtime, experiment.device
     clients = client_infos(experiment.data, device)
+    if section.name == "ray":
+        return RayRuntime(
+            clients,
+            rebuild,
+            address=section.address,
+            workers=section.workers,
+            threads_per_worker=section.threads_per_worker,
+            gpu=device.type == "cuda",
+            folder=experiment.folder,
+        )
     workers = section.workers or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1)
     workers = min(workers, len(clients))
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):

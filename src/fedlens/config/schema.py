@@ -100,8 +100,16 @@ class MemorySection(Section):
 
 
 class RuntimeSection(Section):
-    name: Literal["local", "in_process"] = Field("local", description="local: worker processes; in_process: none")
-    workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU)")
+    name: Literal["local", "in_process", "ray"] = Field(
+        "local", description="local: worker processes; in_process: none; ray: actors of a Ray cluster"
+    )
+    workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU), ray: all nodes'")
+    address: str | None = Field(
+        None,
+        pattern=r"^(auto|[^\s/]+:\d{1,5})$",
+        description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone",
+        examples=["auto", "10.0.0.5:6379"],
+    )
     threads_per_worker: PositiveInt = Field(1, description="PyTorch threads in a worker")
     device: str = Field(
         "auto",

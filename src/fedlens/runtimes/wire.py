@@ -1,12 +1,15 @@
-"""Messages between this machine's own processes, tensors going beside the pickle without a copy.
+"""Messages between a run's own processes, tensors going beside the pickle without a copy.
 
-Pickle is safe here because both ends are one program on one machine; nothing from a network or a file comes this way.
+Pickle is safe here because both ends are one program: worker processes of this machine over a pipe, or actors that
+this run started over a Ray cluster, which trusts its network as Ray does. Nothing from a file comes this way, and
+nothing from another party's machine.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,12 +26,23 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def send(connection: Connection, message: object) -> None:
-    """Write one message: the pickle, then its tensors' bytes."""
+def pack(message: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """The pickle of `message`, and the bytes of its tensors where they lie."""
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(message)
-    connection.send_bytes(stream.getvalue())
+    return stream.getvalue(), buffers
+
+
+def unpack(head: bytes, buffers: Iterable[bytearray]) -> Any:
+    """The message of a pickle and its tensors' bytes, which the tensors keep using."""
+    return pickle.loads(head, buffers=buffers)
+
+
+def send(connection: Connection, message: object) -> None:
+    """Write one message: the pickle, then its tensors' bytes."""
+    head, buffers = pack(message)
+    connection.send_bytes(head)
     connection.send([buffer.raw().nbytes for buffer in buffers])
     for buffer in buffers:
         if buffer.raw().nbytes:
@@ -46,7 +60,7 @@ def receive(connection: Connection) -> Any:
     for buffer in buffers:
         if buffer:
             connection.recv_bytes_into(buffer)
-    return pickle.loads(head, buffers=buffers)
+    return unpack(head, buffers)
 
 
 def _tensor(buffer: Any, dtype: torch.dtype, shape: torch.Size) -> Tensor:
