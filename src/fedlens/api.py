@@ -11,7 +11,7 @@ fedlens.compare("logs")
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from fedlens.data.types import FederatedData
     from fedlens.federation.records import Tracker
 
-MAY_CHANGE = ("federated.num_rounds", "federated.evaluate_", "runtime.", "stopping.", "tracking.", "data.cache_dir")
+MAY_CHANGE = (
+    "federated.num_rounds",
+    "federated.evaluate_",
+    "runtime.",
+    "stopping.",
+    "tracking.",
+    "server.",
+    "data.cache_dir",
+)
 """Keys that a resumed run may change: none of them alters what was trained so far."""
 
 
@@ -99,15 +107,8 @@ def run(
         FedLensError: what went wrong, and the way out.
     """
     resolved = resolve(config, overrides)
-    name = resolved.tracking.name or f"{resolved.strategy.name}-{resolved.model.name}"
     given = _given(resolved, model, data, test)
-    folder = RunDir.create(resolved.tracking.dir, name)
-    try:
-        return _execute(resolved, folder, given, show, trackers)
-    except BaseException:
-        if not folder.config.exists():  # it failed before it was a run: nothing to go on with
-            shutil.rmtree(folder.path)
-        raise
+    return _in_new_folder(resolved, lambda folder: _execute(resolved, folder, given, show, trackers))
 
 
 def resume(
@@ -125,14 +126,37 @@ def resume(
     Raises:
         FedLensError: there is nothing to go on with, or a key may not change any more.
     """
-    fixed = [override for override in overrides if not override.startswith(MAY_CHANGE)]
-    if fixed:
-        raise ConfigError(
-            *(f"{override}: a resumed run may change only {', '.join(MAY_CHANGE)}…" for override in fixed)
-        )
-    directory = RunDir.open(Path(folder))
-    config = load(directory.config, overrides)
+    directory, config = _stopped(folder, overrides)
     return _execute(config, directory, _given(config, model, data, test), show, trackers)
+
+
+def serve(
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    *overrides: str,
+    show: bool | Observer = True,
+    trackers: Sequence[Tracker] = (),
+) -> Run:
+    """Be the server of a federation between machines: wait for clients (`fedlens client`), and train with them.
+
+    Arguments as of `run`. Data that the configuration names is the server's own, for tests; the clients bring theirs.
+
+    Raises:
+        FedLensError: what went wrong, and the way out.
+    """
+    resolved = resolve(config, overrides)
+    return _in_new_folder(resolved, lambda folder: _serve(resolved, folder, show, trackers))
+
+
+def serve_on(
+    folder: str | Path, *overrides: str, show: bool | Observer = True, trackers: Sequence[Tracker] = ()
+) -> Run:
+    """Go on as the server of a run that was stopped, from its last whole checkpoint. Clients come back by themselves.
+
+    Raises:
+        FedLensError: there is nothing to go on with, or a key may not change any more.
+    """
+    directory, config = _stopped(folder, overrides)
+    return _serve(config, directory, show, trackers)
 
 
 def compare(*folders: str | Path) -> pd.DataFrame:
@@ -166,6 +190,26 @@ def resolve(config: str | Path | Mapping[str, Any] | Config | None, overrides: S
     return load(None if config is None else Path(config), overrides)
 
 
+def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
+    folder = RunDir.create(config.tracking.dir, config.tracking.name or f"{config.strategy.name}-{config.model.name}")
+    try:
+        return work(folder)
+    except BaseException:
+        if not folder.config.exists():  # it failed before it was a run: nothing to go on with
+            shutil.rmtree(folder.path)
+        raise
+
+
+def _stopped(folder: str | Path, overrides: Sequence[str]) -> tuple[RunDir, Config]:
+    fixed = [override for override in overrides if not override.startswith(MAY_CHANGE)]
+    if fixed:
+        raise ConfigError(
+            *(f"{override}: a resumed run may change only {', '.join(MAY_CHANGE)}…" for override in fixed)
+        )
+    directory = RunDir.open(Path(folder))
+    return directory, load(directory.config, overrides)
+
+
 def _given(
     config: Config,
     model: nn.Module | None,
@@ -197,5 +241,14 @@ def _given(
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.session import execute
 
-    observer: Observer = ConsoleTracker() if show is True else Silent() if show is False else show
-    return Run(folder.path, execute(config, folder, given, observer, trackers))
+    return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
+
+
+def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
+    from fedlens.serve import serve as serve_sites
+
+    return Run(folder.path, serve_sites(config, folder, _observer(show), trackers))
+
+
+def _observer(show: bool | Observer) -> Observer:
+    return ConsoleTracker() if show is True else Silent() if show is False else show

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def write_json(path: Path, value: object) -> None:
         OSError: as `write_atomic`.
     """
     write_atomic(path, to_json(value, indent=2) + "\n")
+
+
+def mark_used(path: Path) -> None:
+    """Set the time of change to now: the last use of what is kept in a cache. What may only be read keeps its time."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def read_json(path: Path) -> Any:

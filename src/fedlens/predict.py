@@ -17,9 +17,12 @@ from fedlens.models.artefact import DESCRIPTION, load_model
 from fedlens.models.base import ModelRequest, Recognizer, models
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
+from fedlens.tracking.run_dir import find_runs
 
 MODEL_FOLDER = "model"
 """Where a run folder keeps its final model."""
+
+_MOST_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,24 @@ def open_predictor(what: str) -> Predictor:
     """A predictor from a run folder (`logs/<run>`), a saved model's folder, or a model's name (ImageNet weights).
 
     Raises:
-        ModelError: there is no model in the folder; weights cannot be had; a model without ImageNet weights.
+        ModelError: there is no model in the folder, or several runs; weights cannot be had; a model without ImageNet weights.
         ConfigError: neither a folder nor a known name.
     """
     folder = Path(what)
     if folder.is_dir():
-        return _trained(folder if (folder / DESCRIPTION).exists() else folder / MODEL_FOLDER)
+        return _trained(folder if (folder / DESCRIPTION).exists() else _model_of_run(folder))
     if "/" in what or "\\" in what:
         raise ModelError(f"{what}: there is no such run folder; give one, or a model's name (`fedlens models`)")
     return _imagenet(what)
+
+
+def _model_of_run(folder: Path) -> Path:
+    runs = [run.path for run in reversed(find_runs(folder)) if run.path != folder]
+    if runs:
+        more = f" and {len(runs) - _MOST_RUNS} more" if len(runs) > _MOST_RUNS else ""
+        named = ", ".join(map(str, runs[:_MOST_RUNS]))
+        raise ModelError(f"{folder} holds runs; name one of them, newest first: {named}{more}")
+    return folder / MODEL_FOLDER
 
 
 def _trained(folder: Path) -> Predictor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,12 @@ from fedlens.data.types import FederatedData
 from fedlens.errors import CheckpointError
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.coordinator import Coordinator
+from fedlens.federation.coordinator import Coordinator, Evaluate
 from fedlens.federation.records import RoundRecord, Tracker
 from fedlens.files import read_json, write_atomic, write_json
 from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.reports.html import write_report
+from fedlens.runtimes.base import Runtime
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
@@ -55,19 +56,53 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     started = time.perf_counter()
     experiment = build_experiment(config, folder.path, observer.progress, model=given.model, data=given.data)
     build_plan(config).cohorts.size(len(experiment.data.clients))  # too few clients: say so before there is a run
+    data = experiment.data
+    return conduct(
+        experiment,
+        folder,
+        lambda: build_runtime(experiment, partial(rebuild_trainer, config, folder.path, given)),
+        Scoring(experiment.evaluator(data.test), experiment.evaluator(data.val)),
+        observer,
+        trackers,
+        started,
+    )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the shared model is scored on test and on validation images; None where there are none."""
+
+    test: Evaluate | None
+    validation: Evaluate | None
+
+
+def conduct(
+    experiment: Experiment,
+    folder: RunDir,
+    make_runtime: Callable[[], Runtime],
+    scoring: Scoring,
+    observer: Observer,
+    trackers: Sequence[Tracker],
+    started: float,
+) -> nn.Module:
+    """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model."""
+    config = experiment.config
     for note in (*experiment.notes, *data_notes(experiment.shown)):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = starting_point(folder, experiment, checkpoints, observer)
-    prepare_folder(config, folder, experiment)
-    board = Board(folder, experiment, start.round) if config.tracking.tensorboard else None
-    files: list[Tracker] = [MetricsFile(folder.metrics, start.round), *([board] if board else [])]
-    observer.start(header(experiment, folder), config.federated.num_rounds, start.round)
-    with coordinating(experiment, folder, given, [*files, observer, *trackers], checkpoints) as coordinator:
-        end = coordinator.run(start)
-        leave_behind(experiment, folder, end, checkpoints)
-        if board:
-            board.finish()
+    with running(make_runtime()) as runtime:
+        prepare_folder(folder, experiment, runtime)
+        observer.start(header(experiment, folder, runtime), config.federated.num_rounds, start.round)
+        board = Board(folder, experiment, runtime, start.round) if config.tracking.tensorboard else None
+        files: list[Tracker] = [MetricsFile(folder.metrics, start.round), *([board] if board else [])]
+        everybody = [*files, observer, *trackers]
+        with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:
+            end = coordinator.run(start)
+            folder.save_data(experiment.shown, runtime.known())
+            leave_behind(experiment, folder, end, checkpoints)
+            if board:
+                board.finish()
     folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
     if config.tracking.report:
         write_report(folder.path)
@@ -101,21 +136,33 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
     return checkpoints.latest(observer.note) or first
 
 
-def prepare_folder(config: Config, folder: RunDir, experiment: Experiment) -> None:
+def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:
     """What a reader of the folder needs to know, before the first round."""
-    write_atomic(folder.config, dump(config))
+    write_atomic(folder.config, dump(experiment.config))
     folder.save_versions(str(experiment.device))
-    folder.save_data(experiment.shown)
+    folder.save_data(experiment.shown, runtime.known())
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """A runtime that is ended, whatever happens."""
+    try:
+        yield runtime
+    finally:
+        runtime.close()
 
 
 @contextmanager
 def coordinating(
-    experiment: Experiment, folder: RunDir, given: Given, trackers: Sequence[Tracker], checkpoints: Checkpoints
+    experiment: Experiment,
+    runtime: Runtime,
+    scoring: Scoring,
+    trackers: Sequence[Tracker],
+    checkpoints: Checkpoints,
+    note: Callable[[str], None],
 ) -> Iterator[Coordinator]:
-    """A coordinator with its runtime and bookkeeping; both are ended, and finished rounds written, whatever happens."""
-    runtime = build_runtime(experiment, partial(rebuild_trainer, experiment.config, folder.path, given))
+    """A coordinator and its bookkeeping; finished rounds are written, and the trackers closed, whatever happens."""
     books = Bookkeeping(trackers, checkpoints)
-    data = experiment.data
     try:
         yield Coordinator(
             build_plan(experiment.config),
@@ -123,12 +170,11 @@ def coordinating(
             runtime,
             experiment.resident.trainable,
             books,
-            test=experiment.evaluator(data.test),
-            validation=experiment.evaluator(data.val),
-            evaluable=frozenset(client.name for client in data.clients if len(client.test)),
+            test=scoring.test,
+            validation=scoring.validation,
+            note=note,
         )
     finally:
-        runtime.close()
         books.close()
         for tracker in trackers:
             tracker.close()
@@ -140,15 +186,15 @@ def rebuild_trainer(config: Config, folder: Path, given: Given) -> ClientTrainer
     return build_experiment(config, folder, quiet, model=given.model, data=given.data).trainer
 
 
-def header(experiment: Experiment, folder: RunDir) -> Mapping[str, str]:
+def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[str, str]:
     """What is about to run, for people."""
-    config, data = experiment.config, experiment.shown
+    config, data, clients = experiment.config, experiment.shown, runtime.known()
     parameters = sum(value.numel() for value in experiment.model.parameters())
-    images = sum(len(client.train) for client in data.clients)
+    images = sum(client.examples for client in clients)
     return {
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
         "strategy": config.strategy.name,
-        "clients": f"{len(data.clients)}, holding {images:,} training images of {len(data.class_names)} classes",
+        "clients": f"{len(clients)}, holding {images:,} training images of {len(data.class_names)} classes",
         "device": str(experiment.device),
         "folder": str(folder.path),
     }
@@ -188,10 +234,11 @@ class Board:
     A picture takes longer than a small round; drawn between rounds it would show as the time of one.
     """
 
-    def __init__(self, folder: RunDir, experiment: Experiment, done: int) -> None:
+    def __init__(self, folder: RunDir, experiment: Experiment, runtime: Runtime, done: int) -> None:
         self._tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
         self._folder = folder
         self._experiment = experiment
+        self._runtime = runtime
 
     def round(self, record: RoundRecord) -> None:
         self._tracker.round(record)
@@ -204,9 +251,10 @@ class Board:
 
     def close(self) -> None:
         """Draw the partition, and close."""
-        data = self._experiment.shown
-        counts = np.stack([data.class_counts(client.train) for client in data.clients])
-        self._tracker.partition(counts, [client.name for client in data.clients])
+        clients = self._runtime.known()
+        if clients:
+            counts = np.array([client.counts["train"] for client in clients], np.int64)
+            self._tracker.partition(counts, [client.name for client in clients])
         self._tracker.close()
 
     def _predictions(self) -> None:

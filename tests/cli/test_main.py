@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError, DataError
 
-COMMANDS = ("run", "resume", "compare", "sweep", "data", "models", "strategies", "predict", "config")
+COMMANDS = ("run", "resume", "compare", "sweep", "data", "models", "strategies", "predict", "config", "server", "client", "certs")
 
 
 def invoke(*arguments: str):

@@ -94,8 +94,7 @@ def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[st
 
 def figures(row: dict[str, Any]) -> tuple[str, ...]:
     """A run's cells under `FIGURES`."""
-    from fedlens.reports.headline import duration
-    from fedlens.tracking.summary import percent
+    from fedlens.tracking.summary import duration, percent
 
     return (
         f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),

@@ -9,9 +9,10 @@ from fedlens.tracking.console import ConsoleTracker
 
 
 @contextmanager
-def terminal(again: str | None = None) -> Iterator[ConsoleTracker]:
-    """An observer on standard output that leaves the terminal as it was, and after Ctrl-C says how to go on."""
-    observer = ConsoleTracker(again=again)
+def terminal(again: str | None = None, resume: str = "fedlens resume") -> Iterator[ConsoleTracker]:
+    """An observer on standard output that leaves the terminal as it was, and after Ctrl-C says how to go on: by
+    `resume` and the run's folder."""
+    observer = ConsoleTracker(again=again, resume=resume)
     try:
         yield observer
     except KeyboardInterrupt:
@@ -19,3 +20,13 @@ def terminal(again: str | None = None) -> Iterator[ConsoleTracker]:
         raise
     finally:
         observer.close()
+
+
+@contextmanager
+def watcher() -> Iterator[ConsoleTracker]:
+    """A site's screen: lines and progress, no rounds."""
+    screen = ConsoleTracker()
+    try:
+        yield screen
+    finally:
+        screen.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import click
 import typer
 from typer.core import TyperGroup
 
-from fedlens.cli import certs, compare, config, data, models, predict, resume, run, strategies, sweep
+from fedlens.cli import certs, client, compare, config, data, models, predict, resume, run, server, strategies, sweep
 from fedlens.errors import ConfigError, FedLensError
 
 
@@ -68,6 +69,8 @@ app.command()(resume.resume)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.command()(predict.predict)
+app.command()(server.server)
+app.command()(client.client)
 app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
@@ -75,6 +78,6 @@ app.add_typer(config.app, name="config")
 app.add_typer(certs.app, name="certs")
 
 
-def main() -> None:
-    """Entry point of the installed command."""
-    app()
+def main(*first: str) -> None:
+    """Entry point of the installed command; `first`: arguments that stand before those of the command line."""
+    app([*first, *sys.argv[1:]])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlens.errors import DataError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedlens.predict import Prediction
 
 
@@ -24,12 +29,25 @@ def predict(
     """
     from fedlens.predict import open_predictor
 
+    refuse_folders(model, images)
     predictor = open_predictor(model)
     for prediction in predictor.predict(images, top):
         if as_json:
             _print_json(prediction)
         else:
             _print_table(prediction)
+
+
+def refuse_folders(model: str, images: Sequence[Path]) -> None:
+    """Each image is a file.
+
+    Raises:
+        DataError: one of `images` is a folder.
+    """
+    for image in images:
+        if image.is_dir():
+            advice = f"fedlens predict {shlex.quote(model)} {shlex.quote(str(image))}/*.jpg"
+            raise DataError(f"{image} is a folder, and image files are wanted: {advice}")
 
 
 def _print_json(prediction: Prediction) -> None:

@@ -26,7 +26,7 @@ from fedlens.federation.client_store import ClientStore
 from fedlens.federation.coordinator import Evaluate, Plan
 from fedlens.federation.records import Evaluation
 from fedlens.federation.schedule import CohortRule, Stopping
-from fedlens.federation.types import ClientInfo, State
+from fedlens.federation.types import ClientInfo, Split, State
 from fedlens.models.base import ModelRequest, Preprocessing, Recognizer, prepare
 from fedlens.models.build import build_model
 from fedlens.models.checkpointing import enable_gradient_checkpointing
@@ -252,10 +252,11 @@ def build_plan(config: Config) -> Plan:
     )
     return Plan(
         num_rounds=federated.num_rounds,
-        cohorts=CohortRule(federated.fraction_fit, federated.min_fit_clients, config.seed),
+        cohorts=CohortRule(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection),
         lr=lr.at,
         evaluate_every=federated.evaluate_every,
         evaluate_clients_every=federated.evaluate_clients_every,
+        quorum=federated.quorum,
         stopping=Stopping(stopping.target_accuracy, stopping.patience, stopping.min_delta),
     )
 
@@ -266,8 +267,9 @@ def client_infos(data: FederatedData, device: torch.device) -> list[ClientInfo]:
 
 
 def _introduce(client: ClientRows, index: int, data: FederatedData, device: str) -> ClientInfo:
-    counts = tuple(int(count) for count in data.class_counts(client.train))
-    return ClientInfo(client.name, index, len(client.train), counts, device)
+    splits: dict[Split, Rows] = {"train": client.train, "val": client.val, "test": client.test}
+    counts = {split: tuple(data.class_counts(rows).tolist()) for split, rows in splits.items()}
+    return ClientInfo(client.name, index, counts, device)
 
 
 def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:

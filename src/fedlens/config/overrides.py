@@ -23,12 +23,11 @@ class Layer:
     origins: dict[Key, str] = field(default_factory=dict)
 
     def where(self, dotted: str) -> str:
-        """The place of a key, else of the section around it."""
+        """The place of a key, else of the first key below it, else of the section around it."""
         key = tuple(dotted.split("."))
-        for length in range(len(key), 0, -1):
-            if key[:length] in self.origins:
-                return self.origins[key[:length]]
-        return ""
+        below = (other for other in self.origins if other[: len(key)] == key)
+        around = (key[:length] for length in range(len(key) - 1, 0, -1))
+        return next((self.origins[place] for place in (key, *below, *around) if place in self.origins), "")
 
 
 def file_layer(path: Path) -> Layer:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+RayAddress = Annotated[str, Field(pattern=r"^(auto|[^\s/]+:\d{1,5})$", examples=["auto", "10.0.0.5:6379"])]
 
 
 class Section(BaseModel):
@@ -48,9 +49,30 @@ class FederatedSection(Section):
     min_fit_clients: PositiveInt = Field(2, description="fewest clients trained a round")
     local_epochs: PositiveInt = Field(1, description="passes over a client's images a round")
     batch_size: PositiveInt = Field(32, description="images a step")
+    over_selection: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="server: ask so many more clients (0.2: a fifth) and take the first that answer"
+    )
+    round_deadline: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="server: seconds that a client has to answer in; default: an hour"
+    )
+    quorum: PositiveInt = Field(1, description="fewest answers a round counts with; with fewer it is repeated")
     evaluate_every: Annotated[int, Field(ge=0)] = Field(1, description="global evaluation every k rounds; 0: last only")
     evaluate_clients_every: Annotated[int, Field(ge=0)] = Field(
         5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"
+    )
+
+
+class ServerSection(Section):
+    """`fedlens server`: where clients on other machines connect."""
+
+    address: str = Field("0.0.0.0:8080", description="host:port; without certificates, this machine's clients only")
+    certs: Path | None = Field(None, description="folder of `fedlens certs create`: TLS, and only registered clients")
+    insecure: bool = Field(False, description="serve other machines without TLS: closed networks and tests only")
+    database: bool = Field(
+        False, description="Flower keeps messages on disk, not in memory: slower, survives its death"
+    )
+    rejoin_seconds: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="how long a round waits for a client that was lost, once all others have answered"
     )
 
 
@@ -104,11 +126,8 @@ class RuntimeSection(Section):
         "local", description="local: worker processes; in_process: none; ray: actors of a Ray cluster"
     )
     workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU), ray: all nodes'")
-    address: str | None = Field(
-        None,
-        pattern=r"^(auto|[^\s/]+:\d{1,5})$",
-        description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone",
-        examples=["auto", "10.0.0.5:6379"],
+    address: RayAddress | None = Field(
+        None, description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone"
     )
     threads_per_worker: PositiveInt = Field(1, description="PyTorch threads in a worker")
     device: str = Field(
@@ -149,5 +168,6 @@ class Config(Section):
     runtime: RuntimeSection = Field(default_factory=RuntimeSection)
     stopping: StoppingSection = Field(default_factory=StoppingSection)
     tracking: TrackingSection = Field(default_factory=TrackingSection)
+    server: ServerSection = Field(default_factory=ServerSection)
     plugins: list[Path] = Field(default_factory=list, description="Python files with your own blocks")
     seed: Seed = Field(0, description="seed of everything")

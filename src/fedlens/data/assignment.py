@@ -14,7 +14,7 @@ import numpy as np
 from fedlens.data.base import Scheme, ToPartition
 from fedlens.data.partition.natural import Natural
 from fedlens.data.types import Rows
-from fedlens.files import write_atomic
+from fedlens.files import mark_used, write_atomic
 
 
 def assign(scheme: Scheme, rows: ToPartition, cache_dir: Path) -> dict[str, Rows]:
@@ -33,6 +33,8 @@ def assign(scheme: Scheme, rows: ToPartition, cache_dir: Path) -> dict[str, Rows
         found = scheme.assign(rows)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
             _write(file, found)
+    else:
+        mark_used(file)
     return found
 
 

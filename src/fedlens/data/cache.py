@@ -1,8 +1,9 @@
 """Decoded images on disk: one file of uint8 pixels a table and size, mapped into memory, never held in it.
 
 `<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C) row after row; `<key>.json` beside it lists the
-files that could not be decoded, and takes its name last: without it the pixels do not count. Two processes that
-build the same cache at once write the same bytes in folders of their own; whoever renames last wins.
+files that could not be decoded, says which folder holds them all, and takes its name last: without it the pixels do
+not count. Two processes that build the same cache at once write the same bytes in folders of their own; whoever
+renames last wins. The time of change of the pixels is that of their last use.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,13 +28,19 @@ from torch import Tensor
 from fedlens.data.images import Pixels, fit, read
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
-from fedlens.files import read_json, write_json
+from fedlens.files import mark_used, read_json, write_json
 
 DECODING = 1
 """Part of every key. Add one when `images` turns a file into other pixels than before."""
 
 CHUNK = 256
 """Images decoded between two writes: what bounds the memory."""
+
+STAGING = ".building-"
+"""How the folders begin in which a cache is built."""
+
+A_DAY = 86400
+"""Seconds without a change after which such a folder was left by a run that was killed."""
 
 OnBadImage = Literal["skip", "fail"]
 Skipped = dict[int, tuple[str, str]]
@@ -86,6 +94,8 @@ def build_cache(
     skipped = _find(pixels, index, len(table.labels), row_bytes)
     if skipped is None:
         skipped = _write(table, image_size, pixels, index, on_bad_image, progress)
+    else:
+        mark_used(pixels)
     if skipped and on_bad_image == "fail":
         raise _bad_image(skipped)
     kept = np.setdiff1d(np.arange(len(table.labels)), np.fromiter(skipped, np.int64, len(skipped)))
@@ -135,13 +145,15 @@ def _write(
     needed = len(table.labels) * size * size * table.channels
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(pixels.parent)
         if shutil.disk_usage(pixels.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with TemporaryDirectory(dir=pixels.parent, prefix=".building-") as staging:
+        with TemporaryDirectory(dir=pixels.parent, prefix=STAGING) as staging:
             new_pixels, new_index = Path(staging, pixels.name), Path(staging, index.name)
             with new_pixels.open("wb") as file:
                 skipped = _write_rows(file, table, size, on_bad_image, progress)
-            write_json(new_index, {"skipped": [[row, *why] for row, why in skipped.items()]})
+            listed = [[row, *why] for row, why in skipped.items()]
+            write_json(new_index, {"skipped": listed, "folder": _common_folder(table)})
             new_pixels.replace(pixels)
             new_index.replace(index)
     except OSError as error:
@@ -150,6 +162,29 @@ def _write(
             "set data.cache_dir to a folder with room, or a smaller data.image_size"
         ) from error
     return skipped
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for staging in folder.glob(f"{STAGING}*"):
+        if abandoned(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def abandoned(staging: Path) -> bool:
+    """Whether nobody has written in a staging folder for a day."""
+    try:
+        newest = max(path.stat().st_mtime for path in (staging, *staging.iterdir()))
+    except OSError:  # whoever built there has just finished
+        return False
+    return time.time() - newest > A_DAY
+
+
+def _common_folder(table: ImageTable) -> str | None:
+    """The folder around all files, as text that can be written; None for pixels that came without files."""
+    if isinstance(table.images, np.ndarray):
+        return None
+    folder = os.path.commonpath([folder.resolve() for folder in {file.parent for file in table.images}])
+    return os.fsencode(folder).decode(errors="replace")
 
 
 def _write_rows(

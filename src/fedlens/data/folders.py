@@ -23,6 +23,8 @@ IMAGE_SUFFIXES = (
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names of official splits."""
 
+_LOOKS = 8
+
 CLASSES_FILE = "classes.json"
 """Beside the folders: a JSON list of the class names in the order of their labels."""
 
@@ -96,7 +98,25 @@ def folder_table(root: Path, parts: Sequence[tuple[Path, str, str]], *, with_cli
         class_names=names,
         split=_column(splits),
         clients=_column(clients) if with_clients else None,
+        native_size=common_size(images),
     )
+
+
+def common_size(images: Sequence[Path]) -> int | None:
+    """The longer side, in pixels, that a few images spread over `images` all have; None where they differ.
+
+    Only headers are read. Exported samples and small research sets come in one size; photographs do not.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    sizes = set()
+    for path in images[:: max(len(images) // _LOOKS, 1)][:_LOOKS]:
+        try:
+            with Image.open(path) as image:
+                sizes.add(max(image.size))
+        except (OSError, UnidentifiedImageError):  # what cannot be decoded is counted later
+            continue
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _column(values: Sequence[str]) -> NDArray[np.str_] | None:

@@ -84,7 +84,7 @@ class FederatedData:
     @property
     def val(self) -> Rows:
         """All clients' validation rows together."""
-        return np.concatenate([client.val for client in self.clients])
+        return np.concatenate([np.empty(0, np.int64), *(client.val for client in self.clients)])
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
         """(classes,) how many of `rows` carry each label."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from fedlens.aggregation.base import Aggregator, Total
 from fedlens.aggregation.norms import l2_norm
-from fedlens.errors import TrainingDiverged
+from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
@@ -18,8 +18,11 @@ from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Partial,
 from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
 
-Evaluate = Callable[[State], Evaluation]
+Evaluate = Callable[[State], Evaluation | None]
 """Scores a shared model; None where there is nothing to score it on."""
+
+ROUND_TRIES = 3
+"""How often a round is begun before the run stops for want of answers."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Plan:
     lr: Callable[[int], float]
     evaluate_every: int = 1
     evaluate_clients_every: int = 0
+    quorum: int = 1
     stopping: Stopping = field(default_factory=Stopping)
 
     def due(self, every: int, round_number: int) -> bool:
@@ -72,9 +76,9 @@ class Coordinator:
         *,
         test: Evaluate | None = None,
         validation: Evaluate | None = None,
-        evaluable: frozenset[str] = frozenset(),
+        note: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`trainable`: names that clients train; `evaluable`: clients with test images of their own."""
+        """`trainable`: names that clients train; `note` is told of a round that is repeated."""
         self._plan = plan
         self._strategy = strategy
         self._runtime = runtime
@@ -82,7 +86,7 @@ class Coordinator:
         self._books = books
         self._test = test
         self._validation = validation
-        self._evaluable = evaluable
+        self._note = note
 
     def run(self, start: Checkpoint) -> Checkpoint:
         """Rounds from `start` to the plan's end, or to the stopping rule's; gives the last checkpoint, on disk.
@@ -98,13 +102,7 @@ class Coordinator:
 
     def _round(self, before: Checkpoint) -> Checkpoint:
         number, clock = before.round + 1, _Clock()
-        clients = self._runtime.clients()
-        cohort = self._plan.cohorts.choose(number, clients)
-        ctx = RoundContext(number, self._plan.num_rounds, len(clients), len(cohort), self._trainable)
-        with clock.phase("broadcast"):
-            self._runtime.submit(self._tasks(before, cohort, ctx))
-        with clock.phase("train"):
-            collected = collect(self._runtime.completed(), self._strategy.aggregator())
+        collected, ctx = self._collected(before, number, clock)
         with clock.phase("aggregate"):
             state = self._step(before.state, collected, ctx)
         counted = {report.client: number if report.stored else None for report in collected.reports}
@@ -116,6 +114,29 @@ class Coordinator:
             self._books.wait()
         self._books.file(record, after, state.shared if after.progress.best_round == number else None)
         return after
+
+    def _collected(self, before: Checkpoint, number: int, clock: _Clock) -> tuple[Collected, RoundContext]:
+        """The round's answers. A round that too few clients answered is begun again, with whoever is there then."""
+        lost: tuple[ClientFailure, ...] = ()
+        for _ in range(ROUND_TRIES):
+            rule = self._plan.cohorts
+            clients = self._runtime.clients(rule.min_fit_clients)
+            cohort = rule.choose(number, clients)
+            ctx = RoundContext(number, self._plan.num_rounds, len(clients), len(cohort), self._trainable)
+            with clock.phase("broadcast"):
+                self._runtime.submit(self._tasks(before, cohort, ctx), enough=rule.size(len(clients)))
+            with clock.phase("train"):
+                collected = collect(self._runtime.completed(), self._strategy.aggregator())
+            answered = len(collected.reports) + sum(failure.answered for failure in collected.failures)
+            collected = replace(collected, failures=(*lost, *collected.failures))
+            if answered >= self._plan.quorum:
+                return collected, ctx
+            lost = collected.failures
+            self._note(f"round {number}: {answered} of {self._plan.quorum} needed answers; it begins again")
+        raise NotEnoughClients(
+            f"round {number}: fewer than federated.quorum={self._plan.quorum} clients answered, {ROUND_TRIES} times "
+            f"over ({'; '.join(sorted({failure.reason for failure in lost}))}). The run is kept: resume it later"
+        )
 
     def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:
         payload = self._strategy.broadcast(before.state, ctx)
@@ -169,7 +190,7 @@ class Coordinator:
 
     def _at_home(self, after: Checkpoint) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""
-        clients = [client.name for client in self._runtime.clients() if client.name in self._evaluable]
+        clients = [client.name for client in self._runtime.clients() if client.holds("test")]
         self._runtime.submit(Task(name, after.round, "evaluate", after.state.shared) for name in clients)
         answers = {outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)}
         return tuple(at_home(answers[name], name in after.versions) for name in clients if name in answers)

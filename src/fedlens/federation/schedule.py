@@ -16,14 +16,18 @@ from fedlens.seeds import derive
 
 @dataclass(frozen=True)
 class CohortRule:
-    """Flower's rule: max(⌊available × fraction_fit⌋, min_fit_clients) clients, drawn without replacement."""
+    """Flower's rule: max(⌊available × fraction_fit⌋, min_fit_clients) clients, drawn without replacement.
+
+    over_selection  share of that number which is asked beyond it, for those who are late
+    """
 
     fraction_fit: float
     min_fit_clients: int
     seed: int
+    over_selection: float = 0.0
 
     def size(self, available: int) -> int:
-        """How many of `available` clients take part.
+        """How many of `available` clients' answers a round takes.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.
@@ -37,12 +41,13 @@ class CohortRule:
         return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo]) -> list[ClientInfo]:
-        """The cohort of a round, in the clients' own order; depends on seed and round only.
+        """Who is asked in a round, in the clients' own order; depends on seed and round only.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.
         """
         size = self.size(len(clients))
+        size = min(size + math.ceil(size * self.over_selection - 1e-9), len(clients))
         generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
         return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
 

@@ -14,7 +14,10 @@ from torch import Tensor
 State = Mapping[str, Tensor]
 """Named tensors."""
 
-TaskKind = Literal["train", "evaluate"]
+TaskKind = Literal["train", "evaluate", "validate"]
+"""evaluate: on the client's own test images; validate: on its validation images."""
+
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,20 @@ Metrics = Mapping[str, Mean]
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """One client, as it introduces itself. `examples` counts training rows; `classes` counts them by label."""
+    """One client, as it introduces itself. `counts`: images of each class, by split."""
 
     name: str
     partition: int
-    examples: int
-    classes: tuple[int, ...]
+    counts: Mapping[Split, tuple[int, ...]]
     device: str = "cpu"
+
+    @property
+    def examples(self) -> int:
+        """Training images."""
+        return sum(self.counts["train"])
+
+    def holds(self, split: Split) -> bool:
+        return any(self.counts[split])
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,10 @@ class Partial:
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """A client that gave no usable answer; the run goes on without it."""
+    """A client that gave no usable answer; the run goes on without it. `answered`: the client itself said so, or its
+    answer was no good; False when nothing came back from it."""
 
     client: str
     round: int
     reason: str
+    answered: bool = True

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -136,10 +136,8 @@ class TimmWeights(WeightSource):
         if copied.exists():
             return copied
         repository, name, revision = self._hub_file()
-        try:
+        with suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(repository, name, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            pass
         url = hf_hub_url(repository, name, revision=revision)
         try:
             _probe(url)

@@ -17,6 +17,16 @@ Figure = Any
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Okabe and Ito's colours, told apart with colour-blind eyes."""
 
+_GOLDEN_ANGLE = 137.508
+"""Degrees. Hues so far apart stay apart, however many follow."""
+
+_PERCENT = (
+    {"dtickrange": [0.009, None], "value": ".0%"},
+    {"dtickrange": [0.0009, 0.009], "value": ".1%"},
+    {"dtickrange": [None, 0.0009], "value": ".2%"},
+)
+"""As many decimals as the distance between two ticks needs (it is 1, 2 or 5 times a power of ten)."""
+
 _GRID = "rgba(128,128,128,0.22)"
 _MOST_BARS = 60
 MOST_CLASSES = 40
@@ -130,7 +140,7 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
         figure = _figure("client", "training images").update_layout(barmode="stack")
         for number, name in enumerate(classes):
             hover = f"%{{x}}: %{{y}} × {name}<extra></extra>"
-            colour = _class_colour(number, len(classes))
+            colour = _class_colour(number)
             figure.add_bar(x=clients, y=counts[:, number], name=name, marker_color=colour, hovertemplate=hover)
         return figure.update_xaxes(type="category")
     figure = _figure("class", "client")
@@ -200,7 +210,7 @@ def _curves(series: Mapping[str, Sequence[tuple[int, float | None]]], y: str, pe
             mode = "lines+markers" if len(points) <= 30 else "lines"
             figure.add_scatter(x=rounds, y=values, name=name, mode=mode, line={"color": _COLOURS[number], "width": 2})
     if percent:
-        figure.update_yaxes(tickformat=".0%")
+        figure.update_yaxes(tickformatstops=_PERCENT, hoverformat=".1%")
     return _over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
 
 
@@ -222,8 +232,9 @@ def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, f
     return [(line["round"], line[key]) for line in metrics]
 
 
-def _class_colour(number: int, classes: int) -> str:
-    return f"hsl({360 * number / classes:.0f}, 55%, {52 if number % 2 else 62}%)"
+def _class_colour(number: int) -> str:
+    """A class' colour depends on its label alone, so that pages of several runs can be compared."""
+    return f"hsl({_GOLDEN_ANGLE * number % 360:.0f}, 55%, {48 if number % 2 else 64}%)"
 
 
 def _figure(x: str, y: str) -> Figure:

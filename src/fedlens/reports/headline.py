@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedlens.reports.load import LoadedRun
-from fedlens.tracking.summary import best_round, last_with
+from fedlens.tracking.summary import best_round, last_with, time_of_rounds
 
 
 @dataclass(frozen=True)
 class Headline:
     """Accuracies are 0–1 and on test images; None: not measured. `best_…`: at the round with the best validation loss.
 
-    `megabytes` counts both directions (10⁶ bytes); `seconds` adds the phases of all rounds.
+    `megabytes` counts both directions (10⁶ bytes); `seconds`: see `time_of_rounds`.
     """
 
     run: str
@@ -56,17 +56,9 @@ def headline(run: LoadedRun) -> Headline:
         personal_mean=personal.get("mean"),
         worst_tenth=personal.get("worst_tenth"),
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
-        seconds=sum(sum(line["seconds"].values()) for line in run.metrics),
+        seconds=time_of_rounds(run.metrics),
         status="finished" if run.result or rounds == planned else "stopped",
     )
-
-
-def duration(seconds: float) -> str:
-    """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _block(config: Mapping[str, Any], section: str) -> str:

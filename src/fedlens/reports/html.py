@@ -11,9 +11,9 @@ from typing import Any
 
 from fedlens.files import write_atomic
 from fedlens.reports import figures
-from fedlens.reports.headline import Headline, duration, headline
+from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.tracking.summary import percent
+from fedlens.tracking.summary import duration, percent
 
 _MOST_ROWS = 200
 
@@ -64,7 +64,7 @@ def _cards(head: Headline) -> str:
         (percent(head.personal_mean), "accuracy at home, mean over clients"),
         (percent(head.worst_tenth), "accuracy at home, worst tenth of clients"),
         (f"{head.megabytes:,.1f} MB", "moved, both directions"),
-        (duration(head.seconds), "all phases of all rounds"),
+        (duration(head.seconds), "time of all rounds"),
         (rounds, "rounds done"),
     ]
     if head.auroc is not None:

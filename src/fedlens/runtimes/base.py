@@ -13,12 +13,17 @@ Outcome = Answer | Partial | ClientFailure
 class Runtime(Protocol):
     """Somewhere to run clients."""
 
-    def clients(self) -> Sequence[ClientInfo]:
-        """Who can be asked, in a fixed order."""
+    def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
+        """Who can be asked, in a fixed order. Where clients come and go, it waits until there are `at_least`."""
         ...
 
-    def submit(self, tasks: Iterable[Task]) -> None:
-        """Start a batch of tasks of one round and one kind."""
+    def known(self) -> Sequence[ClientInfo]:
+        """Everybody who has ever been there, in the same order."""
+        ...
+
+    def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
+        """Start a batch of tasks of one round and one kind. Where clients may be late, the batch ends when `enough` of
+        them have answered."""
         ...
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:

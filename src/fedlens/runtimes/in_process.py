@@ -17,10 +17,13 @@ class InProcessRuntime:
         self._trainer = make_trainer()
         self._tasks: list[Task] = []
 
-    def clients(self) -> Sequence[ClientInfo]:
+    def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
         return self._clients
 
-    def submit(self, tasks: Iterable[Task]) -> None:
+    def known(self) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         self._tasks.extend(tasks)
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:

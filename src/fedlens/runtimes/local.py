@@ -41,10 +41,13 @@ class LocalRuntime:
             ours = [connection for _, connection in self._workers] if start_method == "fork" else []
             self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, ours))
 
-    def clients(self) -> Sequence[ClientInfo]:
+    def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
         return self._clients
 
-    def submit(self, tasks: Iterable[Task]) -> None:
+    def known(self) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         shares = share_out(list(tasks), self._examples, len(self._workers))
         self._busy = [index for index, share in enumerate(shares) if share]
         for index in self._busy:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rich.text import Text
 from fedlens.federation.records import RoundRecord
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
-from fedlens.tracking.summary import best_round, last_with, percent
+from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
 
 _MOST_FAILURES = 5
 _REDRAW_SECONDS = 0.1
@@ -32,13 +31,16 @@ class ConsoleTracker:
     """Observer that shows a run. `again`: the command that started it, for the advice at the end; default: one
     that runs the folder's own configuration."""
 
-    def __init__(self, console: Console | None = None, again: str | None = None) -> None:
+    def __init__(
+        self, console: Console | None = None, again: str | None = None, resume: str = "fedlens resume"
+    ) -> None:
         self._console = console = console or Console(highlight=False)
         self._again = again
+        self._resume = resume
         self._folder = ""
         self._strategy = ""
         self._num_rounds = 0
-        self._round = self._done = 0
+        self._round = 0
         self._rounds: TaskID | None = None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
@@ -47,7 +49,6 @@ class ConsoleTracker:
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
         """Show the header, and the bar over the rounds with `done` of them behind it."""
         self._folder, self._num_rounds, self._round = header.get("folder", ""), num_rounds, done
-        self._done = done
         self._strategy = header.get("strategy", "")
         self._lines(header)
         if done:
@@ -95,8 +96,7 @@ class ConsoleTracker:
         self.close()
         run = RunDir(folder)
         lines = result_lines(read_metrics(run.metrics), run)
-        rounds = self._round - self._done
-        lines["time"] = f"{timedelta(seconds=round(seconds))} (h:mm:ss) for {rounds} round{'s' * (rounds != 1)}"
+        lines["this command"] = f"{duration(seconds)}, with all that comes before and after the rounds"
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}", self._strategy)
         if self._console.is_terminal:
             body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
@@ -109,7 +109,7 @@ class ConsoleTracker:
         """After Ctrl-C: what is kept, and how to go on."""
         self.close()
         if self._folder:
-            command = f"fedlens resume {shlex.quote(self._folder)}"
+            command = f"{self._resume} {shlex.quote(self._folder)}"
             self._say(f"Stopped; {self._round} of {self._num_rounds} rounds are kept. Go on with: {command}", "yellow")
 
     def close(self) -> None:
@@ -155,6 +155,7 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     lines["  of their worst tenth"] = percent(clients.get("worst_tenth"))
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
+    lines["time"] = f"{duration(time_of_rounds(metrics))} for {len(metrics)} round{'s' * (len(metrics) != 1)}"
     lines["folder"] = str(folder.path)
     if folder.report.exists():
         lines["report"] = str(folder.report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from fedlens.files import write_json
 from fedlens.tracking.versions import collect_versions
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
-    from fedlens.data.types import ClientRows, FederatedData
+    from fedlens.data.types import FederatedData
+    from fedlens.federation.types import ClientInfo
 
 _LONGEST_NAME = 80
 
@@ -112,13 +113,13 @@ class RunDir:
         """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""
         write_json(self.versions, collect_versions(device))
 
-    def save_data(self, data: FederatedData) -> None:
+    def save_data(self, data: FederatedData, clients: Sequence[ClientInfo]) -> None:
         """Write `partition.json` (class counts of every client's splits and of the global test set) and `data.json`."""
         write_json(
             self.partition,
             {
                 "class_names": list(data.class_names),
-                "clients": {client.name: _split_counts(data, client) for client in data.clients},
+                "clients": {client.name: client.counts for client in clients},
                 "test": data.class_counts(data.test).tolist(),
             },
         )
@@ -160,8 +161,3 @@ def _no_run(path: Path) -> str:
         problem = f"{str(path)!r} is no run: there is no config.yaml in it"
     beside = [str(run.path) for folder in (path, path.parent) if folder.is_dir() for run in find_runs(folder)]
     return f"{problem}. " + (f"Runs nearby: {', '.join(beside[-5:])}" if beside else "`fedlens run` makes one.")
-
-
-def _split_counts(data: FederatedData, client: ClientRows) -> dict[str, list[int]]:
-    splits = {"train": client.train, "val": client.val, "test": client.test}
-    return {split: data.class_counts(rows).tolist() for split, rows in splits.items()}

@@ -70,6 +70,22 @@ def last_with(metrics: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, An
     return found
 
 
+def time_of_rounds(metrics: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that the rounds took, from the first phase of each to its last: what is called the time of a run.
+
+    A resumed run's are all of its rounds. What comes before the first round and after the last is no part of it.
+    """
+    return float(sum(sum(line["seconds"].values()) for line in metrics))
+
+
+def duration(seconds: float) -> str:
+    """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def percent(share: float | None) -> str:
     """0.8213 → "82.1 %"; "–" when it was not measured."""
     return "–" if share is None else f"{100 * share:.1f} %"

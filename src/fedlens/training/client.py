@@ -51,7 +51,9 @@ class ClientTrainer:
         return self._train(task) if task.kind == "train" else self._evaluate(task)
 
     def _evaluate(self, task: Task) -> Answer:
-        rows = self._clients[task.client].test
+        """Loss and accuracy on the client's held-out images; with the setting `confusion`, also the counts behind."""
+        client = self._clients[task.client]
+        rows = client.test if task.kind == "evaluate" else client.val
         result = evaluate(
             self._model.module,
             self._examples(rows, None),
@@ -60,7 +62,8 @@ class ClientTrainer:
         )
         count = float(result.examples)
         metrics = {"loss": Mean(result.loss * count, count), "accuracy": Mean(result.accuracy * count, count)}
-        return Answer(task.round, "evaluate", Report(task.client, count, metrics), {})
+        counts = {"confusion": torch.from_numpy(result.confusion)} if task.settings.get("confusion") else {}
+        return Answer(task.round, task.kind, Report(task.client, count, metrics), counts)
 
     def _train(self, task: Task) -> Answer | ClientFailure:
         started = time.perf_counter()

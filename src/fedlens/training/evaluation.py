@@ -39,8 +39,9 @@ def evaluate(
         scores.append(logits.cpu() if classes == 2 else logits.argmax(1, keepdim=True).cpu())
     labels, outputs = torch.cat(truth), torch.cat(scores)
     predicted = outputs.argmax(1) if classes == 2 else outputs.squeeze(1)
-    auroc = _auroc(labels, outputs, classes) if ranked else None
-    return Evaluation(loss / len(labels), confusion(labels, predicted, classes), auroc)
+    two = ranked and outputs.shape[1] == 2
+    area = auroc(labels, outputs[:, 1] - outputs[:, 0]) if two else None
+    return Evaluation(loss / len(labels), confusion(labels, predicted, classes), area)
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
@@ -50,9 +51,21 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tup
     return counts.reshape(size, size).numpy()
 
 
-def _auroc(labels: Tensor, logits: Tensor, classes: int) -> float | None:
-    if classes != 2 or logits.shape[1] != 2 or labels.unique().numel() < 2:
-        return None
-    from torchmetrics.functional.classification import binary_auroc  # slow to import, needed for two classes only
+def auroc(labels: Tensor, scores: Tensor) -> float | None:
+    """Area under the ROC curve: the share of pairs of a 0 and a 1 whose scores are in order, equal scores counting half.
 
-    return float(binary_auroc(logits.softmax(1)[:, 1], labels))
+    Computed from ranks, equal scores sharing the mean of theirs: U / (n₀ n₁), where U = Σ ranks of the ones −
+    n₁ (n₁ + 1) / 2 (Mann and Whitney, 1947, "On a test of whether one of two random variables is stochastically larger
+    than the other"). None where it has no value: one class is missing, or a score is NaN.
+
+    labels  (N,), 0 or 1
+    scores  (N,), the larger the more likely a 1
+    """
+    ones = labels == 1
+    pairs = int(ones.sum()) * int((~ones).sum())
+    if not pairs or scores.isnan().any():
+        return None
+    _, place, ties = scores.unique(return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum(0) - (ties - 1) / 2.0).double()  # of each different score, from 1
+    above = ranks[place[ones]].sum() - ones.sum() * (ones.sum() + 1) / 2.0
+    return float(above / pairs)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedlens.data.types import FederatedData
 from fedlens.errors import DataError
+from fedlens.files import mark_used
 from fedlens.models.base import Recognizer
 
 Progress = Callable[[int, int], None]
@@ -52,7 +53,9 @@ def extract_features(
     """
     key = features_key(model, data, device)
     file = cache_dir / f"features-{key}.f32"
-    if not file.exists():
+    if file.exists():
+        mark_used(file)
+    else:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             _complete(file, model, data.images, device, batch_size, progress or _silent)

@@ -19,6 +19,7 @@ from fedlens.data.detect import HUGGING_FACE_FILES
 from fedlens.data.folders import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
+from fedlens.files import mark_used
 
 USUAL_NAMES = {"val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 """What hub data sets call their splits."""
@@ -151,7 +152,9 @@ def _files(part: Any, column: str) -> list[Path]:
     """The encoded images of one split as files, written when they are not there yet."""
     folder = default_cache_dir() / "huggingface" / f"{part._fingerprint}-{column}"
     files = [folder / f"{row:07d}" for row in range(len(part))]
-    if not folder.exists():
+    if folder.exists():
+        mark_used(folder)
+    else:
         temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
         try:
             _export(part, column, temporary)

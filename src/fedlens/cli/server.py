@@ -1,0 +1,75 @@
+"""`fedlens server`: the server of a federation between machines."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlens.cli.run import split_arguments
+
+
+def server(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, then overrides: federated.num_rounds=3"),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, by name.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="model.name")] = None,
+    num_rounds: Annotated[
+        str | None, typer.Option("--num_rounds", "--num-rounds", metavar="N", help="federated.num_rounds")
+    ] = None,
+    fraction_fit: Annotated[
+        str | None,
+        typer.Option("--fraction_fit", "--fraction-fit", metavar="SHARE", help="federated.fraction_fit, 0 < SHARE ≤ 1"),
+    ] = None,
+    min_fit_clients: Annotated[
+        str | None,
+        typer.Option("--min_fit_clients", "--min-fit-clients", metavar="N", help="federated.min_fit_clients"),
+    ] = None,
+    server_address: Annotated[
+        str | None,
+        typer.Option("--server_address", "--server-address", metavar="HOST:PORT", help="server.address"),
+    ] = None,
+    certs: Annotated[
+        str | None, typer.Option("--certs", metavar="FOLDER", help="server.certs: the folder of `fedlens certs create`")
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="server.insecure: other machines without TLS and keys. Never over the internet."
+        ),
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run from its last checkpoint.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
+    ] = None,
+) -> None:
+    """Wait for clients, and train with them. Without certificates: clients on this machine only."""
+    from fedlens import api
+    from fedlens.cli.console import terminal
+
+    path, overrides = split_arguments(arguments or [])
+    flags = {
+        "model.name": model and json.dumps(model),
+        "federated.num_rounds": num_rounds,
+        "federated.fraction_fit": fraction_fit,
+        "federated.min_fit_clients": min_fit_clients,
+        "server.address": server_address and json.dumps(server_address),
+        "server.certs": certs and json.dumps(certs),
+        "server.insecure": "true" if insecure else None,
+        "tracking.name": name and json.dumps(name),
+    }
+    overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
+    path = config or path
+    again = shlex.join(["fedlens", "server", *map(str, [path] if path else []), *overrides])
+    with terminal(again, resume="fedlens server --resume") as observer:
+        if resume is not None:
+            api.serve_on(resume, *overrides, show=observer)
+        else:
+            api.serve(path, *overrides, show=observer)

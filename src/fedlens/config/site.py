@@ -1,0 +1,92 @@
+"""`site.yaml`: what a site's administrator decides, before any server is asked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fedlens.config import problems
+from fedlens.config.overrides import file_layer, override_layer
+from fedlens.config.schema import PositiveInt, Section
+from fedlens.errors import ConfigError
+
+
+class AllowSection(Section):
+    """What a server may ask of this site; nothing said: anything that FedLens itself can do."""
+
+    strategies: list[str] | None = Field(None, description="names that `fedlens strategies` lists; default: all")
+    models: list[str] | None = Field(None, description="names that `fedlens models` lists; default: all")
+    max_local_epochs: PositiveInt | None = Field(None, description="most passes over the images in a round")
+    max_rounds: PositiveInt | None = Field(None, description="longest run, in rounds")
+    max_message_mb: PositiveInt = Field(2000, description="largest message, in 10⁶ bytes")
+    min_images: PositiveInt | None = Field(
+        None, description="take part only with at least so many training images: an update over few says more of each"
+    )
+
+
+class SiteConfig(Section):
+    """One site. Where it differs from `fedlens client`'s options, the options count."""
+
+    server_address: str = Field("127.0.0.1:8080", description="host:port of the server; 0.0.0.0 means this machine")
+    data_dir: Path = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
+    source: str = Field("auto", description="a name that `fedlens data sources` lists; auto: what data_dir holds")
+    partition_id: Annotated[int, Field(ge=0)] = Field(0, description="number of this site in the federation")
+    name: str | None = Field(None, description="name of this site; default: client<partition_id + 1>")
+    certs: Path | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
+    insecure: bool = Field(False, description="join another machine without TLS; for closed networks and tests only")
+    state_dir: Path | None = Field(None, description="what the site keeps: private layers, journal, outbox")
+    cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
+    on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<n> or mps")
+    threads: PositiveInt | None = Field(None, description="PyTorch threads; default: the cores")
+    stay: bool = Field(False, description="when a run is over, wait for the next")
+    plugins: list[Path] = Field(default_factory=list, description="Python files of this site with blocks of its own")
+    allow: AllowSection = Field(default_factory=AllowSection)
+
+    @property
+    def client(self) -> str:
+        """The stable name of the partition."""
+        return self.name or f"client{self.partition_id + 1}"
+
+    @property
+    def state(self) -> Path:
+        """`state_dir`, or a folder of this client below the user's state folder."""
+        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return (self.state_dir or Path(base) / "fedlens" / self.client).expanduser()
+
+
+def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
+    """`path` (YAML), and `key=value` over it.
+
+    Raises:
+        ConfigError: one line for each mistake.
+    """
+    mistakes: list[str] = []
+    layer = file_layer(path) if path is not None else None
+    over = override_layer(overrides, mistakes)
+    tree: dict[str, Any] = {**(layer.tree if layer else {})}
+    for key, value in over.tree.items():
+        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
+    try:
+        site = SiteConfig.model_validate(tree)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            key = ".".join(map(str, detail["loc"]))
+            where = over.where(key) or (layer.where(key) if layer else "")
+            mistakes.append(_line(key, detail["type"], detail["msg"], detail["input"], where))
+        raise ConfigError(*mistakes) from error
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return site
+
+
+def _line(key: str, kind: str, text: str, value: Any, where: str) -> str:
+    if kind == "missing":
+        return f"{key} is missing: --{key} FOLDER, or {key}: in site.yaml"
+    if kind == "extra_forbidden":
+        known = [*SiteConfig.model_fields, *(f"allow.{name}" for name in AllowSection.model_fields)]
+        return problems.line(key, problems.unknown_key(key, list(SiteConfig.model_fields), known), ..., where)
+    return problems.line(key, text[0].lower() + text[1:], value, where)

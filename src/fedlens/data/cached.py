@@ -1,0 +1,96 @@
+"""What lies in the cache, how large it is and when it was used last; and removing it.
+
+Only what has a name that FedLens gives is looked at: the folder may hold other things besides.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlens.data.cache import abandoned
+from fedlens.errors import DataError
+from fedlens.files import read_json
+
+DOWNLOADS = "datasets"
+
+_NAMES = {
+    "images": r"[0-9a-f]{32}\.u8|\.building-.+",
+    "features": r"features-[0-9a-f]{32}\.(f32|part)",
+    "partitions": r"[0-9a-f]{32}\.npz",
+    "huggingface": r"\.?[0-9a-f]{16}-.+",
+    DOWNLOADS: r"FashionMNIST|cifar-10.*",
+}
+"""Sub-folder → names of what is cached in it. A dot comes first while it is being made."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache.
+
+    kind    the sub-folder that it lies in
+    size    bytes
+    used    when it was used last, in seconds since 1970
+    about   the folder of the images that it was made of, or "unfinished"; empty when nothing is known
+    """
+
+    kind: str
+    path: Path
+    size: int
+    used: float
+    about: str
+
+    def remove(self) -> None:
+        """Remove it from the disk.
+
+        Raises:
+            DataError: it may not be removed.
+        """
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+                return
+            if self.kind == "images":
+                _index(self.path).unlink(missing_ok=True)  # first: pixels without it do not count
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+
+
+def contents(cache_dir: Path) -> list[Entry]:
+    """What the cache holds, the last used first, without what a run is making at the moment."""
+    return sorted(_entries(cache_dir), key=lambda entry: -entry.used)
+
+
+def _entries(cache_dir: Path) -> Iterator[Entry]:
+    for kind, names in _NAMES.items():
+        for path in (cache_dir / kind).glob("*"):
+            begun = path.name.startswith(".")
+            if re.fullmatch(names, path.name) and (not begun or abandoned(path)):
+                with suppress(FileNotFoundError):  # somebody has just removed it
+                    yield _entry(kind, path, "unfinished" if begun or path.suffix == ".part" else _origin(kind, path))
+
+
+def _entry(kind: str, path: Path, about: str) -> Entry:
+    files = [file.stat() for file in path.rglob("*")] if path.is_dir() else [path.stat()]
+    used = path.stat().st_mtime
+    if kind == DOWNLOADS:  # nobody marks these, but reading them leaves a trace
+        used = max([used, *(file.st_atime for file in files)])
+    return Entry(kind, path, sum(file.st_size for file in files), used, about)
+
+
+def _origin(kind: str, path: Path) -> str:
+    if kind != "images":
+        return ""
+    try:
+        return str(read_json(_index(path))["folder"] or "")
+    except (OSError, ValueError, KeyError, TypeError):  # made by an earlier version, or damaged
+        return ""
+
+
+def _index(pixels: Path) -> Path:
+    return pixels.with_suffix(".json")

@@ -1,0 +1,79 @@
+"""The images of one site: all of them belong to one client, and the label space is somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fedlens.data.cache import build_cache
+from fedlens.data.division import Columns
+from fedlens.data.splits import client_splits
+from fedlens.data.types import FederatedData, ImageTable
+from fedlens.errors import DataError
+
+
+def relabelled(table: ImageTable, class_names: Sequence[str]) -> ImageTable:
+    """`table` with the labels of another order of classes, of which it may hold only some.
+
+    Raises:
+        DataError: it has images of a class that is not among them.
+    """
+    held = [table.class_names[label] for label in np.unique(table.labels)]
+    unknown = [name for name in held if name not in class_names]
+    if unknown:
+        raise DataError(
+            f"the server knows no {', '.join(unknown[:5])}; its {len(class_names)} classes are "
+            f"{', '.join(class_names[:20])}{', …' if len(class_names) > 20 else ''}: rename or remove those folders "
+            "here, or have the server take them in"
+        )
+    place = {name: index for index, name in enumerate(class_names)}
+    mapped = np.array([place.get(name, -1) for name in table.class_names], np.int64)
+    return replace(table, labels=mapped[table.labels], class_names=tuple(class_names))
+
+
+def one_client(
+    table: ImageTable,
+    name: str,
+    *,
+    image_size: int,
+    validation: float,
+    client_test: float,
+    seed: int,
+    on_bad_image: Literal["skip", "fail"] = "skip",
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FederatedData:
+    """`table` as a federation of one client. Rows that the data's own split gives to "test" are the client's test.
+
+    Splits are drawn as `division.divide` draws them for a client of that name, so a site holds out the images that the
+    same client holds out in a simulation.
+
+    Raises:
+        DataError: images cannot be decoded, or none is left to train on.
+    """
+    cached = build_cache(
+        table, image_size=image_size, cache_dir=cache_dir, on_bad_image=on_bad_image, progress=progress
+    )
+    columns = Columns.of(table, cached.kept)
+    rows = np.arange(len(columns.labels))
+    official = rows[columns.split == "test"] if columns.split is not None else rows[:0]
+    own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
+    (client,) = client_splits(
+        {name: np.setdiff1d(rows, official)},
+        columns.labels,
+        columns.groups,
+        validation=validation,
+        test=0.0 if len(official) else client_test,
+        seed=seed,
+        official_val=own_val,
+    )
+    client = replace(client, test=np.union1d(client.test, official))
+    if not len(client.train):
+        raise DataError(f"no images to train on: of {len(rows)} images, {len(rows)} are held out for tests")
+    labels = torch.from_numpy(columns.labels)
+    return FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], cached.report, cached.key)

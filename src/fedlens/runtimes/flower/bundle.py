@@ -1,0 +1,53 @@
+"""The two files that FedLens submits to a SuperLink as its app.
+
+They are always the same for one version of FedLens, so their hash says which code a run stands for. A FedLens client
+compares the hash and never fetches the files; a stock SuperNode installs and runs them, and they only import FedLens.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import version
+
+from flwr.supercore.fab import Fab
+
+from fedlens.runtimes.flower.internals import built
+
+_PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "fedlens-app"
+version = "{version}"
+description = "FedLens between real machines"
+license = {{ text = "Apache-2.0" }}
+dependencies = []
+
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+
+[tool.flwr.app]
+publisher = "fedlens"
+
+[tool.flwr.app.components]
+serverapp = "fedlens_app.app:server_app"
+clientapp = "fedlens_app.app:client_app"
+
+[tool.flwr.app.config]
+config = ""
+"""
+
+_APP = """\
+from fedlens.runtimes.flower.app import client_app, server_app
+
+__all__ = ["client_app", "server_app"]
+"""
+
+
+@lru_cache(maxsize=1)
+def bundle() -> Fab:
+    """The app of this version of FedLens."""
+    files = {"pyproject.toml": _PYPROJECT.format(version=version("fedlens")), "fedlens_app/app.py": _APP}
+    return built({name: text.encode() for name, text in {**files, "fedlens_app/__init__.py": ""}.items()})

@@ -1,0 +1,222 @@
+"""Tasks and answers as Flower records. No pickle: a tensor travels as its bytes, its type and its shape.
+
+What comes from a site is not trusted: `answer_from` checks names, types, shapes, sizes and numbers against what the
+task's strategy would send, before anything is added to a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedlens.errors import ProtocolError
+from fedlens.federation.types import Answer, Mean, Report, State, Task, TaskKind
+from fedlens.runtimes.flower.messages import HEAD, PROTOCOL, Setup, head, read_head
+
+STYPE = "fedlens.bytes"
+"""Flower's `Array.stype`: plain little-endian bytes, row by row. NumPy's own format has no bfloat16."""
+
+DTYPES: Mapping[str, torch.dtype] = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+    )
+}
+
+LONGEST_UPDATE = 1e3
+"""How many times longer (L2 norm) than the model an update may be: far above what training gives."""
+
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an honest answer looks like.
+
+    examples        images that the site has reported for this kind of task
+    metrics         names that have to be there
+    payload, extra  of a training task: name → (type, shape)
+    norm            L2 norm of the shared model
+    outputs         of an evaluation task: the model's outputs, which is the largest side of a confusion matrix
+    """
+
+    examples: int
+    metrics: tuple[str, ...]
+    payload: Shapes = field(default_factory=dict)
+    extra: Shapes = field(default_factory=dict)
+    norm: float = 0.0
+    outputs: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        shapes = (*self.payload.values(), *self.extra.values())
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 8 * self.outputs**2
+
+
+def shapes_of(state: State) -> Shapes:
+    return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+
+
+def arrays(state: State) -> ArrayRecord:
+    """Tensors → Flower's record; the bytes are those of the tensor in row order, whatever its memory format."""
+    return ArrayRecord({name: _array(value) for name, value in state.items()})
+
+
+def tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Flower's record → tensors, on the CPU.
+
+    Raises:
+        ProtocolError: an array is not in FedLens' format, or its bytes do not fill its shape.
+    """
+    return {str(name): _tensor(str(name), array) for name, array in record.items()}
+
+
+def task_record(task: Task, setup: Setup, payload: ArrayRecord) -> RecordDict:
+    """A task for a site; `payload` is shared by all tasks of a round, so that Flower sends it to its store once."""
+    first = head(
+        task.kind, setup, round=task.round, client=task.client, expects=-1 if task.expects is None else task.expects
+    )
+    settings = MetricRecord({name: float(value) for name, value in task.settings.items()})
+    return RecordDict({HEAD: first, "settings": settings, "payload": payload})
+
+
+def task_from(content: RecordDict) -> Task:
+    """The task in a message from the server.
+
+    Raises:
+        ProtocolError: it is not one.
+    """
+    record = read_head(content)
+    try:
+        expects = int(cast(int, record["expects"]))
+        settings = {str(name): float(cast(float, value)) for name, value in content.metric_records["settings"].items()}
+        return Task(
+            client=str(record["client"]),
+            round=int(cast(int, record["round"])),
+            kind=cast(TaskKind, record["kind"]),
+            payload=tensors(content.array_records["payload"]),
+            settings=settings,
+            expects=None if expects < 0 else expects,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"a task that cannot be read: {error}") from error
+
+
+def answer_record(answer: Answer) -> RecordDict:
+    """A site's answer as a message to the server."""
+    report = answer.report
+    first = ConfigRecord(
+        {
+            "protocol": PROTOCOL,
+            "is": "Answer",
+            "kind": answer.kind,
+            "round": answer.round,
+            "client": report.client,
+            "weight": report.weight,
+            "stored": report.stored,
+        }
+    )
+    metrics = MetricRecord({name: [float(mean.total), float(mean.weight)] for name, mean in report.metrics.items()})
+    return RecordDict(
+        {HEAD: first, "metrics": metrics, "payload": arrays(answer.payload), "extra": arrays(answer.extra)}
+    )
+
+
+def answer_from(content: RecordDict, task: Task, expected: Expected) -> Answer:
+    """A site's answer to `task`.
+
+    Raises:
+        ProtocolError: it is not an answer to this task, or one that cannot be honest.
+    """
+    record = read_head(content)
+    if record.get("is") != "Answer" or (record.get("round"), record.get("client")) != (task.round, task.client):
+        raise ProtocolError("a reply that does not answer the task")
+    try:
+        weight = float(cast(float, record["weight"]))
+        metrics = {str(name): _mean(value) for name, value in content.metric_records["metrics"].items()}
+        payload, extra = (tensors(content.array_records[part]) for part in ("payload", "extra"))
+        report = Report(task.client, weight, metrics, bool(record["stored"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"an answer that cannot be read: {error}") from error
+    if not math.isfinite(weight) or weight < 0:
+        raise ProtocolError(f"a weight of {weight}")
+    _check(payload, extra, report, expected)
+    return Answer(task.round, task.kind, report, payload, extra)
+
+
+def _check(payload: State, extra: State, report: Report, expected: Expected) -> None:
+    if missing := [name for name in expected.metrics if name not in report.metrics]:
+        raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
+    if report.weight > expected.examples:
+        raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
+    if expected.outputs:
+        _check_confusion(payload, expected.outputs)
+        return
+    _check_shapes("update", payload, expected.payload)
+    _check_shapes("extra", extra, expected.extra)
+    for name, value in (*payload.items(), *extra.items()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ProtocolError(f"numbers in {name} that are not finite")
+    norm = math.sqrt(sum(float(value.double().square().sum()) for value in payload.values()))
+    if norm > LONGEST_UPDATE * (expected.norm + 1):
+        raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
+
+
+def _check_confusion(payload: State, outputs: int) -> None:
+    """Counts where they were asked for, in a square that the model can fill."""
+    for name, value in payload.items():
+        side = len(value) if value.dim() == 2 else 0
+        if name != "confusion" or value.dtype != torch.int64 or value.shape != (side, side) or side > outputs:
+            raise ProtocolError(f"counts of the form {_said(value.dtype, tuple(value.shape))}")
+        if bool((value < 0).any()):
+            raise ProtocolError("negative counts")
+
+
+def _check_shapes(what: str, state: State, wanted: Shapes) -> None:
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise ProtocolError(f"the {what} lacks {', '.join(missing[:3])}")
+    if surplus := sorted(state.keys() - wanted.keys()):
+        raise ProtocolError(f"the {what} has {', '.join(surplus[:3])}, which nobody asked for")
+    for name, (dtype, shape) in wanted.items():
+        value = state[name]
+        if (value.dtype, tuple(value.shape)) != (dtype, shape):
+            raise ProtocolError(f"{name} is {_said(value.dtype, tuple(value.shape))} instead of {_said(dtype, shape)}")
+
+
+def _said(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {'×'.join(map(str, shape)) or 'scalar'}"
+
+
+def _array(value: Tensor) -> Array:
+    dense = value.detach().cpu().contiguous()
+    name = str(dense.dtype).removeprefix("torch.")
+    data = dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
+    return Array(dtype=name, shape=tuple(dense.shape), stype=STYPE, data=data)
+
+
+def _tensor(name: str, array: Array) -> Tensor:
+    dtype = DTYPES.get(array.dtype)
+    shape = tuple(array.shape)
+    if array.stype != STYPE or dtype is None:
+        raise ProtocolError(f"{name} has the format {array.stype!r} {array.dtype!r}, which is not FedLens'")
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ProtocolError(f"{name} has the shape {shape}")
+    if len(array.data) != dtype.itemsize * math.prod(shape):
+        raise ProtocolError(f"{name} has {len(array.data):,} bytes for {_said(dtype, shape)}")
+    if not array.data:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(array.data), dtype=dtype).reshape(shape)
+
+
+def _mean(value: object) -> Mean:
+    if not (isinstance(value, list) and len(value) == 2 and all(math.isfinite(part) for part in value)):
+        raise ValueError(f"a metric of {value!r}")
+    return Mean(float(value[0]), float(value[1]))

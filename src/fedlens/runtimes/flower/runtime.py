@@ -1,0 +1,443 @@
+"""Clients on other machines, as one more runtime: tasks go out as Flower messages, answers come in as they arrive.
+
+One loop does everything (`_look`): who has come and gone, who is ready, which replies are there. It runs while the
+coordinator waits, so there is no thread and no lock. Flower's `Grid` is the only connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlens.errors import ConnectionFailed, ProtocolError
+from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Split, Task
+from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.flower.codec import Expected, answer_from, arrays, task_record
+from fedlens.runtimes.flower.internals import LOST_REPLY, calling, nodes_online
+from fedlens.runtimes.flower.messages import (
+    FLOWER_TYPES,
+    HEAD,
+    Description,
+    Kind,
+    Prepared,
+    Refusal,
+    Setup,
+    head,
+    query,
+    read_reply,
+)
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.05
+SLOWEST_POLL_SECONDS = 0.5
+NODES_SECONDS = 0.5
+"""How often to ask who is connected."""
+
+MESSAGE_SECONDS = 12 * 3600.0
+"""A message that nobody fetched is forgotten after this."""
+
+ENVELOPE_BYTES = 4_000_000
+"""Room for what a reply has beside its tensors: Flower's own records, metrics, confusion counts."""
+
+CLOCK_SECONDS = 30
+LEAVE_SECONDS = 5
+
+Stage = Literal["describing", "described", "preparing", "ready", "out"]
+
+
+def pause(waited: float) -> float:
+    """Seconds until the next look: short at first, then a fortieth of what was waited, so that looking costs little."""
+    return min(max(POLL_SECONDS, waited / 40), SLOWEST_POLL_SECONDS)
+
+
+class Link(Protocol):
+    """What holds the grid: a SuperLink of our own that can be started again, or a grid that somebody gave us."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    def lost(self) -> bool:
+        """The grid is of no use any more."""
+        ...
+
+    def renew(self) -> None:
+        """A new grid, where there can be one.
+
+        Raises:
+            ConnectionFailed: there can be none.
+        """
+        ...
+
+    def tend(self) -> None:
+        """Anything that has to be looked after from time to time (keys that were revoked)."""
+        ...
+
+    def allow(self, nbytes: int) -> None:
+        """The largest reply that will be taken in from now on."""
+        ...
+
+
+@dataclass
+class _Site:
+    """A node that is connected. `registered`: the name that its key stands for. Who is `out` is never asked again."""
+
+    node: int
+    registered: str = ""
+    stage: Stage = "describing"
+    description: Description | None = None
+    info: ClientInfo | None = None
+
+    @property
+    def name(self) -> str:
+        return self.description.name if self.description else f"node {self.node}"
+
+
+@dataclass
+class _Owed:
+    """A task without an answer. `message` is None while its site is away; `since` is when it was last seen."""
+
+    task: Task
+    message: str | None
+    since: float
+
+
+@dataclass
+class _Batch:
+    """One `submit`: what is owed, the record that all tasks share, and what an answer to it has to look like."""
+
+    owed: dict[str, _Owed] = field(default_factory=dict)
+    payload: ArrayRecord = field(default_factory=ArrayRecord)
+    enough: int = 0
+    answered: int = 0
+    ends: float = float("inf")
+    began: float = field(default_factory=time.monotonic)
+
+
+Expect = Callable[[Task, ClientInfo | None], Expected]
+"""A task, and the site as it introduced itself → what an honest answer looks like."""
+
+
+class FlowerRuntime:
+    """Sites that come and go.
+
+    run       name of the run
+    deadline  seconds that a batch of tasks may take; whoever has not answered then has failed
+    rejoin    seconds that a batch waits for a site that was lost, once all others have answered
+    note      told what a person wants to know
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        run: str,
+        *,
+        deadline: float | None,
+        rejoin: float,
+        note: Callable[[str], None],
+    ) -> None:
+        self._link = link
+        self._run = run
+        self._deadline = deadline
+        self._rejoin = rejoin
+        self._note = note
+        self._sites: dict[int, _Site] = {}
+        self._asked: dict[str, tuple[int, Kind]] = {}
+        self._stale: set[str] = set()
+        self._batch = _Batch()
+        self._setup: Setup | None = None
+        self._expect: Expect = lambda _task, _client: Expected(0, ())
+        self._looked = 0.0
+        self._seen: dict[str, ClientInfo] = {}
+
+    # -- what the coordinator sees -------------------------------------------------------------------------------
+
+    def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
+        """The sites that are ready now, by partition; waits until there are `at_least`."""
+        self._wait(at_least, lambda: len(self._ready()), "ready")
+        return sorted(self._ready(), key=lambda info: info.partition)
+
+    def known(self) -> Sequence[ClientInfo]:
+        return sorted(self._seen.values(), key=lambda info: info.partition)
+
+    def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
+        """Send tasks that share one payload. `enough`: so many answers end the batch."""
+        listed = list(tasks)
+        self._forget()
+        ends = time.monotonic() + self._deadline if self._deadline else float("inf")
+        self._batch = _Batch(enough=enough or len(listed), ends=ends)
+        if not listed:
+            return
+        self._batch.payload = arrays(listed[0].payload)
+        for task in listed:
+            self._batch.owed[task.client] = _Owed(task, None, time.monotonic())
+        self._link.allow(ENVELOPE_BYTES + self._expect(listed[0], None).nbytes)
+        self._send_owed()
+
+    def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        """Answers and failures as they come in; ends when all, or enough, have answered, or at the deadline."""
+        batch = self._batch
+        while batch.owed and batch.answered < batch.enough:
+            outcomes = self._look()
+            yield from outcomes
+            yield from self._given_up(batch)
+            if not outcomes and batch.owed:
+                time.sleep(pause(time.monotonic() - batch.began))
+        self._forget()
+
+    def close(self) -> None:
+        """Leave the batch. The sites are not told: a server that was stopped may go on, and they wait for it."""
+        self._forget()
+
+    # -- what the server does before and after the rounds ----------------------------------------------------------
+
+    def described(self, at_least: int) -> list[Description]:
+        """How the connected sites introduce themselves; waits until `at_least` have."""
+
+        def found() -> list[Description]:
+            return [site.description for site in self._sites.values() if site.description and site.stage != "out"]
+
+        self._wait(at_least, lambda: len(found()), "here")
+        return sorted(found(), key=lambda description: description.partition)
+
+    def open(self, setup: Setup, expect: Expect) -> None:
+        """From now on every site is told of `setup`, and takes part once it is ready."""
+        self._setup, self._expect = setup, expect
+        for site in list(self._sites.values()):
+            if site.stage == "described":
+                self._prepare(site)
+
+    def finish(self, summary: str) -> None:
+        """Tell every site that the run is over, and give them a moment to leave."""
+        with suppress(ConnectionFailed):
+            for site in self._sites.values():
+                self._say(site.node, "finish", summary)
+            until = time.monotonic() + LEAVE_SECONDS
+            while self._grid(nodes_online) and time.monotonic() < until:
+                time.sleep(POLL_SECONDS)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> list[Outcome]:
+        """One look at everything; gives what was completed."""
+        if self._link.lost():
+            self._begin_again()
+        outcomes: list[Outcome] = []
+        try:
+            self._who_is_there()
+            for message in self._replies():
+                outcomes += self._taken(message)
+            self._send_owed()
+        except ConnectionFailed as error:
+            self._note(f"the connection to the SuperLink broke ({error}); starting it again")
+            self._begin_again()
+        return outcomes
+
+    def _wait(self, at_least: int, count: Callable[[], int], what: str) -> None:
+        said = -1
+        while True:
+            self._look()
+            here = count()
+            if here >= at_least:
+                return
+            if here != said:
+                self._note(f"waiting for clients: {here} of {at_least} {what}")
+                said = here
+            time.sleep(POLL_SECONDS)
+
+    def _who_is_there(self) -> None:
+        if time.monotonic() - self._looked < NODES_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self._link.tend()
+        online = self._grid(nodes_online)
+        for node in [node for node in self._sites if node not in online]:
+            self._gone(node)
+        for node, registered in online.items():
+            if node not in self._sites:
+                self._sites[node] = _Site(node, registered)
+                self._ask(node, "describe", query("describe"))
+
+    def _replies(self) -> Iterator[Message]:
+        """Replies one at a time, so that one update at most is in memory beside the sum."""
+        waiting = [owed.message for owed in self._batch.owed.values() if owed.message]
+        late = list(self._stale) if self._looked >= time.monotonic() - POLL_SECONDS else []
+        for name in (*list(self._asked), *waiting, *late):
+            yield from self._grid(lambda grid, name=name: list(grid.pull_messages([name])))  # type: ignore[misc]
+
+    def _taken(self, message: Message) -> list[Outcome]:
+        """What a reply means."""
+        answers = message.metadata.reply_to_message_id
+        self._stale.discard(answers)
+        if answers in self._asked:
+            node, kind = self._asked.pop(answers)
+            self._introduced(node, kind, message)
+            return []
+        for client, owed in self._batch.owed.items():
+            if owed.message == answers:
+                return self._answered(client, owed, message)
+        return []
+
+    def _answered(self, client: str, owed: _Owed, message: Message) -> list[Outcome]:
+        if message.has_error() and message.error.code != LOST_REPLY:
+            owed.message, owed.since = None, time.monotonic()  # the site is gone; it may come back before the end
+            return []
+        del self._batch.owed[client]
+        try:
+            if message.has_error():
+                raise ProtocolError(str(message.error.reason))
+            refusal = read_reply(message.content)
+            if isinstance(refusal, Refusal):
+                return [ClientFailure(client, owed.task.round, refusal.reason)]
+            answer = self._read(owed.task, message.content)
+            self._batch.answered += 1
+            return [answer]
+        except ProtocolError as error:
+            return [ClientFailure(client, owed.task.round, f"its answer was not used: {error}")]
+
+    def _read(self, task: Task, content: RecordDict) -> Answer:
+        return answer_from(content, task, self._expect(task, self._seen[task.client]))
+
+    def _given_up(self, batch: _Batch) -> Iterator[ClientFailure]:
+        """Tasks that nobody will answer any more."""
+        now = time.monotonic()
+        away = [owed for owed in batch.owed.values() if owed.message is None]
+        only_away = len(away) == len(batch.owed)
+        for client, owed in list(batch.owed.items()):
+            lost = owed.message is None and only_away and now - owed.since > self._rejoin
+            if now > batch.ends or lost:
+                del batch.owed[client]
+                if owed.message:
+                    self._stale.add(owed.message)
+                reason = (
+                    "the connection to it was lost"
+                    if owed.message is None
+                    else f"no answer within {self._deadline:g} s"
+                )
+                yield ClientFailure(client, owed.task.round, reason, answered=False)
+
+    # -- sites -----------------------------------------------------------------------------------------------------
+
+    def _introduced(self, node: int, kind: Kind, message: Message) -> None:
+        site = self._sites.get(node)
+        if site is None or message.has_error():
+            return None
+        try:
+            content = read_reply(message.content)
+        except ProtocolError as error:
+            return self._refuse(site, str(error))
+        if isinstance(content, Refusal):
+            site.stage = "out"
+            return self._note(f"{site.name} stays out: {content.reason}")
+        if kind == "describe" and isinstance(content, Description):
+            return self._describe(site, content)
+        if kind == "prepare" and isinstance(content, Prepared):
+            return self._admit(site, content)
+        return self._refuse(site, "its reply does not fit the question")
+
+    def _describe(self, site: _Site, description: Description) -> None:
+        site.description = description
+        if site.registered not in ("", description.name):
+            return self._refuse(site, f"its key is {site.registered}'s: start it with that name or partition_id")
+        for other in list(self._sites.values()):
+            if other is site or other.description is None or other.stage == "out":
+                continue
+            if other.description.identity == description.identity:
+                self._gone(other.node)  # the same site after a restart; its old connection has not timed out yet
+            elif other.description.partition == description.partition or other.name == description.name:
+                return self._refuse(
+                    site,
+                    f"partition {description.partition} ({description.name}) is already here from another place, with "
+                    f"{other.description.images} images: give each client a --partition_id of its own",
+                )
+        site.stage = "described"
+        ahead = description.clock - time.time()
+        if abs(ahead) > CLOCK_SECONDS:
+            self._note(f"{site.name}'s clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}")
+        if self._setup is not None:
+            self._prepare(site)
+        return None
+
+    def _prepare(self, site: _Site) -> None:
+        site.stage = "preparing"
+        self._ask(site.node, "prepare", query("prepare", self._setup))
+
+    def _admit(self, site: _Site, ready: Prepared) -> None:
+        assert site.description is not None
+        about = site.description
+        counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
+        site.info = ClientInfo(about.name, about.partition, counts, about.device)
+        site.stage = "ready"
+        back = about.name in self._seen
+        self._seen[about.name] = site.info
+        held = sum(1 for count in ready.train if count)
+        self._note(
+            f"{about.name} is {'back' if back else 'here'}: {site.info.examples} training images of {held} classes, "
+            f"{about.device}"
+        )
+
+    def _refuse(self, site: _Site, reason: str) -> None:
+        site.stage = "out"
+        self._note(f"{site.name} stays out: {reason}")
+        self._say(site.node, "refuse", reason)
+
+    def _gone(self, node: int) -> None:
+        site = self._sites.pop(node)
+        self._asked = {name: asked for name, asked in self._asked.items() if asked[0] != node}
+        owed = self._batch.owed.get(site.name)
+        if owed is not None:
+            if owed.message:
+                self._stale.add(owed.message)
+            owed.message, owed.since = None, time.monotonic()
+        if site.stage == "ready":
+            self._note(f"{site.name} has gone")
+
+    def _ready(self) -> list[ClientInfo]:
+        return [site.info for site in self._sites.values() if site.stage == "ready" and site.info]
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _send_owed(self) -> None:
+        """Tasks to sites that are there and have none of their own: at first to all, later to those that came back."""
+        ready = {site.name: site.node for site in self._sites.values() if site.stage == "ready"}
+        for client, owed in self._batch.owed.items():
+            if owed.message is None and client in ready and self._setup is not None:
+                content = task_record(owed.task, self._setup, self._batch.payload)
+                owed.message = self._push(ready[client], owed.task.kind, content)
+
+    def _ask(self, node: int, kind: Kind, content: RecordDict) -> None:
+        name = self._push(node, kind, content)
+        if name:
+            self._asked[name] = (node, kind)
+
+    def _say(self, node: int, kind: Kind, text: str) -> None:
+        """Something that needs no reply."""
+        self._push(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))
+
+    def _push(self, node: int, kind: Kind, content: RecordDict) -> str | None:
+        message = Message(content, node, FLOWER_TYPES[kind], ttl=MESSAGE_SECONDS, group_id=self._run)
+        names = self._grid(lambda grid: list(grid.push_messages([message])))
+        return names[0] if names and names[0] else None
+
+    def _forget(self) -> None:
+        """Leave a batch: what still arrives of it is fetched, and thrown away."""
+        self._stale |= {owed.message for owed in self._batch.owed.values() if owed.message}
+        self._batch = _Batch()
+
+    def _begin_again(self) -> None:
+        """After the SuperLink was lost: a new one, to which the sites come back by themselves."""
+        self._link.renew()
+        self._sites.clear()
+        self._asked.clear()
+        self._stale.clear()
+        for owed in self._batch.owed.values():
+            owed.message, owed.since = None, time.monotonic()
+
+    def _grid(self, call: Callable[[Grid], T]) -> T:
+        return calling(self._link.grid, call)

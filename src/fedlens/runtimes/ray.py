@@ -1,0 +1,247 @@
+"""Clients in actors of a Ray cluster, each with one resident model and its own running sum.
+
+Actors stand where the local runtime has worker processes, and get their tasks by the same rule, so that the same
+number of them adds in the same order.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlens.errors import FedLensError, RuntimeFailure
+from fedlens.federation.types import Answer, ClientInfo, Partial, Task
+from fedlens.runtimes import wire
+from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.local import share_out
+from fedlens.runtimes.ray_cluster import connect, disconnect, import_ray, room
+from fedlens.runtimes.worker import MakeTrainer, work
+
+log = logging.getLogger(__name__)
+
+PLACE_SECONDS = 60
+"""How long actors may wait for a place in the cluster."""
+
+Parcel = tuple[bytes, list[Any]]
+"""What `wire.pack` makes. Ray carries the buffers beside its own pickle, and gives read-only views of them."""
+
+
+class RayRuntime:
+    """Shares a round's tasks out among actors; those of an actor that is lost go to the others."""
+
+    def __init__(
+        self,
+        clients: Sequence[ClientInfo],
+        make_trainer: MakeTrainer,
+        *,
+        address: str | None,
+        workers: int | None,
+        threads_per_worker: int,
+        gpu: bool,
+        folder: Path,
+    ) -> None:
+        """Find the cluster, start the actors, and build their trainers.
+
+        address  "auto" or host:port of a running cluster; None starts a Ray of this machine alone. A program that is
+                 connected to Ray already stays where it is
+        workers  how many actors; None: as many as the cluster has room for
+        gpu      each actor gets a GPU of its own
+        folder   the run's; only nodes that see it can keep what clients store
+
+        Raises:
+            ConfigError: Ray is not installed.
+            ConnectionFailed: no cluster answers at `address`.
+            RuntimeFailure: the cluster has no room, or an actor cannot build its trainer.
+        """
+        self._clients = clients
+        self._examples = {client.name: client.examples for client in clients}
+        self._folder = folder.absolute()
+        self._ray = import_ray(address)
+        self._joined = self._ray.is_initialized()
+        if not self._joined:
+            connect(self._ray, address, workers and workers * threads_per_worker)
+        self._actors: list[_Actor] = []
+        self._shares: list[_Share] = []
+        self._payloads: dict[int, Any] = {}
+        try:
+            count = room(self._ray, workers, threads_per_worker, gpu, len(clients))
+            self._start(count, threads_per_worker, gpu)
+            self._apart = self._build(make_trainer)
+        except BaseException:
+            self.close()
+            raise
+
+    def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
+        tasks = list(tasks)
+        different = {id(task.payload): task.payload for task in tasks}  # one a round: the global state
+        self._payloads = {key: self._ray.put(wire.pack(payload)) for key, payload in different.items()}
+        self._shares = self._hand_out(tasks)
+
+    def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        while self._shares:
+            left: list[Task] = []
+            for share in self._shares:
+                try:
+                    yield from self._outcomes(share, timeout)
+                except _Lost as loss:
+                    self._go_on_without(share, loss)
+                    left.extend(share.tasks)
+            self._shares = self._hand_out(left)
+        self._payloads = {}
+
+    def close(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor.handle)
+        self._actors = []
+        if not self._joined:
+            disconnect(self._ray)
+
+    def _start(self, count: int, threads: int, gpu: bool) -> None:
+        remote = self._ray.remote(_Worker).options(
+            num_cpus=threads, num_gpus=int(gpu), scheduling_strategy="SPREAD", max_restarts=0
+        )
+        self._actors = [_Actor(f"actor-{index}", remote.remote(threads)) for index in range(count)]
+        places = [actor.handle.place.remote() for actor in self._actors]
+        found, waiting = self._ray.wait(places, num_returns=count, timeout=PLACE_SECONDS)
+        if waiting:
+            raise RuntimeFailure(
+                f"only {len(found)} of {count} actors (runtime.workers) got a place in the Ray cluster within "
+                f"{PLACE_SECONDS} s: it is busy, or no node has {threads} CPUs (runtime.threads_per_worker). Wait for "
+                "others to finish, or ask for less"
+            )
+        for index, (actor, place) in enumerate(zip(self._actors, places, strict=True)):
+            self._actors[index] = replace(actor, name=f"{actor.name} on {self._get(actor, place)}")
+
+    def _build(self, make_trainer: MakeTrainer) -> list[str]:
+        """Build every actor's trainer; gives the names of those that do not see the run's folder."""
+        probe = self._folder / f".seen-{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            make = self._ray.put(_frozen(make_trainer, self._ray.cloudpickle))
+            seen = [actor.handle.build.remote(make, Path.cwd(), probe) for actor in self._actors]
+            return [actor.name for actor, sees in zip(self._actors, seen, strict=True) if not self._get(actor, sees)]
+        finally:
+            probe.unlink()
+
+    def _hand_out(self, tasks: Sequence[Task]) -> list[_Share]:
+        shares = zip(self._actors, share_out(tasks, self._examples, len(self._actors)), strict=True)
+        return [_Share(actor, share, self._call(actor, share)) for actor, share in shares if share]
+
+    def _call(self, actor: _Actor, tasks: Sequence[Task]) -> Any:
+        """Start `tasks` on `actor`: their payloads, which are on the cluster already, and who has which of them."""
+        keys = list(dict.fromkeys(id(task.payload) for task in tasks))
+        bare = [(keys.index(id(task.payload)), replace(task, payload={})) for task in tasks]
+        return actor.handle.work.remote(bare, *(self._payloads[key] for key in keys))
+
+    def _outcomes(self, share: _Share, timeout: float | None) -> list[Outcome]:
+        outcomes: list[Outcome] = _unpacked(self._get(share.actor, share.answer, timeout))
+        if self._apart and any(_kept(outcome) for outcome in outcomes):
+            raise RuntimeFailure(
+                f"clients keep tensors between rounds, and {', '.join(self._apart)} cannot see {self._folder}: set "
+                "tracking.dir to a folder that all nodes share, under the same path"
+            )
+        return outcomes
+
+    def _go_on_without(self, share: _Share, loss: _Lost) -> None:
+        self._actors.remove(share.actor)
+        self._ray.kill(share.actor.handle)
+        if not self._actors:
+            raise RuntimeFailure(
+                f"{loss}. It was the last. If memory ran out, try a smaller federated.batch_size, memory.micro_batch or "
+                "fewer runtime.workers; then `fedlens resume`"
+            ) from loss
+        log.warning("%s. Its clients (%d) go to the other actors (%d)", loss, len(share.tasks), len(self._actors))
+
+    def _get(self, actor: _Actor, answer: Any, timeout: float | None = None) -> Any:
+        """What `answer` refers to.
+
+        Raises:
+            FedLensError: what the actor raised on purpose.
+            RuntimeFailure: what else it raised; or `timeout` seconds passed.
+            _Lost: the actor, its node or its answer is gone.
+        """
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(answer, timeout=timeout)
+        except errors.GetTimeoutError as error:
+            raise RuntimeFailure(f"{actor.name} gave no answer within {timeout:g} s") from error
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, FedLensError):
+                raise error.cause from error
+            raise RuntimeFailure(f"{actor.name} failed:\n{error}") from error
+        except errors.RayError as error:
+            lines = str(error).splitlines()
+            reason = lines[-1] if isinstance(error, errors.RayActorError) else lines[0]  # the others are identifiers
+            raise _Lost(f"{actor.name} was lost: {reason.partition('. ')[0]}") from error
+
+
+@dataclass(frozen=True)
+class _Actor:
+    name: str
+    handle: Any
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What an actor has to do, and the reference to what it will answer."""
+
+    actor: _Actor
+    tasks: Sequence[Task]
+    answer: Any
+
+
+class _Lost(RuntimeFailure):
+    """An actor is gone."""
+
+
+class _Worker:
+    """An actor's side, in a process of its own on any node."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+
+    def place(self) -> str:
+        return f"{socket.gethostname()} (process {os.getpid()})"
+
+    def build(self, make_trainer: bytes, here: Path, probe: Path) -> bool:
+        """Build the trainer as in the folder `here`, where the run was started. True when `probe` is to be seen."""
+        if here.is_dir():
+            os.chdir(here)
+        self._trainer = torch.load(io.BytesIO(make_trainer), weights_only=False)()
+        return probe.exists()
+
+    def work(self, tasks: Sequence[tuple[int, Task]], *payloads: Parcel) -> Parcel:
+        states = [_unpacked(payload) for payload in payloads]
+        whole = [replace(task, payload=states[which]) for which, task in tasks]
+        return wire.pack(list(work(self._trainer, whole)))
+
+
+def _frozen(make_trainer: MakeTrainer, cloudpickle: Any) -> bytes:
+    """`make_trainer` by value, so that a user's own classes need no module on the other side; each storage once."""
+    file = io.BytesIO()
+    torch.save(make_trainer, file, pickle_module=cloudpickle, pickle_protocol=5)
+    return file.getvalue()
+
+
+def _unpacked(parcel: Parcel) -> Any:
+    head, buffers = parcel
+    return wire.unpack(head, map(bytearray, buffers))  # copies: what arrives may be written to
+
+
+def _kept(outcome: Outcome) -> bool:
+    """Whether a client of `outcome` stored tensors."""
+    if isinstance(outcome, Partial):
+        return any(report.stored for report in outcome.reports)
+    return isinstance(outcome, Answer) and outcome.report.stored

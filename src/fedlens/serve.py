@@ -1,0 +1,228 @@
+"""A federation between machines, from both ends: `serve` is a server's run, `join` a site's part in one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fedlens.aggregation.norms import l2_norm
+from fedlens.config.blocks import AUTO
+from fedlens.config.builders import Experiment, build_data, build_experiment, natural_size
+from fedlens.config.schema import Config
+from fedlens.config.site import SiteConfig
+from fedlens.data.types import DataReport, FederatedData
+from fedlens.errors import ConfigError
+from fedlens.federation.pooled import PooledEvaluation
+from fedlens.federation.records import Tracker
+from fedlens.federation.types import ClientInfo, Split, Task
+from fedlens.runtimes.flower.bundle import bundle
+from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
+from fedlens.runtimes.flower.client import Place, ResidentClient, Terms, Watcher
+from fedlens.runtimes.flower.codec import Expected, shapes_of
+from fedlens.runtimes.flower.messages import Description, Setup
+from fedlens.runtimes.flower.own_superlink import OwnSuperLink
+from fedlens.runtimes.flower.runtime import Expect, FlowerRuntime
+from fedlens.runtimes.flower.superlink import SuperLink
+from fedlens.session import Scoring, conduct
+from fedlens.site import alone, site_maker
+from fedlens.strategies.base import LocalContext, Strategy
+from fedlens.tracking.observer import Observer
+from fedlens.tracking.run_dir import RunDir
+from fedlens.training.flat import FlatModel
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERY_ADDRESS = ("0.0.0.0", "::")
+NO_DEADLINE = 3600.0
+"""Seconds of a round where `federated.round_deadline` says nothing: a site that hangs must not hang the federation."""
+
+
+def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence[Tracker]) -> torch.nn.Module:
+    """A server's whole run: the SuperLink, the sites, the rounds; gives the final model.
+
+    Raises:
+        FedLensError: the folder keeps the last whole checkpoint; `serve_on` continues.
+    """
+    started = time.perf_counter()
+    host, port = bind_address(config)
+    credentials = ServerCredentials.load(config.server.certs) if config.server.certs else None
+    if config.server.insecure:
+        observer.note("--insecure: anybody who reaches this port can read the model and send updates")
+    superlink = SuperLink(host, port, folder.path / "superlink", credentials, database=config.server.database)
+    link = OwnSuperLink(superlink, config.server.certs)
+    try:
+        observer.note(
+            f"listening on {host}:{port}{' with TLS' if credentials else ''}; clients join with: {hint(config)}"
+        )
+        runtime = FlowerRuntime(
+            link,
+            folder.name,
+            deadline=config.federated.round_deadline or NO_DEADLINE,
+            rejoin=config.server.rejoin_seconds,
+            note=observer.note,
+        )
+        return conduct_sites(config, folder, runtime, observer, trackers, started)
+    finally:
+        link.close()
+
+
+def conduct_sites(
+    config: Config,
+    folder: RunDir,
+    runtime: FlowerRuntime,
+    observer: Observer,
+    trackers: Sequence[Tracker],
+    started: float,
+) -> torch.nn.Module:
+    """The run itself, over sites that `runtime` reaches."""
+    data = own_data(config, runtime, observer)
+    experiment = build_experiment(config, folder.path, observer.progress, model=None, data=data)
+    outputs = config.model.num_classes or len(data.class_names)
+    runtime.open(setup_of(experiment, folder.name), expectation(experiment.resident, experiment.strategy, outputs))
+    runtime.clients(config.federated.min_fit_clients)
+    scoring = Scoring(
+        test=experiment.evaluator(data.test) or PooledEvaluation(runtime, "evaluate"),
+        validation=PooledEvaluation(runtime, "validate"),
+    )
+    module = conduct(experiment, folder, lambda: runtime, scoring, observer, trackers, started)
+    runtime.finish(f"all {config.federated.num_rounds} rounds are done")
+    return module
+
+
+def join(site: SiteConfig, watcher: Watcher) -> None:
+    """A site's part: join, and do what is asked until the run is over.
+
+    Raises:
+        FedLensError: the server cannot be used, or the site cannot work.
+    """
+    place = where(site)
+    terms = Terms(site.allow.max_message_mb * 1_000_000, bundle().hash_str, site.stay)
+    with alone(site):
+        watcher.note(f"{site.client}: images in {site.data_dir}, state in {site.state}")
+        ResidentClient(place, terms, site_maker(site), site.state, watcher).run()
+
+
+def bind_address(config: Config) -> tuple[str, int]:
+    """Where to listen: this machine only, unless there are certificates or --insecure was said.
+
+    Raises:
+        ConfigError: the address is none, or open to others without either.
+    """
+    host, port = parted(config.server.address, "server.address")
+    if config.server.certs is not None or config.server.insecure or host in LOOPBACK:
+        return host, port
+    if host in EVERY_ADDRESS:
+        return "127.0.0.1", port
+    raise ConfigError(
+        f"server.address = {config.server.address!r}: other machines need certificates (`fedlens certs create --hosts "
+        f"{host} --clients 2 --out ./certs`, then --certs ./certs), or say --insecure"
+    )
+
+
+def hint(config: Config) -> str:
+    """The command that a site would give."""
+    host, port = parted(config.server.address, "server.address")
+    address = f"{'127.0.0.1' if host in EVERY_ADDRESS and not config.server.certs else host}:{port}"
+    safe = " --certs ./client1" if config.server.certs else ""
+    return f"fedlens client --data_dir FOLDER --partition_id 0 --server_address {address}{safe}"
+
+
+def where(site: SiteConfig) -> Place:
+    """The server, and how to be let in.
+
+    Raises:
+        ConfigError: another machine without certificates and without --insecure.
+    """
+    host, port = parted(site.server_address, "server_address")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if site.certs is not None:
+        held = ClientCredentials.load(site.certs)
+        return Place(address, held.root_certificates, held.keys)
+    if host not in LOOPBACK and not site.insecure:
+        raise ConfigError(
+            f"server_address = {site.server_address!r}: another machine needs --certs FOLDER (the folder that its "
+            "administrator made for this site with `fedlens certs create`), or say --insecure"
+        )
+    return Place(address)
+
+
+def parted(address: str, key: str) -> tuple[str, int]:
+    """host:port as its two parts."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or not host:
+        raise ConfigError(f"{key} = {address!r}: must be host:port, such as 127.0.0.1:8080")
+    return host.strip("[]"), int(port)
+
+
+def own_data(config: Config, runtime: FlowerRuntime, observer: Observer) -> FederatedData:
+    """The server's test images where the configuration names data; else none, and the sites' label space."""
+    if config.data.path is not None or config.data.source != AUTO:
+        data = build_data(config, observer.progress)
+        return replace(data, clients=())
+    sites = runtime.described(config.federated.min_fit_clients)
+    names = label_space(sites)
+    sizes = [site.native_size for site in sites]
+    size = config.data.image_size or natural_size(config, max(sizes) if all(sizes) else None)
+    channels: Literal[1, 3] = 1 if all(site.channels == 1 for site in sites) else 3
+    observer.note(
+        f"no data here: the clients' {len(names)} classes, {size} pixels; accuracy is measured at the clients"
+    )
+    empty = torch.empty(0, size, size, channels, dtype=torch.uint8)
+    labels = torch.empty(0, dtype=torch.int64)
+    return FederatedData(empty, labels, names, (), np.empty(0, np.int64), DataReport(0), "")
+
+
+def label_space(sites: Sequence[Description]) -> tuple[str, ...]:
+    """One order for all: that of the site whose classes include everybody's, else all names, sorted."""
+    everything = {name for site in sites for name in site.class_names}
+    for site in sites:
+        if set(site.class_names) == everything:
+            return site.class_names
+    return tuple(sorted(everything))
+
+
+def setup_of(experiment: Experiment, run: str) -> Setup:
+    """What the sites are told of the run. Of the data section, only what concerns them."""
+    config = experiment.config.model_dump(mode="json")
+    told = {key: config[key] for key in ("model", "federated", "strategy", "optimizer", "memory", "seed")}
+    told["data"] = {key: config["data"][key] for key in ("augment", "validation", "client_test")}
+    data = experiment.shown
+    return Setup(run, told, data.class_names, int(data.images.shape[1]), 1 if data.channels == 1 else 3)
+
+
+TRAINING_METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
+
+
+def expectation(resident: FlatModel, strategy: Strategy, outputs: int) -> Expect:
+    """What an honest answer looks like: for training, what the strategy itself makes of an update of zeros."""
+    zeros = {name: torch.zeros_like(value) for name, value in resident.state().items()}
+
+    def expect(task: Task, client: ClientInfo | None) -> Expected:
+        if task.kind != "train":
+            split: Split = "test" if task.kind == "evaluate" else "val"
+            examples = sum(client.counts[split]) if client else 0
+            return Expected(examples, ("loss", "accuracy"), outputs=outputs)
+        examples = client.examples if client else 0
+        shared = {name: value for name, value in task.payload.items() if name in resident.names}
+        context = LocalContext(
+            round=task.round,
+            client=task.client,
+            examples=max(examples, 1),
+            steps=1,
+            lr=task.settings["lr"],
+            start=resident.flatten(shared),
+            received={name: value for name, value in task.payload.items() if name not in resident.names},
+            private={},
+            flatten=resident.flatten,
+            unflatten=resident.unflatten,
+        )
+        sent = strategy.finish(context, zeros)
+        norm = l2_norm(shared.values())
+        return Expected(examples, TRAINING_METRICS, shapes_of(sent.payload), shapes_of(sent.extra), norm)
+
+    return expect

@@ -1,0 +1,242 @@
+"""A site's side of a federation: its images, its rules, its trainer. Knows nothing of the network."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedlens.config.blocks import AUTO, SOURCE
+from fedlens.config.builders import Experiment, Progress, build_experiment
+from fedlens.config.load import load
+from fedlens.config.plugins import load_plugins
+from fedlens.config.schema import Config, DataSection
+from fedlens.config.site import SiteConfig
+from fedlens.data.site import one_client, relabelled
+from fedlens.data.sources import detect
+from fedlens.data.types import FederatedData, ImageTable
+from fedlens.errors import ConfigError, DataError, FedLensError
+from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.files import write_atomic
+from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
+from fedlens.training.device import resolve_device
+
+Tell = Callable[[str], None]
+
+FREE_DISK = 200_000_000
+"""Bytes that stay free after everything that a run keeps at a site."""
+
+
+class Site:
+    """One site. Lives in the worker process; the model and the images stay between tasks."""
+
+    def __init__(self, config: SiteConfig, tell: Tell, progress: Progress) -> None:
+        import torch
+
+        self._config = config
+        self._tell = tell
+        self._progress = progress
+        self._built: tuple[str, Experiment] | None = None
+        if config.threads:
+            torch.set_num_threads(config.threads)
+
+    def describe(self) -> Description:
+        """How this site introduces itself: names and numbers, no image.
+
+        Raises:
+            DataError: there are no images.
+        """
+        table, config = self._table, self._config
+        held = sorted(set(table.labels.tolist()))
+        return Description(
+            name=config.client,
+            partition=config.partition_id,
+            identity=identity(config.state),
+            class_names=tuple(table.class_names[label] for label in held),
+            images=len(table.labels),
+            native_size=table.native_size or 0,
+            channels=table.channels,
+            device=str(resolve_device(config.device)),
+            fedlens=version("fedlens"),
+            flwr=version("flwr"),
+            clock=time.time(),
+        )
+
+    def prepare(self, setup: Setup) -> Prepared | Refusal:
+        """Get ready for a run, or say why not."""
+        experiment = self._experiment(setup)
+        if isinstance(experiment, Refusal):
+            return experiment
+        data = experiment.data
+        (client,) = data.clients
+        counts = [tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test)]
+        return Prepared(*counts)
+
+    def run(self, task: Task, setup: Setup) -> Answer | ClientFailure | Refusal:
+        """Do a task of a run, if this site's rules allow the run."""
+        experiment = self._experiment(setup)
+        if isinstance(experiment, Refusal):
+            return experiment
+        if task.client != self._config.client:
+            return Refusal(f"this is {self._config.client}, and the task is {task.client}'s")
+        if task.payload.keys() < experiment.resident.names:
+            return Refusal("the task lacks parts of the model")
+        try:
+            return experiment.trainer.run(task)
+        except (FedLensError, KeyError, RuntimeError) as error:
+            return ClientFailure(task.client, task.round, f"{type(error).__name__}: {error}")
+
+    @cached_property
+    def _table(self) -> ImageTable:
+        config = self._config
+        load_plugins(config.plugins)
+        try:
+            source = detect(config.data_dir) if config.source == AUTO else config.source
+            if source == "clients":
+                raise DataError(
+                    f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
+                    f"{config.data_dir / 'client1'}"
+                )
+            section = DataSection.model_validate({"source": source, "path": config.data_dir})
+            return SOURCE.choose(section).load()
+        except DataError as error:
+            raise DataError(str(error).replace("data.path", "data_dir")) from error
+
+    def _experiment(self, setup: Setup) -> Experiment | Refusal:
+        """What the setup builds here; kept until another setup comes."""
+        key = fingerprint(setup)
+        if self._built is not None and self._built[0] == key:
+            return self._built[1]
+        try:
+            config = local_config(setup, self._config)
+            refused = objection(config, self._config)
+            if refused:
+                return Refusal(refused)
+            data = self._data(config, setup)
+            self._check_disk(data)
+            few = self._config.allow.min_images
+            if few and len(data.clients[0].train) < few:
+                return Refusal(f"this site has fewer training images than its allow.min_images={few}")
+            folder = self._config.state / setup.run
+            built = build_experiment(config, folder, self._progress, model=None, data=data)
+        except (FedLensError, OSError) as error:
+            return Refusal(str(error))
+        self._built = (key, built)
+        return built
+
+    def _data(self, config: Config, setup: Setup) -> FederatedData:
+        return one_client(
+            relabelled(self._table, setup.class_names),
+            self._config.client,
+            image_size=setup.image_size,
+            validation=config.data.validation,
+            client_test=config.data.client_test,
+            seed=config.seed,
+            on_bad_image=self._config.on_bad_image,
+            cache_dir=self._config.cache_dir,
+            progress=self._progress("decoding images"),
+        )
+
+    def _check_disk(self, data: FederatedData) -> None:
+        """Raises DataError: less than `FREE_DISK` would stay free at the site's state."""
+        folder = self._config.state
+        free = shutil.disk_usage(folder).free
+        cached = data.images.nbytes / 1e6
+        self._tell(f"disk: {cached:,.0f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
+        if free < FREE_DISK:
+            raise DataError(f"state_dir: {folder} has {free / 1e6:,.0f} MB free; {FREE_DISK / 1e6:,.0f} MB are needed")
+
+
+def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> Site:
+    """For `runtimes.flower.client.MakeSite`, by `functools.partial`."""
+    return Site(config, tell, progress)
+
+
+def local_config(setup: Setup, site: SiteConfig) -> Config:
+    """The server's configuration as this site uses it: its own paths, device and plugins, and none of the server's.
+
+    Weights come with the first task, so `pretrained` counts only where a frozen backbone never travels.
+
+    Raises:
+        ConfigError: this FedLens does not know a key or a name in it.
+    """
+    sections = dict(setup.config)
+    model = {**sections["model"], "num_classes": sections["model"].get("num_classes") or len(setup.class_names)}
+    model["weights"] = None
+    model["pretrained"] = bool(model.get("pretrained")) and model.get("freeze") == "backbone"
+    data = sections["data"]
+    kept = {key: data[key] for key in ("augment", "validation", "client_test")}
+    own: dict[str, Any] = {
+        **{key: sections[key] for key in ("federated", "strategy", "optimizer", "memory", "seed")},
+        "model": model,
+        "data": {**kept, "image_size": setup.image_size, "cache_dir": site.cache_dir},
+        "runtime": {"name": "in_process", "device": site.device},
+        "plugins": [str(path) for path in site.plugins],
+    }
+    return load(None, (), own)
+
+
+def objection(config: Config, site: SiteConfig) -> str | None:
+    """Why this site's rules forbid the run; None when they do not."""
+    allow = site.allow
+    asked: Mapping[str, tuple[str, list[str] | None]] = {
+        "strategies": (config.strategy.name, allow.strategies),
+        "models": (config.model.name, allow.models),
+    }
+    for what, (name, allowed) in asked.items():
+        if allowed is not None and name not in allowed:
+            return f"this site's allow.{what} is {', '.join(allowed) or 'empty'}, and the run uses {name}"
+    most = {
+        "max_local_epochs": (config.federated.local_epochs, allow.max_local_epochs, "local epochs"),
+        "max_rounds": (config.federated.num_rounds, allow.max_rounds, "rounds"),
+    }
+    for key, (wanted, limit, what) in most.items():
+        if limit is not None and wanted > limit:
+            return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
+    return None
+
+
+def identity(state: Path) -> str:
+    """What tells this site from another of its name; drawn once, kept in the state folder."""
+    path = state / "identity"
+    if not path.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, secrets.token_hex(16))
+    return path.read_text().strip()
+
+
+@contextmanager
+def alone(config: SiteConfig) -> Iterator[None]:
+    """Hold the site's state folder, so that no second client uses it.
+
+    Raises:
+        ConfigError: one does, or the folder cannot be written.
+    """
+    folder = config.state
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"partition_id={config.partition_id}: a client of that partition ({config.client}) already runs "
+                    f"here, in {folder}; give this one another --partition_id"
+                ) from error
+            yield
+    except OSError as error:
+        raise ConfigError(
+            f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir"
+        ) from error
+
+
+def site_maker(config: SiteConfig) -> Callable[[Tell, Progress], Site]:
+    """A picklable maker of the site, for a worker process."""
+    return partial(make_site, config)

@@ -1,0 +1,322 @@
+"""The Ray runtime on a cluster of two nodes on this machine: the local runtime's results, and what can be lost."""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from tests.helpers import infos, tiny_data, tiny_trainer
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import fedlens
+from fedlens.aggregation.mean import WeightedMean
+from fedlens.errors import CheckpointError, ConfigError, ConnectionFailed, RuntimeFailure
+from fedlens.federation.coordinator import collect
+from fedlens.federation.types import Task
+from fedlens.runtimes.local import LocalRuntime
+from fedlens.runtimes.ray import RayRuntime, _frozen, _Worker
+from fedlens.runtimes.ray_cluster import JOINING, import_ray
+from fedlens.strategies.base import RoundContext
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.tracking.metrics import read_metrics
+from fedlens.training.settings import LocalSettings, OptimizerSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own sockets, pipes and tips
+
+DATA = tiny_data(clients=5)
+SETTINGS = LocalSettings(batch_size=4, epochs=2)
+TOLERANCE = 1e-5
+FEDLENS = (sys.executable, "-c", "from fedlens.cli.main import main; main()")
+QUICK = (
+    "model.name=lenet",
+    "optimizer.lr=0.05",
+    "federated.num_rounds=3",
+    "federated.fraction_fit=0.4",
+    "runtime.workers=2",
+    "tracking.tensorboard=false",
+    "tracking.report=false",
+)
+
+
+class Unmerged(WeightedMean):
+    """A mean that wants every answer by itself."""
+
+    mergeable = False
+
+
+@dataclass(frozen=True)
+class AnswerByAnswer(FedAvg):
+    def aggregator(self) -> Unmerged:
+        return Unmerged()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SimpleNamespace]:
+    """Two nodes of two CPUs each, found at `cluster.address`."""
+    import_ray(None)
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    nodes.add_node(num_cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in JOINING.items():  # what a run that names an address sets; gone again afterwards
+            patch.setenv(name, value)
+        yield nodes
+    nodes.shutdown()
+
+
+def on(cluster, folder: Path, strategy=FedAvg(), workers: int = 2, settings=SETTINGS) -> RayRuntime:  # noqa: B008
+    folder.mkdir(exist_ok=True)
+    return RayRuntime(
+        infos(DATA),
+        lambda: tiny_trainer(strategy, DATA, folder, settings),
+        address=cluster.address,
+        workers=workers,
+        threads_per_worker=1,
+        gpu=False,
+        folder=folder,
+    )
+
+
+def locally(folder: Path, strategy=FedAvg()) -> LocalRuntime:  # noqa: B008
+    make = lambda: tiny_trainer(strategy, DATA, folder, SETTINGS)  # noqa: E731
+    return LocalRuntime(infos(DATA), make, workers=2, threads_per_worker=1, start_method="fork")
+
+
+def three_rounds(place, strategy=FedAvg(), before=lambda number: None, after=lambda: None):  # noqa: B008
+    """The shared state before and after three rounds of everybody. `before` a round's tasks are handed out and `after`
+    they are, something may happen."""
+    trainer = tiny_trainer(strategy, DATA, None, SETTINGS)
+    first = trainer._model.state()
+    state = strategy.init(first)
+    try:
+        for number in range(1, 4):
+            ctx = RoundContext(number, 3, 5, 5, trainer._model.trainable)
+            payload = strategy.broadcast(state, ctx)
+            before(number)
+            place.submit(Task(client.name, number, "train", payload, {"lr": 0.1}) for client in place.clients())
+            after()
+            collected = collect(place.completed(), strategy.aggregator())
+            assert sorted(report.client for report in collected.reports) == [client.name for client in infos(DATA)]
+            state = strategy.step(state, collected.total, ctx)
+    finally:
+        place.close()
+    return first, state.shared
+
+
+def process(actor) -> psutil.Process:
+    """An actor's own; its parent is the node's raylet."""
+    return psutil.Process(int(actor.name.split("process ")[1].rstrip(")")))
+
+
+@pytest.mark.parametrize("strategy", [FedAvg(), AnswerByAnswer()], ids=["sums", "answers"])
+def test_actors_on_two_nodes_give_what_worker_processes_give(cluster, tmp_path, strategy) -> None:
+    place = on(cluster, tmp_path / "ray", strategy)
+    assert len({process(actor).ppid() for actor in place._actors}) == 2, "both actors are on one node"
+    first, shared_out = three_rounds(place, strategy)
+    _, expected = three_rounds(locally(tmp_path / "local", strategy), strategy)
+    for name, value in expected.items():
+        assert (value - first[name]).abs().max() > 1000 * TOLERANCE, f"{name} hardly moved: the test shows nothing"
+        assert torch.equal(value, shared_out[name]), name  # as many actors as workers: the same order, the same bits
+
+
+def test_the_global_state_is_put_once_a_round(cluster, tmp_path, monkeypatch) -> None:
+    place = on(cluster, tmp_path)
+    put, count = place._ray.put, []
+    monkeypatch.setattr(place._ray, "put", lambda value: count.append(value) or put(value))
+    three_rounds(place)
+    assert len(count) == 3
+
+
+def test_a_killed_actor_is_reported_and_the_others_do_its_work(cluster, tmp_path, caplog) -> None:
+    place = on(cluster, tmp_path / "ray", workers=3)
+    victim = process(place._actors[1])
+    round_two = iter([False, True, False])
+    first, shared_out = three_rounds(
+        place,
+        before=lambda number: victim.suspend() if number == 2 else None,  # so that it is killed in the middle of work
+        after=lambda: victim.kill() if next(round_two) else None,
+    )
+    _, expected = three_rounds(locally(tmp_path / "local"))
+    for name, value in expected.items():
+        assert (value - first[name]).abs().max() > 1000 * TOLERANCE
+        assert torch.allclose(value, shared_out[name], atol=TOLERANCE), name
+    (record,) = caplog.records
+    assert f"process {victim.pid}) was lost: The actor is dead" in record.message
+    assert "to the other actors (2)" in record.message
+
+
+def test_a_killed_node_is_reported_and_the_other_does_its_work(cluster, tmp_path, caplog) -> None:
+    node = cluster.add_node(num_cpus=1)
+    try:
+        place = on(cluster, tmp_path / "ray", workers=5)
+        (there,) = (a for a in place._actors if process(a).ppid() == node.all_processes["raylet"][0].process.pid)
+        victim = process(there)
+        removed = iter([False, True, False])
+        _, shared_out = three_rounds(
+            place,
+            before=lambda number: victim.suspend() if number == 2 else None,
+            after=lambda: cluster.remove_node(node, allow_graceful=False) if next(removed) else None,
+        )
+    finally:
+        if node in cluster.worker_nodes:
+            cluster.remove_node(node)
+    _, expected = three_rounds(locally(tmp_path / "local"))
+    assert all(torch.allclose(value, shared_out[name], atol=TOLERANCE) for name, value in expected.items())
+    assert [f"process {victim.pid}) was lost" in record.message for record in caplog.records] == [True]
+
+
+def test_when_no_actor_is_left_the_way_out_is_named(cluster, tmp_path) -> None:
+    place = on(cluster, tmp_path)
+    for actor in place._actors:
+        process(actor).kill()
+    with pytest.raises(RuntimeFailure, match=r"actor-\d on .*was lost.*It was the last.*fedlens resume"):
+        three_rounds(place)
+
+
+def test_what_goes_wrong_in_an_actor_is_told_as_it_is(cluster, tmp_path) -> None:
+    place = on(cluster, tmp_path, workers=1)
+    payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS)._model.state()
+    place.submit([Task("client0", 2, "train", payload, {"lr": 0.1}, expects=1)])
+    with pytest.raises(CheckpointError, match="client 'client0' has no private state of round 1"):
+        list(place.completed())
+    place.submit([Task("client0", 1, "train", {}, {"lr": 0.1})])
+    with pytest.raises(RuntimeFailure, match=r"(?s)actor-0 on .*failed.*KeyError"):
+        list(place.completed())
+    process(place._actors[0]).suspend()
+    place.submit([Task("client0", 1, "train", payload, {"lr": 0.1})])
+    with pytest.raises(RuntimeFailure, match=r"actor-0 on .*gave no answer within 0\.2 s"):
+        list(place.completed(timeout=0.2))
+    place.close()
+
+
+def test_a_cluster_that_is_too_small(cluster, tmp_path) -> None:
+    with pytest.raises(RuntimeFailure, match=r"5 actors \(runtime\.workers\) of 1 CPU each do not fit .* with 4:"):
+        on(cluster, tmp_path, workers=9)
+
+
+def run(folder: Path, *overrides: str, **given) -> fedlens.Run:
+    return fedlens.run(None, *QUICK, f"tracking.dir={folder}", *overrides, show=False, **given)
+
+
+def test_a_run_and_its_resume_are_those_of_the_local_runtime(cluster, tmp_path) -> None:
+    keep = ("optimizer.keep=true", "strategy.name=fedavgm")
+    expected = run(tmp_path / "local", *keep)
+    short = run(tmp_path, *keep, "federated.num_rounds=1", "runtime.name=ray", f"runtime.address={cluster.address}")
+    longer = fedlens.resume(short.folder, "federated.num_rounds=3", show=False)
+    for (name, left), right in zip(
+        expected.model.state_dict().items(), longer.model.state_dict().values(), strict=True
+    ):
+        assert torch.allclose(left, right, atol=TOLERANCE), name
+    losses = [list(done.metrics["train_loss"]) for done in (expected, longer)]
+    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
+
+
+def test_your_own_module_and_datasets_reach_the_actors(cluster, tmp_path) -> None:
+    class Clothes(nn.Module):  # of no module that an actor could import
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layers(images)
+
+    labels = torch.arange(240) % 3
+    images = torch.rand(240, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[torch.arange(240), 0, :, labels] += 2
+    done = run(
+        tmp_path, "federated.num_rounds=5", "federated.fraction_fit=1", "data.partition.scheme=iid",
+        "runtime.name=ray", f"runtime.address={cluster.address}", model=Clothes(), data=TensorDataset(images, labels),
+    )  # fmt: skip
+    assert done.metrics["test.accuracy"].iloc[-1] > 0.9
+
+
+def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, tmp_path) -> None:
+    settings = replace(SETTINGS, optimizer=OptimizerSettings(keep=True))
+    place = on(cluster, tmp_path, settings=settings)
+    assert place._apart == []
+    place._apart = ["actor-1 on another machine"]
+    with pytest.raises(RuntimeFailure, match=r"clients keep tensors .*actor-1 on another machine .*set tracking\.dir"):
+        three_rounds(place)
+
+
+def test_an_actor_says_whether_it_sees_the_run_s_folder(tmp_path) -> None:
+    trainer = _frozen(list, pickle)
+    assert not _Worker(1).build(trainer, Path.cwd(), tmp_path / "probe")
+    (tmp_path / "probe").touch()
+    assert _Worker(1).build(trainer, Path.cwd(), tmp_path / "probe")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_nobody_at_the_address(tmp_path, address: str) -> None:
+    with pytest.raises(ConnectionFailed, match=rf"runtime\.address='{address}': no Ray cluster .*ray start"):
+        run(tmp_path, "runtime.name=ray", f"runtime.address={address}")
+
+
+def test_no_address_at_all(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"runtime\.address = 'here': must be text such as auto, 10\.0\.0\.5:6379"):
+        run(tmp_path, "runtime.address=here")
+
+
+def test_without_the_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"^runtime\.name='ray' needs the extra: pip install 'fedlens\[ray\]'$"):
+        run(tmp_path, "runtime.name=ray")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*FEDLENS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def test_somebody_else_at_the_address_is_noticed_soon(tmp_path) -> None:
+    """By itself, Ray tries for more than ten minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        process = start("run", *QUICK, f"tracking.dir={tmp_path}", "runtime.name=ray", f"runtime.address={address}")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"runtime.address='{address}': no Ray cluster" in output
+    assert "Traceback" not in output
+
+
+def test_ctrl_c_with_a_ray_of_its_own_leaves_nothing_behind_and_goes_on(tmp_path) -> None:
+    """A run that starts its own Ray, stopped and resumed by the command line; nothing of Ray's on the console."""
+    settings = (*QUICK, f"tracking.dir={tmp_path}", "federated.num_rounds=1000")
+    process = start("run", *settings, "runtime.name=ray")
+    (metrics,) = wait_for(process, lambda: [file for file in tmp_path.glob("*/metrics.jsonl") if file.stat().st_size])
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in children)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"fedlens resume {metrics.parent}" in output
+    assert "Traceback" not in output
+    assert "ray" not in output.lower().replace("runtime.name=ray", "")
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    done = len(read_metrics(metrics))
+    run_on = start("resume", str(metrics.parent), f"federated.num_rounds={done + 1}")
+    output, _ = run_on.communicate(timeout=120)
+    assert run_on.returncode == 0, output
+    assert len(read_metrics(metrics)) == done + 1
+
+
+def wait_for(process: subprocess.Popen[str], condition):
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert process.poll() is None, f"ended before the moment came: {process.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
