@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlens.config.builders import prepared
+from fedlens.config.builders import client_infos, prepared
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.client_store import ClientStore
 from fedlens.federation.types import ClientInfo
@@ -63,4 +63,4 @@ def tiny_trainer(strategy: Strategy, data: FederatedData, folder: Path, settings
 
 
 def infos(data: FederatedData) -> list[ClientInfo]:
-    return [ClientInfo(client.name, index, len(client.train), ()) for index, client in enumerate(data.clients)]
+    return client_infos(data, CPU)

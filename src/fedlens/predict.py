@@ -78,7 +78,7 @@ def open_predictor(what: str) -> Predictor:
     """A predictor from a run folder (`logs/<run>`), a saved model's folder, or a model's name (ImageNet weights).
 
     Raises:
-        ModelError: there is no model in the folder, or several runs; weights cannot be had; a model without ImageNet weights.
+        ModelError: the folder holds no model, or runs; weights cannot be had; a model without ImageNet weights.
         ConfigError: neither a folder nor a known name.
     """
     folder = Path(what)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,9 +18,10 @@ from fedlens.config.schema import Config
 from fedlens.config.site import SiteConfig
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import ConfigError
-from fedlens.federation.pooled import PooledEvaluation
 from fedlens.federation.records import Tracker
-from fedlens.federation.types import ClientInfo, Split, Task
+from fedlens.federation.survey import Survey
+from fedlens.federation.types import ClientInfo, Task
+from fedlens.files import read_json, write_json
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
 from fedlens.runtimes.flower.client import Place, ResidentClient, Terms, Watcher
@@ -79,15 +81,14 @@ def conduct_sites(
     started: float,
 ) -> torch.nn.Module:
     """The run itself, over sites that `runtime` reaches."""
-    data = own_data(config, runtime, observer)
+    data = own_data(config, folder, runtime, observer)
     experiment = build_experiment(config, folder.path, observer.progress, model=None, data=data)
     outputs = config.model.num_classes or len(data.class_names)
     runtime.open(setup_of(experiment, folder.name), expectation(experiment.resident, experiment.strategy, outputs))
     runtime.clients(config.federated.min_fit_clients)
-    scoring = Scoring(
-        test=experiment.evaluator(data.test) or PooledEvaluation(runtime, "evaluate"),
-        validation=PooledEvaluation(runtime, "validate"),
-    )
+    own_test = experiment.evaluator(data.test)
+    survey = Survey(runtime, ("val",) if own_test else ("test", "val"))
+    scoring = Scoring(own_test or partial(survey, "test"), partial(survey, "val"))
     module = conduct(experiment, folder, lambda: runtime, scoring, observer, trackers, started)
     runtime.finish(f"all {config.federated.num_rounds} rounds are done")
     return module
@@ -159,22 +160,37 @@ def parted(address: str, key: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def own_data(config: Config, runtime: FlowerRuntime, observer: Observer) -> FederatedData:
-    """The server's test images where the configuration names data; else none, and the sites' label space."""
+def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: Observer) -> FederatedData:
+    """The server's test images where the configuration names data; else none, and the label space of the sites."""
     if config.data.path is not None or config.data.source != AUTO:
-        data = build_data(config, observer.progress)
-        return replace(data, clients=())
-    sites = runtime.described(config.federated.min_fit_clients)
-    names = label_space(sites)
+        return replace(build_data(config, observer.progress), clients=())
+    agreed = folder.path / "sites.json"
+    if not agreed.exists():
+        write_json(agreed, asdict(agreement(config, runtime.described(config.federated.min_fit_clients))))
+    space = LabelSpace(**read_json(agreed))
+    observer.note(
+        f"no data here: the clients' {len(space.class_names)} classes, {space.image_size} pixels; accuracy is measured "
+        "at the clients"
+    )
+    empty = torch.empty(0, space.image_size, space.image_size, space.channels, dtype=torch.uint8)
+    labels = torch.empty(0, dtype=torch.int64)
+    return FederatedData(empty, labels, tuple(space.class_names), (), np.empty(0, np.int64), DataReport(0), "")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """What sites have to have in common. Kept in the run's folder: a run that goes on does not ask again."""
+
+    class_names: Sequence[str]
+    image_size: int
+    channels: Literal[1, 3]
+
+
+def agreement(config: Config, sites: Sequence[Description]) -> LabelSpace:
+    """What fits the sites that came first."""
     sizes = [site.native_size for site in sites]
     size = config.data.image_size or natural_size(config, max(sizes) if all(sizes) else None)
-    channels: Literal[1, 3] = 1 if all(site.channels == 1 for site in sites) else 3
-    observer.note(
-        f"no data here: the clients' {len(names)} classes, {size} pixels; accuracy is measured at the clients"
-    )
-    empty = torch.empty(0, size, size, channels, dtype=torch.uint8)
-    labels = torch.empty(0, dtype=torch.int64)
-    return FederatedData(empty, labels, names, (), np.empty(0, np.int64), DataReport(0), "")
+    return LabelSpace(label_space(sites), size, 1 if all(site.channels == 1 for site in sites) else 3)
 
 
 def label_space(sites: Sequence[Description]) -> tuple[str, ...]:
@@ -203,10 +219,11 @@ def expectation(resident: FlatModel, strategy: Strategy, outputs: int) -> Expect
     zeros = {name: torch.zeros_like(value) for name, value in resident.state().items()}
 
     def expect(task: Task, client: ClientInfo | None) -> Expected:
-        if task.kind != "train":
-            split: Split = "test" if task.kind == "evaluate" else "val"
-            examples = sum(client.counts[split]) if client else 0
-            return Expected(examples, ("loss", "accuracy"), outputs=outputs)
+        held_out = sum(client.counts["test"]) if client else 0
+        if task.kind == "evaluate":
+            return Expected(held_out, ("loss", "accuracy"))
+        if task.kind == "count":
+            return Expected(held_out + (sum(client.counts["val"]) if client else 0), (), outputs=outputs)
         examples = client.examples if client else 0
         shared = {name: value for name, value in task.payload.items() if name in resident.names}
         context = LocalContext(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fedlens.cli.data import app
+from fedlens.config.builders import build_data
+from fedlens.config.load import load
 from fedlens.errors import ConfigError, DataError
 
 
@@ -98,3 +102,19 @@ def test_lists():
     schemes, sources = run("schemes"), run("sources")
     assert all(name in schemes for name in ("dirichlet", "alpha=0.5", "natural", "shards_per_client=2"))
     assert all(name in sources for name in ("imagefolder", "sample", "clients", "manifest"))
+
+
+def test_the_cache_is_listed_and_removed(photos, tmp_path):
+    assert "0 entries" in run("cache", tmp_path / "nothing")
+    build_data(load(None, [f"data.path={photos}", "data.partition.clients=4"]), lambda _label: lambda _done, _all: None)
+    (pixels,) = (tmp_path / "cache" / "images").glob("*.u8")
+    text = run("cache")
+    images = next(line for line in text.splitlines() if line.startswith("images"))
+    assert images.endswith(str(photos))
+    assert text.splitlines()[-1].startswith(f"{tmp_path / 'cache'}: 2 entries, ")  # and the partition
+    os.utime(pixels, (0, 0))
+    assert "removed 1 entry" in run("cache", "--older-than", 30)
+    assert not pixels.exists()
+    assert "removed 0 entries" in run("cache", "--clear", "--older-than", 30)
+    assert "removed 1 entry" in run("cache", "--clear")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

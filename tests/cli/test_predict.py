@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,6 +96,30 @@ def test_what_cannot_be_opened(trained, tmp_path):
         run("lenet", PHOTOGRAPHS / "coffee.png")
     with pytest.raises(ConfigError, match="Did you mean 'efficientnet_lite0'"):
         run("eficientnet_lite0", PHOTOGRAPHS / "coffee.png")
+
+
+def test_a_folder_of_runs_lists_them_newest_first(tmp_path):
+    for number in range(7):
+        run_folder = tmp_path / "logs" / f"run{number}"
+        run_folder.mkdir(parents=True)
+        (run_folder / "config.yaml").touch()
+        os.utime(run_folder / "config.yaml", (number, number))
+    with pytest.raises(ModelError) as caught:
+        run(tmp_path / "logs", PHOTOGRAPHS / "coffee.png")
+    listed = ", ".join(str(tmp_path / "logs" / f"run{number}") for number in (6, 5, 4, 3, 2))
+    assert str(caught.value) == (f"{tmp_path / 'logs'} holds runs; name one of them, newest first: {listed} and 2 more")
+    with pytest.raises(ModelError, match="no saved model there"):  # a run that has not ended
+        run(tmp_path / "logs" / "run1", PHOTOGRAPHS / "coffee.png")
+
+
+def test_a_folder_of_images_is_answered_with_how(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    with pytest.raises(DataError) as caught:
+        run("efficientnet_lite0", tmp_path / "my photos")
+    assert str(caught.value) == (
+        f"{tmp_path}/my photos is a folder, and image files are wanted: "
+        f"fedlens predict efficientnet_lite0 '{tmp_path}/my photos'/*.jpg"
+    )
 
 
 def test_the_central_square_is_pillows():

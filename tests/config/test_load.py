@@ -172,6 +172,14 @@ def test_one_mistake_one_line(override, expected):
     assert expected in the_problem(override)
 
 
+def test_a_misspelt_section_says_where_it_stands(tmp_path):
+    assert the_problem("federatd.num_rounds=3").endswith("(command line)")
+    path = write(tmp_path, "seed: 1\nfederatd:\n  num_rounds: 3\n")
+    assert problems(path)[0].endswith(f"({path}, line 2)")
+    path = write(tmp_path, "data:\n  source: sample\n")
+    assert problems(path, ("data.partitoin.clients=3",))[0].endswith("(command line)")
+
+
 def test_a_block_s_own_fields_are_checked():
     assert the_problem("strategy.name=fedprox", "strategy.mu=-1") == (
         "strategy.mu = -1: must be a number of at least 0 (command line)"

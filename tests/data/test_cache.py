@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -209,6 +210,40 @@ def test_builders_at_once_agree(photos, tmp_path):
 
     assert all(torch.equal(cached.images, built[0].images) for cached in built)
     assert sorted(file.suffix for file in (tmp_path / "cache" / "images").iterdir()) == [".json", ".u8"]
+
+
+def test_a_hit_is_marked_as_use(photos, tmp_path):
+    file = build(photos, tmp_path / "cache").file
+    os.utime(file, (0, 0))
+
+    build(photos, tmp_path / "cache")
+
+    assert time.time() - file.stat().st_mtime < 60
+
+
+def test_what_killed_runs_left_is_removed_after_a_day(photos, tmp_path):
+    folder = tmp_path / "cache" / "images"
+    for name, age in (("old", 90_000), ("young", 80_000), ("old but written to", 90_000)):
+        staging = folder / f".building-{name}"
+        staging.mkdir(parents=True)
+        (staging / "some.u8").write_bytes(b"1")
+        then = time.time() - age
+        if "written" not in name:
+            os.utime(staging / "some.u8", (then, then))
+        os.utime(staging, (then, then))
+
+    build(photos, tmp_path / "cache")
+
+    assert sorted(path.name for path in folder.glob(".*")) == [".building-old but written to", ".building-young"]
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_cached(photos, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.mkdir()
+    for photo in photos:
+        photo.rename(odd / photo.name)
+
+    assert len(build([odd / photo.name for photo in photos], tmp_path / "cache").kept) == 5
 
 
 def test_default_folder(monkeypatch):

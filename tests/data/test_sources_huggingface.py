@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
@@ -68,11 +70,13 @@ def test_images_are_written_once(tmp_path, monkeypatch):
     dataset(1, 2).save_to_disk(tmp_path / "set")
     first = HuggingFace(path=tmp_path / "set").load()
     monkeypatch.setattr(huggingface, "_export", None)
+    os.utime(first.images[0].parent, (0, 0))
 
     again = HuggingFace(path=tmp_path / "set").load()
 
     assert again.images == first.images
     assert shades(again) == [1, 2]
+    assert first.images[0].parent.stat().st_mtime > 0  # marked as used
 
 
 def test_folder_that_load_dataset_reads(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from tests.fake_runs import federated_data, record, write_run
 
 from fedlens.data.types import ClientRows
-from fedlens.federation.records import ClientEvaluation
+from fedlens.federation.records import ClientEvaluation, Evaluation
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
@@ -37,6 +37,7 @@ addEventListener("load", () => setTimeout(() => {
     card: wide(plot),
     drawings: [...plot.querySelectorAll("svg.main-svg")].map(wide),
     shapes: plot.querySelectorAll(".trace, .hm").length,
+    ticks: [...plot.querySelectorAll(".ytick text")].map((tick) => tick.textContent),
   }));
   const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
   const page = {plots, asked, wide: document.documentElement.scrollWidth, broken: window.broken ?? null};
@@ -87,9 +88,21 @@ def crowded(base: Path) -> RunDir:
     return run
 
 
+def narrow(base: Path) -> RunDir:
+    """A run of 6 rounds whose accuracies lie between 84.1 % and 84.6 %, and which asked no client."""
+    run = write_run(base, rounds=0)
+    metrics = MetricsFile(run.metrics)
+    for number in range(1, 7):
+        right = 840 + number
+        scored = Evaluation(1.0, np.array([[right, 1000 - right], [1000 - right, right]]))
+        metrics.round(dataclasses.replace(record(number), test=scored, validation=scored))
+    metrics.close()
+    return run
+
+
 @pytest.mark.parametrize("width", [1300, 500])
 @pytest.mark.parametrize(
-    ("make", "plots"), [(write_run, 10), (crowded, 10), (lambda base: write_run(base, rounds=0), 1)]
+    ("make", "plots"), [(write_run, 10), (crowded, 10), (narrow, 9), (lambda base: write_run(base, rounds=0), 1)]
 )
 def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, tmp_path: Path) -> None:
     seen = look_at(write_report(make(tmp_path).path), width)
@@ -98,6 +111,7 @@ def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, 
         assert plot["drawings"], plot
         assert plot["shapes"], plot
         assert max(plot["drawings"]) <= plot["card"], plot
+        assert len(set(plot["ticks"])) == len(plot["ticks"]), plot
         assert max(plot["drawings"]) >= 0.8 * plot["card"], plot  # it fills the card, too
     assert seen.wide <= width
     assert seen.console == []

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs
-from fedlens.reports.headline import duration
-from fedlens.tracking.summary import percent
+from fedlens.tracking.console import result_lines
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import find_runs
+from fedlens.tracking.summary import duration, percent
 
 
 @pytest.fixture
@@ -73,6 +75,12 @@ def test_the_command_prints_a_table(logs: Path) -> None:
     assert whole.split()[1:] == ["lenet", "fedavg", "6/6", "80.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
     (early,) = (line for line in result.stdout.splitlines() if line.startswith("early-"))
     assert "2/6 stopped" in early
+
+
+def test_the_console_calls_the_same_figure_time(logs: Path) -> None:
+    (row,) = (row for row in compare_runs([logs]) if row["rounds"] == 6)
+    (folder,) = (run for run in find_runs(logs) if run.name == row["run"])
+    assert result_lines(read_metrics(folder.metrics), folder)["time"] == f"{duration(row['seconds'])} for 6 rounds"
 
 
 def test_a_pipe_gets_a_run_on_one_line(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_page_opens_with_the_figures_that_count(tmp_path: Path) -> None:
     assert "60.0 % accuracy at home, mean over clients" in text
     assert "30.0 % accuracy at home, worst tenth of clients" in text
     assert "18.0 MB moved" in text  # 6 rounds × (2 + 1) MB
-    assert "18.0 s all phases" in text  # 6 rounds × 3 s
+    assert "18.0 s time of all rounds" in text  # 6 rounds × 3 s
     assert "6 of 6 rounds done" in text
     assert "finished: all rounds done" in text
     assert "2 west the loss is NaN" in text

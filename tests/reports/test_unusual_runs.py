@@ -81,6 +81,30 @@ def test_bars_show_the_metrics(tmp_path: Path) -> None:
     assert held["cat"] == [("north &amp; south", 8), ("east", 4), ("west", 0), ("centre", 0)]
 
 
+@pytest.mark.parametrize("digits", range(-4, 1))
+@pytest.mark.parametrize("leading", [1, 2, 5])
+def test_ticks_next_to_each_other_differ(leading: int, digits: int, tmp_path: Path) -> None:
+    """plotly's steps are 1, 2 or 5 times a power of ten; it takes the first format whose range holds the step."""
+    step = leading * 10.0**digits
+    axis = figures.accuracy_curves(load_run(write_run(tmp_path).path).metrics).layout.yaxis
+    ranges = ((stop.dtickrange, stop.value) for stop in axis.tickformatstops)
+    form = next(form for (low, high), form in ranges if (low or 0) <= step <= (high or math.inf))
+    ticks = [format(0.5 + number * step, form) for number in range(4)]
+    assert len(set(ticks)) == len(ticks)
+    assert len(form) == len(".0%")
+    assert step < 0.01 or form == ".0%"  # and no more decimals than it takes
+
+
+def test_a_class_has_its_colour_in_every_run() -> None:
+    def colours(names: list[str]) -> list[str]:
+        held = {"class_names": names, "clients": {"a": {"train": [1] * len(names)}}}
+        return [bar.marker.color for bar in figures.partition(held).data]
+
+    many = colours([str(number) for number in range(20)])
+    assert colours(["cat", "dog"]) == many[:2]
+    assert len(set(many)) == 20
+
+
 def test_the_confusion_matrix_and_recalls_show_the_counts() -> None:
     matrix = [[8, 2], [5, 5]]
     (heat,) = figures.confusion(matrix, ["cat", "dog"]).data

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fedlens.config.builders import prepared
 from fedlens.federation.records import Evaluation
 from fedlens.models.base import Preprocessing
-from fedlens.training.evaluation import confusion, evaluate
+from fedlens.training.evaluation import auroc, confusion, evaluate
 from fedlens.training.examples import Examples
 
 
@@ -49,3 +49,29 @@ def test_area_under_the_curve_for_two_classes() -> None:
 
     examples = Examples(data, data.test[:4], partial(prepared, preprocessing=Preprocessing(8, 1)), CPU)
     assert evaluate(Fixed(), examples, 2, ranked=True).auroc == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_area_is_torchmetrics(seed: int) -> None:
+    from torchmetrics.functional.classification import binary_auroc
+
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (500,), generator=generator)
+    scores = ((torch.rand(500, generator=generator) + 0.3 * labels) / 1.3).mul(20).round() / 20  # 21 values: many ties
+    assert auroc(labels, scores) == pytest.approx(float(binary_auroc(scores, labels)), abs=1e-6)
+
+
+def test_equal_scores_count_half() -> None:
+    # pairs (0, 1): 0.2 < 0.5, 0.2 < 0.9, 0.5 = 0.5, 0.5 < 0.9: 3.5 of 4
+    assert auroc(torch.tensor([0, 0, 1, 1]), torch.tensor([0.2, 0.5, 0.5, 0.9])) == 0.875
+    assert auroc(torch.tensor([0, 1, 1]), torch.zeros(3)) == 0.5
+
+
+def test_the_area_of_certain_answers_is_not_lost_to_rounding() -> None:
+    # softmax gives both scores as 1.0; the logits still tell them apart
+    assert auroc(torch.tensor([1, 0]), torch.tensor([40.0, 30.0])) == 1.0
+
+
+def test_no_area_without_both_classes_or_with_nan() -> None:
+    assert auroc(torch.tensor([1, 1]), torch.tensor([0.1, 0.2])) is None
+    assert auroc(torch.tensor([1, 0]), torch.tensor([0.1, torch.nan])) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,16 @@ def test_an_interrupted_call_leaves_its_batches_and_the_models_mode(model, tmp_p
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     assert next(tmp_path.iterdir()).stat().st_size == 10 * 84 * 4
     assert model.training
+
+
+def test_finding_the_file_again_is_marked_as_use(model, tmp_path):
+    extract(model, some_data(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (0, 0))
+
+    extract(model, some_data(), tmp_path)
+
+    assert file.stat().st_mtime > 0
 
 
 def test_other_weights_images_or_preprocessing_make_another_file(model, tmp_path):

@@ -1,9 +1,11 @@
-"""`fedlens data`: deal images out to clients, look at who holds what, and list what there is."""
+"""`fedlens data`: deal images out to clients, look at who holds what, list what there is, and what is cached."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from fedlens.config.schema import Config
+    from fedlens.data.cached import Entry
     from fedlens.data.export import Export
     from fedlens.data.types import ImageTable
     from fedlens.registry import Registry
@@ -128,6 +131,50 @@ def list_schemes(plugin: Plugin = None) -> None:
     from fedlens.data.base import schemes
 
     _list(schemes, plugin, "fedlens run data.partition.scheme=")
+
+
+@app.command()
+def cache(
+    folder: Annotated[Path | None, typer.Argument(help="cache folder; without: the user's")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove everything; downloads, too")] = False,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="remove what was not used for so many days")
+    ] = None,
+) -> None:
+    """List what the cache holds, or remove it.
+
+    Everything in it can be made or downloaded again.
+    """
+    from rich.filesize import decimal
+
+    from fedlens.data.cache import A_DAY, default_cache_dir
+    from fedlens.data.cached import contents
+
+    place = folder or default_cache_dir()
+    entries = contents(place)
+    if older_than is not None:
+        entries = [entry for entry in entries if entry.used < time.time() - older_than * A_DAY]
+    removing = clear or older_than is not None
+    if removing:
+        for entry in entries:
+            entry.remove()
+    elif entries:
+        _print_entries(entries)
+    count = f"{len(entries):,} {'entry' if len(entries) == 1 else 'entries'}"
+    typer.echo(f"{place}: {'removed ' * removing}{count}, {decimal(sum(entry.size for entry in entries))}")
+
+
+def _print_entries(entries: Sequence[Entry]) -> None:
+    from rich.filesize import decimal
+
+    from fedlens.cli.compare import columns
+
+    rows = [
+        (one.kind, decimal(one.size), f"{datetime.fromtimestamp(one.used):%Y-%m-%d %H:%M}", one.about)
+        for one in entries
+    ]
+    for line in columns([("kind", "size", "last use", "of"), *rows], "<"):
+        typer.echo(line.rstrip())
 
 
 def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -> None:

@@ -67,7 +67,8 @@ def server(
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
     path = config or path
-    again = shlex.join(["fedlens", "server", *map(str, [path] if path else []), *overrides])
+    file = resume / "config.yaml" if resume else path
+    again = shlex.join(["fedlens", "server", *map(str, [file] if file else []), *overrides])
     with terminal(again, resume="fedlens server --resume") as observer:
         if resume is not None:
             api.serve_on(resume, *overrides, show=observer)

@@ -171,9 +171,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def abandoned(staging: Path) -> bool:
-    """Whether nobody has written in a staging folder for a day."""
+    """Whether nobody has written for a day in a folder or file that is being made."""
     try:
-        newest = max(path.stat().st_mtime for path in (staging, *staging.iterdir()))
+        newest = max(path.stat().st_mtime for path in (staging, *staging.glob("*")))
     except OSError:  # whoever built there has just finished
         return False
     return time.time() - newest > A_DAY

@@ -25,7 +25,7 @@ _NAMES = {
     "huggingface": r"\.?[0-9a-f]{16}-.+",
     DOWNLOADS: r"FashionMNIST|cifar-10.*",
 }
-"""Sub-folder → names of what is cached in it. A dot comes first while it is being made."""
+"""Sub-folder → names of what is cached in it. While it is being made, a dot comes first or .part last."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def contents(cache_dir: Path) -> list[Entry]:
 def _entries(cache_dir: Path) -> Iterator[Entry]:
     for kind, names in _NAMES.items():
         for path in (cache_dir / kind).glob("*"):
-            begun = path.name.startswith(".")
+            begun = path.name.startswith(".") or path.suffix == ".part"
             if re.fullmatch(names, path.name) and (not begun or abandoned(path)):
                 with suppress(FileNotFoundError):  # somebody has just removed it
-                    yield _entry(kind, path, "unfinished" if begun or path.suffix == ".part" else _origin(kind, path))
+                    yield _entry(kind, path, "unfinished" if begun else _origin(kind, path))
 
 
 def _entry(kind: str, path: Path, about: str) -> Entry:
-    files = [file.stat() for file in path.rglob("*")] if path.is_dir() else [path.stat()]
+    files = [file.stat() for file in (path, *path.rglob("*")) if file.is_file()]
     used = path.stat().st_mtime
     if kind == DOWNLOADS:  # nobody marks these, but reading them leaves a trace
         used = max([used, *(file.st_atime for file in files)])

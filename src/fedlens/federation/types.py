@@ -14,8 +14,9 @@ from torch import Tensor
 State = Mapping[str, Tensor]
 """Named tensors."""
 
-TaskKind = Literal["train", "evaluate", "validate"]
-"""evaluate: on the client's own test images; validate: on its validation images."""
+TaskKind = Literal["train", "evaluate", "count"]
+"""evaluate: loss and accuracy on the client's own test images; count: confusion counts on its held-out images, for an
+evaluation of the shared model that only all of them together can give."""
 
 Split = Literal["train", "val", "test"]
 

@@ -96,7 +96,7 @@ class RayRuntime:
                 try:
                     yield from self._outcomes(share, timeout)
                 except _Lost as loss:
-                    self._go_on_without(share, loss)
+                    self._go_on_without(share.actor, loss)
                     left.extend(share.tasks)
             self._shares = self._hand_out(left)
         self._payloads = {}
@@ -121,8 +121,7 @@ class RayRuntime:
                 f"{PLACE_SECONDS} s: it is busy, or no node has {threads} CPUs (runtime.threads_per_worker). Wait for "
                 "others to finish, or ask for less"
             )
-        for index, (actor, place) in enumerate(zip(self._actors, places, strict=True)):
-            self._actors[index] = replace(actor, name=f"{actor.name} on {self._get(actor, place)}")
+        self._actors = [replace(actor, name=f"{actor.name} on {place}") for actor, place in self._answers(places)]
 
     def _build(self, make_trainer: MakeTrainer) -> list[str]:
         """Build every actor's trainer; gives the names of those that do not see the run's folder."""
@@ -131,9 +130,17 @@ class RayRuntime:
         try:
             make = self._ray.put(_frozen(make_trainer, self._ray.cloudpickle))
             seen = [actor.handle.build.remote(make, Path.cwd(), probe) for actor in self._actors]
-            return [actor.name for actor, sees in zip(self._actors, seen, strict=True) if not self._get(actor, sees)]
+            return [actor.name for actor, sees in self._answers(seen) if not sees]
         finally:
             probe.unlink()
+
+    def _answers(self, answers: Sequence[Any]) -> Iterator[tuple[_Actor, Any]]:
+        """What the actors, each asked for one of `answers`, say; without those that are lost."""
+        for actor, answer in list(zip(self._actors, answers, strict=True)):
+            try:
+                yield actor, self._get(actor, answer)
+            except _Lost as loss:
+                self._go_on_without(actor, loss)
 
     def _hand_out(self, tasks: Sequence[Task]) -> list[_Share]:
         shares = zip(self._actors, share_out(tasks, self._examples, len(self._actors)), strict=True)
@@ -154,15 +161,15 @@ class RayRuntime:
             )
         return outcomes
 
-    def _go_on_without(self, share: _Share, loss: _Lost) -> None:
-        self._actors.remove(share.actor)
-        self._ray.kill(share.actor.handle)
+    def _go_on_without(self, actor: _Actor, loss: _Lost) -> None:
+        self._actors.remove(actor)
+        self._ray.kill(actor.handle)
         if not self._actors:
             raise RuntimeFailure(
-                f"{loss}. It was the last. If memory ran out, try a smaller federated.batch_size, memory.micro_batch or "
-                "fewer runtime.workers; then `fedlens resume`"
+                f"{loss}. It was the last. If memory ran out, try a smaller federated.batch_size, memory.micro_batch "
+                "or fewer runtime.workers; then `fedlens resume`"
             ) from loss
-        log.warning("%s. Its clients (%d) go to the other actors (%d)", loss, len(share.tasks), len(self._actors))
+        log.warning("%s. The others (%d) do its work", loss, len(self._actors))
 
     def _get(self, actor: _Actor, answer: Any, timeout: float | None = None) -> Any:
         """What `answer` refers to.

@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from fedlens.aggregation.norms import l2_norm
-from fedlens.data.types import ClientRows, FederatedData
+from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.federation.client_store import ClientStore
+from fedlens.federation.records import Evaluation
 from fedlens.federation.types import Answer, ClientFailure, Mean, Report, State, Task
 from fedlens.seeds import derive
 from fedlens.strategies.base import Contribution, LocalContext, Strategy, prefixed, under
@@ -48,22 +48,33 @@ class ClientTrainer:
     def run(self, task: Task) -> Answer | ClientFailure:
         """Do the task. A diverged client is a failure of that client, not of the run."""
         self._model.load(task.payload)
-        return self._train(task) if task.kind == "train" else self._evaluate(task)
+        kinds = {"train": self._train, "evaluate": self._evaluate, "count": self._count}
+        return kinds[task.kind](task)
 
-    def _evaluate(self, task: Task) -> Answer:
-        """Loss and accuracy on the client's held-out images; with the setting `confusion`, also the counts behind."""
+    def _count(self, task: Task) -> Answer:
+        """Summed loss and confusion counts of each split that the task asks for and the client has."""
         client = self._clients[task.client]
-        rows = client.test if task.kind == "evaluate" else client.val
-        result = evaluate(
+        held = {"test": client.test, "val": client.val}
+        found = {split: self._score(rows) for split, rows in held.items() if len(rows) and task.settings.get(split)}
+        metrics = {f"{split}.loss": Mean(one.loss * one.examples, one.examples) for split, one in found.items()}
+        weight = float(sum(one.examples for one in found.values()))
+        counts = {split: torch.from_numpy(one.confusion) for split, one in found.items()}
+        return Answer(task.round, "count", Report(task.client, weight, metrics), counts)
+
+    def _score(self, rows: Rows) -> Evaluation:
+        return evaluate(
             self._model.module,
             self._examples(rows, None),
             len(self._data.class_names),
             precision=self._settings.precision,
         )
+
+    def _evaluate(self, task: Task) -> Answer:
+        rows = self._clients[task.client].test
+        result = self._score(rows)
         count = float(result.examples)
         metrics = {"loss": Mean(result.loss * count, count), "accuracy": Mean(result.accuracy * count, count)}
-        counts = {"confusion": torch.from_numpy(result.confusion)} if task.settings.get("confusion") else {}
-        return Answer(task.round, task.kind, Report(task.client, count, metrics), counts)
+        return Answer(task.round, "evaluate", Report(task.client, count, metrics), {})
 
     def _train(self, task: Task) -> Answer | ClientFailure:
         started = time.perf_counter()
@@ -112,7 +123,7 @@ class ClientTrainer:
             "bytes_up": Mean(nbytes(contribution.payload) + nbytes(contribution.extra), 1),
         }
 
-    def _examples(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], augment: Augment | None) -> Examples:
+    def _examples(self, rows: Rows, augment: Augment | None) -> Examples:
         return Examples(
             self._data, rows, self._prepare, self._model.device, augment, channels_last=self._settings.channels_last
         )

@@ -52,7 +52,7 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tup
 
 
 def auroc(labels: Tensor, scores: Tensor) -> float | None:
-    """Area under the ROC curve: the share of pairs of a 0 and a 1 whose scores are in order, equal scores counting half.
+    """Area under the ROC curve: the share of pairs of a 0 and a 1 whose scores are in order, equal ones counting half.
 
     Computed from ranks, equal scores sharing the mean of theirs: U / (n₀ n₁), where U = Σ ranks of the ones −
     n₁ (n₁ + 1) / 2 (Mann and Whitney, 1947, "On a test of whether one of two random variables is stochastically larger

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -209,7 +209,7 @@ class ResidentClient:
 
     def _work(self, link: FleetLink, incoming: Incoming, parts: dict[str, bytes]) -> None:
         done = self._worker.do(incoming, parts)
-        if isinstance(done, _Farewell):
+        if isinstance(done, Farewell):
             self._journal.drop(incoming)
             raise Refused(done.text) if done.kind == "refuse" else RunEnded(done.text)
         self._deliver(link, done, parts)
@@ -238,7 +238,17 @@ class _Done:
 
 
 @dataclass(frozen=True)
-class _Farewell:
+class Said:
+    """What a site answers to a message: the reply's content; then run, kind and a line for people."""
+
+    content: RecordDict
+    run: str
+    what: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Farewell:
     """The server needs this client no more ("finish"), or does not want it ("refuse")."""
 
     kind: str
@@ -254,7 +264,7 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
-    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | _Farewell:
+    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | Farewell:
         """One message's work; a worker that dies over it is a refusal.
 
         Raises:
@@ -352,56 +362,63 @@ class Desk:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._last: tuple[tuple[str, ...], RecordDict, str] | None = None
+        self._last: tuple[tuple[str, ...], Said] | None = None
 
-    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | _Farewell:
-        """The reply to one message.
+    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | Farewell:
+        """The reply to one message, as what leaves the site.
 
         Raises:
             FedLensError: the site cannot work at all.
         """
         started = time.perf_counter()
         message = message_of(incoming, parts)
-        try:
-            content, run, what, text = self._content(message)
-        except ProtocolError as error:
-            content, run, what, text = reply(Refusal(str(error))), "", "refusal", f"refused: {error}"
-        if isinstance(content, _Farewell):
-            return content
-        answer = Message(content, reply_to=message)
-        return _Done(taken_apart(answer, time.perf_counter() - started), run, what, text)
+        answer = self.answer(message)
+        if isinstance(answer, Farewell):
+            return answer
+        outgoing = taken_apart(Message(answer.content, reply_to=message), time.perf_counter() - started)
+        return _Done(outgoing, answer.run, answer.what, answer.text)
 
-    def _content(self, message: Message) -> tuple[RecordDict | _Farewell, str, str, str]:
-        """Content of the reply; then run, kind and a line for people."""
+    def answer(self, message: Message) -> Said | Farewell:
+        """What the site says to one message.
+
+        Raises:
+            FedLensError: the site cannot work at all.
+        """
+        try:
+            return self._read(message)
+        except ProtocolError as error:
+            return Said(reply(Refusal(str(error))), "", "refusal", f"refused: {error}")
+
+    def _read(self, message: Message) -> Said | Farewell:
         record = read_head(message.content)
         kind, run = str(record["kind"]), message.metadata.group_id
         if kind in ("refuse", "finish"):
-            return _Farewell(kind, str(record.get("text", ""))), run, kind, ""
+            return Farewell(kind, str(record.get("text", "")))
         if kind == "describe":
-            return reply(self._site.describe()), run, kind, ""
+            return Said(reply(self._site.describe()), run, kind, "")
         setup = Setup.from_json(str(record["setup"]))
         if kind == "prepare":
             ready = self._site.prepare(setup)
             text = f"stays out: {ready.reason}" if isinstance(ready, Refusal) else f"ready for {setup.run}"
-            return reply(ready), run, kind, text
+            return Said(reply(ready), run, kind, text)
         return self._task(message, setup, run)
 
-    def _task(self, message: Message, setup: Setup, run: str) -> tuple[RecordDict, str, str, str]:
+    def _task(self, message: Message, setup: Setup, run: str) -> Said:
         from fedlens.runtimes.flower.codec import answer_record, task_from  # with PyTorch
 
         task = task_from(message.content)
         what = f"{task.kind} {task.round}"
         key = (run, what, task.client, str(task.expects), message.content.array_records["payload"].object_id)
         if self._last is not None and self._last[0] == key:  # the server lost the answer, and asks again
-            return self._last[1], run, what, f"{self._last[2]} (sent again)"
+            return replace(self._last[1], text=f"{self._last[1].text} (sent again)")
         outcome = self._site.run(task, setup)
         if isinstance(outcome, ClientFailure):
             outcome = Refusal(outcome.reason, final=False)
         if isinstance(outcome, Refusal):
-            return reply(outcome), run, "refusal", f"round {task.round}: {outcome.reason}"
-        content, text = answer_record(outcome), said(outcome)
-        self._last = (key, content, text)
-        return content, run, what, text
+            return Said(reply(outcome), run, "refusal", f"round {task.round}: {outcome.reason}")
+        answer = Said(answer_record(outcome), run, what, said(outcome))
+        self._last = (key, answer)
+        return answer
 
 
 def said(answer: Answer) -> str:
@@ -410,4 +427,6 @@ def said(answer: Answer) -> str:
     if answer.kind == "train":
         seconds = metrics["seconds"].total
         return f"round {answer.round}: trained on {images} images, loss {metrics['loss'].value:.4f}, {seconds:.1f} s"
-    return f"round {answer.round}: {answer.kind}d on {images} images, accuracy {100 * metrics['accuracy'].value:.1f} %"
+    if answer.kind == "count":
+        return f"tested the shared model on {images} images"
+    return f"round {answer.round}: accuracy {100 * metrics['accuracy'].value:.1f} % on {images} images"

@@ -158,7 +158,7 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
     if report.weight > expected.examples:
         raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
     if expected.outputs:
-        _check_confusion(payload, expected.outputs)
+        _check_confusion(payload, report, expected.outputs)
         return
     _check_shapes("update", payload, expected.payload)
     _check_shapes("extra", extra, expected.extra)
@@ -170,11 +170,13 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
         raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
 
 
-def _check_confusion(payload: State, outputs: int) -> None:
-    """Counts where they were asked for, in a square that the model can fill."""
+def _check_confusion(payload: State, report: Report, outputs: int) -> None:
+    """Counts by split, each with its loss, in a square that the model can fill."""
     for name, value in payload.items():
         side = len(value) if value.dim() == 2 else 0
-        if name != "confusion" or value.dtype != torch.int64 or value.shape != (side, side) or side > outputs:
+        if name not in ("test", "val") or f"{name}.loss" not in report.metrics:
+            raise ProtocolError(f"counts of {name}, without a loss" if name in ("test", "val") else f"counts of {name}")
+        if value.dtype != torch.int64 or value.shape != (side, side) or side > outputs:
             raise ProtocolError(f"counts of the form {_said(value.dtype, tuple(value.shape))}")
         if bool((value < 0).any()):
             raise ProtocolError("negative counts")

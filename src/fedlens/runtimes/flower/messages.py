@@ -23,10 +23,10 @@ PROTOCOL = 1
 HEAD = "fedlens"
 """The record that every message has."""
 
-Kind = Literal["describe", "prepare", "refuse", "finish", "train", "evaluate", "validate"]
+Kind = Literal["describe", "prepare", "refuse", "finish", "train", "evaluate", "count"]
 FLOWER_TYPES: Mapping[Kind, str] = {
     **{"describe": "query", "prepare": "query", "refuse": "query", "finish": "query"},
-    **{"train": "train", "evaluate": "evaluate", "validate": "evaluate"},
+    **{"train": "train", "evaluate": "evaluate", "count": "evaluate"},
 }
 """Flower's message types."""
 

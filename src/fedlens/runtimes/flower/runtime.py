@@ -178,7 +178,8 @@ class FlowerRuntime:
         for task in listed:
             self._batch.owed[task.client] = _Owed(task, None, time.monotonic())
         self._link.allow(ENVELOPE_BYTES + self._expect(listed[0], None).nbytes)
-        self._send_owed()
+        with suppress(ConnectionFailed):  # the next look finds out, and mends it
+            self._send_owed()
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
         """Answers and failures as they come in; ends when all, or enough, have answered, or at the deadline."""
@@ -226,16 +227,16 @@ class FlowerRuntime:
 
     def _look(self) -> list[Outcome]:
         """One look at everything; gives what was completed."""
-        if self._link.lost():
-            self._begin_again()
         outcomes: list[Outcome] = []
         try:
+            if self._link.lost():
+                raise ConnectionFailed("it has ended")
             self._who_is_there()
             for message in self._replies():
                 outcomes += self._taken(message)
             self._send_owed()
         except ConnectionFailed as error:
-            self._note(f"the connection to the SuperLink broke ({error}); starting it again")
+            self._note(f"lost Flower's SuperLink ({error}): starting it again; the clients come back by themselves")
             self._begin_again()
         return outcomes
 
@@ -349,7 +350,8 @@ class FlowerRuntime:
             if other is site or other.description is None or other.stage == "out":
                 continue
             if other.description.identity == description.identity:
-                self._gone(other.node)  # the same site after a restart; its old connection has not timed out yet
+                self._orphan(other)  # the same site after a restart; its old connection has not timed out yet
+                self._refuse(other, "this site has joined again from another place", quiet=True)
             elif other.description.partition == description.partition or other.name == description.name:
                 return self._refuse(
                     site,
@@ -382,21 +384,26 @@ class FlowerRuntime:
             f"{about.device}"
         )
 
-    def _refuse(self, site: _Site, reason: str) -> None:
+    def _refuse(self, site: _Site, reason: str, *, quiet: bool = False) -> None:
         site.stage = "out"
-        self._note(f"{site.name} stays out: {reason}")
+        if not quiet:
+            self._note(f"{site.name} stays out: {reason}")
         self._say(site.node, "refuse", reason)
 
     def _gone(self, node: int) -> None:
         site = self._sites.pop(node)
         self._asked = {name: asked for name, asked in self._asked.items() if asked[0] != node}
+        if site.stage == "ready":
+            self._orphan(site)
+            self._note(f"{site.name} has gone")
+
+    def _orphan(self, site: _Site) -> None:
+        """What the site owes waits for its return."""
         owed = self._batch.owed.get(site.name)
         if owed is not None:
             if owed.message:
                 self._stale.add(owed.message)
             owed.message, owed.since = None, time.monotonic()
-        if site.stage == "ready":
-            self._note(f"{site.name} has gone")
 
     def _ready(self) -> list[ClientInfo]:
         return [site.info for site in self._sites.values() if site.stage == "ready" and site.info]
