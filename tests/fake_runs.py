@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import yaml
 
+from fedlens.config.builders import client_infos
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.federation.types import ClientFailure, Mean, Report
@@ -78,7 +79,7 @@ def write_run(base: Path, name: str = "fedavg-lenet", rounds: int = 6, strategy:
     }
     run.config.write_text(yaml.safe_dump(config))
     run.save_versions("cpu")
-    run.save_data(federated_data())
+    save_data(run, federated_data())
     metrics = MetricsFile(run.metrics)
     for number in range(1, rounds + 1):
         metrics.round(record(number, clients=number in {3, 6}))
@@ -86,3 +87,8 @@ def write_run(base: Path, name: str = "fedavg-lenet", rounds: int = 6, strategy:
     if rounds == 6:
         run.finish("all rounds done")
     return run
+
+
+def save_data(run: RunDir, data: FederatedData) -> None:
+    """What a run writes of its data."""
+    run.save_data(data, client_infos(data, torch.device("cpu")))

@@ -1,8 +1,7 @@
 """FedLens as a Flower app, for Flower's own commands: `flower-supernode`, `flwr run`, and Flower's Ray simulation.
 
-The bundle of `runtimes/flower/bundle.py` imports the two names `client_app` and `server_app`. A SuperNode of Flower's
-starts a process for every message; what has to outlive a message lies in the site's state folder, as a resident
-client's does.
+The bundle that a server submits imports `client_app` and `server_app`. A SuperNode of Flower's starts a process for
+every message, so what outlives a message lies in the site's state folder, as a resident client's does.
 
     python -m fedlens.flower_app ./fedlens-app     # writes the app's files, for `flwr run ./fedlens-app`
 """
@@ -17,9 +16,8 @@ import traceback
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NoReturn
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -32,7 +30,7 @@ from fedlens.data.sources.clients import TEST_FOLDER
 from fedlens.data.types import ImageTable
 from fedlens.errors import ConfigError, ConnectionFailed, FedLensError
 from fedlens.runtimes.flower.bundle import files
-from fedlens.runtimes.flower.client import Desk, Farewell, Said
+from fedlens.runtimes.flower.client import Desk, Said
 from fedlens.runtimes.flower.internals import taken_apart
 from fedlens.runtimes.flower.journal import Outbox
 from fedlens.runtimes.flower.messages import Refusal, reply
@@ -40,81 +38,97 @@ from fedlens.runtimes.flower.runtime import FlowerRuntime
 from fedlens.serve import NO_DEADLINE, conduct_sites
 from fedlens.site import Site, alone
 from fedlens.tracking.console import ConsoleTracker
+from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
 
 SAMPLE_IMAGES = 200
-"""Of each simulated client where no data is named: those of `fedlens data sample`."""
+"""Of each simulated client where no data is named: as `fedlens data sample` writes."""
 
 DESKS = 4
-"""Sites that a simulation's actor keeps ready; any other is built again for a message."""
+"""How many clients one process of a simulation keeps ready; any other is built again for its message."""
 
 client_app = ClientApp()
 server_app = ServerApp()
-
-
-# -- a client ----------------------------------------------------------------------------------------------------------
 
 
 @client_app.query()
 @client_app.train()
 @client_app.evaluate()
 def answer(message: Message, context: Context) -> Message:
-    """The reply to one message, whatever happens: an exception would be told to nobody but Flower's log."""
+    """The reply to one message. Whatever fails is a refusal: of an exception, Flower tells the server no more than its
+    name."""
     try:
         site, desk = _desk(json.dumps([dict(context.node_config), str(context.run_config.get("data", ""))]))
         with alone(site):
             said = desk.answer(message)
-            return _sent(said, message, site, context.node_id) if isinstance(said, Said) else _parting(said, message)
+            if isinstance(said, Said):
+                return _sent(said, message, site, context.node_id)
+            refusal = Refusal(said.text)  # the run is over, or goes on without this site: nobody reads the reply
     except FedLensError as error:
-        return _plain(Refusal(str(error)), message)
+        refusal = Refusal(str(error))
     except Exception:
-        return _plain(Refusal(f"the site failed: {traceback.format_exc(limit=-3)}", final=False), message)
+        refusal = Refusal(f"the site failed: {traceback.format_exc(limit=-3)}", final=False)
+    print(refusal.reason, flush=True)
+    return Message(reply(refusal), reply_to=message)
+
+
+def _sent(said: Said, message: Message, site: SiteConfig, node: int) -> Message:
+    """The site's answer, written down before it leaves."""
+    sent = Message(said.content, reply_to=message)
+    parts = taken_apart(sent, 0.0).parts
+    size = Outbox(site.state / "outbox.jsonl").record(to=f"node {node}", run=said.run, what=said.what, parts=parts)
+    if said.text:
+        print(f"{site.client}: {said.text}; sent {size / 1e6:.2f} MB", flush=True)
+    return sent
 
 
 @lru_cache(maxsize=DESKS)
 def _desk(about: str) -> tuple[SiteConfig, Desk]:
-    """The site that `about` describes: JSON of a SuperNode's configuration and the run's "data"."""
+    """The site that `about` describes: JSON of the node's configuration and the run's "data".
+
+    Raises:
+        ConfigError, DataError
+    """
     node, data = json.loads(about)
     if "data-dir" in node or "config" in node:
-        site = configured(node)
-        return site, Desk(Site(site, print, _silent))
-    try:
-        partition, clients = int(node["partition-id"]), int(node["num-partitions"])
-    except KeyError as error:
+        config = site_of(node)
+        return config, Desk(Site(config, print, Silent().progress))
+    if not {"partition-id", "num-partitions"} <= node.keys():
         raise ConfigError(
-            f"this SuperNode says nothing of its images: start it with --node-config 'data-dir=\"FOLDER\" "
-            f"partition-id=0' (missing: data-dir, or {error} of a simulation)"
-        ) from error
-    site = simulated(partition, data)
-    return site, Desk(Site(site, print, _silent) if data else _Shop(site, clients))
+            'this SuperNode does not say where its images are: start it with --node-config \'data-dir="FOLDER" '
+            "partition-id=0', or with the path of its site.yaml as config"
+        )
+    config = simulated(int(node["partition-id"]), data)
+    return config, Desk(Site(config, print, Silent().progress) if data else _Shop(config, int(node["num-partitions"])))
 
 
-def configured(node: dict[str, bool | float | int | str]) -> SiteConfig:
-    """The site of a SuperNode: "config" is its site.yaml; "data-dir", "partition-id" and the other keys of one go over it.
-
-    Keys that are none of ours are left alone: a SuperNode has one configuration for all apps that it runs.
+def site_of(node: dict[str, bool | float | int | str]) -> SiteConfig:
+    """The site of a SuperNode: `config` is its site.yaml, and keys such as `data-dir` and `partition-id` go over it.
+    Other keys are left alone: a SuperNode has one configuration for all apps that it runs.
 
     Raises:
         ConfigError: one line for each mistake.
     """
     keys = {key.replace("-", "_"): value for key, value in node.items() if key != "config"}
-    given = [f"{key}={json.dumps(value)}" for key, value in keys.items() if key in SiteConfig.model_fields]
+    given = [
+        f"{key}={json.dumps(value)}" for key, value in keys.items() if key.split(".")[0] in SiteConfig.model_fields
+    ]
     return load_site(Path(str(node["config"])) if "config" in node else None, given)
 
 
 def simulated(partition: int, data: str) -> SiteConfig:
-    """The site of a simulated client: the folder of its number below `data`, with a state folder of its own.
+    """The site of a simulated client: the folder of its number below `data`, and a state folder of its own.
 
     Raises:
-        ConfigError: there is no such folder.
+        DataError: `data` is no folder.
+        ConfigError: it holds fewer clients.
     """
-    folder = Path()
-    name = f"client{partition + 1}"
+    folder, name = Path(), f"client{partition + 1}"
     if data:
-        folders = [folder for folder in sub_folders(existing_folder(Path(data))) if folder.name != TEST_FOLDER]
-        if partition >= len(folders):
-            raise ConfigError(f"data={data!r} holds {len(folders)} clients; there is none for partition {partition}")
-        folder, name = folders[partition], folders[partition].name
+        held = [folder for folder in sub_folders(existing_folder(Path(data))) if folder.name != TEST_FOLDER]
+        if partition >= len(held):
+            raise ConfigError(f"data={data!r} holds the folders of {len(held)} clients: simulate no more SuperNodes")
+        folder, name = held[partition], held[partition].name
     site = SiteConfig(data_dir=folder, partition_id=partition, name=name)
     return site.model_copy(update={"state_dir": site.state.parent / "simulation" / name})
 
@@ -123,7 +137,7 @@ class _Shop(Site):
     """A simulated client that holds a part of the sample."""
 
     def __init__(self, config: SiteConfig, clients: int) -> None:
-        super().__init__(config, print, _silent)
+        super().__init__(config, print, Silent().progress)
         self._clients = clients
 
     @cached_property
@@ -131,8 +145,57 @@ class _Shop(Site):
         table = excerpt(self._clients, SAMPLE_IMAGES, 0)
         assert table.clients is not None
         own = take(table, (table.clients == self._config.client).nonzero()[0])
-        return replace(own, clients=None, split=None)
+        return replace(own, split=None, clients=None)
 
 
-def _silent(_label: str) -> Progress:
-    return lambda _done, _total: None
+@server_app.main()
+def serve_grid(grid: Grid, context: Context) -> None:
+    """A server's whole run over the sites that `grid` reaches. In the run's configuration, `config` names a YAML file
+    and `overrides` holds what goes over it: "federated.num_rounds=3 model.name=lenet".
+
+    Raises:
+        FedLensError: the run has failed; its folder keeps the last whole checkpoint.
+    """
+    started = time.perf_counter()
+    file, overrides = (str(context.run_config.get(key, "")) for key in ("config", "overrides"))
+    config = load(Path(file) if file else None, shlex.split(overrides))
+    observer = ConsoleTracker()
+    folder = RunDir.create(config.tracking.dir, config.tracking.name or f"{config.strategy.name}-{config.model.name}")
+    runtime = FlowerRuntime(
+        GivenGrid(grid),
+        folder.name,
+        deadline=config.federated.round_deadline or NO_DEADLINE,
+        rejoin=config.server.rejoin_seconds,
+        note=observer.note,
+    )
+    conduct_sites(config, folder, runtime, observer, (), started)
+
+
+class GivenGrid:
+    """A `Link` to a SuperLink that others look after."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def lost(self) -> bool:
+        return False
+
+    def renew(self) -> None:
+        """Raises ConnectionFailed: it is not ours to start."""
+        raise ConnectionFailed("Flower's SuperLink is gone: start it again, and the run anew")
+
+    def tend(self) -> None: ...
+
+    def allow(self, nbytes: int) -> None: ...
+
+
+def write_app(folder: Path) -> None:
+    """The app's files in `folder`: the same ones that a server submits."""
+    for name, content in files().items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+
+
+if __name__ == "__main__":
+    write_app(Path(sys.argv[1]))

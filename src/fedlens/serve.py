@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fedlens.aggregation.norms import l2_norm
+from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, as_target, parted
 from fedlens.config.blocks import AUTO
 from fedlens.config.builders import Experiment, build_data, build_experiment, natural_size
 from fedlens.config.schema import Config
@@ -37,8 +38,6 @@ from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
 from fedlens.training.flat import FlatModel
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-EVERY_ADDRESS = ("0.0.0.0", "::")
 NO_DEADLINE = 3600.0
 """Seconds of a round where `federated.round_deadline` says nothing: a site that hangs must not hang the federation."""
 
@@ -139,7 +138,7 @@ def where(site: SiteConfig) -> Place:
         ConfigError: another machine without certificates and without --insecure.
     """
     host, port = parted(site.server_address, "server_address")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = as_target(host)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if site.certs is not None:
         held = ClientCredentials.load(site.certs)
@@ -150,14 +149,6 @@ def where(site: SiteConfig) -> Place:
             "administrator made for this site with `fedlens certs create`), or say --insecure"
         )
     return Place(address)
-
-
-def parted(address: str, key: str) -> tuple[str, int]:
-    """host:port as its two parts."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or not host:
-        raise ConfigError(f"{key} = {address!r}: must be host:port, such as 127.0.0.1:8080")
-    return host.strip("[]"), int(port)
 
 
 def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: Observer) -> FederatedData:

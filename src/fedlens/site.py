@@ -95,19 +95,7 @@ class Site:
 
     @cached_property
     def _table(self) -> ImageTable:
-        config = self._config
-        load_plugins(config.plugins)
-        try:
-            source = detect(config.data_dir) if config.source == AUTO else config.source
-            if source == "clients":
-                raise DataError(
-                    f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
-                    f"{config.data_dir / 'client1'}"
-                )
-            section = DataSection.model_validate({"source": source, "path": config.data_dir})
-            return SOURCE.choose(section).load()
-        except DataError as error:
-            raise DataError(str(error).replace("data.path", "data_dir")) from error
+        return images_of(self._config)
 
     def _experiment(self, setup: Setup) -> Experiment | Refusal:
         """What the setup builds here; kept until another setup comes."""
@@ -152,6 +140,26 @@ class Site:
         self._tell(f"disk: {cached:,.0f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
         if free < FREE_DISK:
             raise DataError(f"state_dir: {folder} has {free / 1e6:,.0f} MB free; {FREE_DISK / 1e6:,.0f} MB are needed")
+
+
+def images_of(config: SiteConfig) -> ImageTable:
+    """The site's own images, as its source lists them.
+
+    Raises:
+        DataError: there are none, or not in the expected form.
+    """
+    load_plugins(config.plugins)
+    try:
+        source = detect(config.data_dir) if config.source == AUTO else config.source
+        if source == "clients":
+            raise DataError(
+                f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
+                f"{config.data_dir / 'client1'}"
+            )
+        section = DataSection.model_validate({"source": source, "path": config.data_dir})
+        return SOURCE.choose(section).load()
+    except DataError as error:
+        raise DataError(str(error).replace("data.path", "data_dir")) from error
 
 
 def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> Site:

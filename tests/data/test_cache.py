@@ -242,8 +242,12 @@ def test_a_folder_whose_name_is_no_utf_8_is_cached(photos, tmp_path):
     odd.mkdir()
     for photo in photos:
         photo.rename(odd / photo.name)
+    (odd / "1.png").write_bytes(b"")
 
-    assert len(build([odd / photo.name for photo in photos], tmp_path / "cache").kept) == 5
+    cached = build([odd / photo.name for photo in photos], tmp_path / "cache")
+
+    assert cached.kept.tolist() == [0, 2, 3, 4]
+    assert cached.report.skipped == ((f"{tmp_path}/\ufffd/1.png", "the file is empty"),)
 
 
 def test_default_folder(monkeypatch):

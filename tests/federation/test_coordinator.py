@@ -165,11 +165,13 @@ def test_test_images_have_no_say_in_stopping(tmp_path) -> None:
 
 def test_evaluation_every_k_rounds_and_at_the_end(tmp_path) -> None:
     plan = replace(PLAN, num_rounds=5, evaluate_every=2, evaluate_clients_every=3)
-    clients = frozenset(f"client{index}" for index in range(3))
-    _, records, _ = run(tmp_path, plan, test=judged_by([0.5] * 5), evaluable=clients)
+    data = tiny_data()
+    without = replace(data.clients[3], test=data.clients[3].test[:0])
+    data = replace(data, clients=(*data.clients[:3], without))
+    _, records, _ = run(tmp_path, plan, data=data, test=judged_by([0.5] * 5))
     assert [record.round for record in records if record.test] == [2, 4, 5]
     assert [record.round for record in records if record.clients] == [3, 5]
-    assert {client.client for client in records[-1].clients} == clients
+    assert [client.client for client in records[-1].clients] == ["client0", "client1", "client2"]
     sampled = {report.client for record in records for report in record.reports}
     assert all(client.trained == (client.client in sampled) for client in records[-1].clients)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_runs import federated_data, record, write_run
+from tests.fake_runs import federated_data, record, save_data, write_run
 
 from fedlens.data.types import ClientRows
 from fedlens.federation.records import ClientEvaluation, Evaluation
@@ -84,7 +84,7 @@ def crowded(base: Path) -> RunDir:
     metrics.close()
     none = np.empty(0, np.int64)
     rows = tuple(ClientRows(one.client, np.arange(n % 48), none, none) for n, one in enumerate(clients))
-    run.save_data(dataclasses.replace(federated_data(), clients=rows))
+    save_data(run, dataclasses.replace(federated_data(), clients=rows))
     return run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_runs import CLIENTS, federated_data, record, write_run
+from tests.fake_runs import CLIENTS, federated_data, record, save_data, write_run
 
 from fedlens.data.types import ClientRows
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
@@ -183,7 +183,7 @@ def test_three_hundred_clients(tmp_path: Path) -> None:
     everyone = tuple(
         ClientRows(one.client, np.array([number % 48]), empty, empty) for number, one in enumerate(evaluations)
     )
-    run.save_data(dataclasses.replace(data, clients=everyone))
+    save_data(run, dataclasses.replace(data, clients=everyone))
     loaded = load_run(run.path)
     counts = {name: {round(x, 3): y for x, y in points if y} for name, points in traces(
         figures.client_accuracies(loaded.metrics)).items()}  # fmt: skip

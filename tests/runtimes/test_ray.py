@@ -66,13 +66,14 @@ def cluster() -> Iterator[SimpleNamespace]:
     import_ray(None)
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    nodes.add_node(num_cpus=2)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        nodes.add_node(num_cpus=2)
         for name, value in JOINING.items():  # what a run that names an address sets; gone again afterwards
             patch.setenv(name, value)
         yield nodes
-    nodes.shutdown()
+        nodes.shutdown()
 
 
 def on(cluster, folder: Path, strategy=FedAvg(), workers: int = 2, settings=SETTINGS) -> RayRuntime:  # noqa: B008

@@ -90,8 +90,8 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
     shown_text = text().replace("\n", "")
     assert "75.0 %" in shown_text
     assert "7.0 MB (4.0 down, 3.0 up)" in shown_text
-    assert "2.5 s for 2 rounds" in shown_text  # 1.25 s each, the one before the resume, too
-    assert "1 min 1 s, with all that came before and after the rounds" in shown_text
+    # 1.25 s a round, the one before the resume, too
+    assert "2.5 s for 2 rounds; this call took 1 min 1 s in all" in shown_text
     assert "report.html" in shown_text
     assert "config.yaml strategy.name=fedprox" in shown_text
 

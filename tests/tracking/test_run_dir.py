@@ -4,7 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from tests.fake_runs import CLASSES, CLIENTS, federated_data, write_run
+from tests.fake_runs import CLASSES, CLIENTS, federated_data, save_data, write_run
 
 from fedlens.errors import ConfigError
 from fedlens.tracking.run_dir import RunDir, clean_name, find_runs
@@ -88,7 +88,7 @@ def test_no_repository_is_no_git_state(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_partition_file_says_who_holds_what(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a")
-    run.save_data(federated_data())
+    save_data(run, federated_data())
     partition = json.loads(run.partition.read_text())
     assert partition["class_names"] == list(CLASSES)
     # rows 12–23 of labels 0×16, 1×16, …: train 12–19 holds four of class 0 (12–15) and four of class 1 (16–19)

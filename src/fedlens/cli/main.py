@@ -9,7 +9,21 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedlens.cli import certs, client, compare, config, data, models, predict, resume, run, server, strategies, sweep
+from fedlens.cli import (
+    certs,
+    client,
+    compare,
+    config,
+    data,
+    doctor,
+    models,
+    predict,
+    resume,
+    run,
+    server,
+    strategies,
+    sweep,
+)
 from fedlens.errors import ConfigError, FedLensError
 
 
@@ -71,6 +85,7 @@ app.command()(sweep.sweep)
 app.command()(predict.predict)
 app.command()(server.server)
 app.command()(client.client)
+app.command()(doctor.doctor)
 app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

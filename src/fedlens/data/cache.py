@@ -180,11 +180,15 @@ def abandoned(staging: Path) -> bool:
 
 
 def _common_folder(table: ImageTable) -> str | None:
-    """The folder around all files, as text that can be written; None for pixels that came without files."""
+    """The folder around all files; None for pixels that came without files."""
     if isinstance(table.images, np.ndarray):
         return None
-    folder = os.path.commonpath([folder.resolve() for folder in {file.parent for file in table.images}])
-    return os.fsencode(folder).decode(errors="replace")
+    return _printable(os.path.commonpath([folder.resolve() for folder in {file.parent for file in table.images}]))
+
+
+def _printable(path: str | Path) -> str:
+    """A path as text that can be written, also where its name is not UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _write_rows(
@@ -199,7 +203,7 @@ def _write_rows(
     skipped: Skipped = {}
     for row, image in enumerate(_decoded(table, size)):
         if isinstance(image, str):
-            skipped[row] = (str(table.images[row]), image)
+            skipped[row] = (_printable(table.images[row]), image)
             if on_bad_image == "fail":
                 raise _bad_image(skipped)
         else:

@@ -23,7 +23,7 @@ from fedlens.federation.types import Answer, ClientInfo, Partial, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.local import share_out
-from fedlens.runtimes.ray_cluster import connect, disconnect, import_ray, room
+from fedlens.runtimes.ray_cluster import brief, connect, disconnect, import_ray, room
 from fedlens.runtimes.worker import MakeTrainer, work
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,9 @@ class RayRuntime:
             raise
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
+        return self._clients
+
+    def known(self) -> Sequence[ClientInfo]:
         return self._clients
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
@@ -189,9 +192,7 @@ class RayRuntime:
                 raise error.cause from error
             raise RuntimeFailure(f"{actor.name} failed:\n{error}") from error
         except errors.RayError as error:
-            lines = str(error).splitlines()
-            reason = lines[-1] if isinstance(error, errors.RayActorError) else lines[0]  # the others are identifiers
-            raise _Lost(f"{actor.name} was lost: {reason.partition('. ')[0]}") from error
+            raise _Lost(f"{actor.name} was lost: {brief(str(error))}") from error
 
 
 @dataclass(frozen=True)

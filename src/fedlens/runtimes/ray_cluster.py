@@ -56,7 +56,7 @@ def connect(ray: Any, address: str | None, cpus: int | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
         raise ConnectionFailed(_unreachable(address, error)) from error
     _speak(ray, False)
 
@@ -84,6 +84,11 @@ def room(ray: Any, workers: int | None, threads: int, gpu: bool, clients: int) -
     return wanted
 
 
+def brief(text: str) -> str:
+    """The first sentence of the last line; what Ray says before is a traceback, or identifiers."""
+    return text.strip().splitlines()[-1].partition(". ")[0].rstrip(".")
+
+
 def _knock(address: str | None) -> None:
     """See whether anybody listens at host:port, before Ray tries for minutes."""
     if address not in (None, "auto"):
@@ -97,11 +102,11 @@ def _speak(ray: Any, aloud: bool) -> None:
 
 
 def _unreachable(address: str | None, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = brief(str(error.__cause__ or error))
     if address is None:
         return f"no Ray could be started on this machine: {reason}"
     return (
-        f"runtime.address={address!r}: no Ray cluster can be joined there from this machine ({reason}). Start one with "
-        "`ray start --head`, join it here with `ray start --address=HOST:PORT`, or leave runtime.address out for a Ray "
-        "of this machine alone"
+        f"runtime.address={address!r}: no Ray cluster can be joined there ({reason}). This machine has to be one of "
+        "its nodes: `ray start --head` on the first, `ray start --address=HOST:PORT` on the others; for a cluster with "
+        "a token, RAY_AUTH_MODE=token. Without runtime.address, a Ray of this machine alone is started"
     )

@@ -96,7 +96,7 @@ class ConsoleTracker:
         self.close()
         run = RunDir(folder)
         lines = result_lines(read_metrics(run.metrics), run)
-        lines["this call"] = f"{duration(seconds)}, with all that came before and after the rounds"
+        lines["time"] += f"; this call took {duration(seconds)} in all"
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}", self._strategy)
         if self._console.is_terminal:
             body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)

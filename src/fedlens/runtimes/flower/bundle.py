@@ -37,10 +37,12 @@ clientapp = "fedlens_app.app:client_app"
 
 [tool.flwr.app.config]
 config = ""
+overrides = ""
+data = ""
 """
 
 _APP = """\
-from fedlens.runtimes.flower.app import client_app, server_app
+from fedlens.flower_app import client_app, server_app
 
 __all__ = ["client_app", "server_app"]
 """
@@ -49,5 +51,10 @@ __all__ = ["client_app", "server_app"]
 @lru_cache(maxsize=1)
 def bundle() -> Fab:
     """The app of this version of FedLens."""
-    files = {"pyproject.toml": _PYPROJECT.format(version=version("fedlens")), "fedlens_app/app.py": _APP}
-    return built({name: text.encode() for name, text in {**files, "fedlens_app/__init__.py": ""}.items()})
+    return built({name: text.encode() for name, text in files().items()})
+
+
+def files() -> dict[str, str]:
+    """Its files: name → text."""
+    pyproject = _PYPROJECT.format(version=version("fedlens"))
+    return {"pyproject.toml": pyproject, "fedlens_app/__init__.py": "", "fedlens_app/app.py": _APP}

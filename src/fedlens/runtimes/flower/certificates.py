@@ -112,6 +112,13 @@ class ClientCredentials:
     root_certificates: bytes
     keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the site's key, as the server's register has it."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return fingerprint(self.keys[1].public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
+
     @classmethod
     def load(cls, folder: Path) -> ClientCredentials:
         """From a site's folder, checked.
@@ -254,25 +261,25 @@ def _new_client(folder: Path, ca: bytes) -> dict[str, str | None]:
     write_secret(folder / CLIENT_KEY, private)
     write_atomic(folder / CLIENT_PUBLIC_KEY, f"{public} {folder.name}\n")
     write_atomic(folder / AUTHORITY, ca)
-    return {"public_key": public, "fingerprint": _fingerprint(public), "created": now().isoformat(), "revoked": None}
+    return {"public_key": public, "fingerprint": fingerprint(public), "created": now().isoformat(), "revoked": None}
 
 
 def _registered(entry: Mapping[str, Any]) -> Registered:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
     key = load_ssh_public_key(entry["public_key"].encode())
-    fingerprint = _fingerprint(entry["public_key"])
-    if fingerprint != entry["fingerprint"]:
+    found = fingerprint(entry["public_key"])
+    if found != entry["fingerprint"]:
         raise ValueError(f"{entry['fingerprint']} is not the fingerprint of its public key")
     return Registered(
         key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        fingerprint,
+        found,
         datetime.fromisoformat(entry["created"]),
         datetime.fromisoformat(entry["revoked"]) if entry["revoked"] else None,
     )
 
 
-def _fingerprint(public_key: str) -> str:
-    """Of a public key's line in OpenSSH's format."""
+def fingerprint(public_key: str) -> str:
+    """Of a public key's line in OpenSSH's format, as `ssh-keygen -l` prints it."""
     digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

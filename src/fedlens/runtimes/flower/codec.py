@@ -33,6 +33,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 LONGEST_UPDATE = 1e3
 """How many times longer (L2 norm) than the model an update may be: far above what training gives."""
 
+LARGEST_METRIC = 1e100
+"""Far above what is measured, and far below what overflows when a round's metrics are added up."""
+
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -58,7 +61,7 @@ class Expected:
     def nbytes(self) -> int:
         """Bytes of the tensors."""
         shapes = (*self.payload.values(), *self.extra.values())
-        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 8 * self.outputs**2
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 2 * 8 * self.outputs**2
 
 
 def shapes_of(state: State) -> Shapes:
@@ -137,7 +140,8 @@ def answer_from(content: RecordDict, task: Task, expected: Expected) -> Answer:
         ProtocolError: it is not an answer to this task, or one that cannot be honest.
     """
     record = read_head(content)
-    if record.get("is") != "Answer" or (record.get("round"), record.get("client")) != (task.round, task.client):
+    answered = tuple(record.get(key) for key in ("is", "kind", "round", "client"))
+    if answered != ("Answer", task.kind, task.round, task.client):
         raise ProtocolError("a reply that does not answer the task")
     try:
         weight = float(cast(float, record["weight"]))
@@ -157,11 +161,11 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
         raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
     if report.weight > expected.examples:
         raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
+    _check_shapes("extra", extra, expected.extra)
     if expected.outputs:
-        _check_confusion(payload, report, expected.outputs)
+        _check_confusion(payload, report, expected)
         return
     _check_shapes("update", payload, expected.payload)
-    _check_shapes("extra", extra, expected.extra)
     for name, value in (*payload.items(), *extra.items()):
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ProtocolError(f"numbers in {name} that are not finite")
@@ -170,16 +174,21 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
         raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
 
 
-def _check_confusion(payload: State, report: Report, outputs: int) -> None:
-    """Counts by split, each with its loss, in a square that the model can fill."""
+def _check_confusion(payload: State, report: Report, expected: Expected) -> None:
+    """Counts by split, each with its loss over as many images, in a square that the model can fill."""
     for name, value in payload.items():
         side = len(value) if value.dim() == 2 else 0
         if name not in ("test", "val") or f"{name}.loss" not in report.metrics:
             raise ProtocolError(f"counts of {name}, without a loss" if name in ("test", "val") else f"counts of {name}")
-        if value.dtype != torch.int64 or value.shape != (side, side) or side > outputs:
+        if value.dtype != torch.int64 or value.shape != (side, side) or side > expected.outputs:
             raise ProtocolError(f"counts of the form {_said(value.dtype, tuple(value.shape))}")
         if bool((value < 0).any()):
             raise ProtocolError("negative counts")
+        images, scored = float(value.double().sum()), report.metrics[f"{name}.loss"].weight
+        if not 0 < images <= expected.examples:
+            raise ProtocolError(f"{images:g} counts of {name}, but the site has reported {expected.examples} images")
+        if images != scored:
+            raise ProtocolError(f"{images:g} counts of {name}, and a loss of {scored:g} images")
 
 
 def _check_shapes(what: str, state: State, wanted: Shapes) -> None:
@@ -213,12 +222,17 @@ def _tensor(name: str, array: Array) -> Tensor:
         raise ProtocolError(f"{name} has the shape {shape}")
     if len(array.data) != dtype.itemsize * math.prod(shape):
         raise ProtocolError(f"{name} has {len(array.data):,} bytes for {_said(dtype, shape)}")
-    if not array.data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(array.data), dtype=dtype).reshape(shape)
+    try:
+        flat = torch.frombuffer(bytearray(array.data), dtype=dtype) if array.data else torch.empty(0, dtype=dtype)
+        return flat.reshape(shape)
+    except (RuntimeError, TypeError) as error:  # no numbers, and sides beyond what PyTorch can count
+        raise ProtocolError(f"{name} has the shape {shape}") from error
 
 
 def _mean(value: object) -> Mean:
-    if not (isinstance(value, list) and len(value) == 2 and all(math.isfinite(part) for part in value)):
+    if not (isinstance(value, list) and len(value) == 2):
         raise ValueError(f"a metric of {value!r}")
-    return Mean(float(value[0]), float(value[1]))
+    total, weight = map(float, value)
+    if not (abs(total) < LARGEST_METRIC and 0 <= weight < LARGEST_METRIC):
+        raise ValueError(f"a metric of {value!r}")
+    return Mean(total, weight)

@@ -31,6 +31,7 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PushMessagesRequest,
     RegisterNodeFleetRequest,
+    UnregisterNodeFleetRequest,
 )
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -141,6 +142,7 @@ class FleetLink:
         ]
         self._channel = create_channel(address, root_certificates is None, root_certificates, interceptors=interceptors)
         self._stub = FleetStub(self._channel)
+        self._registered: int | None = None
         self._joined: Node | None = None
         self._stopped = threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, daemon=True)
@@ -155,7 +157,8 @@ class FleetLink:
         """
         key = public_key_to_bytes(self._keys[1])
         if self._own:
-            self._call(self._stub.RegisterNode, RegisterNodeFleetRequest(public_key=key))
+            answer = self._call(self._stub.RegisterNode, RegisterNodeFleetRequest(public_key=key))
+            self._registered = answer.node_id
         request = ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_SECONDS)
         self._joined = Node(node_id=self._call(self._stub.ActivateNode, request).node_id)
         self._beat.start()
@@ -209,13 +212,26 @@ class FleetLink:
         """Which code the server's run was submitted with; it is compared, never fetched."""
         return str(self._call(self._stub.GetRun, GetRunRequest(node=self._node, run_id=run_id)).run.fab_hash)
 
+    def withdraw(self) -> None:
+        """Leave, and take back what `join` registered by itself: the server lists this node no more."""
+        self._stopped.set()
+        self._leave()
+        if self._registered is not None:
+            with suppress(grpc.RpcError):
+                self._stub.UnregisterNode(UnregisterNodeFleetRequest(node_id=self._registered), timeout=2)
+        self.close(leave=False)
+
     def close(self, *, leave: bool = True) -> None:
         """End the connection; `leave` tells the server, which then counts this node as gone at once."""
         self._stopped.set()
-        if leave and self._joined is not None:
+        if leave:
+            self._leave()
+        self._channel.close()
+
+    def _leave(self) -> None:
+        if self._joined is not None:
             with suppress(grpc.RpcError):  # it will notice by itself
                 self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id), timeout=2)
-        self._channel.close()
 
     @property
     def _node(self) -> Node:

@@ -35,10 +35,13 @@ class Certificate:
         Raises:
             ConfigError: there is none.
         """
+        return cls.of(read_certificate(path))
+
+    @classmethod
+    def of(cls, found: x509.Certificate) -> Certificate:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
 
-        found = read_certificate(path)
         alternatives = [part.value for part in found.extensions if isinstance(part.value, x509.SubjectAlternativeName)]
         return cls(
             found.not_valid_before_utc,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from fedlens.errors import ProtocolError
 
@@ -30,19 +33,28 @@ FLOWER_TYPES: Mapping[Kind, str] = {
 }
 """Flower's message types."""
 
+CHECKED = ConfigDict(strict=True, extra="forbid")
+"""Whatever comes from the other side has the types and the bounds that are written here."""
 
-@dataclass(frozen=True)
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+FolderName = Annotated[str, Field(max_length=200, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+Count = Annotated[int, Field(ge=0)]
+Counts = tuple[Count, ...]
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Setup:
     """What a site has to know of a run.
 
+    run          its name, which becomes a folder at the site
     config       the server's configuration, as `Config.model_dump(mode="json")`
     class_names  the label space, in order
     """
 
-    run: str
+    run: FolderName
     config: Mapping[str, Any]
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: Annotated[int, Field(ge=1)]
     channels: Literal[1, 3]
 
     def to_json(self) -> str:
@@ -52,40 +64,39 @@ class Setup:
     def from_json(cls, text: str) -> Setup:
         """Raises ProtocolError: `text` is not such a description."""
         try:
-            values = json.loads(text)
-            return cls(**{**values, "class_names": tuple(values["class_names"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise ProtocolError(f"the server's description of the run cannot be read: {error}") from error
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise ProtocolError(f"the server's description of the run cannot be read: {_first(error)}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Description:
     """How a site introduces itself. `identity` tells a restart of the same site from another one with its name;
     `native_size` is 0 where images come in many sizes; `clock` is the site's time in Unix seconds."""
 
-    name: str
-    partition: int
+    name: Name
+    partition: Count
     identity: str
     class_names: tuple[str, ...]
-    images: int
-    native_size: int
+    images: Count
+    native_size: Count
     channels: int
     device: str
     fedlens: str
     flwr: str
-    clock: float
+    clock: Annotated[float, Field(allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Prepared:
     """A site is ready for a setup: its images by split and class."""
 
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-    test: tuple[int, ...]
+    train: Counts
+    val: Counts
+    test: Counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Refusal:
     """A site does not do what it was asked, and why. `final`: asking again is of no use."""
 
@@ -93,7 +104,17 @@ class Refusal:
     final: bool = True
 
 
-def head(kind: Kind, setup: Setup | None, **fields: int | float | str) -> ConfigRecord:
+@dataclass(frozen=True, config=CHECKED)
+class Visit:
+    """What `fedlens doctor` replies in a site's place: it only looks, and leaves at once."""
+
+    name: Name
+
+
+Reply = Description | Prepared | Refusal | Visit
+
+
+def head(kind: Kind, setup: Setup | None, **fields: int | float | str | list[int]) -> ConfigRecord:
     """The head of a message to a site."""
     text = setup.to_json() if setup else ""
     return ConfigRecord({"protocol": PROTOCOL, "fedlens": version("fedlens"), "kind": kind, "setup": text, **fields})
@@ -104,7 +125,15 @@ def query(kind: Literal["describe", "prepare"], setup: Setup | None = None) -> R
     return RecordDict({HEAD: head(kind, setup)})
 
 
-def reply(content: Description | Prepared | Refusal) -> RecordDict:
+def inquiry(registered: str, present: Sequence[int]) -> RecordDict:
+    """Asks a site who it is, and says what `fedlens doctor` wants to know: the server's Flower and its time in Unix
+    seconds, the name that the site's key stands for ("": no keys), and the partitions that are taken."""
+    flower, clock = version("flwr"), time.time()
+    about = head("describe", None, flwr=flower, clock=clock, registered=registered, present=list(present))
+    return RecordDict({HEAD: about})
+
+
+def reply(content: Reply) -> RecordDict:
     """A site's reply without tensors."""
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(content).items()}
     return RecordDict({HEAD: ConfigRecord({"protocol": PROTOCOL, "is": type(content).__name__, **values})})
@@ -128,23 +157,29 @@ def read_head(content: RecordDict) -> ConfigRecord:
     return records[HEAD]
 
 
-def read_reply(content: RecordDict) -> Description | Prepared | Refusal | None:
+def read_reply(content: RecordDict) -> Reply | None:
     """A site's reply without tensors; None when it has some.
 
     Raises:
         ProtocolError: it cannot be read.
     """
     record = read_head(content)
-    kinds = {kind.__name__: kind for kind in (Description, Prepared, Refusal)}
+    kinds: dict[str, type[Reply]] = {kind.__name__: kind for kind in (Description, Prepared, Refusal, Visit)}
     kind = kinds.get(str(record.get("is")))
     if kind is None:
         return None
-    names = kind.__dataclass_fields__
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
     try:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        return kind(**{key: values[key] for key in names})  # type: ignore[arg-type]
-    except KeyError as error:
-        raise ProtocolError(f"a {kind.__name__} without {error}") from error
+        return kind(**{key: values[key] for key in values.keys() - {"protocol", "is"}})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ProtocolError(f"a {kind.__name__} that cannot be read: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake: which field, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def fingerprint(setup: Setup) -> str:

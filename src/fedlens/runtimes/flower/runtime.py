@@ -28,7 +28,9 @@ from fedlens.runtimes.flower.messages import (
     Prepared,
     Refusal,
     Setup,
+    Visit,
     head,
+    inquiry,
     query,
     read_reply,
 )
@@ -200,12 +202,8 @@ class FlowerRuntime:
 
     def described(self, at_least: int) -> list[Description]:
         """How the connected sites introduce themselves; waits until `at_least` have."""
-
-        def found() -> list[Description]:
-            return [site.description for site in self._sites.values() if site.description and site.stage != "out"]
-
-        self._wait(at_least, lambda: len(found()), "here")
-        return sorted(found(), key=lambda description: description.partition)
+        self._wait(at_least, lambda: len(self._here()), "here")
+        return self._here()
 
     def open(self, setup: Setup, expect: Expect) -> None:
         """From now on every site is told of `setup`, and takes part once it is ready."""
@@ -263,7 +261,7 @@ class FlowerRuntime:
         for node, registered in online.items():
             if node not in self._sites:
                 self._sites[node] = _Site(node, registered)
-                self._ask(node, "describe", query("describe"))
+                self._ask(node, "describe", inquiry(registered, [site.partition for site in self._here()]))
 
     def _replies(self) -> Iterator[Message]:
         """Replies one at a time, so that one update at most is in memory beside the sum."""
@@ -333,14 +331,20 @@ class FlowerRuntime:
             content = read_reply(message.content)
         except ProtocolError as error:
             return self._refuse(site, str(error))
-        if isinstance(content, Refusal):
-            site.stage = "out"
-            return self._note(f"{site.name} stays out: {content.reason}")
+        if isinstance(content, Refusal | Visit):
+            return self._stays_out(site, content)
         if kind == "describe" and isinstance(content, Description):
             return self._describe(site, content)
         if kind == "prepare" and isinstance(content, Prepared):
             return self._admit(site, content)
         return self._refuse(site, "its reply does not fit the question")
+
+    def _stays_out(self, site: _Site, content: Refusal | Visit) -> None:
+        if isinstance(content, Visit):
+            del self._sites[site.node]  # whoever comes next with this key is asked anew
+            return self._note(f"fedlens doctor looked in for {content.name}")
+        site.stage = "out"
+        return self._note(f"{site.name} stays out: {content.reason}")
 
     def _describe(self, site: _Site, description: Description) -> None:
         site.description = description
@@ -404,6 +408,11 @@ class FlowerRuntime:
             if owed.message:
                 self._stale.add(owed.message)
             owed.message, owed.since = None, time.monotonic()
+
+    def _here(self) -> list[Description]:
+        """Who has introduced itself and may stay, by partition."""
+        found = [site.description for site in self._sites.values() if site.description and site.stage != "out"]
+        return sorted(found, key=lambda description: description.partition)
 
     def _ready(self) -> list[ClientInfo]:
         return [site.info for site in self._sites.values() if site.stage == "ready" and site.info]

@@ -1,0 +1,112 @@
+"""`fedlens doctor`: why a client and its server do not find together."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedlens.diagnose.doctor import Finding, Report
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_NAMES = 14
+"""Width of the longest check's name."""
+
+
+def doctor(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of site.yaml: allow.min_images=50")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The client's site.yaml.")] = None,
+    server_address: Annotated[
+        str | None,
+        typer.Option("--server_address", "--server-address", metavar="HOST:PORT", help="0.0.0.0 means this machine."),
+    ] = None,
+    certs: Annotated[
+        str | None, typer.Option("--certs", metavar="FOLDER", help="The site's folder of `fedlens certs create`.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data_dir", "--data-dir", metavar="FOLDER", help="The site's images.")
+    ] = None,
+    partition_id: Annotated[
+        str | None, typer.Option("--partition_id", "--partition-id", metavar="N", help="Number of the site, from 0.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="The client joins without TLS.")] = False,
+    server: Annotated[
+        bool, typer.Option("--server", help="Look at a server's own machine; --certs is the server's folder.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find out why a client cannot join a server, and what to do. Takes no part in the run.
+
+    Exit status: 1 when something fails; a warning is 0.
+    """
+    from fedlens.diagnose.doctor import CLIENT, SERVER, examine
+    from fedlens.diagnose.subject import Subject
+
+    texts = {"server_address": server_address, "certs": certs, "data_dir": data_dir}
+    given = [f"{key}={json.dumps(value)}" for key, value in texts.items() if value is not None]
+    given += [f"partition_id={partition_id}"] * (partition_id is not None) + ["insecure=true"] * insecure
+    subject = Subject.load(config, [*(overrides or []), *given], serves=server)
+    checks = SERVER if server else CLIENT
+    if as_json:
+        report = examine(subject, checks, show=lambda _finding: None, looking=nullcontext)
+        typer.echo(_as_json(report, subject.site.server_address))
+    else:
+        screen = _screen()
+        report = examine(
+            subject, checks, lambda finding: _print(screen, finding), lambda name: screen.status(f"looking at: {name}")
+        )
+        _print_end(screen, report)
+    raise typer.Exit(report.status == "fail")
+
+
+def _screen() -> Console:
+    """Lines are folded for a terminal only: in a file or a pipe, a finding stays one line."""
+    from rich.console import Console
+
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 10_000
+    return screen
+
+
+def _print(screen: Console, finding: Finding) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = _COLOURS[finding.status]
+    for mark, name, text in (
+        (finding.status, finding.name, Text(finding.text)),
+        *([("", "", Text(f"→ {finding.advice}"))] if finding.advice else []),
+    ):
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=4, style=colour)
+        row.add_column(width=_NAMES)
+        row.add_column(overflow="fold")
+        row.add_row(mark, name, text)
+        screen.print(row)
+
+
+def _print_end(screen: Console, report: Report) -> None:
+    """What was not looked at, and the sum."""
+    for reason in dict.fromkeys(report.unseen.values()):
+        names = ", ".join(name for name, its in report.unseen.items() if its == reason)
+        screen.print(f"not looked at: {names} ({reason})", markup=False, style="dim")
+    marks = [finding.status for finding in report.findings]
+    counts = [f"{marks.count(mark)} {mark}" for mark in _COLOURS if mark in marks]
+    screen.print(", ".join(counts), style=_COLOURS[report.status])
+
+
+def _as_json(report: Report, address: str) -> str:
+    from dataclasses import asdict
+
+    from fedlens.files import to_json
+
+    return to_json({"server_address": address, "status": report.status, **asdict(report)}, indent=2)

@@ -1,0 +1,90 @@
+"""The way to a server, without gRPC: TCP, through a proxy where gRPC would take one, and TLS."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from base64 import b64encode
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPConnection
+from typing import cast
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+CONNECT_SECONDS = 5.0
+"""Silence for longer than this is taken for a firewall's. A connection round the world needs half a second."""
+
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXY = ("no_grpc_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server's address. Every call that connects raises OSError."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @cached_property
+    def proxy(self) -> SplitResult | None:
+        """The proxy that gRPC takes, which reads these variables in this order."""
+        url = next(filter(None, map(os.environ.get, _PROXIES)), None)
+        without = next(filter(None, map(os.environ.get, _NO_PROXY)), "")
+        if url is None or proxy_bypass_environment(self.host, {"no": without}):
+            return None
+        return urlsplit(url if "//" in url else f"//{url}")
+
+    def connect(self) -> socket.socket:
+        """A connection to the port."""
+        if self.proxy is not None:
+            return _tunnel(self.proxy, self.host, self.port)
+        try:
+            return socket.create_connection((self.host, self.port), CONNECT_SECONDS, all_errors=True)
+        except ExceptionGroup as each:  # one for each address of the host
+            raise min(cast("tuple[OSError, ...]", each.exceptions), key=_telling) from each
+
+    def certificate(self, context: ssl.SSLContext) -> bytes:
+        """The certificate (DER) that the server shows in a TLS handshake.
+
+        Raises:
+            ssl.SSLCertVerificationError: `context` does not trust it.
+        """
+        with self.connect() as plain, context.wrap_socket(plain, server_hostname=self.host) as secure:
+            return secure.getpeercert(binary_form=True) or b""
+
+
+def trusting(authority: bytes) -> ssl.SSLContext:
+    """Trusts what this authority (PEM) has signed, and nothing else."""
+    context = ssl.create_default_context(cadata=authority.decode("ascii"))
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def curious() -> ssl.SSLContext:
+    """Takes any certificate: to see which it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:
+    headers = {}
+    if proxy.username:
+        login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
+    connection = HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=CONNECT_SECONDS)
+    connection.set_tunnel(host, port, headers)
+    connection.connect()
+    return connection.sock
+
+
+def _telling(error: OSError) -> int:
+    """A host's refusal says more than silence, and silence more than a missing route (to its IPv6 address, say)."""
+    return 0 if isinstance(error, ConnectionRefusedError) else 1 if isinstance(error, TimeoutError) else 2

@@ -1,0 +1,93 @@
+"""A short visit to a server, as a client would join it: the doctor is let in, hears one message, and leaves."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+
+from flwr.app import ConfigRecord, Message
+
+from fedlens.diagnose.outcome import HEAR_SECONDS, Barred, Joined, Outcome, Welcome
+from fedlens.errors import ConnectionFailed, ProtocolError
+from fedlens.runtimes.flower.bundle import bundle
+from fedlens.runtimes.flower.internals import (
+    FleetLink,
+    Incoming,
+    Keys,
+    NotActivated,
+    envelope_of,
+    message_of,
+    taken_apart,
+)
+from fedlens.runtimes.flower.messages import HEAD, Refusal, Reply, Visit, reply
+
+POLL_SECONDS = 0.05
+MESSAGE_BYTES = 1_000_000
+
+
+def visit(address: str, root_certificates: bytes | None, keys: Keys | None, name: str) -> Outcome:
+    """Join, hear what the server says, and leave nothing behind. `name`: in whose place the doctor comes."""
+    link = FleetLink(address, root_certificates, keys)
+    try:
+        link.join()
+        return _hear(link, name)
+    except NotActivated as error:
+        return Barred("key", str(error))
+    except ConnectionFailed as error:
+        return Barred("clock" if "timestamp" in str(error) else "other", str(error))
+    except ProtocolError as error:
+        return Joined(str(error))
+    finally:
+        link.withdraw()
+
+
+def _hear(link: FleetLink, name: str) -> Welcome | Joined:
+    """What the server says, once it asks who is there. What waits before that is refused, not left unanswered.
+
+    Raises:
+        ConnectionFailed: the connection broke.
+        ProtocolError: what was said cannot be understood.
+    """
+    until = time.monotonic() + HEAR_SECONDS
+    while time.monotonic() < until:
+        incoming = link.receive()
+        if incoming is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        heard, same_code = time.time(), link.bundle_hash(incoming.run_id) == bundle().hash_str
+        head = _head(link, incoming)
+        if head is None and not same_code:
+            raise ProtocolError("the run at the server is not one of FedLens'")
+        if head is not None and head.get("kind") == "describe":
+            _reply(link, incoming, Visit(name))
+            return _welcome(head, heard, same_code)
+        _reply(link, incoming, Refusal("fedlens doctor was here in the client's place", final=False))
+    return Joined()
+
+
+def _head(link: FleetLink, incoming: Incoming) -> ConfigRecord | None:
+    """What a message without tensors says; None: it has some, or is not FedLens'."""
+    if envelope_of(incoming).metadata.message_type != "query":
+        return None
+    return message_of(incoming, link.fetch(incoming, MESSAGE_BYTES)).content.config_records.get(HEAD)
+
+
+def _reply(link: FleetLink, incoming: Incoming, answer: Reply) -> None:
+    """A message that was received is not delivered again: the server would wait for an answer."""
+    link.confirm(incoming)
+    link.send(taken_apart(Message(reply(answer), reply_to=envelope_of(incoming)), 0.0))
+
+
+def _welcome(head: ConfigRecord, heard: float, same_code: bool) -> Welcome:
+    """`heard`: this machine's time in Unix seconds when the message came."""
+    try:
+        return Welcome(
+            fedlens=str(head["fedlens"]),
+            flwr=str(head["flwr"]),
+            ahead=heard - float(head["clock"]),  # type: ignore[arg-type]
+            registered=str(head["registered"]),
+            present=tuple(head["present"]),  # type: ignore[arg-type]
+            same_code=same_code,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"FedLens is {version('fedlens')} here, {head.get('fedlens')!s} at the server") from error

@@ -1,0 +1,252 @@
+"""A federation of real processes: client folders, `python server.py`, `python client.py`, and faults to give them.
+
+Everything that waits has a time limit, so what hangs fails. Everything that was started ends with the federation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import fedlens
+from fedlens.cli.main import app
+from fedlens.tracking.metrics import read_metrics
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 120.0
+"""Seconds within which anything must have happened."""
+
+SETTINGS = (
+    "model.name=lenet",
+    "federated.num_rounds=6",
+    "federated.local_epochs=20",
+    "federated.batch_size=8",
+    "federated.evaluate_every=0",
+    "federated.evaluate_clients_every=0",
+    "optimizer.lr=0.02",
+    "optimizer.keep=true",  # so that what clients keep must go on with them, too
+    "runtime.workers=1",
+    "tracking.tensorboard=false",
+    "tracking.report=false",
+)
+TOLERANCE = 1e-5
+
+State = dict[str, torch.Tensor]
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+    """What `condition` gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
+        time.sleep(0.01)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Program:
+    """A process that was started in a group of its own, and what it has said."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=log.parent, start_new_session=True
+            )
+        self.pid = self._process.pid
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
+        """The first place where `pattern` is said; fails when the process ends without."""
+
+        def found() -> re.Match[str] | None:
+            running = self.running
+            match = re.search(pattern, self.said)
+            assert match or running, f"ended before it said {pattern!r}:\n{self.said}"
+            return match
+
+        try:
+            return until(found, pattern, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.name} says:\n{self.said}") from None
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def ends(self, seconds: float = PATIENCE) -> int:
+        """Its exit status."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.log.name} did not end in {seconds:g} s:\n{self.said}") from None
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, to this process alone."""
+        self._process.kill()
+        self._process.wait()
+
+    def child(self, words: str) -> psutil.Process:
+        """Its running child whose command line has `words` in it."""
+
+        def found() -> psutil.Process | None:
+            for child in psutil.Process(self.pid).children():
+                with suppress(psutil.Error):
+                    if words in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                        return child
+            return None
+
+        return until(found, f"a child of {self.log.name} with {words}")
+
+    def end(self) -> None:
+        """End it, and whatever it started."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # also what outlived it
+        self._process.wait()
+
+
+class Server(Program):
+    @property
+    def superlink(self) -> psutil.Process:
+        return self.child("superlink_process")
+
+    def ready(self, count: int) -> None:
+        self.wait_for(rf"clients +{count}, holding")
+
+
+class Client(Program):
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str], state: Path) -> None:
+        super().__init__(command, log, environment)
+        self.state = state
+
+    @property
+    def trainer(self) -> psutil.Process:
+        return self.child("spawn_main")
+
+    def caught_at_work(self) -> psutil.Process:
+        """Its trainer, stopped with a task in its hands that is accepted and not answered."""
+        while True:
+            until(self._accepted, f"a task for {self.log.name}")
+            trainer = self.trainer
+            trainer.suspend()
+            time.sleep(0.2)  # an answer that was on its way is away now
+            if self._accepted():
+                return trainer
+            trainer.resume()
+
+    def _accepted(self) -> list[Path]:
+        assert self.running, self.said
+        return list((self.state / "journal").glob("*.task"))
+
+
+class Federation:
+    """Processes below one folder, which serve and join at one port."""
+
+    def __init__(self, base: Path, clients: int = 2) -> None:
+        self.base, self.port = base, free_port()
+        self.data, self.logs = base / "data", base / "logs"
+        self._started: list[Program] = []
+        self._environment = {**os.environ, "XDG_STATE_HOME": str(base / "state"), "OMP_NUM_THREADS": "1"}
+        made = CliRunner().invoke(
+            app, ["data", "sample", "--clients", str(max(clients, 2)), "--images", "60", "--out", str(self.data)]
+        )
+        assert made.exit_code == 0, made.output
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def server(self, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> Server:
+        """A new run. `arguments` count over `settings`."""
+        place = (f"data.path={self.data}", f"tracking.dir={self.logs}", f"server.address={self.address}")
+        return self._server(*settings, *place, *arguments)
+
+    def resumed(self, folder: Path) -> Server:
+        return self._server("--resume", str(folder))
+
+    def client(self, number: int, *arguments: str, state: Path | None = None, place: str | None = None) -> Client:
+        """The client of folder `number`, from 1; the same state folder every time unless `state` says another."""
+        state = state or self.base / f"state{number}"
+        command = [sys.executable, str(ROOT / "client.py"), "--data_dir", str(self.data / f"client{number}")]
+        command += ["--partition_id", str(number - 1), "--server_address", place or self.address]
+        command += ["--state_dir", str(state), "threads=1", *arguments]
+        client = Client(command, self._log(f"client{number}"), self._environment, state)
+        self._started.append(client)
+        return client
+
+    def folder(self) -> Path:
+        """The newest run's."""
+        return max(until(lambda: list(self.logs.glob("*/config.yaml")), "a run's folder")).parent
+
+    def rounds(self) -> list[dict]:
+        """The newest run's lines of metrics."""
+        return read_metrics(self.folder() / "metrics.jsonl")
+
+    def round(self, number: int) -> None:
+        """Wait until that round of the newest run is done."""
+        until(lambda: len(self.rounds()) >= number, f"round {number}")
+
+    def model(self) -> State:
+        return load_file(self.folder() / "model" / "model.safetensors")
+
+    def end(self) -> None:
+        for program in self._started:
+            program.end()
+
+    def _server(self, *arguments: str) -> Server:
+        server = Server([sys.executable, str(ROOT / "server.py"), *arguments], self._log("server"), self._environment)
+        self._started.append(server)
+        return server
+
+    def _log(self, who: str) -> Path:
+        return self.base / f"{who}-{len(self._started):02}.log"
+
+
+@contextmanager
+def federation(base: Path, clients: int = 2) -> Iterator[Federation]:
+    made = Federation(base, clients)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def locally(data: Path, folder: Path, *overrides: str, settings: tuple[str, ...] = SETTINGS) -> State:
+    """The final model of the same run in worker processes of this machine."""
+    place = (f"data.path={data}", f"tracking.dir={folder}")
+    return load_file(fedlens.run(None, *settings, *place, *overrides, show=False).folder / "model/model.safetensors")
+
+
+def difference(one: State, other: State) -> float:
+    """The largest, over all tensors."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)

@@ -1,0 +1,359 @@
+"""Tensors, tasks and answers through Flower's records; and answers that no honest site gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+
+from fedlens.errors import ProtocolError
+from fedlens.federation.types import Answer, Mean, Report, Task
+from fedlens.runtimes.flower.codec import (
+    DTYPES,
+    STYPE,
+    Expected,
+    answer_from,
+    answer_record,
+    arrays,
+    shapes_of,
+    task_from,
+    task_record,
+    tensors,
+)
+from fedlens.runtimes.flower.messages import HEAD, PROTOCOL, Refusal, Setup, query, reply
+
+SETUP = Setup("run-1", {"seed": 3}, ("cat", "dog"), 8, 1)
+MODEL = {"conv.weight": torch.ones(4, 1, 3, 3), "head.bias": torch.ones(3)}
+UPDATE = {name: value / 8 for name, value in MODEL.items()}
+TASK = Task("client1", 7, "train", MODEL, {"lr": 0.1})
+METRICS = {"loss": Mean(4.5, 10), "seconds": Mean(0.25, 1)}
+NORM = math.sqrt(4 * 9 + 3)
+EXPECTED = Expected(10, ("loss", "seconds"), shapes_of(UPDATE), {}, NORM)
+
+
+def answer(payload=UPDATE, weight=10.0, metrics=METRICS, extra=None, **report) -> Answer:
+    return Answer(7, "train", Report("client1", weight, metrics, **report), payload, extra or {})
+
+
+def over_the_wire(content: RecordDict) -> RecordDict:
+    """`content` as bytes, and read again by Flower."""
+    return recorddict_from_proto(RecordDictProto.FromString(recorddict_to_proto(content).SerializeToString()))
+
+
+def received(sent: Answer, expected: Expected = EXPECTED, task: Task = TASK) -> Answer:
+    return answer_from(over_the_wire(answer_record(sent)), task, expected)
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and value.shape == other[name].shape and torch.equal(value, other[name])
+        for name, value in one.items()
+    )
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,), (2, 3, 4)], ids=str)
+def test_every_type_and_shape_comes_back(dtype, shape) -> None:
+    value = (torch.arange(max(math.prod(shape), 1))[: math.prod(shape)].reshape(shape) - 1.5).to(dtype)
+    sent = over_the_wire(RecordDict({"payload": arrays({"value": value})}))
+    assert same(tensors(sent.array_records["payload"]), {"value": value})
+
+
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf, 1e-45, -0.0])
+def test_special_numbers_keep_their_bits(special: float) -> None:
+    value = torch.tensor([special])
+    back = tensors(arrays({"value": value}))["value"]
+    assert torch.equal(back.view(torch.int32), value.view(torch.int32))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(48.0).reshape(2, 3, 2, 4).contiguous(memory_format=torch.channels_last),
+        torch.arange(6.0).reshape(2, 3).t(),
+        torch.arange(9.0)[::2],
+        torch.tensor(3.0).expand(4, 2),
+        torch.ones(3, requires_grad=True),
+    ],
+    ids=["channels-last", "transposed", "strided", "expanded", "with-gradient"],
+)
+def test_the_memory_format_does_not_matter(value) -> None:
+    back = tensors(arrays({"value": value}))["value"]
+    assert torch.equal(back, value)
+    assert back.is_contiguous()
+
+
+def test_what_arrives_may_be_written_to() -> None:
+    sent = arrays({"value": torch.zeros(3)})
+    tensors(sent)["value"].add_(1)
+    assert torch.equal(tensors(sent)["value"], torch.zeros(3))
+
+
+FLOAT = torch.ones(2).numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "line"),
+    [
+        (Array("float32", (2,), STYPE, FLOAT[:-1]), "value has 7 bytes for float32 2"),
+        (Array("float32", (2,), STYPE, FLOAT * 100), "value has 800 bytes for float32 2"),
+        (Array("float32", (2, 2), STYPE, FLOAT), "value has 8 bytes for float32 2×2"),
+        (Array("float32", (), STYPE, b""), "value has 0 bytes for float32 scalar"),
+        (Array("float32", (-2, -1), STYPE, FLOAT), r"value has the shape \(-2, -1\)"),
+        (Array("float32", (2**63, 0), STYPE, b""), "value has the shape"),
+        (Array("float32", (2**31, 2**31, 2**31, 0), STYPE, b""), "value has the shape"),
+        (Array("complex64", (1,), STYPE, FLOAT), "the format 'fedlens.bytes' 'complex64', which is not FedLens'"),
+        (Array("object", (1,), STYPE, FLOAT), "'object', which is not FedLens'"),
+        (Array(torch.ones(2).numpy()), "the format 'numpy.ndarray' 'float32', which is not FedLens'"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else f"{value.dtype}{value.shape}-{len(value.data)}",
+)
+def test_an_array_that_is_none(array: Array, line: str) -> None:
+    with pytest.raises(ProtocolError, match=line):
+        tensors(ArrayRecord({"value": array}))
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expects", [None, 0, 6])
+@pytest.mark.parametrize("kind", ["train", "evaluate", "count"])
+def test_a_task_comes_back(kind, expects) -> None:
+    task = Task("clïent 1/ä", 7, kind, MODEL, {"lr": 0.1, "test": 1.0}, expects)
+    back = task_from(over_the_wire(task_record(task, SETUP, arrays(task.payload))))
+    assert replace(back, payload={}) == replace(task, payload={})
+    assert same(back.payload, MODEL)
+
+
+def test_tasks_of_a_round_share_their_tensors() -> None:
+    """Flower stores a part once under the hash of its content, so the model is sent to its store once a round."""
+    payload = arrays(MODEL)
+    parts = [task_record(replace(TASK, client=name), SETUP, payload)["payload"].object_id for name in ("a", "b")]
+    assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: content.pop("payload"),
+        lambda content: content.pop("settings"),
+        lambda content: content[HEAD].pop("round"),
+        lambda content: content[HEAD].pop("client"),
+        lambda content: content[HEAD].pop("expects"),
+        lambda content: content[HEAD].pop("kind"),
+        lambda content: content[HEAD].update({"round": "seven"}),
+        lambda content: content[HEAD].update({"expects": [1, 2]}),
+        lambda content: content["settings"].update({"lr": [0.1, 0.2]}),
+        lambda content: content.update({"payload": ArrayRecord({"value": Array("float32", (9,), STYPE, b"")})}),
+    ],
+)
+def test_a_broken_task(harm) -> None:
+    content = task_record(TASK, SETUP, arrays(MODEL))
+    harm(content)
+    with pytest.raises(ProtocolError, match=r"a task that cannot be read|value has 0 bytes"):
+        task_from(content)
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_comes_back() -> None:
+    sent = answer(extra={"control": torch.ones(2, dtype=torch.bfloat16)}, stored=True)
+    back = received(sent, replace(EXPECTED, extra=shapes_of(sent.extra)))
+    assert back.report == sent.report
+    assert (back.round, back.kind, back.client) == (7, "train", "client1")
+    assert same(back.payload, UPDATE)
+    assert same(back.extra, sent.extra)
+
+
+def test_what_an_honest_site_may_do() -> None:
+    received(answer(weight=10.0))
+    received(answer(weight=0.5))
+    received(answer({name: 900 * value for name, value in MODEL.items()}))
+    received(answer(metrics={**METRICS, "own": Mean(-3.5, 2)}))
+
+
+def with_(name: str, value: torch.Tensor) -> Answer:
+    return answer({**UPDATE, name: value})
+
+
+def weight(value: float) -> Answer:
+    return answer(weight=value)
+
+
+def metric(total: float, weight: float) -> Answer:
+    return answer(metrics={**METRICS, "loss": Mean(total, weight)})
+
+
+HOSTILE = {
+    "wrong shape": (with_("head.bias", torch.ones(4)), r"head\.bias is float32 4 instead of float32 3"),
+    "flattened": (with_("conv.weight", torch.ones(36)), r"float32 36 instead of float32 4×1×3×3"),
+    "scalar": (with_("head.bias", torch.tensor(1.0)), r"head\.bias is float32 scalar instead of float32 3"),
+    "wrong type": (with_("head.bias", torch.ones(3).double()), r"head\.bias is float64 3 instead of float32 3"),
+    "whole numbers": (with_("head.bias", torch.ones(3).int()), r"head\.bias is int32 3 instead of float32 3"),
+    "missing key": (answer({"head.bias": UPDATE["head.bias"]}), r"the update lacks conv\.weight"),
+    "nothing": (answer({}), r"the update lacks conv\.weight, head\.bias"),
+    "surplus key": (with_("backdoor", torch.ones(1)), "the update has backdoor, which nobody asked for"),
+    "surplus extra": (answer(extra={"more": torch.ones(1)}), "the extra has more, which nobody asked for"),
+    "NaN": (with_("head.bias", torch.tensor([0.0, math.nan, 0.0])), r"numbers in head\.bias that are not finite"),
+    "infinite": (with_("head.bias", torch.full((3,), math.inf)), r"numbers in head\.bias that are not finite"),
+    "huge": (
+        with_("head.bias", torch.full((3,), 1e30)),
+        r"an update of norm 1\.73e\+30, against a model of norm 6\.24",
+    ),
+    "hundredfold": (with_("conv.weight", torch.ones(400, 1, 3, 3)), "float32 400×1×3×3 instead of float32 4×1×3×3"),
+    "negative weight": (weight(-1.0), r"a weight of -1\.0"),
+    "weight NaN": (weight(math.nan), "a weight of nan"),
+    "weight infinite": (weight(math.inf), "a weight of inf"),
+    "weight too large": (weight(11.0), "a weight of 11, but the site has reported 10 images"),
+    "no loss": (answer(metrics={"seconds": Mean(1, 1)}), "the answer lacks the metric loss"),
+    "no metrics": (answer(metrics={}), "the answer lacks the metric loss, seconds"),
+    "loss NaN": (metric(math.nan, 10), r"a metric of \[nan, 10\.0\]"),
+    "loss infinite": (metric(math.inf, 10), r"a metric of \[inf, 10\.0\]"),
+    "loss beyond counting": (metric(1e308, 10), r"a metric of \[1e\+308, 10\.0\]"),
+    "metric's weight negative": (metric(4.5, -10), r"a metric of \[4\.5, -10\.0\]"),
+    "another round": (replace(answer(), round=6), "a reply that does not answer the task"),
+    "another client": (replace(answer(), report=Report("client2", 10.0, METRICS)), "does not answer the task"),
+}
+
+
+@pytest.mark.parametrize(("sent", "line"), HOSTILE.values(), ids=list(HOSTILE))
+def test_an_answer_that_cannot_be_honest(sent: Answer, line: str) -> None:
+    with pytest.raises(ProtocolError, match=line):
+        received(sent)
+
+
+def test_numbers_that_overflow_when_squared() -> None:
+    shapes = shapes_of({"value": torch.ones(1).double()})
+    with pytest.raises(ProtocolError, match="an update of norm inf"):
+        received(answer({"value": torch.full((1,), 1e300, dtype=torch.float64)}), replace(EXPECTED, payload=shapes))
+
+
+def altered(record: str, **values) -> RecordDict:
+    """An honest answer but for some values of one record; None takes one away."""
+    content = answer_record(answer())
+    for name, value in values.items():
+        if value is None:
+            del content[record][name]
+        else:
+            content[record][name] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (altered(HEAD, weight=None), "cannot be read: 'weight'"),
+        (altered(HEAD, weight="a lot"), "cannot be read"),
+        (altered(HEAD, weight=[1.0, 2.0]), "cannot be read"),
+        (altered(HEAD, stored=None), "cannot be read: 'stored'"),
+        (altered(HEAD, round=None), "does not answer the task"),
+        (altered(HEAD, round="7"), "does not answer the task"),
+        (altered(HEAD, kind="evaluate"), "does not answer the task"),
+        (altered("metrics", loss=4.5), r"a metric of 4\.5"),
+        (altered("metrics", loss=[1.0, 2.0, 3.0]), r"a metric of \[1\.0, 2\.0, 3\.0\]"),
+        (altered("metrics", loss=[]), r"a metric of \[\]"),
+        (altered("payload", **{"head.bias": Array("float32", (3,), STYPE, b"1234")}), "4 bytes for float32 3"),
+        (RecordDict(), "not FedLens'"),
+        (RecordDict({HEAD: ConfigRecord({"protocol": PROTOCOL, "is": "Answer"})}), "does not answer the task"),
+        (reply(Refusal("no")), "does not answer the task"),
+        (query("prepare", SETUP), "does not answer the task"),
+    ],
+)
+def test_a_reply_that_is_no_answer(content: RecordDict, line: str) -> None:
+    with pytest.raises(ProtocolError, match=line):
+        answer_from(content, TASK, EXPECTED)
+
+
+@pytest.mark.parametrize("record", ["metrics", "payload", "extra"])
+def test_an_answer_without_a_record(record: str) -> None:
+    content = answer_record(answer())
+    del content[record]
+    with pytest.raises(ProtocolError, match=f"cannot be read: '{record}'"):
+        answer_from(content, TASK, EXPECTED)
+
+
+@pytest.mark.parametrize("record", ["metrics", "payload"])
+def test_a_record_of_another_kind(record: str) -> None:
+    content = answer_record(answer())
+    content[record] = ArrayRecord() if record == "metrics" else MetricRecord()
+    with pytest.raises(ProtocolError, match=f"cannot be read: '{record}'"):
+        answer_from(content, TASK, EXPECTED)
+
+
+# -- confusion counts --------------------------------------------------------------------------------------------------
+
+COUNT = Task("client1", 7, "count", MODEL, {"test": 1.0, "val": 1.0})
+COUNTING = Expected(6, (), outputs=3)
+COUNTS = torch.tensor([[2, 1], [0, 1]])
+
+
+def counted(value=COUNTS, name="test", **loss: Mean) -> Answer:
+    metrics = {f"{name}.loss": Mean(2.0, 4.0)} | {f"{key}.loss": mean for key, mean in loss.items()}
+    return Answer(7, "count", Report("client1", 4.0, metrics), {name: value})
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_counts_come_back(split: str) -> None:
+    back = received(counted(name=split), COUNTING, COUNT)
+    assert torch.equal(back.payload[split], COUNTS)
+    assert back.report.metrics[f"{split}.loss"] == Mean(2.0, 4.0)
+
+
+def test_counts_of_unnamed_outputs_may_be_larger() -> None:
+    wide = torch.zeros(3, 3, dtype=torch.int64)
+    wide[:2, :2] = COUNTS
+    assert torch.equal(received(counted(wide), COUNTING, COUNT).payload["test"], wide)
+
+
+HOSTILE_COUNTS = {
+    "negative": (counted(torch.tensor([[5, 0], [0, -1]])), "negative counts"),
+    "too large a side": (counted(torch.eye(4, dtype=torch.int64)), "counts of the form int64 4×4"),
+    "not square": (counted(torch.ones(2, 3).long()), "counts of the form int64 2×3"),
+    "one row": (counted(torch.ones(4).long()), "counts of the form int64 4"),
+    "scalar": (counted(torch.tensor(4)), "counts of the form int64 scalar"),
+    "three sides": (counted(torch.ones(2, 2, 1).long()), "counts of the form int64 2×2×1"),
+    "fractions": (counted(COUNTS.double()), "counts of the form float64 2×2"),
+    "of training images": (counted(name="train"), "counts of train"),
+    "of anything": (counted(name="backdoor"), "counts of backdoor"),
+    "without a loss": (replace(counted(), report=Report("client1", 4.0, {})), "counts of test, without a loss"),
+    "more than reported": (counted(COUNTS * 2, test=Mean(2.0, 8.0)), "8 counts of test, but .* 6 images"),
+    "overflowing": (counted(COUNTS * 2**61, test=Mean(2.0, 4.0)), r"counts of test, but .* 6 images"),
+    "other than its loss'": (counted(test=Mean(2.0, 400.0)), r"4 counts of test, and a loss of 400 images"),
+    "none": (counted(torch.zeros(2, 2).long(), test=Mean(0.0, 0.0)), "0 counts of test"),
+    "empty": (counted(torch.zeros(0, 0).long(), test=Mean(0.0, 0.0)), "0 counts of test"),
+    "surplus extra": (replace(counted(), extra={"more": torch.ones(9)}), "the extra has more, which nobody asked for"),
+    "weight too large": (replace(counted(), report=Report("client1", 7.0, {})), "a weight of 7, but .* 6 images"),
+}
+
+
+@pytest.mark.parametrize(("sent", "line"), HOSTILE_COUNTS.values(), ids=list(HOSTILE_COUNTS))
+def test_counts_that_cannot_be_honest(sent: Answer, line: str) -> None:
+    with pytest.raises(ProtocolError, match=line):
+        received(sent, COUNTING, COUNT)
+
+
+@pytest.mark.parametrize(
+    ("sent", "line"),
+    [
+        (answer({}, metrics={"loss": Mean(1, 2)}), "lacks the metric accuracy"),
+        (answer(UPDATE, metrics={"loss": Mean(1, 2), "accuracy": Mean(1, 2)}), "which nobody asked for"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_honest(sent: Answer, line: str) -> None:
+    with pytest.raises(ProtocolError, match=line):
+        received(replace(sent, kind="evaluate"), Expected(10, ("loss", "accuracy")), replace(TASK, kind="evaluate"))
+
+
+def test_the_size_that_is_let_in() -> None:
+    # 4·9 + 3 floats of 4 bytes; counts of two splits, 3 × 3 of 8 bytes
+    assert EXPECTED.nbytes == 39 * 4
+    assert COUNTING.nbytes == 2 * 9 * 8
