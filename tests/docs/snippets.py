@@ -4,10 +4,10 @@ A page is run from top to bottom in a folder of its own that holds what a reader
 folder for each class), photo.jpg, and a finished run, which `<run>` stands for.
 
     ```bash                   every line is a `fedlens` command, and must succeed
-    ```yaml                   a configuration, and must be valid
+    ```yaml                   a configuration, and must be valid; with title="site.yaml", a site's
     ```python                 must run
     ``` with title="NAME"     is written to the file NAME (and checked as above when it is YAML)
-    ```text, ```csv           are shown only
+    ```text, ```csv, ```ini   are shown only
 
 `<!-- slow -->` before a block leaves it to the slow tests; `<!-- not run: REASON -->` leaves it out.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RUN = ("bash", "yaml", "python")
-SHOWN = ("text", "csv")
+SHOWN = ("text", "csv", "ini")
 
 _FENCE = re.compile(
     r"^(?:<!-- (?P<mark>slow|not run: [^>]+?) -->\n)?(?P<indent> *)```(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$",

@@ -20,6 +20,7 @@ from fedlens.cli.main import app
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.load import load
 from fedlens.config.schema import Config
+from fedlens.config.site import load_site
 
 FEW = {"federated": {"num_rounds": 1, "fraction_fit": 0.01, "min_fit_clients": 2}}
 """What every run of these tests is cut down to, after its configuration has been checked as it is printed."""
@@ -98,7 +99,10 @@ def perform(block: Block) -> None:
     if block.language == "yaml":
         file = Path(block.title or "printed.yaml")
         file.write_text(body, encoding="utf-8")
-        load(file)
+        if block.title == "site.yaml":
+            load_site(file, [])
+        else:
+            load(file)
     elif block.language == "python" and not block.title:
         exec(compile(body, str(block), "exec"), {"__name__": "__main__"})
     elif block.language == "bash":
@@ -147,6 +151,9 @@ def test_the_readme_prints_the_quick_start() -> None:
         "fedlens run config.yaml model.name=resnet50 federated.num_rounds=3 strategy.name=fedprox",
         "fedlens data show ./data",
         "fedlens run data.path=./data",
+        "python server.py --model resnet50 --num_rounds 10 --fraction_fit 0.5 --min_fit_clients 2",
+        "python client.py --data_dir ./data/client1 --partition_id 0 --server_address 0.0.0.0:8080",
+        "python client.py --data_dir ./data/client2 --partition_id 1 --server_address 0.0.0.0:8080",
         "fedlens predict efficientnet_lite0 photo.jpg",
         "tensorboard --logdir ./logs",
     ):

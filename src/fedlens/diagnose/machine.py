@@ -72,8 +72,9 @@ def disk(subject: Subject) -> Verdict:
     for key, folder in places.items():
         if not os.access(_existing(folder), os.W_OK):
             return fail(f"{folder} cannot be written", f"choose another {key}, or give yourself the right to write")
-    free, folder = min((shutil.disk_usage(_existing(folder)).free, folder) for folder in places.values())
-    text = f"{_size(free)} free for {folder}"
+    rooms = {key: shutil.disk_usage(_existing(folder)).free for key, folder in places.items()}
+    text = ", ".join(f"{_size(room)} free for {key} ({places[key]})" for key, room in rooms.items())
+    free = min(rooms.values())
     if free < FREE_DISK:
         return fail(text, f"make room: {_size(FREE_DISK)} have to stay free")
     if free < LITTLE_DISK:

@@ -1,16 +1,17 @@
 """Flower without a SuperLink: the real grid over a store in memory, and sites behind it that do as a test says."""
 
+# ruff: noqa: N802 - Flower's names
+
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import torch
 from flwr.app import Message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse, PushObjectResponse
 from flwr.proto.node_pb2 import NodeInfo
@@ -32,8 +33,8 @@ Act = Callable[[Incoming, dict[str, bytes]], Outgoing | None]
 
 
 class FakeSuperLink:
-    """What `Grid` calls, over HTTP, in a SuperLink: messages and their parts as bytes. A site is asked when the reply
-    to its message is looked for."""
+    """What `Grid` calls, over HTTP, in a SuperLink: messages and their parts as bytes. The sites work whenever the server
+    asks who is there."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, tuple[str, Act]] = {}
@@ -56,6 +57,8 @@ class FakeSuperLink:
 
     def GetNodes(self, _request: Any) -> GetNodesResponse:
         self._reached()
+        for message in list(self.waiting):
+            self._deliver(message)
         return GetNodesResponse(nodes=[NodeInfo(node_id=node, name=name) for node, (name, _) in self.nodes.items()])
 
     def PushMessages(self, request: Any) -> PushAppMessagesResponse:
@@ -75,7 +78,7 @@ class FakeSuperLink:
 
     def PullMessages(self, request: Any) -> PullAppMessagesResponse:
         self._reached()
-        found = [reply for name in request.message_ids if (reply := self._reply(name)) is not None]
+        found = [self.replies[name] for name in request.message_ids if name in self.replies]
         return PullAppMessagesResponse(
             messages_list=[envelope for envelope, _ in found], message_object_trees=[tree for _, tree in found]
         )
@@ -99,16 +102,13 @@ class FakeSuperLink:
         if self.down:
             raise httpx.ConnectError("Connection refused")
 
-    def _reply(self, name: str) -> tuple[MessageProto, ObjectTree] | None:
-        if name not in self.replies and name in self.waiting:
-            envelope, tree = self.waiting[name]
-            answer = self._asked(envelope, tree)
-            if answer is None:
-                return None
+    def _deliver(self, name: str) -> None:
+        envelope, tree = self.waiting[name]
+        answer = self._asked(envelope, tree)
+        if answer is not None:
             del self.waiting[name]
             self.parts |= answer.parts
             self.replies[name] = (MessageProto.FromString(answer.envelope), ObjectTree.FromString(answer.tree))
-        return self.replies.get(name)
 
     def _asked(self, envelope: MessageProto, tree: ObjectTree) -> Outgoing | None:
         node = envelope.metadata.dst_node_id

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import grpc
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message
-from flwr.app.message import remove_content_from_message
+from flwr.app import Error, Message, Metadata
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.cli.build import build_fab_from_files
 from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.common.constant import ErrorCode
@@ -74,8 +74,8 @@ from fedlens.errors import ConnectionFailed, ProtocolError
 
 T = TypeVar("T")
 
-LOST_REPLY = ErrorCode.MESSAGE_UNAVAILABLE
-"""Code of the error that stands for a reply whose parts cannot be had; any other error means that its node is gone."""
+NODE_GONE = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
+"""Codes of the errors that mean that a node is gone. With any other, its app has failed, or its reply is lost."""
 
 HEARTBEAT_SECONDS = 10
 """The shortest that Flower allows; a SuperLink counts a node as gone after two of them."""
@@ -449,6 +449,33 @@ def calling(grid: Any, call: Callable[[Any], T]) -> T:
         return call(grid)
     except httpx.HTTPError as error:
         raise ConnectionFailed(str(error) or type(error).__name__) from error
+
+
+def replies(grid: Any, name: str) -> list[Message]:
+    """The reply to the message `name`, if it is there. One that cannot be read, or is empty, is an error reply."""
+    try:
+        found = list(grid.pull_messages([name]))
+    except httpx.HTTPError:
+        raise
+    except Exception as error:  # Flower's parsers raise what they raise on hostile bytes
+        return [_broken(name, f"a broken message: {error}")]
+    return [message if message.has_content() or message.has_error() else _broken(name, "it is empty") for message in found]
+
+
+def _broken(name: str, reason: str) -> Message:
+    """In place of a reply to `name`: as Flower does where parts of one are missing."""
+    metadata = Metadata(
+        run_id=0,
+        message_id="",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id=name,
+        group_id="",
+        created_at=time.time(),
+        ttl=0,
+        message_type="query",
+    )
+    return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason))
 
 
 def nodes_online(grid: Any) -> dict[int, str]:

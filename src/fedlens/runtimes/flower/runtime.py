@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -19,7 +20,7 @@ from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Split, Task
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.flower.codec import Expected, answer_from, arrays, task_record
-from fedlens.runtimes.flower.internals import LOST_REPLY, calling, nodes_online
+from fedlens.runtimes.flower.internals import NODE_GONE, calling, nodes_online, replies
 from fedlens.runtimes.flower.messages import (
     FLOWER_TYPES,
     HEAD,
@@ -187,10 +188,14 @@ class FlowerRuntime:
         """Answers and failures as they come in; ends when all, or enough, have answered, or at the deadline."""
         batch = self._batch
         while batch.owed and batch.answered < batch.enough:
-            outcomes = self._look()
-            yield from outcomes
+            idle = True
+            for outcome in self._look():
+                idle = False
+                yield outcome
+                if batch.answered >= batch.enough:
+                    break
             yield from self._given_up(batch)
-            if not outcomes and batch.owed:
+            if idle and batch.owed:
                 time.sleep(pause(time.monotonic() - batch.began))
         self._forget()
 
@@ -223,25 +228,24 @@ class FlowerRuntime:
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
-    def _look(self) -> list[Outcome]:
-        """One look at everything; gives what was completed."""
-        outcomes: list[Outcome] = []
+    def _look(self) -> Iterator[Outcome]:
+        """One look at everything; gives what was completed, one at a time."""
         try:
             if self._link.lost():
                 raise ConnectionFailed("it has ended")
             self._who_is_there()
             for message in self._replies():
-                outcomes += self._taken(message)
+                yield from self._taken(message)
             self._send_owed()
         except ConnectionFailed as error:
             self._note(f"lost Flower's SuperLink ({error}): starting it again; the clients come back by themselves")
             self._begin_again()
-        return outcomes
 
     def _wait(self, at_least: int, count: Callable[[], int], what: str) -> None:
         said = -1
         while True:
-            self._look()
+            for _ in self._look():  # nothing is owed now
+                pass
             here = count()
             if here >= at_least:
                 return
@@ -268,7 +272,7 @@ class FlowerRuntime:
         waiting = [owed.message for owed in self._batch.owed.values() if owed.message]
         late = list(self._stale) if self._looked >= time.monotonic() - POLL_SECONDS else []
         for name in (*list(self._asked), *waiting, *late):
-            yield from self._grid(lambda grid, name=name: list(grid.pull_messages([name])))  # type: ignore[misc]
+            yield from self._grid(partial(replies, name=name))
 
     def _taken(self, message: Message) -> list[Outcome]:
         """What a reply means."""
@@ -284,7 +288,7 @@ class FlowerRuntime:
         return []
 
     def _answered(self, client: str, owed: _Owed, message: Message) -> list[Outcome]:
-        if message.has_error() and message.error.code != LOST_REPLY:
+        if message.has_error() and message.error.code in NODE_GONE:
             owed.message, owed.since = None, time.monotonic()  # the site is gone; it may come back before the end
             return []
         del self._batch.owed[client]
@@ -325,10 +329,11 @@ class FlowerRuntime:
 
     def _introduced(self, node: int, kind: Kind, message: Message) -> None:
         site = self._sites.get(node)
-        if site is None or message.has_error():
+        if site is None or (message.has_error() and message.error.code in NODE_GONE):
             return None
         try:
-            content = read_reply(message.content)
+            failed = Refusal(f"Flower reports: {message.error.reason}") if message.has_error() else None
+            content = failed or read_reply(message.content)
         except ProtocolError as error:
             return self._refuse(site, str(error))
         if isinstance(content, Refusal | Visit):
@@ -375,8 +380,10 @@ class FlowerRuntime:
         self._ask(site.node, "prepare", query("prepare", self._setup))
 
     def _admit(self, site: _Site, ready: Prepared) -> None:
-        assert site.description is not None
-        about = site.description
+        assert site.description is not None and self._setup is not None
+        about, classes = site.description, len(self._setup.class_names)
+        if any(len(split) != classes for split in (ready.train, ready.val, ready.test)) or not any(ready.train):
+            return self._refuse(site, f"it has no training images of the run's {classes} classes")
         counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
         site.info = ClientInfo(about.name, about.partition, counts, about.device)
         site.stage = "ready"

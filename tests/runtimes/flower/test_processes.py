@@ -1,0 +1,99 @@
+"""The contract between runtimes, on real processes: a federation over gRPC ends with the model of a local run."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.runtimes.flower.processes import (
+    ROOT,
+    TOLERANCE,
+    Client,
+    Federation,
+    difference,
+    federation,
+    locally,
+)
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 6
+PLUGIN = "my_scaffold.py"
+SCAFFOLD = (f"plugins=[{PLUGIN}]", "strategy.name=my_scaffold", "optimizer.momentum=0", "optimizer.lr=0.001")
+RUNS = {
+    "FedAvg, fresh optimizers": ("optimizer.keep=false",),
+    "FedAvg, optimizers that are kept": (),
+    "SCAFFOLD of docs/extending.md": SCAFFOLD,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Iterator[Federation]:
+    with federation(tmp_path_factory.mktemp("contract")) as made:
+        page = (ROOT / "docs" / "extending.md").read_text()
+        found = re.search(rf'```python title="{PLUGIN}"\n(.*?)```', page, re.DOTALL)
+        assert found
+        (made.base / PLUGIN).write_text(found[1])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def clients(place: Federation) -> list[Client]:
+    """Two that stay from run to run."""
+    return [place.client(number, "--stay", f"plugins=[{place.base / PLUGIN}]") for number in (1, 2)]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_final_model_is_that_of_a_local_run(place: Federation, clients: list[Client], run: str) -> None:
+    overrides = [text.replace(PLUGIN, str(place.base / PLUGIN)) for text in RUNS[run]]
+    first = locally(place.data, place.base / "first" / run, *overrides, "optimizer.lr=1e-12")
+    expected = locally(place.data, place.base / "local" / run, *overrides)
+    for name, value in expected.items():
+        moved = (value - first[name]).abs().max()
+        assert moved > 1000 * TOLERANCE, f"{name} moved by {moved:.1e} only: the test would show nothing"
+
+    server = place.server(*overrides)
+    assert server.ends() == 0, server.said
+    assert difference(place.model(), expected) < TOLERANCE
+    lines = place.rounds()
+    assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
+    assert [[report["client"] for report in sorted(line["cohort"], key=str)] for line in lines] == [
+        ["client1", "client2"]
+    ] * ROUNDS
+    assert not any(line["failures"] for line in lines)
+    assert all(client.running for client in clients)
+
+
+def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) -> None:
+    with federation(tmp_path) as place:
+        clients = [place.client(1), place.client(2)]
+        server = place.server("server.database=true", "federated.num_rounds=2")
+        server.ready(2)
+        started = [server.superlink, *(client.trainer for client in clients)]
+        database = place.folder() / "superlink" / "state.db"
+        assert database.stat().st_mode & 0o077 == 0  # it holds updates
+        assert [program.ends() for program in (server, *clients)] == [0, 0, 0]
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+        assert not list(database.parent.glob("state.db*"))
+        for client in clients:
+            assert "the run is over: all 2 rounds are done" in client.said
+            assert (client.state / "outbox.jsonl").read_text().count('"what":"train') == 2
+            assert not list((client.state / "journal").iterdir())
+
+
+def test_ctrl_c_at_either_end(tmp_path: Path) -> None:
+    """A server that is stopped says how to go on, and its client waits for it; a client that is stopped leaves."""
+    with federation(tmp_path) as place:
+        client, server = place.client(1), place.server("federated.num_rounds=1000", "federated.min_fit_clients=1")
+        place.round(2)
+        server.signal(signal.SIGINT)
+        assert server.ends(20) == 130
+        assert f"Go on with: fedlens server --resume {place.folder()}" in server.said
+        client.wait_for("joining again")
+        client.signal(signal.SIGINT)
+        assert client.ends(20) == 130
+        assert "Traceback" not in server.said + client.said

@@ -1,0 +1,539 @@
+"""The server's side over a grid in memory: sites that come, go, answer late, answer rubbish or do not answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
+from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering, silent
+
+from fedlens.errors import ConnectionFailed
+from fedlens.federation.coordinator import collect
+from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.runtimes.flower import runtime as module
+from fedlens.runtimes.flower.codec import STYPE
+from fedlens.runtimes.flower.messages import HEAD, Prepared, Refusal, Setup, reply
+from fedlens.runtimes.flower.runtime import FlowerRuntime
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.serve import expectation
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+
+DATA = tiny_data(clients=4)
+SETTINGS = LocalSettings(batch_size=4)
+SETUP = Setup("run-1", {}, DATA.class_names, 8, 1)
+SHARED = FlatModel(tiny_model(), CPU).state()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    """Looks without pauses."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "SLOWEST_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "NODES_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
+
+
+class Stage:
+    """A server, its SuperLink, and what it said."""
+
+    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, renewed=None) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+        self.superlink = FakeSuperLink()
+        self.link = FakeLink(self.superlink, renewed)
+        self.runtime = FlowerRuntime(self.link, "run-1", deadline=deadline, rejoin=rejoin, note=self.notes.append)
+        self.nodes: dict[str, int] = {}
+
+    def site(self, index: int, **changes) -> TinySite:
+        name = f"client{index}"
+        trainer = tiny_trainer(FedAvg(), DATA, self.folder / name, SETTINGS)
+        site = TinySite(trainer, DATA, name, index, identity=f"machine of {name}", clock=time.time())
+        return replace(site, **changes)
+
+    def join(self, index: int, key: str = "", site: TinySite | None = None, **before) -> Script:
+        """A site joins; `before`: what it does in place of its desk, by kind of message."""
+        script = Script(site or self.site(index), **before)
+        self.nodes[f"client{index}"] = self.superlink.join(script, key)
+        return script
+
+    def open(self, at_least: int = 0) -> list[str]:
+        resident = FlatModel(tiny_model(), CPU)
+        self.runtime.open(SETUP, expectation(resident, FedAvg(), 3))
+        return [client.name for client in self.runtime.clients(at_least)]
+
+    def train(self, *names: str, round_number: int = 1, enough: int | None = None):
+        tasks = [Task(name, round_number, "train", SHARED, {"lr": 0.1}) for name in names]
+        self.runtime.submit(tasks, enough)
+        return self.runtime.completed()
+
+    def heard(self, index: int) -> list[str]:
+        return [kind for node, kind in self.superlink.heard if node == self.nodes[f"client{index}"]]
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
+def of(outcomes, kind) -> list[str]:
+    return sorted(outcome.client for outcome in outcomes if isinstance(outcome, kind))
+
+
+# -- a round -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_sites_train_a_round(stage, tmp_path) -> None:
+    stage.join(1)
+    stage.join(0)
+    assert stage.open(2) == ["client0", "client1"]
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client0", "client1"]
+
+    alone = InProcessRuntime([], partial(tiny_trainer, FedAvg(), DATA, tmp_path / "alone", SETTINGS))
+    alone.submit([Task(name, 1, "train", SHARED, {"lr": 0.1}) for name in ("client0", "client1")])
+    expected = collect(alone.completed(), FedAvg().aggregator()).total.delta
+    found = collect(iter(outcomes), FedAvg().aggregator()).total.delta
+    for name, value in expected.items():
+        assert (value.abs() > 0).any()
+        assert torch.allclose(found[name], value, atol=1e-6), name
+
+
+def test_who_is_there(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    (info,) = stage.runtime.clients()
+    assert (info.name, info.partition, info.examples, info.device) == ("client0", 0, 12, "cpu")
+    assert info.counts["test"] == tuple(DATA.class_counts(DATA.clients[0].test).tolist())
+    assert "client0 is here: 12 training images of 3 classes, cpu" in stage.notes
+    assert stage.link.tended > 0
+
+
+def test_it_waits_until_enough_are_there(stage) -> None:
+    stage.join(0)
+
+    def second(script, incoming, parts):
+        stage.join(1)  # comes while the first gets ready
+        return script.honest(incoming, parts)
+
+    stage.superlink.nodes.clear()
+    stage.join(0, prepare=second)
+    assert stage.open(2) == ["client0", "client1"]
+    assert "waiting for clients: 0 of 2 ready" in stage.notes
+    assert "waiting for clients: 1 of 2 ready" in stage.notes
+
+
+def test_descriptions_come_before_there_is_a_setup(stage) -> None:
+    stage.join(1)
+    stage.join(0)
+    assert [site.name for site in stage.runtime.described(2)] == ["client0", "client1"]
+    assert stage.heard(0) == ["describe"]
+    assert stage.open(2) == ["client0", "client1"]
+    assert stage.heard(0) == ["describe", "prepare"]
+
+
+def test_evaluations_come_back(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    payload = {"client": "client0", "round": 1, "payload": SHARED}
+    stage.runtime.submit([Task(kind="evaluate", **payload)])
+    (scored,) = stage.runtime.completed()
+    assert scored.report.weight == 2
+    stage.runtime.submit([Task(kind="count", settings={"test": 1.0, "val": 1.0}, **payload)])
+    (counted,) = stage.runtime.completed()
+    assert {split: int(value.sum()) for split, value in counted.payload.items()} == {"test": 2, "val": 2}
+
+
+def test_nothing_to_do_is_done_at_once(stage) -> None:
+    stage.runtime.submit([])
+    assert list(stage.runtime.completed()) == []
+
+
+def test_answers_are_handed_on_one_by_one(stage) -> None:
+    """So that one update at most is in memory beside the sum."""
+    for index in range(3):
+        stage.join(index)
+    stage.open(3)
+    outcomes = stage.train("client0", "client1", "client2")
+    assert isinstance(next(outcomes), Answer)
+    assert [stage.heard(index).count("train") for index in range(3)] == [1, 0, 0]
+    assert len(list(outcomes)) == 2
+
+
+# -- rubbish -----------------------------------------------------------------------------------------------------------
+
+
+def content(change):
+    """An answer whose content is altered."""
+
+    def altered(message: Message) -> Message:
+        change(message.content)
+        return message
+
+    return altering(altered)
+
+
+def put(record: str, **values):
+    return content(lambda records: records[record].update(values))
+
+
+def without_content(message: Message) -> Message:
+    return make_message(message.metadata)
+
+
+def raised(code: int):
+    return altering(lambda message: make_message(message.metadata, error=Error(code, "it broke")))
+
+
+def broken_parts(script, incoming, parts):
+    """The last of the parts, which is the message itself, is not what Flower writes."""
+    honest = script.honest(incoming, parts)
+    *_, root = honest.parts
+    return replace(honest, parts={**honest.parts, root: b"Message  5\x00rubbish"})
+
+
+def another_thing(script, incoming, parts):
+    """Not a message at all, but a record."""
+    honest = script.honest(incoming, parts)
+    *_, root = honest.parts
+    record = next(part for part in honest.parts.values() if part.startswith(b"MetricRecord"))
+    return replace(honest, parts={**honest.parts, root: record})
+
+
+def missing_part(script, incoming, parts):
+    honest = script.honest(incoming, parts)
+    first, *_ = honest.parts
+    return replace(honest, parts={name: part for name, part in honest.parts.items() if name != first})
+
+
+def nan(records: RecordDict) -> None:
+    value = records["payload"]["head.bias"]
+    records["payload"]["head.bias"] = Array(
+        "float32", value.shape, STYPE, torch.full((3,), torch.nan).numpy().tobytes()
+    )
+
+
+def hundredfold(records: RecordDict) -> None:
+    bulk = Array("float32", (1_100_000,), STYPE, torch.rand(1_100_000).numpy().tobytes())
+    records["payload"] = ArrayRecord({"head.bias": bulk})
+
+
+RUBBISH = {
+    "not a number": (content(nan), r"its answer was not used: numbers in head\.bias that are not finite"),
+    "too large": (content(hundredfold), "its answer was not used: .*larger than any answer to this task can be"),
+    "weight": (put(HEAD, weight=1e9), r"a weight of 1e\+09, but the site has reported 12 images"),
+    "other round": (put(HEAD, round=5), "a reply that does not answer the task"),
+    "other client": (put(HEAD, client="client1"), "a reply that does not answer the task"),
+    "other version": (put(HEAD, protocol=99), "speaks version 99"),
+    "nothing": (content(lambda records: records.clear()), "a message that is not FedLens'"),
+    "no content": (altering(without_content), "its answer was not used"),
+    "an introduction": (content(lambda r: r.update(reply(Prepared((1,), (1,), (1,))))), "does not answer the task"),
+    "broken bytes": (broken_parts, "its answer was not used: a broken message"),
+    "no message": (another_thing, "its answer was not used: a broken message"),
+    "missing part": (missing_part, "its answer was not used: .*could not be found"),
+    "an app that raised": (raised(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), "its answer was not used: it broke"),
+    "a refusal": (content(lambda r: r.update(reply(Refusal("no time")))), "^no time$"),
+}
+
+
+@pytest.mark.parametrize(("act", "line"), RUBBISH.values(), ids=list(RUBBISH))
+def test_rubbish_is_that_sites_failure(stage, act, line: str) -> None:
+    stage.join(0, train=act)
+    stage.join(1)
+    stage.open(2)
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client1"]
+    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert (failure.client, failure.round, failure.answered) == ("client0", 1, True)
+    assert re.search(line, failure.reason), failure.reason
+    assert of(stage.train("client1", round_number=2), Answer) == ["client1"]
+
+
+def test_a_site_that_diverged_is_a_failure(stage) -> None:
+    class Diverges(TinySite):
+        def run(self, task, _setup):
+            return ClientFailure(task.client, task.round, "training diverged")
+
+    honest = stage.site(0)
+    stage.join(0, site=Diverges(**{name: getattr(honest, name) for name in honest.__dataclass_fields__}))
+    stage.open(1)
+    (failure,) = stage.train("client0")
+    assert (failure.reason, failure.answered) == ("training diverged", True)
+
+
+# -- who may take part -------------------------------------------------------------------------------------------------
+
+
+def test_a_second_site_of_a_partition_stays_out_by_name(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    second = stage.join(0, site=stage.site(0, identity="another machine"))
+    assert [client.name for client in stage.runtime.clients()] == ["client0"]
+    assert stage.runtime.clients() == stage.runtime.clients()
+    line = "partition 0 (client0) is already here from another place, with 64 images: give each client a --partition_id"
+    assert any(line in note for note in stage.notes), stage.notes
+    assert second.farewell.kind == "refuse"
+    assert "give each client a --partition_id of its own" in second.farewell.text
+
+
+def test_a_name_is_taken_once(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    stage.join(1, site=stage.site(0, identity="another machine", partition=1))
+    stage.runtime.clients()
+    assert any("client0) is already here from another place" in note for note in stage.notes)
+
+
+def test_the_second_one_going_away_leaves_the_firsts_task_alone(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    first = stage.nodes["client0"]
+    stage.join(0, site=stage.site(0, identity="another machine"))
+    stage.runtime.clients()
+    outcomes = stage.train("client0")
+    stage.superlink.leave(stage.nodes["client0"])
+    assert of(outcomes, Answer) == ["client0"]
+    assert [kind for node, kind in stage.superlink.heard if node == first].count("train") == 1
+
+
+@pytest.mark.parametrize(("key", "ready"), [("", 1), ("client0", 1), ("client1", 0)])
+def test_a_key_is_one_sites(stage, key: str, ready: int) -> None:
+    site = stage.join(0, key=key)
+    stage.open()
+    assert len(stage.runtime.clients()) == ready
+    if not ready:
+        assert "its key is client1's: start it with that name or partition_id" in site.farewell.text
+
+
+@pytest.mark.parametrize("kind", ["describe", "prepare"])
+@pytest.mark.parametrize(
+    ("act", "line"),
+    [
+        (content(lambda records: records.clear()), "a message that is not FedLens'"),
+        (put(HEAD, protocol=0), "speaks version 0 of FedLens' protocol"),
+        (put(HEAD, more=1), "more: Unexpected keyword argument"),
+        (content(lambda records: records[HEAD].update({"is": "Answer"})), "its reply does not fit the question"),
+        (broken_parts, "a broken message"),
+        (altering(without_content), "an empty reply"),
+        (content(lambda records: records.update(reply(Refusal("not with us")))), "stays out: not with us"),
+    ],
+)
+def test_a_site_that_cannot_be_understood_stays_out(stage, kind: str, act, line: str) -> None:
+    stage.join(0, **{kind: act})
+    stage.join(1)
+    assert stage.open(1) == ["client1"]
+    stage.runtime.clients()
+    assert any(line in note for note in stage.notes), stage.notes
+    assert of(stage.train("client1"), Answer) == ["client1"]
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (1, 2, 3, 4), (0, 0, 0)])
+def test_counts_must_fit_the_classes(stage, counts) -> None:
+    stage.join(0, prepare=put(HEAD, train=list(counts)))
+    stage.open()
+    assert stage.runtime.clients() == []
+    assert any("stays out: it has no training images of the run's 3 classes" in note for note in stage.notes)
+
+
+def test_a_clock_that_is_wrong_is_said(stage) -> None:
+    stage.join(0, site=stage.site(0, clock=time.time() - 3600))
+    stage.open(1)
+    assert any(re.search(r"client0's clock is 3\d\d\d s behind", note) for note in stage.notes)
+
+
+def test_one_that_was_refused_is_not_asked_again(stage) -> None:
+    stage.join(0, prepare=content(lambda records: records.update(reply(Refusal("not with us")))))
+    stage.open()
+    for _ in range(5):
+        stage.runtime.clients()
+    assert stage.heard(0) == ["describe", "prepare"]
+
+
+# -- coming and going --------------------------------------------------------------------------------------------------
+
+
+def leaving(stage, index: int, then=lambda: None):
+    """The site is killed over a message; `then` is what happens next."""
+
+    def act(script, incoming, parts):
+        stage.superlink.leave(stage.nodes[f"client{index}"])
+        then()
+
+    return act
+
+
+def test_a_lost_site_that_comes_back_gets_its_task_again(tmp_path) -> None:
+    stage = Stage(tmp_path, rejoin=30.0)
+    stage.join(0, train=leaving(stage, 0, then=lambda: stage.join(0)))
+    stage.join(1)
+    stage.open(2)
+    first = stage.nodes["client0"]
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client0", "client1"]
+    assert stage.nodes["client0"] != first
+    assert stage.heard(0) == ["describe", "prepare", "train"]
+    assert any("client0 has gone" in note for note in stage.notes)
+    assert any("client0 is back" in note for note in stage.notes)
+
+
+def test_a_site_that_restarts_before_its_death_is_noticed(tmp_path) -> None:
+    """Flower counts the old node as online for a while; the new one has the same identity."""
+    stage = Stage(tmp_path, rejoin=30.0)
+
+    def restarted(script, incoming, parts):
+        if stage.nodes["client0"] == first:
+            stage.join(0)
+
+    stage.join(0, train=restarted)
+    first = stage.nodes["client0"]
+    stage.open(1)
+    assert of(stage.train("client0"), Answer) == ["client0"]
+    assert [client.name for client in stage.runtime.clients()] == ["client0"]
+    assert not any("from another place, with" in note for note in stage.notes)
+
+
+def test_a_site_that_stays_away_is_a_failure(stage) -> None:
+    stage.join(0, train=leaving(stage, 0))
+    stage.join(1)
+    stage.open(2)
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client1"]
+    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert (failure.client, failure.reason, failure.answered) == ("client0", "the connection to it was lost", False)
+    assert [client.name for client in stage.runtime.clients()] == ["client1"]
+    assert [client.name for client in stage.runtime.known()] == ["client0", "client1"]
+
+
+def test_a_task_for_a_site_that_has_just_gone(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    stage.superlink.leave(stage.nodes["client0"])
+    assert of(stage.train("client0"), ClientFailure) == ["client0"]
+
+
+def test_the_deadline_ends_a_batch(tmp_path) -> None:
+    stage = Stage(tmp_path, deadline=0.3)
+    stage.join(0, train=silent)
+    stage.join(1)
+    stage.open(2)
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client1"]
+    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert (failure.reason, failure.answered) == ("no answer within 0.3 s", False)
+
+
+def test_enough_answers_end_a_batch(stage) -> None:
+    for index in range(4):
+        stage.join(index, train=silent) if index == 1 else stage.join(index)
+    stage.open(4)
+    outcomes = list(stage.train("client0", "client1", "client2", "client3", enough=2))
+    assert of(outcomes, Answer) == ["client0", "client2"]
+    assert of(outcomes, ClientFailure) == []
+
+
+def test_failures_are_not_among_enough(stage) -> None:
+    stage.join(0, train=content(nan))
+    stage.join(1)
+    stage.join(2)
+    stage.open(3)
+    outcomes = list(stage.train("client0", "client1", "client2", enough=2))
+    assert of(outcomes, Answer) == ["client1", "client2"]
+    assert of(outcomes, ClientFailure) == ["client0"]
+
+
+def test_late_answers_of_a_batch_before_are_dropped(stage) -> None:
+    late = []
+
+    def later(script, incoming, parts):
+        """Answers the first task when the second one is there."""
+        late.append(incoming.message_id)
+        return script.honest(incoming, parts) if len(set(late)) > 1 else None
+
+    stage.join(0, train=later)
+    stage.join(1)
+    stage.open(2)
+    assert of(stage.train("client0", "client1", enough=1), Answer) == ["client1"]
+    outcomes = list(stage.train("client0", "client1", round_number=2))
+    assert {(outcome.client, outcome.round) for outcome in outcomes} == {("client0", 2), ("client1", 2)}
+    stage.runtime.clients()
+    assert stage.superlink.replies == {}
+    assert stage.runtime._stale == set()
+
+
+# -- losing the SuperLink ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_sent_again_over_a_new_superlink(tmp_path) -> None:
+    def again(superlink) -> None:
+        stage.superlink = superlink
+        for index in (0, 1):
+            stage.join(index)
+
+    stage = Stage(tmp_path, rejoin=30.0, renewed=again)
+
+    def ends(script, incoming, parts):
+        stage.link.ended = True
+
+    stage.join(0, train=ends)
+    stage.join(1, train=silent)
+    stage.open(2)
+    outcomes = list(stage.train("client0", "client1"))
+    assert of(outcomes, Answer) == ["client0", "client1"]
+    assert stage.heard(0) == ["describe", "prepare", "train"]
+    assert any("lost Flower's SuperLink (it has ended): starting it again" in note for note in stage.notes)
+    assert of(stage.train("client0", round_number=2), Answer) == ["client0"]
+
+
+@pytest.mark.parametrize("when", ["before the tasks", "after the tasks"])
+def test_a_superlink_that_cannot_be_reached_is_replaced(tmp_path, when: str) -> None:
+    def again(superlink) -> None:
+        stage.superlink = superlink
+        stage.join(0)
+
+    stage = Stage(tmp_path, rejoin=30.0, renewed=again)
+    stage.join(0, train=silent)
+    stage.open(1)
+    stage.superlink.down = when == "before the tasks"
+    outcomes = stage.train("client0")
+    stage.superlink.down = True
+    assert of(outcomes, Answer) == ["client0"]
+    assert any("lost Flower's SuperLink (Connection refused)" in note for note in stage.notes)
+
+
+def test_without_another_superlink_the_run_stops(stage) -> None:
+    stage.join(0, train=silent)
+    stage.open(1)
+    outcomes = stage.train("client0")
+    stage.superlink.down = True
+    with pytest.raises(ConnectionFailed, match="there is no other"):
+        next(outcomes)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_told_of_the_end(stage) -> None:
+    sites = [stage.join(index) for index in range(2)]
+    stage.open(2)
+    stage.runtime.finish("all 3 rounds are done")
+    for name in list(stage.superlink.waiting):
+        stage.superlink._reply(name)
+    assert [(site.farewell.kind, site.farewell.text) for site in sites] == [("finish", "all 3 rounds are done")] * 2
+
+
+def test_the_end_is_no_error_when_nobody_hears_it(stage) -> None:
+    stage.join(0)
+    stage.open(1)
+    stage.superlink.down = True
+    stage.runtime.finish("done")
+    stage.runtime.close()
+    stage.runtime.close()
