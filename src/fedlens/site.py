@@ -159,7 +159,7 @@ def images_of(config: SiteConfig) -> ImageTable:
         section = DataSection.model_validate({"source": source, "path": config.data_dir})
         return SOURCE.choose(section).load()
     except DataError as error:
-        raise DataError(str(error).replace("data.path", "data_dir")) from error
+        raise DataError(str(error).replace("data.path", "data_dir").replace("data.source", "source")) from error
 
 
 def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> Site:
@@ -215,7 +215,7 @@ def identity(state: Path) -> str:
     """What tells this site from another of its name; drawn once, kept in the state folder."""
     path = state / "identity"
     if not path.exists():
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, secrets.token_hex(16))
     return path.read_text().strip()
 
@@ -229,7 +229,7 @@ def alone(config: SiteConfig) -> Iterator[None]:
     """
     folder = config.state
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what stays here is nobody else's
         with (folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

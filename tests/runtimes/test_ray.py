@@ -159,6 +159,19 @@ def test_what_goes_wrong_in_the_only_actor_is_told_with_the_way_out(cluster, tmp
     place.close()
 
 
+def test_a_program_s_own_connection_stays(cluster, tmp_path) -> None:
+    ray = import_ray(None)
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        place = on(SimpleNamespace(address=None), tmp_path, workers=1)
+        (victim,) = map(process, place._actors)
+        place.close()
+        victim.wait(20)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
 def test_a_killed_actor_is_reported_and_the_others_do_its_work(cluster, tmp_path, caplog) -> None:
     place = on(cluster, tmp_path / "ray", workers=3)
     victim = process(place._actors[1])
@@ -213,8 +226,11 @@ def test_your_own_module_and_datasets_reach_the_actors(cluster, tmp_path) -> Non
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layers(images)
 
-    data = TensorDataset(torch.rand(240, 1, 8, 8), torch.arange(240) % 3)
-    settings = ("data.partition.scheme=iid", "optimizer.lr=0.5")
+    labels = torch.arange(240) % 3
+    images = torch.rand(240, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[torch.arange(240), 0, :, labels] += 2
+    data = TensorDataset(images, labels)
+    settings = ("data.partition.scheme=iid", "federated.batch_size=4")
     expected = run(tmp_path / "local", *settings, model=Clothes(), data=data).model.state_dict()
     there = ("runtime.name=ray", f"runtime.address={cluster.address}")
     found = run(tmp_path / "ray", *settings, *there, model=Clothes(), data=data).model.state_dict()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedlens.config import problems
-from fedlens.config.overrides import file_layer, override_layer
+from fedlens.config.keys import properties
+from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import PositiveInt, Section
 from fedlens.errors import ConfigError
+
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^./\\][^/\\]*$", examples=["clinic-4"])]
+"""It names folders too."""
 
 
 class AllowSection(Section):
@@ -34,13 +39,18 @@ class SiteConfig(Section):
     data_dir: Path = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
     source: str = Field("auto", description="a name that `fedlens data sources` lists; auto: what data_dir holds")
     partition_id: Annotated[int, Field(ge=0)] = Field(0, description="number of this site in the federation")
-    name: str | None = Field(None, description="name of this site; default: client<partition_id + 1>")
+    name: Name | None = Field(None, description="name of this site; default: client<partition_id + 1>")
     certs: Path | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
     insecure: bool = Field(False, description="join another machine without TLS; for closed networks and tests only")
     state_dir: Path | None = Field(None, description="what the site keeps: private layers, journal, outbox")
     cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<n> or mps")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:<n> or mps",
+        examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
+    )
     threads: PositiveInt | None = Field(None, description="PyTorch threads; default: the cores")
     stay: bool = Field(False, description="when a run is over, wait for the next")
     plugins: list[Path] = Field(default_factory=list, description="Python files of this site with blocks of its own")
@@ -65,28 +75,30 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
         ConfigError: one line for each mistake.
     """
     mistakes: list[str] = []
-    layer = file_layer(path) if path is not None else None
-    over = override_layer(overrides, mistakes)
-    tree: dict[str, Any] = {**(layer.tree if layer else {})}
-    for key, value in over.tree.items():
-        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
+    layer = file_layer(path) if path is not None else Layer()
+    layer = merge(layer, override_layer(overrides, mistakes), {})
+    if layer.tree.get("allow", ...) is None:  # a section with nothing in it
+        del layer.tree["allow"]
     try:
-        site = SiteConfig.model_validate(tree)
+        site = SiteConfig.model_validate(layer.tree)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            key = ".".join(map(str, detail["loc"]))
-            where = over.where(key) or (layer.where(key) if layer else "")
-            mistakes.append(_line(key, detail["type"], detail["msg"], detail["input"], where))
-        raise ConfigError(*mistakes) from error
+        lines = dict.fromkeys(_line(detail, layer) for detail in error.errors(include_url=False))
+        raise ConfigError(*mistakes, *lines) from error
     if mistakes:
         raise ConfigError(*mistakes)
     return site
 
 
-def _line(key: str, kind: str, text: str, value: Any, where: str) -> str:
-    if kind == "missing":
+def _line(detail: ErrorDetails, layer: Layer) -> str:
+    """What is wrong with one key."""
+    first, *below = map(str, detail["loc"])
+    model, name = (AllowSection, below[0]) if first == "allow" and below else (SiteConfig, first)
+    key = name if model is SiteConfig else f"allow.{name}"
+    if detail["type"] == "missing":
         return f"{key} is missing: --{key} FOLDER, or {key}: in site.yaml"
-    if kind == "extra_forbidden":
-        known = [*SiteConfig.model_fields, *(f"allow.{name}" for name in AllowSection.model_fields)]
-        return problems.line(key, problems.unknown_key(key, list(SiteConfig.model_fields), known), ..., where)
-    return problems.line(key, text[0].lower() + text[1:], value, where)
+    if detail["type"] == "extra_forbidden":
+        everywhere = [*SiteConfig.model_fields, *(f"allow.{field}" for field in AllowSection.model_fields)]
+        text = problems.unknown_key(key, list(model.model_fields), everywhere)
+        return problems.line(key, text, where=layer.where(key))
+    text = f"must be {problems.allowed(properties(model)[name], detail['input'])}"
+    return problems.line(key, text, detail["input"], layer.where(key))

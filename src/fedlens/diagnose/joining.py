@@ -48,7 +48,7 @@ def authentication(subject: Subject) -> Verdict:
         return _not_let_in(subject) if met.why == "key" else _no_server(subject, met)
     if subject.credentials is None:
         text = "the server asks for no key"
-        return ok(f"{text}, and takes clients of this machine only") if subject.here else warn(text, _MAKE_KEYS)
+        return ok(text) if subject.here else warn(text, _MAKE_KEYS)
     if isinstance(met, Welcome) and met.registered not in ("", site.client):
         return fail(
             f"the server knows this key as {met.registered}, and this site calls itself {site.client}",
@@ -81,11 +81,13 @@ def _not_let_in(subject: Subject) -> Verdict:
     )
 
 
-def versions(subject: Subject) -> Verdict:
+def versions(subject: Subject) -> Verdict | Unseen:
     """Do both sides run the same FedLens and Flower?"""
     met = subject.met
     own, flower = version("fedlens"), version("flwr")
-    if not isinstance(met, Welcome):
+    if isinstance(met, Barred):
+        return Unseen("the server did not tell")
+    if isinstance(met, Joined):
         return _unknown(met.text, f"here are FedLens {own} and Flower {flower}")
     if met.fedlens != own:
         return fail(f"FedLens is {own} here, {met.fedlens} at the server", _SAME)

@@ -20,6 +20,11 @@ LITTLE_MEMORY = 2_000_000_000
 NO_MEMORY = 500_000_000
 """Bytes. Python with PyTorch alone takes about this much."""
 
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where a container finds its own limits."""
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+
 
 def data(subject: Subject) -> Verdict | Unseen:
     """The site's images: which classes, how many, and whether a sample of them can be decoded."""
@@ -70,10 +75,11 @@ def disk(subject: Subject) -> Verdict:
     kept = {"tracking.dir": Path("logs")} if subject.serves else {"state_dir": subject.site.state}
     places = {**kept, "cache_dir": subject.site.cache_dir or default_cache_dir()}
     for key, folder in places.items():
-        if not os.access(_existing(folder), os.W_OK):
+        existing = _existing(folder)
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
             return fail(f"{folder} cannot be written", f"choose another {key}, or give yourself the right to write")
     rooms = {key: shutil.disk_usage(_existing(folder)).free for key, folder in places.items()}
-    text = ", ".join(f"{_size(room)} free for {key} ({places[key]})" for key, room in rooms.items())
+    text = ", ".join(f"{_size(room)} free in {places[key]} ({key})" for key, room in rooms.items())
     free = min(rooms.values())
     if free < FREE_DISK:
         return fail(text, f"make room: {_size(FREE_DISK)} have to stay free")
@@ -103,7 +109,7 @@ def gpu(subject: Subject) -> Verdict:
         return fail(f"PyTorch cannot be loaded: {error}", "install FedLens again")
     wanted = subject.site.device
     if not torch.cuda.is_available():
-        return _without_cuda(wanted)
+        return _without_cuda(wanted, subject.site.threads or torch.get_num_threads())
     index = torch.device(wanted if wanted.startswith("cuda") else "cuda").index or 0
     if index >= torch.cuda.device_count():
         return fail(f"device is {wanted}, and there are {torch.cuda.device_count()} GPUs", "count from cuda:0")
@@ -116,17 +122,17 @@ def gpu(subject: Subject) -> Verdict:
     return ok(f"{name}, {_size(free)} of {_size(total)} free")
 
 
-def _without_cuda(wanted: str) -> Verdict:
+def _without_cuda(wanted: str, threads: int) -> Verdict:
     import torch
 
-    if wanted.startswith("cuda") or Path("/proc/driver/nvidia").exists():
+    if wanted.startswith("cuda") or NVIDIA_DRIVER.exists():
         why = "is built without CUDA" if torch.version.cuda is None else f"has CUDA {torch.version.cuda}"
         advice = "see nvidia-smi, and install the PyTorch that fits its driver; or set device: cpu"
         text = f"PyTorch cannot use a GPU of NVIDIA's here; it {why}"
         return fail(text, advice) if wanted.startswith("cuda") else warn(text, advice)
     if torch.backends.mps.is_available() and wanted in ("auto", "mps"):
         return ok("Apple's, by MPS")
-    return ok(f"none: training uses the CPU, {torch.get_num_threads()} threads")
+    return ok(f"none: training uses the CPU, {threads} threads")
 
 
 def _memory() -> tuple[int, int]:
@@ -134,7 +140,7 @@ def _memory() -> tuple[int, int]:
     import psutil
 
     machine = psutil.virtual_memory()
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    limit, used = (CONTAINER / name for name in ("memory.max", "memory.current"))
     if not limit.exists() or (text := limit.read_text().strip()) == "max":
         return machine.available, machine.total
     return min(machine.available, int(text) - int(used.read_text())), min(machine.total, int(text))

@@ -9,9 +9,9 @@ from base64 import b64encode
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPConnection
+from ipaddress import ip_address, ip_network
 from typing import cast
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 CONNECT_SECONDS = 5.0
 """Silence for longer than this is taken for a firewall's. A connection round the world needs half a second."""
@@ -35,7 +35,7 @@ class Target:
         """The proxy that gRPC takes, which reads these variables in this order."""
         url = next(filter(None, map(os.environ.get, _PROXIES)), None)
         without = next(filter(None, map(os.environ.get, _NO_PROXY)), "")
-        if url is None or proxy_bypass_environment(self.host, {"no": without}):
+        if url is None or any(_covers(entry.strip(), self.host) for entry in without.split(",")):
             return None
         return urlsplit(url if "//" in url else f"//{url}")
 
@@ -72,6 +72,16 @@ def curious() -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     return context
+
+
+def _covers(entry: str, host: str) -> bool:
+    """Whether gRPC takes an entry of no_proxy to mean `host`: the end of its name, or a network that it is in."""
+    if entry and host.lower().endswith(entry.lower()):
+        return True
+    try:
+        return ip_address(host) in ip_network(entry, strict=False)
+    except ValueError:  # a name
+        return False
 
 
 def _tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:

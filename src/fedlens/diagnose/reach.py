@@ -18,6 +18,7 @@ from fedlens.runtimes.flower.key_files import Certificate
 
 SOON_DAYS = 30
 _MOST_SHOWN = 4
+_NETWORK = "check this machine's network"
 _THERE = "on the server's machine, "
 
 # What OpenSSL's X509_V_ERR_… numbers say of a certificate.
@@ -36,7 +37,7 @@ def name(subject: Subject) -> Verdict:
     except OSError as error:
         advice = "check how --server_address is spelt"
         if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-            advice = "no name server answered: check this machine's network"
+            advice = f"no name server answered: {_NETWORK}"
         return fail(f"{role} has no address: {error.strerror}", f"{advice}, or give the server's address in numbers")
     return ok(f"{role} is {_listed(list(dict.fromkeys(str(place[0]) for *_, place in found)))}")
 
@@ -56,14 +57,15 @@ def port(subject: Subject) -> Verdict:
             f"have the firewalls on the way let TCP port {target.port} through; or correct --server_address",
         )
     except OSError as error:
-        advice = "let the proxy pass it, or set no_grpc_proxy" if proxy else "check this machine's network"
+        advice = f"have the proxy let it pass, or add {target.host} to no_proxy" if proxy else _NETWORK
         return fail(f"{target}{through} cannot be reached: {error.strerror or error}", advice)
     return ok(f"{target}{through} takes connections, after {1000 * (time.perf_counter() - began):.0f} ms")
 
 
 def _refused(target: Target, through: str) -> Verdict:
     if through:
-        return fail(f"no connection to {target}{through}: the proxy refuses", "check grpc_proxy and https_proxy")
+        advice = f"correct grpc_proxy or https_proxy, or add {target.host} to no_proxy"
+        return fail(f"{target}{through} cannot be reached: the proxy refuses", advice)
     return fail(
         f"{target} refuses: the machine is there, and nothing listens on that port",
         "start `fedlens server` there, which listens while its run goes on; or correct the port",

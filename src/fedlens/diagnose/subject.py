@@ -58,7 +58,7 @@ class Subject:
 
         held = self.credentials
         root, keys = (held.root_certificates, held.keys) if held else (None, None)
-        return visit(str(self.target), root, keys, self.site.client)
+        return visit(str(self.target), root, keys)
 
     @cached_property
     def client_runs(self) -> bool:

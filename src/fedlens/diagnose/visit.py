@@ -25,12 +25,12 @@ POLL_SECONDS = 0.05
 MESSAGE_BYTES = 1_000_000
 
 
-def visit(address: str, root_certificates: bytes | None, keys: Keys | None, name: str) -> Outcome:
-    """Join, hear what the server says, and leave nothing behind. `name`: in whose place the doctor comes."""
+def visit(address: str, root_certificates: bytes | None, keys: Keys | None) -> Outcome:
+    """Join, hear what the server says, and leave nothing behind."""
     link = FleetLink(address, root_certificates, keys)
     try:
         link.join()
-        return _hear(link, name)
+        return _hear(link)
     except NotActivated as error:
         return Barred("key", str(error))
     except ConnectionFailed as error:
@@ -41,7 +41,7 @@ def visit(address: str, root_certificates: bytes | None, keys: Keys | None, name
         link.withdraw()
 
 
-def _hear(link: FleetLink, name: str) -> Welcome | Joined:
+def _hear(link: FleetLink) -> Welcome | Joined:
     """What the server says, once it asks who is there. What waits before that is refused, not left unanswered.
 
     Raises:
@@ -59,7 +59,7 @@ def _hear(link: FleetLink, name: str) -> Welcome | Joined:
         if head is None and not same_code:
             raise ProtocolError("the run at the server is not one of FedLens'")
         if head is not None and head.get("kind") == "describe":
-            _reply(link, incoming, Visit(name))
+            _reply(link, incoming, Visit())
             return _welcome(head, heard, same_code)
         _reply(link, incoming, Refusal("fedlens doctor was here in the client's place", final=False))
     return Joined()

@@ -39,7 +39,7 @@ class Survey:
 
     def _ask(self, shared: State) -> None:
         self._number += 1
-        settings = dict.fromkeys(self._splits, 1.0)
+        settings: dict[str, float] = dict.fromkeys(map(str, self._splits), 1.0)
         clients = [client for client in self._runtime.clients() if any(map(client.holds, self._splits))]
         self._runtime.submit(Task(client.name, self._number, "count", shared, settings) for client in clients)
         self._answers = [outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)]

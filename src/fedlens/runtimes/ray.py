@@ -28,7 +28,7 @@ from fedlens.runtimes.worker import MakeTrainer, work
 
 log = logging.getLogger(__name__)
 
-PLACE_SECONDS = 60
+PLACE_SECONDS = 120
 """How long actors may wait for a place in the cluster."""
 
 Parcel = tuple[bytes, list[Any]]

@@ -86,7 +86,7 @@ def room(ray: Any, workers: int | None, threads: int, gpu: bool, clients: int) -
 
 def brief(text: str) -> str:
     """The first sentence of the last line; what Ray says before is a traceback, or identifiers."""
-    return text.strip().splitlines()[-1].partition(". ")[0].rstrip(".")
+    return text.strip(" .\n").rpartition("\n")[2].partition(". ")[0]
 
 
 def _knock(address: str | None) -> None:

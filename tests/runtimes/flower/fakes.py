@@ -25,7 +25,7 @@ from fedlens.errors import ConnectionFailed
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes.flower.client import Desk, Farewell
 from fedlens.runtimes.flower.internals import Grid, Incoming, Outgoing, message_of, taken_apart
-from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup, read_head
+from fedlens.runtimes.flower.messages import HEAD, Description, Prepared, Refusal, Setup
 from fedlens.training.client import ClientTrainer
 
 Act = Callable[[Incoming, dict[str, bytes]], Outgoing | None]
@@ -33,8 +33,8 @@ Act = Callable[[Incoming, dict[str, bytes]], Outgoing | None]
 
 
 class FakeSuperLink:
-    """What `Grid` calls, over HTTP, in a SuperLink: messages and their parts as bytes. The sites work whenever the server
-    asks who is there."""
+    """What `Grid` calls in a SuperLink: messages and their parts as bytes. The sites work whenever the server asks who
+    is there."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, tuple[str, Act]] = {}
@@ -124,7 +124,8 @@ class FakeSuperLink:
 
 
 def kind_of(incoming: Incoming, parts: dict[str, bytes]) -> str:
-    return str(read_head(message_of(incoming, dict(parts)).content)["kind"])
+    records = message_of(incoming, dict(parts)).content.config_records
+    return str(records[HEAD]["kind"]) if HEAD in records else ""
 
 
 class FakeLink:

@@ -33,11 +33,10 @@ PATIENCE = 120.0
 SETTINGS = (
     "model.name=lenet",
     "federated.num_rounds=6",
-    "federated.local_epochs=20",
-    "federated.batch_size=8",
+    "federated.batch_size=16",
     "federated.evaluate_every=0",
     "federated.evaluate_clients_every=0",
-    "optimizer.lr=0.0005",  # larger steps would make much of the last bit of a float
+    "optimizer.lr=0.04",
     "optimizer.keep=true",  # so that what clients keep must go on with them, too
     "runtime.workers=1",
     "tracking.tensorboard=false",
@@ -152,20 +151,15 @@ class Client(Program):
     def trainer(self) -> psutil.Process:
         return self.child("spawn_main")
 
-    def caught_at_work(self) -> psutil.Process:
-        """Its trainer, stopped with a task in its hands that is accepted and not answered."""
+    def stopped_at_work(self) -> psutil.Process:
+        """Its trainer, stopped, with a task that the client has accepted and not answered."""
+        trainer = self.trainer
+        trainer.suspend()
         while True:
-            until(self._accepted, f"a task for {self.log.name}")
-            trainer = self.trainer
-            trainer.suspend()
-            time.sleep(0.2)  # an answer that was on its way is away now
-            if self._accepted():
+            task = until(lambda: next((self.state / "journal").glob("*.task"), None), f"a task for {self.log.name}")
+            time.sleep(0.3)  # an answer that was on its way when the trainer stopped is away by then
+            if task.exists():
                 return trainer
-            trainer.resume()
-
-    def _accepted(self) -> list[Path]:
-        assert self.running, self.said
-        return list((self.state / "journal").glob("*.task"))
 
 
 class Federation:

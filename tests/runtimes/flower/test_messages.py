@@ -46,7 +46,7 @@ REPLIES = [
     PREPARED,
     Refusal("no room"),
     Refusal("out of memory", final=False),
-    Visit("client1"),
+    Visit(),
 ]
 
 

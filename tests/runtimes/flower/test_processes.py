@@ -23,11 +23,10 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 6
 PLUGIN = "my_scaffold.py"
-SCAFFOLD = (f"plugins=[{PLUGIN}]", "strategy.name=my_scaffold", "optimizer.momentum=0", "optimizer.lr=0.001")
+SCAFFOLD = (f"plugins=[{PLUGIN}]", "strategy.name=my_scaffold", "optimizer.momentum=0", "optimizer.lr=0.15")
 RUNS = {
-    "FedAvg, fresh optimizers": ("optimizer.keep=false",),
-    "FedAvg, optimizers that are kept": (),
-    "SCAFFOLD of docs/extending.md": SCAFFOLD,
+    "FedAvg, where clients keep nothing": ("optimizer.keep=false", "optimizer.lr=0.06"),
+    "SCAFFOLD of docs/extending.md, where clients keep their control variates": SCAFFOLD,
 }
 
 
@@ -75,7 +74,9 @@ def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) 
         server.ready(2)
         started = [server.superlink, *(client.trainer for client in clients)]
         database = place.folder() / "superlink" / "state.db"
-        assert database.stat().st_mode & 0o077 == 0  # it holds updates
+        assert database.exists()
+        for private in (database.parent, *(client.state for client in clients)):
+            assert private.stat().st_mode & 0o077 == 0, f"others may read {private}"
         assert [program.ends() for program in (server, *clients)] == [0, 0, 0]
         assert psutil.wait_procs(started, timeout=10)[1] == []
         assert not list(database.parent.glob("state.db*"))

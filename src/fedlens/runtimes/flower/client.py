@@ -34,7 +34,7 @@ from fedlens.runtimes.flower.internals import (
     taken_apart,
 )
 from fedlens.runtimes.flower.journal import Journal, Outbox
-from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup, read_head, reply
+from fedlens.runtimes.flower.messages import FLOWER_TYPES, Description, Prepared, Refusal, Setup, read_head, reply
 
 POLL_SECONDS = 0.05
 IDLE_POLL_SECONDS = 0.5
@@ -371,7 +371,10 @@ class Desk:
             FedLensError: the site cannot work at all.
         """
         started = time.perf_counter()
-        message = message_of(incoming, parts)
+        try:
+            message = message_of(incoming, parts)
+        except ProtocolError as error:
+            return _Done(refusal_reply(incoming, Refusal(str(error))), "", "refusal", f"refused: {error}")
         answer = self.answer(message)
         if isinstance(answer, Farewell):
             return answer
@@ -391,12 +394,14 @@ class Desk:
 
     def _read(self, message: Message) -> Said | Farewell:
         record = read_head(message.content)
-        kind, run = str(record["kind"]), message.metadata.group_id
+        kind, run = str(record.get("kind")), message.metadata.group_id
+        if kind not in FLOWER_TYPES:
+            raise ProtocolError(f"a message of the kind {kind!r}")
         if kind in ("refuse", "finish"):
             return Farewell(kind, str(record.get("text", "")))
         if kind == "describe":
             return Said(reply(self._site.describe()), run, kind, "")
-        setup = Setup.from_json(str(record["setup"]))
+        setup = Setup.from_json(str(record.get("setup", "")))
         if kind == "prepare":
             ready = self._site.prepare(setup)
             text = f"stays out: {ready.reason}" if isinstance(ready, Refusal) else f"ready for {setup.run}"

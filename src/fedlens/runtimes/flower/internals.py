@@ -452,17 +452,16 @@ def calling(grid: Any, call: Callable[[Any], T]) -> T:
 
 
 def replies(grid: Any, name: str) -> list[Message]:
-    """The reply to the message `name`, if it is there. One that cannot be read, or is empty, is an error reply."""
+    """The reply to the message `name`, if it is there. One that cannot be read is an error reply."""
     try:
-        found = list(grid.pull_messages([name]))
+        return list(grid.pull_messages([name]))
     except httpx.HTTPError:
         raise
     except Exception as error:  # Flower's parsers raise what they raise on hostile bytes
-        return [_broken(name, f"a broken message: {error}")]
-    return [message if message.has_content() or message.has_error() else _broken(name, "it is empty") for message in found]
+        return [_broken(name, error)]
 
 
-def _broken(name: str, reason: str) -> Message:
+def _broken(name: str, error: Exception) -> Message:
     """In place of a reply to `name`: as Flower does where parts of one are missing."""
     metadata = Metadata(
         run_id=0,
@@ -475,7 +474,7 @@ def _broken(name: str, reason: str) -> Message:
         ttl=0,
         message_type="query",
     )
-    return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason))
+    return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, f"a broken message: {error}"))
 
 
 def nodes_online(grid: Any) -> dict[int, str]:

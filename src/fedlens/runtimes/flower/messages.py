@@ -108,8 +108,6 @@ class Refusal:
 class Visit:
     """What `fedlens doctor` replies in a site's place: it only looks, and leaves at once."""
 
-    name: Name
-
 
 Reply = Description | Prepared | Refusal | Visit
 

@@ -280,7 +280,10 @@ class FlowerRuntime:
         self._stale.discard(answers)
         if answers in self._asked:
             node, kind = self._asked.pop(answers)
-            self._introduced(node, kind, message)
+            if message.has_error() and message.error.code in NODE_GONE:
+                self._sites.pop(node, None)  # if one with its key is there by now, that one is asked
+            else:
+                self._introduced(node, kind, message)
             return []
         for client, owed in self._batch.owed.items():
             if owed.message == answers:
@@ -329,7 +332,7 @@ class FlowerRuntime:
 
     def _introduced(self, node: int, kind: Kind, message: Message) -> None:
         site = self._sites.get(node)
-        if site is None or (message.has_error() and message.error.code in NODE_GONE):
+        if site is None:
             return None
         try:
             failed = Refusal(f"Flower reports: {message.error.reason}") if message.has_error() else None
@@ -346,10 +349,10 @@ class FlowerRuntime:
 
     def _stays_out(self, site: _Site, content: Refusal | Visit) -> None:
         if isinstance(content, Visit):
-            del self._sites[site.node]  # whoever comes next with this key is asked anew
-            return self._note(f"fedlens doctor looked in for {content.name}")
+            del self._sites[site.node]  # the client itself may be there already, with the same key
+            return
         site.stage = "out"
-        return self._note(f"{site.name} stays out: {content.reason}")
+        self._note(f"{site.name} stays out: {content.reason}")
 
     def _describe(self, site: _Site, description: Description) -> None:
         site.description = description
@@ -394,6 +397,7 @@ class FlowerRuntime:
             f"{about.name} is {'back' if back else 'here'}: {site.info.examples} training images of {held} classes, "
             f"{about.device}"
         )
+        return None
 
     def _refuse(self, site: _Site, reason: str, *, quiet: bool = False) -> None:
         site.stage = "out"

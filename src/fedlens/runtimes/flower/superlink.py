@@ -51,7 +51,7 @@ class SuperLink:
             ConnectionFailed: the port is taken, or the SuperLink ends at once.
         """
         check_free(*self._fleet)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its database holds updates
         self._control = _free_port()
         secret_file = self._folder / "secret"
         _write_secret(secret_file, self._secret)

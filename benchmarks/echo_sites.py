@@ -1,0 +1,109 @@
+"""FedLens' clients without images: they give back what they get, so that only the transport is measured.
+
+As a program, sixteen of them in one process, each with a connection of its own:
+
+    python benchmarks/echo_sites.py 127.0.0.1:8080 16
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from fedlens.federation.types import Answer, Mean, Report, Task
+from fedlens.runtimes.flower.bundle import bundle
+from fedlens.runtimes.flower.client import Desk, Farewell, Place, Progress, ResidentClient, Tell, Terms
+from fedlens.runtimes.flower.internals import FleetLink
+from fedlens.runtimes.flower.messages import Description, Prepared, Setup
+
+METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
+LARGEST_MESSAGE = 4_000_000_000
+AT_ONCE = 2
+"""How many of the sites in one process hold a model at the same time."""
+
+
+class Echo:
+    """A site that answers every training task with the same numbers and one more, as peers/stock_app does."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._identity = secrets.token_hex(8)
+
+    def describe(self) -> Description:
+        return Description(
+            name=f"client{self._number + 1}",
+            partition=self._number,
+            identity=self._identity,
+            class_names=("picture",),
+            images=1,
+            native_size=28,
+            channels=1,
+            device="cpu",
+            fedlens=version("fedlens"),
+            flwr=version("flwr"),
+            clock=time.time(),
+        )
+
+    def prepare(self, setup: Setup) -> Prepared:
+        none = (0,) * len(setup.class_names)
+        return Prepared((1, *none[1:]), none, none)
+
+    def run(self, task: Task, setup: Setup) -> Answer:
+        payload = {name: value + 1 + self._number for name, value in task.payload.items()}
+        report = Report(task.client, 1.0, {name: Mean(0.0, 1.0) for name in METRICS})
+        return Answer(task.round, task.kind, report, payload)
+
+
+class Unwatched:
+    """Nobody looks at the client's screen."""
+
+    def note(self, text: str) -> None: ...
+
+    def progress(self, label: str) -> None: ...
+
+
+def echo(number: int, _tell: Tell, _progress: Progress) -> Echo:
+    return Echo(number)
+
+
+def reside(address: str, number: int, folder: Path) -> None:
+    """A whole resident client: this process has the connection, and a worker the site."""
+    terms = Terms(LARGEST_MESSAGE, bundle().hash_str, stay=False)
+    ResidentClient(Place(address), terms, partial(echo, number), folder, Unwatched()).run()
+
+
+def answer_all(address: str, number: int, turn: threading.Semaphore) -> None:
+    """A site in a thread, until the server ends the run."""
+    link, desk = FleetLink(address, None, None), Desk(Echo(number))
+    link.join()
+    while True:
+        incoming = link.receive()
+        if incoming is None:
+            time.sleep(0.05)
+            continue
+        with turn:
+            done = desk.do(incoming, link.fetch(incoming, LARGEST_MESSAGE))
+            link.confirm(incoming)
+            if isinstance(done, Farewell):
+                link.close()
+                return
+            link.send(done.reply)
+
+
+def main() -> None:
+    address, count = sys.argv[1], int(sys.argv[2])
+    turn = threading.Semaphore(AT_ONCE)
+    sites = [threading.Thread(target=answer_all, args=(address, number, turn)) for number in range(count)]
+    for site in sites:
+        site.start()
+    for site in sites:
+        site.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,449 @@
+"""The pinned Flower against what `internals.py` takes for granted of it: a new version has to pass here first."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import httpx
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+    validate_object_content,
+)
+from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink
+
+from fedlens.errors import ConnectionFailed, ProtocolError
+from fedlens.runtimes.flower import internals
+from fedlens.runtimes.flower.bundle import bundle, files
+from fedlens.runtimes.flower.internals import (
+    HEARTBEAT_SECONDS,
+    NODE_GONE,
+    FleetLink,
+    Grid,
+    Incoming,
+    NotActivated,
+    Refused,
+    calling,
+    envelope_of,
+    message_of,
+    nodes_online,
+    replies,
+    taken_apart,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Flower's builder
+
+CONTENT = RecordDict(
+    {
+        "head": ConfigRecord({"kind": "train", "round": 3, "bytes": b"\x00\xff"}),
+        "numbers": MetricRecord({"loss": [0.5, 2.0]}),
+        "payload": ArrayRecord({"value": Array("bfloat16", (2, 3), "fedlens.bytes", bytes(range(12)))}),
+    }
+)
+
+
+def question() -> Message:
+    """A message as a server's grid sends it."""
+    message = Message(CONTENT, 7, "train", ttl=60, group_id="run-1")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
+# -- names and signatures ----------------------------------------------------------------------------------------------
+
+
+def imported() -> list[tuple[str, str]]:
+    """(module, name) of everything that internals.py takes from Flower."""
+    tree = ast.parse(Path(internals.__file__).read_text(encoding="utf-8"))
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [(node.module, alias.name) for node in froms if node.module.startswith("flwr") for alias in node.names]
+
+
+def test_flower_is_the_pinned_one() -> None:
+    assert version("flwr").startswith("1.38.")
+
+
+@pytest.mark.parametrize(("module", "name"), imported())
+def test_every_name_is_there(module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name)
+
+
+SIGNATURES = {
+    "build_fab_from_files": ["files"],
+    "create_channel": ["server_address", "insecure", "root_certificates", "max_message_length", "interceptors"],
+    "NodeAuthClientInterceptor": ["private_key", "public_key"],
+    "RuntimeVersionClientInterceptor": ["component_name"],
+    "RuntimeVersionHttpInterceptor": ["component_name"],
+    "SuperExecAuthHttpInterceptor": ["master_secret", "protected_methods"],
+    "make_pull_object_fn_protobuf": ["pull_object_protobuf", "node", "run_id"],
+    "make_push_object_fn_protobuf": ["push_object_protobuf", "node", "run_id", "session_id"],
+    "inflate_object_from_contents": ["object_id", "object_contents"],
+    "pull_objects": ["object_ids", "pull_object_fn", "initial_backoff", "backoff_cap"],
+    "push_object_contents_from_iterable": ["object_contents", "push_object_fn"],
+    "make_message": ["metadata", "content", "error"],
+    "remove_content_from_message": ["message"],
+    "Fab": ["hash_str", "content", "verifications"],
+    "HttpGrid": ["runtime_api_address", "insecure", "root_certificates", "token"],
+}
+
+
+@pytest.mark.parametrize(("name", "wanted"), SIGNATURES.items(), ids=list(SIGNATURES))
+def test_signatures(name: str, wanted: list[str]) -> None:
+    found = list(inspect.signature(getattr(internals, name)).parameters)
+    assert [parameter for parameter in found if parameter in wanted] == wanted
+
+
+@pytest.mark.parametrize("client", [internals.ControlHttpClient, internals.RuntimeHttpClient])
+def test_http_clients_are_made_of_an_address(client) -> None:
+    found = list(inspect.signature(client.from_server_address).parameters)
+    assert found[:4] == ["server_address", "insecure", "root_certificates", "interceptors"]
+
+
+@pytest.mark.parametrize(
+    ("client", "calls"),
+    [
+        (internals.ControlHttpClient, ["RegisterNode", "UnregisterNode", "StartRun"]),
+        (
+            internals.RuntimeHttpClient,
+            ["PullPendingTasks", "ClaimTask", "PullTaskInput", "PushTaskOutput", "SendTaskHeartbeat", "PullObject"],
+        ),
+    ],
+)
+def test_http_calls(client, calls: list[str]) -> None:
+    assert all(callable(getattr(client, name)) for name in calls)
+
+
+def test_grpc_calls() -> None:
+    channel = grpc.insecure_channel("127.0.0.1:1")
+    stub = internals.FleetStub(channel)
+    used = re.findall(r"_stub\.(\w+)", Path(internals.__file__).read_text(encoding="utf-8"))
+    assert {"RegisterNode", "ActivateNode", "PullMessages", "PushObject", "SendNodeHeartbeat"} <= set(used)
+    assert all(hasattr(stub, name) for name in used)
+    channel.close()
+
+
+FIELDS = {
+    "ActivateNodeRequest": {"public_key", "heartbeat_interval"},
+    "ClaimTaskRequest": {"task_id"},
+    "ConfirmMessageReceivedRequest": {"node", "run_id", "message_object_id"},
+    "DeactivateNodeRequest": {"node_id"},
+    "GetRunRequest": {"node", "run_id"},
+    "MessageProto": {"metadata", "content"},
+    "ObjectTree": {"object_id", "children"},
+    "PullMessagesRequest": {"node"},
+    "PushMessagesRequest": {"node", "messages_list", "message_object_trees", "clientapp_runtime_list"},
+    "PushTaskOutputRequest": {"sub_status", "details"},
+    "RegisterNodeFleetRequest": {"public_key"},
+    "RegisterNodeRequest": {"public_key", "name"},
+    "SendNodeHeartbeatRequest": {"node", "heartbeat_interval"},
+    "StartRunRequest": {"fab"},
+    "UnregisterNodeRequest": {"node_id"},
+}
+
+
+@pytest.mark.parametrize(("name", "wanted"), FIELDS.items(), ids=list(FIELDS))
+def test_requests_have_the_fields(name: str, wanted: set[str]) -> None:
+    assert wanted <= set(getattr(internals, name).DESCRIPTOR.fields_by_name)
+
+
+def test_claims_are_protected_under_flowers_names() -> None:
+    from flwr.supercore.superexec.run_superexec import _SUPEREXEC_AUTH_METHODS
+
+    assert internals._CLAIM == _SUPEREXEC_AUTH_METHODS
+
+
+def test_heartbeats_are_as_short_as_flower_lets_them_be() -> None:
+    from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+
+    assert HEARTBEAT_SECONDS == HEARTBEAT_MIN_INTERVAL
+
+
+# -- messages in parts -------------------------------------------------------------------------------------------------
+
+
+def test_a_question_is_read_as_it_was_sent() -> None:
+    sent = taken_apart(question(), 0.0)
+    incoming = Incoming(sent.envelope, sent.tree)
+    read = message_of(incoming, dict(sent.parts))
+    assert read.content == CONTENT
+    assert read.metadata == envelope_of(incoming).metadata
+    assert (read.metadata.message_type, read.metadata.group_id, read.metadata.dst_node_id) == ("train", "run-1", 7)
+    assert incoming.run_id == 1
+    assert incoming.message_id == read.metadata.message_id == read.object_id
+
+
+def test_a_reply_as_flower_reads_it() -> None:
+    asked = question()
+    sent = taken_apart(Message(CONTENT, reply_to=asked), 1.5)
+    envelope = MessageProto.FromString(sent.envelope)
+    names = [part.object_id for part in iterate_object_tree(ObjectTree.FromString(sent.tree))]
+    assert not message_from_proto(envelope).content
+    assert envelope.metadata.reply_to_message_id == asked.metadata.message_id
+    assert envelope.metadata.src_node_id == 7
+    assert set(names) == set(sent.parts)
+    for name, part in sent.parts.items():
+        assert get_object_id(part) == name
+        validate_object_content(part)  # as a SuperLink does; raises
+    read = inflate_object_from_contents(envelope.metadata.message_id, dict(sent.parts))
+    assert read.content == CONTENT
+    assert (sent.run_id, sent.seconds) == (1, 1.5)
+
+
+def test_reading_a_message_uses_up_its_parts() -> None:
+    """What Flower does to save memory; whoever needs the parts later has to keep a copy."""
+    sent = taken_apart(question(), 0.0)
+    message_of(Incoming(sent.envelope, sent.tree), sent.parts)
+    assert not sent.parts
+
+
+def root_of(parts: dict[str, bytes]) -> str:
+    return list(parts)[-1]
+
+
+def test_broken_parts_are_a_protocol_error() -> None:
+    sent = taken_apart(question(), 0.0)
+    incoming = Incoming(sent.envelope, sent.tree)
+    for name in sent.parts:
+        for content in (b"", b"rubbish", b"Message  7\x00rubbish", b"ConfigRecord  1\x00?", b"NoSuchThing  0\x00"):
+            with pytest.raises(ProtocolError, match=r"^a broken message|^a .* where a message was expected"):
+                message_of(incoming, {**sent.parts, name: content})
+        with pytest.raises(ProtocolError, match=r"^a broken message"):
+            message_of(incoming, {other: part for other, part in sent.parts.items() if other != name})
+
+
+# -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_parts_are_fetched_once() -> None:
+    sent = taken_apart(question(), 0.0)
+    asked: list[str] = []
+
+    def pull(name: str) -> bytes:
+        asked.append(name)
+        return sent.parts[name]
+
+    assert internals._pull(sent.tree, pull, 10**6) == sent.parts
+    assert sorted(asked) == sorted(sent.parts)
+
+
+def test_a_part_that_is_not_there_yet_is_asked_for_again() -> None:
+    sent = taken_apart(question(), 0.0)
+    late = {root_of(sent.parts)}
+
+    def pull(name: str) -> bytes:
+        if name in late:
+            late.remove(name)
+            raise ObjectUnavailableError(name)
+        return sent.parts[name]
+
+    assert internals._pull(sent.tree, pull, 10**6) == sent.parts
+
+
+def test_fetching_stops_at_the_limit() -> None:
+    names = [f"{number:064}" for number in range(1000)]
+    tree = ObjectTree(object_id="f" * 64, children=[ObjectTree(object_id=name) for name in names])
+    asked, lock = [], threading.Lock()
+
+    def pull(name: str) -> bytes:
+        with lock:
+            asked.append(name)
+        return bytes(1000)
+
+    with pytest.raises(ProtocolError, match=r"a message of more than 0\.0 MB"):
+        internals._pull(tree.SerializeToString(), pull, 10_000)
+    assert 11 <= len(asked) < 100  # those that were under way
+
+
+def test_the_limit_is_the_most_that_is_taken() -> None:
+    sent = taken_apart(question(), 0.0)
+    size = sum(map(len, sent.parts.values()))
+    assert internals._pull(sent.tree, sent.parts.__getitem__, size) == sent.parts
+    with pytest.raises(ProtocolError):
+        internals._pull(sent.tree, sent.parts.__getitem__, size - 1)
+
+
+# -- the bundle --------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundles_hash_is_the_same_in_another_process() -> None:
+    """And the module that compares it, in a site's connection, needs no PyTorch."""
+    say = "print(bundle().hash_str, 'torch' in sys.modules)"
+    code = f"import sys; from fedlens.runtimes.flower.bundle import bundle; {say}"
+    environment = {"PYTHONHASHSEED": "7", "TZ": "Pacific/Auckland", "PATH": "", "FLWR_TELEMETRY_ENABLED": "0"}
+    command = [sys.executable, "-c", code]
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert other.split() == [bundle().hash_str, "False"]
+    assert bundle().hash_str == hashlib.sha256(bundle().content).hexdigest()
+
+
+def test_the_bundle_names_things_that_exist() -> None:
+    for module, names in re.findall(r"from (\S+) import (.+)", files()["fedlens_app/app.py"]):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), name
+
+
+def test_other_files_have_another_hash() -> None:
+    changed = {name: text.encode() for name, text in files().items()}
+    assert internals.built(changed).hash_str == bundle().hash_str
+    changed["fedlens_app/app.py"] += b"# more"
+    assert internals.built(changed).hash_str != bundle().hash_str
+
+
+# -- the grid ----------------------------------------------------------------------------------------------------------
+
+
+class Echo:
+    """A site that replies with what it was sent."""
+
+    def __init__(self, change=lambda reply: reply) -> None:
+        self._change = change
+
+    def __call__(self, incoming, parts):
+        message = message_of(incoming, dict(parts))
+        return self._change(taken_apart(Message(message.content, reply_to=message), 0.0))
+
+
+def through(change=lambda reply: reply, limit: int | None = None) -> list[Message]:
+    """The reply to a question that a grid has sent."""
+    superlink = FakeSuperLink()
+    link = FakeLink(superlink)
+    node = superlink.join(Echo(change))
+    (name,) = link.grid.push_messages([Message(CONTENT, node, "train", ttl=60, group_id="run-1")])
+    if limit is not None:
+        link.grid.limit = limit
+    assert replies(link.grid, name) == []
+    link.grid.get_node_ids()  # the sites work
+    found = replies(link.grid, name)
+    assert all(message.metadata.reply_to_message_id == name for message in found)
+    return found
+
+
+def test_a_reply_comes_through_the_grid() -> None:
+    (reply,) = through()
+    assert reply.content == CONTENT
+
+
+def test_the_grid_takes_no_more_than_its_limit() -> None:
+    sizes: list[int] = []
+
+    def measured(reply):
+        sizes.append(sum(map(len, reply.parts.values())))
+        return reply
+
+    through(measured)
+    (whole,) = through(limit=sizes[0] + 8)  # a timestamp may be written a little longer
+    assert whole.content == CONTENT
+    (cut,) = through(limit=sizes[0] - 8)
+    assert cut.error.code not in NODE_GONE
+    assert "larger than any answer to this task can be" in cut.error.reason
+
+
+def test_a_reply_that_cannot_be_read_is_an_error_reply() -> None:
+    def breaking(reply):
+        return SimpleNamespace(
+            envelope=reply.envelope, tree=reply.tree, parts={**reply.parts, root_of(reply.parts): b"Message  1\x00?"}
+        )
+
+    (reply,) = through(breaking)
+    assert reply.error.code not in NODE_GONE
+    assert reply.error.reason.startswith("a broken message: ")
+
+
+def test_a_node_that_has_gone_is_an_error_of_its_own() -> None:
+    superlink = FakeSuperLink()
+    grid = FakeLink(superlink).grid
+    node = superlink.join(Echo())
+    (name,) = grid.push_messages([Message(CONTENT, node, "train")])
+    superlink.leave(node)
+    grid.get_node_ids()
+    (reply,) = replies(grid, name)
+    assert reply.error.code in NODE_GONE
+    assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION not in NODE_GONE
+
+
+def test_nodes_and_their_names() -> None:
+    superlink = FakeSuperLink()
+    first, second = superlink.join(Echo(), "client1"), superlink.join(Echo())
+    assert nodes_online(FakeLink(superlink).grid) == {first: "client1", second: ""}
+    assert nodes_online(SimpleNamespace(get_node_ids=lambda: [5])) == {5: ""}
+
+
+def test_a_grid_without_a_superlink_fails_at_once() -> None:
+    superlink = FakeSuperLink()
+    superlink.down = True
+    grid = FakeLink(superlink).grid
+    for call in (nodes_online, lambda grid: replies(grid, "name"), lambda grid: grid.push_messages([question()])):
+        with pytest.raises(ConnectionFailed, match="Connection refused"):
+            calling(grid, call)
+
+
+def test_the_real_grid_does_not_retry() -> None:
+    grid = Grid("127.0.0.1:9", True, None, token="a token")  # the discard port: nobody listens
+    with pytest.raises(httpx.ConnectError):
+        grid.get_node_ids()
+    grid.close()
+
+
+# -- errors of a site's connection -------------------------------------------------------------------------------------
+
+
+class Failed(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__()
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        ("FAILED_PRECONDITION", "Failed to activate SuperNode", NotActivated),
+        ("UNAUTHENTICATED", "Access denied", Refused),
+        ("FAILED_PRECONDITION", "SuperNode registration is disabled", Refused),
+        ("ALREADY_EXISTS", "The public key is already in use", Refused),
+        ("UNAVAILABLE", "Ssl handshake failed: certificate verify failed", Refused),
+        ("UNAVAILABLE", "failed to connect to all addresses", ConnectionFailed),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", ConnectionFailed),
+    ],
+)
+def test_what_a_failed_call_means(code: str, details: str, kind: type) -> None:
+    found = internals._translated(Failed(grpc.StatusCode[code], details))
+    assert type(found) is kind
+
+
+def test_nobody_listens() -> None:
+    link = FleetLink("127.0.0.1:9", None, None)
+    with pytest.raises(ConnectionFailed, match="unavailable") as caught:
+        link.join()
+    assert type(caught.value) is ConnectionFailed
+    link.close()
+
+
+def test_the_activation_error_is_worded_as_we_read_it() -> None:
+    from flwr.supercore.error.catalog import API_ERROR_MAP, ApiErrorCode
+
+    public = API_ERROR_MAP[ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED].public_message
+    assert "Failed to activate SuperNode" in public
