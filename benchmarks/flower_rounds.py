@@ -155,7 +155,7 @@ def memory(folder: Path) -> dict[str, Any]:
     subprocess.run([str(FEDLENS), *sample], check=True)
     with Commands(folder) as commands:
         server = commands.server(
-            *("model.name=resnet50", "federated.num_rounds=1000", f"federated.min_fit_clients={SITES}"),
+            *("model.name=resnet50", "federated.num_rounds=9", f"federated.min_fit_clients={SITES}"),
             *("federated.evaluate_every=0", "federated.evaluate_clients_every=0"),
             *(f"data.path={data}", "data.image_size=32"),
         )
@@ -165,7 +165,7 @@ def memory(folder: Path) -> dict[str, Any]:
         idle = {name: process.memory_info().rss for name, process in both.items()}
         commands.start(sys.executable, str(Path(__file__).with_name("echo_sites.py")), commands.address, str(SITES))
         peak = dict(idle)
-        while "round 3/" not in commands.said():
+        while "round 3/9" not in commands.said():
             for name, process in both.items():
                 peak[name] = max(peak[name], process.memory_info().rss)
             time.sleep(0.002)

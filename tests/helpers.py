@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,15 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.settings import LocalSettings
 
 CPU = torch.device("cpu")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread: where a model is tiny, more of them only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tiny_data(clients: int = 4, per_client: int = 12, classes: int = 3, seed: int = 0) -> FederatedData:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -86,6 +86,9 @@ class Site:
             return experiment
         if task.client != self._config.client:
             return Refusal(f"this is {self._config.client}, and the task is {task.client}'s")
+        rounds = experiment.config.federated.num_rounds
+        if task.kind == "train" and task.round > rounds:
+            return Refusal(f"the run was to have {rounds} rounds, and this is round {task.round}")
         if task.payload.keys() < experiment.resident.names:
             return Refusal("the task lacks parts of the model")
         try:
@@ -175,20 +178,27 @@ def local_config(setup: Setup, site: SiteConfig) -> Config:
     Raises:
         ConfigError: this FedLens does not know a key or a name in it.
     """
-    sections = dict(setup.config)
-    model = {**sections["model"], "num_classes": sections["model"].get("num_classes") or len(setup.class_names)}
-    model["weights"] = None
+    try:
+        told = _told(setup, site)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the server's configuration lacks a part, or has it in another form: {error}") from error
+    return load(None, (), told)
+
+
+def _told(setup: Setup, site: SiteConfig) -> dict[str, Any]:
+    """The tree of `local_config`."""
+    sections = setup.config
+    model = {**sections["model"], "weights": None}
+    model["num_classes"] = model.get("num_classes") or len(setup.class_names)
     model["pretrained"] = bool(model.get("pretrained")) and model.get("freeze") == "backbone"
-    data = sections["data"]
-    kept = {key: data[key] for key in ("augment", "validation", "client_test")}
-    own: dict[str, Any] = {
+    kept = {key: sections["data"][key] for key in ("augment", "validation", "client_test")}
+    return {
         **{key: sections[key] for key in ("federated", "strategy", "optimizer", "memory", "seed")},
         "model": model,
         "data": {**kept, "image_size": setup.image_size, "cache_dir": site.cache_dir},
         "runtime": {"name": "in_process", "device": site.device},
         "plugins": [str(path) for path in site.plugins],
     }
-    return load(None, (), own)
 
 
 def objection(config: Config, site: SiteConfig) -> str | None:
@@ -228,21 +238,21 @@ def alone(config: SiteConfig) -> Iterator[None]:
         ConfigError: one does, or the folder cannot be written.
     """
     folder = config.state
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what stays here is nobody else's
-        with (folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"partition_id={config.partition_id}: a client of that partition ({config.client}) already runs "
-                    f"here, in {folder}; give this one another --partition_id"
-                ) from error
-            yield
-    except OSError as error:
-        raise ConfigError(
-            f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir"
-        ) from error
+    with ExitStack() as held:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what stays here is nobody else's
+            lock = held.enter_context((folder / "lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"partition_id={config.partition_id}: a client of that partition ({config.client}) already runs here, "
+                f"in {folder}; give this one another --partition_id"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir"
+            ) from error
+        yield
 
 
 def site_maker(config: SiteConfig) -> Callable[[Tell, Progress], Site]:

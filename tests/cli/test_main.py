@@ -11,7 +11,21 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError, DataError
 
-COMMANDS = ("run", "resume", "compare", "sweep", "data", "models", "strategies", "predict", "config", "server", "client", "certs")
+COMMANDS = (
+    "run",
+    "resume",
+    "compare",
+    "sweep",
+    "data",
+    "models",
+    "strategies",
+    "predict",
+    "config",
+    "server",
+    "client",
+    "certs",
+    "doctor",
+)
 
 
 def invoke(*arguments: str):

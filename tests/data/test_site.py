@@ -22,7 +22,7 @@ SPLIT = {"image_size": 8, "validation": 0.2, "client_test": 0.2, "seed": 5}
 
 
 def brightest(data, row: int) -> int:
-    """The class by the file's content: `photos` makes the channel of its class the brightest, of blue, green and red."""
+    """The class by the content: `photos` makes the channel of its class the brightest, of blue, green and red."""
     return 2 - int(data.images[row].double().mean((0, 1)).argmax())
 
 

@@ -13,6 +13,7 @@ from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, Plan
 from fedlens.federation.records import Evaluation, RoundRecord
 from fedlens.federation.schedule import CohortRule, Stopping
+from fedlens.federation.types import ClientFailure
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
@@ -180,3 +181,113 @@ def test_bytes_are_the_tensors_that_travel(tmp_path) -> None:
     # conv 4·9, norm 4 + 4 and its statistics 4 + 4, head 32·3 + 3: 151 floats, down and up, two clients
     _, records, _ = run(tmp_path, strategy=FedAvg())
     assert records[0].bytes_down == records[0].bytes_up == 2 * 151 * 4
+
+
+class Unsteady(InProcessRuntime):
+    """Clients that do not answer: `silent` gives, for each batch in turn, who."""
+
+    def __init__(self, clients, make_trainer, silent) -> None:
+        super().__init__(clients, make_trainer)
+        self._silent = iter(silent)
+        self.asked: list[list[str]] = []
+        self.enough: list[int | None] = []
+        self.waited: list[int] = []
+
+    def clients(self, at_least: int = 0):
+        self.waited.append(at_least)
+        return super().clients(at_least)
+
+    def submit(self, tasks, enough=None) -> None:
+        listed = list(tasks)
+        self.asked.append([task.client for task in listed])
+        self.enough.append(enough)
+        away = next(self._silent, ())
+        self._lost = [
+            ClientFailure(task.client, task.round, "cut off", False) for task in listed if task.client in away
+        ]
+        super().submit([task for task in listed if task.client not in away], enough)
+
+    def completed(self, timeout=None):
+        yield from super().completed(timeout)
+        yield from self._lost
+
+
+def unsteady(folder, plan, silent, data=None):
+    """As `run`, with clients that do not answer; gives the end, the records, the runtime and what was said."""
+    data = data or tiny_data()
+    trainer = tiny_trainer(FedAvg(), data, folder / "clients", SETTINGS)
+    memory, notes = Memory(), []
+    books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
+    runtime = Unsteady(infos(data), lambda: trainer, silent)
+    coordinator = Coordinator(plan, FedAvg(), runtime, trainer._model.trainable, books, note=notes.append)
+    try:
+        return coordinator.run(Checkpoint(0, FedAvg().init(trainer._model.state()))), memory.records, runtime, notes
+    finally:
+        books.close()
+
+
+EVERYBODY = tuple(f"client{index}" for index in range(4))
+ALL = Plan(num_rounds=3, cohorts=CohortRule(1.0, 2, seed=3), lr=lambda _round: 0.1)
+
+
+def test_a_round_without_a_quorum_is_begun_again(tmp_path) -> None:
+    plan = replace(ALL, quorum=3)
+    end, records, runtime, notes = unsteady(tmp_path / "a", plan, [(), EVERYBODY[:2], EVERYBODY])
+    steady, _, _, _ = unsteady(tmp_path / "b", plan, [])
+    assert same(end.state.shared, steady.state.shared)
+    assert len(runtime.asked) == 5
+    assert [len(record.reports) for record in records] == [4, 4, 4]
+    assert [len(record.failures) for record in records] == [0, 6, 0]
+    assert notes == [
+        "round 2: 2 of 3 needed answers; it begins again",
+        "round 2: 0 of 3 needed answers; it begins again",
+    ]
+
+
+def test_a_quorum_is_enough(tmp_path) -> None:
+    _, records, runtime, notes = unsteady(tmp_path, replace(ALL, quorum=2), [EVERYBODY[:2]] * 3)
+    assert [len(record.reports) for record in records] == [2, 2, 2]
+    assert [sorted(failure.client for failure in record.failures) for record in records] == [["client0", "client1"]] * 3
+    assert len(runtime.asked) == 3
+    assert notes == []
+
+
+def test_without_a_quorum_the_run_stops_and_is_kept(tmp_path) -> None:
+    with pytest.raises(NotEnoughClients, match=r"round 2: fewer than federated\.quorum=3 .* 3 times over \(cut off\)"):
+        unsteady(tmp_path, replace(ALL, quorum=3), [(), *[EVERYBODY[:2]] * 3])
+    assert Checkpoints(tmp_path / "checkpoints").latest(print).round == 1
+
+
+def test_one_that_answers_without_an_update_counts_for_the_quorum(tmp_path) -> None:
+    """A diverged client has answered: the round would not be better if it began again."""
+    _, records, _, notes = unsteady(tmp_path, replace(ALL, num_rounds=1, quorum=4), [], data=poisoned(1))
+    assert (len(records[0].reports), len(records[0].failures)) == (3, 1)
+    assert notes == []
+
+
+def test_over_selection_asks_more_and_takes_as_many(tmp_path) -> None:
+    rule = CohortRule(0.5, 2, seed=3, over_selection=0.5)  # 2 of 4, and half of 2 more
+    _, _, runtime, _ = unsteady(tmp_path, replace(ALL, cohorts=rule), [])
+    assert [len(asked) for asked in runtime.asked] == [3, 3, 3]
+    assert runtime.enough == [2, 2, 2]
+    assert runtime.waited == [2, 2, 2], "a round waits for federated.min_fit_clients"
+
+
+@pytest.mark.parametrize(
+    ("clients", "fraction", "share", "asked"),
+    [
+        (20, 0.5, 0.2, 12),  # 10, and a fifth of 10
+        (20, 0.5, 0.0, 10),
+        (20, 0.5, 0.01, 11),  # a part of a client is one
+        (10, 0.3, 1.0, 6),
+        (10, 1.0, 0.5, 10),  # never more than there are
+        (10, 0.8, 0.5, 10),
+        (30, 1 / 3, 0.1, 11),  # 10 and 1, whatever the binary digits
+    ],
+)
+def test_how_many_are_asked(clients: int, fraction: float, share: float, asked: int) -> None:
+    rule = CohortRule(fraction, 1, seed=0, over_selection=share)
+    known = infos(tiny_data(clients=clients))
+    assert len(rule.choose(1, known)) == asked
+    exact = replace(rule, over_selection=0.0)
+    assert rule.size(clients) == len(exact.choose(1, known))

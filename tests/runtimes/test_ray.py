@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +23,13 @@ from torch.utils.data import TensorDataset
 
 import fedlens
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.errors import CheckpointError, ConfigError, ConnectionFailed, RuntimeFailure
+from fedlens.errors import CheckpointError, ConfigError, ConnectionFailed, DataError, RuntimeFailure
 from fedlens.federation.coordinator import collect
 from fedlens.federation.types import Task
 from fedlens.runtimes.local import LocalRuntime
-from fedlens.runtimes.ray import RayRuntime, _frozen, _Worker
+from fedlens.runtimes.ray import RayRuntime
 from fedlens.runtimes.ray_cluster import JOINING, import_ray
+from fedlens.runtimes.ray_worker import RayWorker, frozen
 from fedlens.strategies.base import RoundContext
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.settings import LocalSettings, OptimizerSettings
@@ -76,11 +79,11 @@ def cluster() -> Iterator[SimpleNamespace]:
         nodes.shutdown()
 
 
-def on(cluster, folder: Path, strategy=FedAvg(), workers: int = 2, settings=SETTINGS) -> RayRuntime:  # noqa: B008
+def on(cluster, folder: Path, strategy=FedAvg(), workers=2, settings=SETTINGS, make=None) -> RayRuntime:  # noqa: B008
     folder.mkdir(exist_ok=True)
     return RayRuntime(
         infos(DATA),
-        lambda: tiny_trainer(strategy, DATA, folder, settings),
+        make or (lambda: tiny_trainer(strategy, DATA, folder, settings)),
         address=cluster.address,
         workers=workers,
         threads_per_worker=1,
@@ -137,6 +140,16 @@ def test_actors_on_two_nodes_give_what_worker_processes_give(cluster, tmp_path, 
 def test_a_cluster_that_is_too_small(cluster, tmp_path) -> None:
     with pytest.raises(RuntimeFailure, match=r"5 actors \(runtime\.workers\) of 1 CPU each do not fit .* with 4:"):
         on(cluster, tmp_path, workers=9)
+
+
+def test_data_that_a_node_lacks_is_named_with_the_node(cluster, tmp_path) -> None:
+    def missing() -> None:
+        raise DataError("data.path: there is no folder 'photos'")
+
+    with pytest.raises(
+        RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder 'photos'$"
+    ):
+        on(cluster, tmp_path, workers=1, make=missing)
 
 
 def test_what_goes_wrong_in_the_only_actor_is_told_with_the_way_out(cluster, tmp_path) -> None:
@@ -210,9 +223,11 @@ def test_a_run_and_its_resume_are_those_of_the_local_runtime(cluster, tmp_path) 
 def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, tmp_path) -> None:
     settings = replace(SETTINGS, optimizer=OptimizerSettings(keep=True))
     place = on(cluster, tmp_path, settings=settings)
-    assert place._apart == []
-    place._apart = ["actor-1 on another machine"]
-    with pytest.raises(RuntimeFailure, match=r"clients keep tensors .*actor-1 on another machine .*set tracking\.dir"):
+    assert all(actor.at_home for actor in place._actors)
+    place._actors[1] = replace(place._actors[1], at_home=False)
+    with pytest.raises(
+        RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*set tracking\.dir"
+    ):
         three_rounds(place)
 
 
@@ -259,11 +274,16 @@ def test_a_killed_node_is_reported_and_the_other_does_its_work(cluster, tmp_path
     assert [f"process {victim.pid}) was lost" in record.message for record in caplog.records] == [True]
 
 
+def test_what_cannot_travel_is_named() -> None:
+    with pytest.raises(RuntimeFailure, match="your own model or data set cannot be sent .*lock"):
+        frozen(partial(print, threading.Lock()), pickle)
+
+
 def test_an_actor_says_whether_it_sees_the_run_s_folder(tmp_path) -> None:
-    trainer = _frozen(list, pickle)
-    assert not _Worker(1).build(trainer, Path.cwd(), tmp_path / "probe")
+    trainer = frozen(list, pickle)
+    assert not RayWorker(1).build(trainer, Path.cwd(), tmp_path / "probe")
     (tmp_path / "probe").touch()
-    assert _Worker(1).build(trainer, Path.cwd(), tmp_path / "probe")
+    assert RayWorker(1).build(trainer, Path.cwd(), tmp_path / "probe")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])

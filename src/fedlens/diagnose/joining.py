@@ -58,8 +58,9 @@ def authentication(subject: Subject) -> Verdict:
 
 
 def _no_server(subject: Subject, met: Barred) -> Verdict:
+    reason = met.text.rpartition("last error: ")[2]  # gRPC's, in the words of its innermost part
     return fail(
-        f"{subject.target} takes connections, but does not answer as a server of FedLens does ({met.text})",
+        f"{subject.target} takes connections, but does not answer as a server of FedLens does ({reason})",
         "see that `fedlens server` has that port, and no other program",
     )
 

@@ -6,33 +6,26 @@ number of them adds in the same order.
 
 from __future__ import annotations
 
-import io
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fedlens.errors import FedLensError, RuntimeFailure
+from fedlens.errors import ConfigError, DataError, FedLensError, ModelError, RuntimeFailure
 from fedlens.federation.types import Answer, ClientInfo, Partial, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.local import share_out
 from fedlens.runtimes.ray_cluster import brief, connect, disconnect, import_ray, room
-from fedlens.runtimes.worker import MakeTrainer, work
+from fedlens.runtimes.ray_worker import RayWorker, frozen, unpacked
+from fedlens.runtimes.worker import MakeTrainer
 
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 120
 """How long actors may wait for a place in the cluster."""
-
-Parcel = tuple[bytes, list[Any]]
-"""What `wire.pack` makes. Ray carries the buffers beside its own pickle, and gives read-only views of them."""
 
 
 class RayRuntime:
@@ -75,7 +68,7 @@ class RayRuntime:
         try:
             count = room(self._ray, workers, threads_per_worker, gpu, len(clients))
             self._start(count, threads_per_worker, gpu)
-            self._apart = self._build(make_trainer)
+            self._build(make_trainer)
         except BaseException:
             self.close()
             raise
@@ -112,7 +105,7 @@ class RayRuntime:
             disconnect(self._ray)
 
     def _start(self, count: int, threads: int, gpu: bool) -> None:
-        remote = self._ray.remote(_Worker).options(
+        remote = self._ray.remote(RayWorker).options(
             num_cpus=threads, num_gpus=int(gpu), scheduling_strategy="SPREAD", max_restarts=0
         )
         self._actors = [_Actor(f"actor-{index}", remote.remote(threads)) for index in range(count)]
@@ -126,14 +119,14 @@ class RayRuntime:
             )
         self._actors = [replace(actor, name=f"{actor.name} on {place}") for actor, place in self._answers(places)]
 
-    def _build(self, make_trainer: MakeTrainer) -> list[str]:
-        """Build every actor's trainer; gives the names of those that do not see the run's folder."""
+    def _build(self, make_trainer: MakeTrainer) -> None:
+        """Build every actor's trainer, and find out which of them see the run's folder."""
         probe = self._folder / f".seen-{uuid.uuid4().hex}"
         probe.touch()
         try:
-            make = self._ray.put(_frozen(make_trainer, self._ray.cloudpickle))
+            make = self._ray.put(frozen(make_trainer, self._ray.cloudpickle))
             seen = [actor.handle.build.remote(make, Path.cwd(), probe) for actor in self._actors]
-            return [actor.name for actor, sees in self._answers(seen) if not sees]
+            self._actors = [replace(actor, at_home=sees) for actor, sees in self._answers(seen)]
         finally:
             probe.unlink()
 
@@ -144,6 +137,8 @@ class RayRuntime:
                 yield actor, self._get(actor, answer)
             except _Lost as loss:
                 self._go_on_without(actor, loss)
+            except (ConfigError, DataError, ModelError) as error:
+                raise RuntimeFailure(f"{actor.name}: {error}") from error
 
     def _hand_out(self, tasks: Sequence[Task]) -> list[_Share]:
         shares = zip(self._actors, share_out(tasks, self._examples, len(self._actors)), strict=True)
@@ -156,10 +151,11 @@ class RayRuntime:
         return actor.handle.work.remote(bare, *(self._payloads[key] for key in keys))
 
     def _outcomes(self, share: _Share, timeout: float | None) -> list[Outcome]:
-        outcomes: list[Outcome] = _unpacked(self._get(share.actor, share.answer, timeout))
-        if self._apart and any(_kept(outcome) for outcome in outcomes):
+        outcomes: list[Outcome] = unpacked(self._get(share.actor, share.answer, timeout))
+        apart = [actor.name for actor in self._actors if not actor.at_home]
+        if apart and any(_kept(outcome) for outcome in outcomes):
             raise RuntimeFailure(
-                f"clients keep tensors between rounds, and {', '.join(self._apart)} cannot see {self._folder}: set "
+                f"clients keep tensors between rounds, and {', '.join(apart)} cannot see {self._folder}: set "
                 "tracking.dir to a folder that all nodes share, under the same path"
             )
         return outcomes
@@ -197,8 +193,11 @@ class RayRuntime:
 
 @dataclass(frozen=True)
 class _Actor:
+    """`at_home`: it sees the run's folder."""
+
     name: str
     handle: Any
+    at_home: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,40 +211,6 @@ class _Share:
 
 class _Lost(RuntimeFailure):
     """An actor is gone."""
-
-
-class _Worker:
-    """An actor's side, in a process of its own on any node."""
-
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-
-    def place(self) -> str:
-        return f"{socket.gethostname()} (process {os.getpid()})"
-
-    def build(self, make_trainer: bytes, here: Path, probe: Path) -> bool:
-        """Build the trainer as in the folder `here`, where the run was started. True when `probe` is to be seen."""
-        if here.is_dir():
-            os.chdir(here)
-        self._trainer = torch.load(io.BytesIO(make_trainer), weights_only=False)()
-        return probe.exists()
-
-    def work(self, tasks: Sequence[tuple[int, Task]], *payloads: Parcel) -> Parcel:
-        states = [_unpacked(payload) for payload in payloads]
-        whole = [replace(task, payload=states[which]) for which, task in tasks]
-        return wire.pack(list(work(self._trainer, whole)))
-
-
-def _frozen(make_trainer: MakeTrainer, cloudpickle: Any) -> bytes:
-    """`make_trainer` by value, so that a user's own classes need no module on the other side; each storage once."""
-    file = io.BytesIO()
-    torch.save(make_trainer, file, pickle_module=cloudpickle, pickle_protocol=5)
-    return file.getvalue()
-
-
-def _unpacked(parcel: Parcel) -> Any:
-    head, buffers = parcel
-    return wire.unpack(head, map(bytearray, buffers))  # copies: what arrives may be written to
 
 
 def _kept(outcome: Outcome) -> bool:

@@ -134,6 +134,29 @@ class Program:
 
 
 class Server(Program):
+    """`logs`: where its run's folder appears."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str], logs: Path) -> None:
+        super().__init__(command, log, environment)
+        self._logs = logs
+
+    @property
+    def folder(self) -> Path:
+        return until(lambda: next(self._logs.glob("*/config.yaml"), None), f"{self.log.name}'s run folder").parent
+
+    @property
+    def lines(self) -> list[dict]:
+        """What it has written of its rounds so far."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def round(self, number: int) -> None:
+        """Wait until that round is done."""
+        until(lambda: len(self.lines) >= number, f"round {number} of {self.log.name}")
+
+    @property
+    def model(self) -> State:
+        return load_file(self.folder / "model" / "model.safetensors")
+
     @property
     def superlink(self) -> psutil.Process:
         return self.child("superlink_process")
@@ -167,8 +190,9 @@ class Federation:
 
     def __init__(self, base: Path, clients: int = 2) -> None:
         self.base, self.port = base, free_port()
-        self.data, self.logs = base / "data", base / "logs"
+        self.data = base / "data"
         self._started: list[Program] = []
+        self._count = 0
         self._environment = {**os.environ, "XDG_STATE_HOME": str(base / "state"), "OMP_NUM_THREADS": "1"}
         made = CliRunner().invoke(
             app, ["data", "sample", "--clients", str(max(clients, 2)), "--images", "60", "--out", str(self.data)]
@@ -181,11 +205,12 @@ class Federation:
 
     def server(self, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> Server:
         """A new run. `arguments` count over `settings`."""
-        place = (f"data.path={self.data}", f"tracking.dir={self.logs}", f"server.address={self.address}")
-        return self._server(*settings, *place, *arguments)
+        logs = self.base / f"logs{self._count}"
+        place = (f"data.path={self.data}", f"tracking.dir={logs}", f"server.address={self.address}")
+        return self._server(logs, *settings, *place, *arguments)
 
-    def resumed(self, folder: Path) -> Server:
-        return self._server("--resume", str(folder))
+    def resumed(self, killed: Server) -> Server:
+        return self._server(killed.folder.parent, "--resume", str(killed.folder))
 
     def client(self, number: int, *arguments: str, state: Path | None = None, place: str | None = None) -> Client:
         """The client of folder `number`, from 1; the same state folder every time unless `state` says another."""
@@ -197,32 +222,22 @@ class Federation:
         self._started.append(client)
         return client
 
-    def folder(self) -> Path:
-        """The newest run's."""
-        return max(until(lambda: list(self.logs.glob("*/config.yaml")), "a run's folder")).parent
-
-    def rounds(self) -> list[dict]:
-        """The newest run's lines of metrics."""
-        return read_metrics(self.folder() / "metrics.jsonl")
-
-    def round(self, number: int) -> None:
-        """Wait until that round of the newest run is done."""
-        until(lambda: len(self.rounds()) >= number, f"round {number}")
-
-    def model(self) -> State:
-        return load_file(self.folder() / "model" / "model.safetensors")
-
-    def end(self) -> None:
+    def end(self, *but: Program) -> None:
+        """End all that was started, `but` those."""
         for program in self._started:
-            program.end()
+            if program not in but:
+                program.end()
+        self._started = [*but]
 
-    def _server(self, *arguments: str) -> Server:
-        server = Server([sys.executable, str(ROOT / "server.py"), *arguments], self._log("server"), self._environment)
+    def _server(self, logs: Path, *arguments: str) -> Server:
+        command = [sys.executable, str(ROOT / "server.py"), *arguments]
+        server = Server(command, self._log("server"), self._environment, logs)
         self._started.append(server)
         return server
 
     def _log(self, who: str) -> Path:
-        return self.base / f"{who}-{len(self._started):02}.log"
+        self._count += 1
+        return self.base / f"{self._count:02}-{who}.log"
 
 
 @contextmanager

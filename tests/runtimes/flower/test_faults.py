@@ -1,7 +1,7 @@
 """Real faults on real processes: a run ends as if nothing had happened, or says whose update was lost.
 
-Two clients that stay from run to run serve all tests; each test starts a server of its own, and further clients. A client
-is stopped at work, with a task that it has accepted, before something is killed: so the moment is the same every time.
+Two clients that stay from run to run serve all tests; each test starts a server of its own, and further clients. Before
+something is killed a client is stopped at work, with a task that it has accepted: so the moment is always the same.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def residents(place: Federation) -> Pair:
 
 
 @pytest.fixture
-def pair(place: Federation, residents: Pair) -> Pair:
-    """Both are running, whatever the test before did to them."""
+def pair(place: Federation, residents: Pair) -> Iterator[Pair]:
+    """Both are running, whatever the test before did to them; nothing else is."""
     for number, client in residents.items():
         if not client.running:
             residents[number] = place.client(number, "--stay")
-    return residents
+    yield residents
+    place.end(*residents.values())
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,13 @@ def undisturbed(place: Federation) -> State:
     return locally(two, place.base / "local")
 
 
-def assert_as_if_nothing_had_happened(place: Federation, server: Server, undisturbed: State) -> None:
+def assert_as_if_nothing_had_happened(server: Server, undisturbed: State) -> None:
     assert server.ends() == 0, server.said
-    lines = place.rounds()
+    lines = server.lines
     assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
     assert [line["failures"] for line in lines] == [[]] * ROUNDS
     assert [who_trained(line) for line in lines] == [["client1", "client2"]] * ROUNDS
-    assert difference(place.model(), undisturbed) < TOLERANCE
+    assert difference(server.model, undisturbed) < TOLERANCE
 
 
 def who_trained(line: dict) -> list[str]:
@@ -76,31 +77,31 @@ def who_trained(line: dict) -> list[str]:
 def test_a_client_killed_in_training_and_started_again(place, pair, undisturbed) -> None:
     """Once its trainer outlives it and ends its work in vain; once both die, as when a machine does."""
     server = place.server()
-    place.round(1)
+    server.round(1)
     trainer = pair[1].stopped_at_work()
     pair[1].kill()
     trainer.resume()
     assert psutil.wait_procs([trainer], timeout=PATIENCE)[1] == []
     pair[1] = place.client(1, "--stay")
-    place.round(3)
+    server.round(3)
     pair[2].stopped_at_work()
     pair[2].end()
     pair[2] = place.client(2, "--stay")
-    assert_as_if_nothing_had_happened(place, server, undisturbed)
+    assert_as_if_nothing_had_happened(server, undisturbed)
 
 
 def test_a_killed_trainer_costs_its_update_and_the_round_says_so(place, pair) -> None:
     server = place.server()
-    place.round(1)
+    server.round(1)
     pair[2].stopped_at_work().kill()
     assert server.ends() == 0, server.said
-    (hit,) = [line for line in place.rounds() if line["failures"]]
+    (hit,) = [line for line in server.lines if line["failures"]]
     (failure,) = hit["failures"]
     assert failure["client"] == "client2"
     assert "the process that trains at this site ended with exit code -9" in failure["reason"]
     assert failure["reason"] in server.said
     assert who_trained(hit) == ["client1"]
-    others = [line for line in place.rounds() if line is not hit and not line["failures"]]
+    others = [line for line in server.lines if line is not hit and not line["failures"]]
     assert [who_trained(line) for line in others] == [["client1", "client2"]] * (ROUNDS - 1)
     assert pair[2].running
 
@@ -108,57 +109,55 @@ def test_a_killed_trainer_costs_its_update_and_the_round_says_so(place, pair) ->
 @pytest.mark.parametrize("database", ["false", "true"])
 def test_a_killed_superlink_is_started_again(place, pair, undisturbed, database: str) -> None:
     server = place.server(f"server.database={database}")
-    place.round(1)
+    server.round(1)
     trainer = pair[1].stopped_at_work()
     server.superlink.kill()
     trainer.resume()
-    assert_as_if_nothing_had_happened(place, server, undisturbed)
+    assert_as_if_nothing_had_happened(server, undisturbed)
     assert server.said.count("lost Flower's SuperLink") == 1
 
 
 def test_a_server_killed_in_a_round_goes_on_with_resume(place, pair, undisturbed) -> None:
     killed = place.server()
-    place.round(2)
+    killed.round(2)
     trainer, superlink = pair[1].stopped_at_work(), killed.superlink
     killed.kill()
     assert psutil.wait_procs([superlink], timeout=10)[1] == []
-    resumed = place.resumed(place.folder())
+    resumed = place.resumed(killed)
     trainer.resume()
-    assert_as_if_nothing_had_happened(place, resumed, undisturbed)
+    assert_as_if_nothing_had_happened(resumed, undisturbed)
     assert "going on after round" in resumed.said
 
 
 def test_a_client_that_never_answers_is_left_out_at_the_deadline(place, pair) -> None:
     """It comes back when it wakes up."""
     server = place.server("federated.round_deadline=4", "federated.num_rounds=1000")
-    place.round(1)
+    server.round(1)
     third = place.client(3)
     server.wait_for("client3 is here")
     trainer = third.stopped_at_work()
     third.signal(signal.SIGSTOP)
-    (hit, *_) = until(lambda: [line for line in place.rounds() if line["failures"]], "a round without client3")
+    (hit, *_) = until(lambda: [line for line in server.lines if line["failures"]], "a round without client3")
     assert hit["failures"] == [{"client": "client3", "reason": "no answer within 4 s"}]
     assert who_trained(hit) == ["client1", "client2"]
     third.signal(signal.SIGCONT)
     trainer.resume()
-    until(lambda: [line for line in place.rounds() if line["round"] > hit["round"] and len(line["cohort"]) == 3], "it")
-    third.end()
+    until(lambda: [line for line in server.lines if line["round"] > hit["round"] and len(line["cohort"]) == 3], "it")
     server.signal(signal.SIGINT)
     assert server.ends() == 130, server.said
 
 
 def test_over_selection_does_not_wait_for_the_last(place, pair) -> None:
     server = place.server(*("federated.fraction_fit=0.67", "federated.over_selection=0.5", "federated.num_rounds=1000"))
-    place.round(1)
+    server.round(1)
     third = place.client(3)
     server.wait_for("client3 is here")
     third.stopped_at_work()
     third.signal(signal.SIGSTOP)
-    stopped = len(place.rounds())
-    place.round(stopped + 10)
-    for line in place.rounds()[stopped:]:
+    stopped = len(server.lines)
+    server.round(stopped + 10)
+    for line in server.lines[stopped:]:
         assert (who_trained(line), line["failures"]) == (["client1", "client2"], [])
-    third.end()
     server.signal(signal.SIGINT)
     assert server.ends() == 130, server.said
 
@@ -170,16 +169,16 @@ def test_two_of_five_clients_are_gone_for_good(place, pair) -> None:
     for number in (3, 4, 5):
         server.wait_for(f"client{number} is here")
     trainer.resume()
-    until(lambda: place.rounds(), "the first round")
+    server.round(1)
     for client in doomed:
         client.stopped_at_work()
     for client in doomed:
         client.end()
     assert server.ends() == 0, server.said
-    (hit,) = [line for line in place.rounds() if line["failures"]]
+    (hit,) = [line for line in server.lines if line["failures"]]
     reason = "the connection to it was lost"
     assert sorted(hit["failures"], key=str) == [{"client": f"client{number}", "reason": reason} for number in (4, 5)]
-    assert [who_trained(line) for line in place.rounds()[hit["round"] - 1 :]] == [["client1", "client2", "client3"]] * (
+    assert [who_trained(line) for line in server.lines[hit["round"] - 1 :]] == [["client1", "client2", "client3"]] * (
         ROUNDS + 1 - hit["round"]
     )
     assert third.ends() == 0
@@ -189,7 +188,7 @@ def test_who_comes_while_a_round_is_on(place, pair) -> None:
     """A new client takes part from the next round; a second one of the same partition is told so, and ends."""
     server = place.server()
     trainer = pair[1].stopped_at_work()
-    before = len(place.rounds())
+    before = len(server.lines)
     late, double = place.client(3), place.client(2, state=place.base / "elsewhere")
     same_folder = place.client(2)
     assert same_folder.ends() == 2
@@ -201,7 +200,7 @@ def test_who_comes_while_a_round_is_on(place, pair) -> None:
     server.wait_for("client3 is here")
     trainer.resume()
     assert server.ends() == 0, server.said
-    cohorts = [who_trained(line) for line in place.rounds()]
+    cohorts = [who_trained(line) for line in server.lines]
     assert cohorts == [["client1", "client2"]] * (before + 1) + [["client1", "client2", "client3"]] * (
         ROUNDS - before - 1
     )

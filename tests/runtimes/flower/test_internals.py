@@ -155,6 +155,7 @@ FIELDS = {
     "RegisterNodeRequest": {"public_key", "name"},
     "SendNodeHeartbeatRequest": {"node", "heartbeat_interval"},
     "StartRunRequest": {"fab"},
+    "UnregisterNodeFleetRequest": {"node_id"},
     "UnregisterNodeRequest": {"node_id"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from datetime import datetime
@@ -9,6 +10,7 @@ from datetime import datetime
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedlens.errors import DataError
 from fedlens.runtimes.flower.internals import Incoming, message_of, taken_apart
 from fedlens.runtimes.flower.journal import Journal, Outbox
 
@@ -129,3 +131,18 @@ def test_bytes_are_those_that_travel(tmp_path) -> None:
     size = Outbox(tmp_path / "outbox.jsonl").record(to="a", run="r", what="w", parts=parts)
     assert size == sum(len(part) for part in parts.values()) > 0
     assert all(hashlib.sha256(part).hexdigest() == name for name, part in parts.items())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch) -> None:
+    def full(_file) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        DataError, match=r"state_dir: .*\.task cannot be written \(.*No space left on device\): make room"
+    ):
+        Journal(tmp_path / "journal").keep(*task(1), NODE)
+    with pytest.raises(DataError, match=r"state_dir: .*outbox\.jsonl cannot be written"):
+        Outbox(tmp_path / "outbox.jsonl").record(to="a", run="r", what="w", parts={})
+    monkeypatch.undo()
+    assert kept(tmp_path / "journal") == []

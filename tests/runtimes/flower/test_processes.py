@@ -57,8 +57,8 @@ def test_the_final_model_is_that_of_a_local_run(place: Federation, clients: list
 
     server = place.server(*overrides)
     assert server.ends() == 0, server.said
-    assert difference(place.model(), expected) < TOLERANCE
-    lines = place.rounds()
+    assert difference(server.model, expected) < TOLERANCE
+    lines = server.lines
     assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
     assert [[report["client"] for report in sorted(line["cohort"], key=str)] for line in lines] == [
         ["client1", "client2"]
@@ -73,7 +73,7 @@ def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) 
         server = place.server("server.database=true", "federated.num_rounds=2")
         server.ready(2)
         started = [server.superlink, *(client.trainer for client in clients)]
-        database = place.folder() / "superlink" / "state.db"
+        database = server.folder / "superlink" / "state.db"
         assert database.exists()
         for private in (database.parent, *(client.state for client in clients)):
             assert private.stat().st_mode & 0o077 == 0, f"others may read {private}"
@@ -90,10 +90,10 @@ def test_ctrl_c_at_either_end(tmp_path: Path) -> None:
     """A server that is stopped says how to go on, and its client waits for it; a client that is stopped leaves."""
     with federation(tmp_path) as place:
         client, server = place.client(1), place.server("federated.num_rounds=1000", "federated.min_fit_clients=1")
-        place.round(2)
+        server.round(2)
         server.signal(signal.SIGINT)
         assert server.ends(20) == 130
-        assert f"Go on with: fedlens server --resume {place.folder()}" in server.said
+        assert f"Go on with: fedlens server --resume {server.folder}" in server.said
         client.wait_for("joining again")
         client.signal(signal.SIGINT)
         assert client.ends(20) == 130

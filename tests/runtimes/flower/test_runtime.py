@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
-from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
+from tests.helpers import CPU, one_thread, tiny_data, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering, silent
 
 from fedlens.errors import ConnectionFailed
@@ -21,7 +21,7 @@ from fedlens.federation.coordinator import collect
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes.flower import runtime as module
 from fedlens.runtimes.flower.codec import STYPE
-from fedlens.runtimes.flower.messages import HEAD, Prepared, Refusal, Setup, reply
+from fedlens.runtimes.flower.messages import HEAD, Prepared, Refusal, Setup, Visit, reply
 from fedlens.runtimes.flower.runtime import FlowerRuntime
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.serve import expectation
@@ -37,15 +37,13 @@ SHARED = FlatModel(tiny_model(), CPU).state()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Looks without pauses; one thread, for the model is tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Looks without pauses."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(module, "SLOWEST_POLL_SECONDS", 0.001)
     monkeypatch.setattr(module, "NODES_SECONDS", 0.0)
     monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 class Stage:
@@ -369,6 +367,29 @@ def test_one_that_was_refused_is_not_asked_again(stage) -> None:
     stage.open()
     stage.ready()
     assert stage.heard(0) == ["describe", "prepare"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(lambda message: make_message(message.metadata, reply(Visit())), id="the doctor"),
+        pytest.param(
+            lambda message: make_message(message.metadata, error=Error(ErrorCode.NODE_UNAVAILABLE, "gone")),
+            id="one that left",
+        ),
+    ],
+)
+def test_who_is_there_with_a_key_after_somebody_else_is_asked(stage, before) -> None:
+    """With its key a site is the same node to the server, which may have been busy when somebody left and it came."""
+    acts = iter([altering(before)])
+
+    def describe(script, incoming, parts):
+        return next(acts, Script.honest)(script, incoming, parts)
+
+    stage.join(0, describe=describe)
+    assert stage.open(1) == ["client0"]
+    assert stage.heard(0) == ["describe", "describe", "prepare"]
+    assert not any("stays out" in note for note in stage.notes)
 
 
 # -- coming and going --------------------------------------------------------------------------------------------------

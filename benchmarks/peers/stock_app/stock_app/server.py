@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
             raise RuntimeError("a round had no answers")
         arrays = result.arrays
         done = {
-            "seconds": [end - begin for begin, end in zip(stamps, stamps[1:], strict=False)],
+            "seconds": [end - begin for begin, end in pairwise(stamps)],
             "loss": [float(metrics["loss"]) for metrics in result.train_metrics_clientapp.values()],
         }
         (folder / "part").write_text(json.dumps(done))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedlens.errors import DataError
 from fedlens.files import to_json
 from fedlens.runtimes.flower.internals import Incoming
 
@@ -26,7 +28,7 @@ class Journal:
         """Write a task down; it is on the disk when this returns.
 
         Raises:
-            OSError: the disk is full.
+            DataError: it cannot be written (the disk is full, say).
         """
         import numpy as np
 
@@ -35,10 +37,11 @@ class Journal:
         path = self._path(incoming)
         temporary = path.with_suffix(".tmp")
         arrays = {name: np.frombuffer(content, np.uint8) for name, content in held.items()}
-        save_file(arrays, temporary, metadata={"node": str(node)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _writing(path):
+            save_file(arrays, temporary, metadata={"node": str(node)})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
 
     def drop(self, incoming: Incoming) -> None:
         """The answer has been sent, or nobody waits for it."""
@@ -73,13 +76,27 @@ class Outbox:
 
     def record(self, *, to: str, run: str, what: str, parts: dict[str, bytes]) -> int:
         """Note what is about to leave: when, where to, of which run, what, how many bytes, their SHA-256; gives the
-        bytes. The hash is over the parts in the order of their names, which are hashes of their contents."""
+        bytes. The hash is over the parts in the order of their names, which are hashes of their contents.
+
+        Raises:
+            DataError: it cannot be written: then nothing may leave.
+        """
         size = sum(map(len, parts.values()))
         digest = hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
         time = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = to_json({"time": time, "to": to, "run": run, "what": what, "bytes": size, "sha256": digest})
-        with self._path.open("a", encoding="utf-8") as file:
+        with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
         return size
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"state_dir: {path} cannot be written ({error}): make room, and start the client again"
+        ) from error

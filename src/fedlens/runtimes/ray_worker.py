@@ -1,0 +1,64 @@
+"""An actor's side of the Ray runtime, and what travels to it and back."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlens.errors import RuntimeFailure
+from fedlens.federation.types import Task
+from fedlens.runtimes import wire
+from fedlens.runtimes.worker import MakeTrainer, work
+
+Parcel = tuple[bytes, list[Any]]
+"""What `wire.pack` makes. Ray carries the buffers beside its own pickle, and gives read-only views of them."""
+
+
+class RayWorker:
+    """Lives in a process of its own on any node, with one trainer that plays any client."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+
+    def place(self) -> str:
+        return f"{socket.gethostname()} (process {os.getpid()})"
+
+    def build(self, make_trainer: bytes, here: Path, probe: Path) -> bool:
+        """Build the trainer as in the folder `here`, where the run was started. True when `probe` is to be seen."""
+        if here.is_dir():
+            os.chdir(here)
+        self._trainer = torch.load(io.BytesIO(make_trainer), weights_only=False)()  # the run's own bytes, no file
+        return probe.exists()
+
+    def work(self, tasks: Sequence[tuple[int, Task]], *payloads: Parcel) -> Parcel:
+        """Do `tasks`, each of which names its payload by position; gives all outcomes at once."""
+        states = [unpacked(payload) for payload in payloads]
+        whole = [replace(task, payload=states[which]) for which, task in tasks]
+        return wire.pack(list(work(self._trainer, whole)))
+
+
+def frozen(make_trainer: MakeTrainer, cloudpickle: Any) -> bytes:
+    """`make_trainer` by value, so that a user's own classes need no module on the other side; each storage once.
+
+    Raises:
+        RuntimeFailure: something in a user's own model or data set cannot travel.
+    """
+    file = io.BytesIO()
+    try:
+        torch.save(make_trainer, file, pickle_module=cloudpickle, pickle_protocol=5)
+    except Exception as error:  # a user's objects raise what they like
+        raise RuntimeFailure(f"your own model or data set cannot be sent to Ray's actors: {error}") from error
+    return file.getvalue()
+
+
+def unpacked(parcel: Parcel) -> Any:
+    """The message, in memory of its own: what arrives may be written to."""
+    head, buffers = parcel
+    return wire.unpack(head, map(bytearray, buffers))

@@ -1,0 +1,333 @@
+"""A site's own side: its rules, its images, and nothing that a server could choose for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.helpers import one_thread
+from tests.photos import CLASSES, photos
+
+from fedlens.config.load import load
+from fedlens.config.site import load_site
+from fedlens.errors import ConfigError, DataError
+from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup
+from fedlens.site import Site, alone, identity, local_config, site_maker
+from fedlens.tracking.observer import Silent
+
+RUN = {
+    "model": {"name": "lenet"},
+    "federated": {"num_rounds": 3, "local_epochs": 2, "batch_size": 8},
+    "data": {"validation": 0.2, "client_test": 0.2},
+}
+
+
+def setup(class_names=CLASSES, run: str = "run-1", **changes) -> Setup:
+    """What a server tells, with all of its configuration."""
+    sections = {section: {**RUN.get(section, {}), **values} for section, values in changes.items()}
+    config = load(None, (), {**RUN, **sections}).model_dump(mode="json")
+    return Setup(run, json.loads(json.dumps(config)), tuple(class_names), 28, 3)
+
+
+class Place:
+    """A site's folders, and what it said."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self.images = photos(folder / "photos", each=10)
+        (folder / "state").mkdir()
+
+    def config(self, *overrides: str, images=None):
+        given = [f"data_dir={images or self.images}", f"state_dir={self.folder / 'state'}", "device=cpu", "threads=1"]
+        return load_site(None, [*given, *overrides])
+
+    def site(self, *overrides: str, images=None) -> Site:
+        return Site(self.config(*overrides, images=images), self.said.append, Silent().progress)
+
+
+@pytest.fixture
+def place(tmp_path):
+    with one_thread():  # and a site sets its own
+        yield Place(tmp_path)
+
+
+def task(site: Site, told: Setup, **changes) -> Task:
+    """The first round's task, with the model that the site itself would build."""
+    site.prepare(told)
+    state = site._experiment(told).resident.state()
+    return replace(Task("client1", 1, "train", state, {"lr": 0.05}), **changes)
+
+
+def refused(outcome) -> str:
+    assert isinstance(outcome, Refusal), outcome
+    assert "\n" not in outcome.reason
+    return outcome.reason
+
+
+# -- taking part -------------------------------------------------------------------------------------------------------
+
+
+def test_how_a_site_introduces_itself(place) -> None:
+    description = place.site("partition_id=4").describe()
+    assert isinstance(description, Description)
+    assert (description.name, description.partition, description.images) == ("client5", 4, 30)
+    assert (description.class_names, description.native_size, description.channels) == (CLASSES, 28, 3)
+    assert description.device == "cpu"
+
+
+def test_a_site_gets_ready(place) -> None:
+    ready = place.site().prepare(setup())
+    assert isinstance(ready, Prepared)
+    assert ready == Prepared(train=(6, 6, 6), val=(2, 2, 2), test=(2, 2, 2))
+    assert any("decoded images in the cache" in line for line in place.said)
+
+
+def test_a_site_trains(place) -> None:
+    site, told = place.site(), setup()
+    answer = site.run(task(site, told), told)
+    assert isinstance(answer, Answer)
+    assert answer.report.weight == 18
+    assert any((value.abs() > 0).any() for value in answer.payload.values())
+    counted = site.run(task(site, told, kind="count", settings={"test": 1.0, "val": 1.0}), told)
+    assert {split: int(value.sum()) for split, value in counted.payload.items()} == {"test": 6, "val": 6}
+
+
+def test_a_site_holds_only_some_classes(place) -> None:
+    photos(place.folder / "some", classes=CLASSES[:2])
+    ready = place.site(images=place.folder / "some").prepare(setup(CLASSES[::-1]))
+    assert ready == Prepared(train=(0, 6, 6), val=(0, 2, 2), test=(0, 2, 2))
+
+
+def test_it_is_built_once_for_a_setup(place) -> None:
+    site = place.site()
+    first = site._experiment(setup())
+    assert site._experiment(setup()) is first
+    assert site._experiment(setup(run="run-2")) is not first
+
+
+def test_two_setups_in_turn_are_each_followed(place) -> None:
+    site = place.site()
+    assert isinstance(site.prepare(setup()), Prepared)
+    assert isinstance(site.prepare(setup(CLASSES[:1])), Refusal)
+    assert isinstance(site.prepare(setup()), Prepared)
+
+
+def test_a_setup_of_twice_the_classes(place) -> None:
+    ready = place.site().prepare(setup(("bowl", *CLASSES, "spoon")))
+    assert ready.train == (0, 6, 6, 6, 0)
+
+
+def test_private_state_lies_under_the_sites_folder(place) -> None:
+    site, told = place.site(), setup(optimizer={"keep": True})
+    answer = site.run(task(site, told), told)
+    assert answer.report.stored
+    (kept,) = place.folder.rglob("*.safetensors")
+    assert kept.is_relative_to(place.folder / "state" / "run-1")
+    again = site.run(task(site, told, round=2, expects=1), told)
+    assert again.report.stored
+    lost = site.run(task(site, told, round=3, expects=0), told)
+    assert isinstance(lost, ClientFailure)
+    assert "no private state of round 0" in lost.reason
+
+
+# -- what a site refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("strategies=[fedprox]", "this site's allow.strategies is fedprox, and the run uses fedavg"),
+        ("strategies=[]", "this site's allow.strategies is empty, and the run uses fedavg"),
+        ("models=[cnn, vit_b_16]", "this site's allow.models is cnn, vit_b_16, and the run uses lenet"),
+        ("max_local_epochs=1", "this site's allow.max_local_epochs is 1, and the run asks for 2 local epochs"),
+        ("max_rounds=2", "this site's allow.max_rounds is 2, and the run asks for 3 rounds"),
+        ("min_images=19", "this site has fewer training images than its allow.min_images=19"),
+    ],
+)
+def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
+    site = place.site(f"allow.{rule}")
+    assert refused(site.prepare(setup())) == line
+    free = Task("client1", 1, "train", {}, {"lr": 0.1})
+    assert refused(site.run(free, setup())) == line, "tasks need no preparation, and are bound as well"
+
+
+@pytest.mark.parametrize(
+    "rule", ["strategies=[fedavg]", "models=[lenet]", "max_local_epochs=2", "max_rounds=3", "min_images=18"]
+)
+def test_what_a_rule_allows(place, rule: str) -> None:
+    assert isinstance(place.site(f"allow.{rule}").prepare(setup()), Prepared)
+
+
+def test_unknown_classes_are_named(place) -> None:
+    line = refused(place.site().prepare(setup(("cup", "spoon"))))
+    assert "the server knows no fork, plate; its 2 classes are cup, spoon" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "line"),
+    [
+        ("model", "name", "os.system", "model.name = 'os.system': unknown"),
+        ("model", "name", "evil_plugin:Model", "model.name = 'evil_plugin:Model'"),
+        ("strategy", "name", "package.module.Class", "strategy.name = 'package.module.Class'"),
+        ("optimizer", "lr", -1, "optimizer.lr = -1: must be a number above 0"),
+        ("federated", "local_epochs", "many", "federated.local_epochs = 'many'"),
+        ("memory", "unheard_of", 1, "memory.unheard_of"),
+        ("data", "validation", 2, "data.validation = 2"),
+        ("data", "augment", "own", "data.augment = 'own'"),
+    ],
+)
+def test_a_configuration_that_this_fedlens_does_not_know(place, section: str, key: str, value, line: str) -> None:
+    told = setup()
+    told.config[section][key] = value
+    assert refused(place.site().prepare(told)).startswith(line)
+
+
+@pytest.mark.parametrize("section", ["model", "federated", "strategy", "optimizer", "memory", "data", "seed"])
+@pytest.mark.parametrize("value", [5.5, "text", [1]])
+def test_a_configuration_without_a_part(place, section: str, value) -> None:
+    told = setup()
+    told.config[section] = value
+    assert re.search(f"^{section} = .*: must be|has it in another form", refused(place.site().prepare(told)))
+    del told.config[section]
+    assert f"the server's configuration lacks a part, or has it in another form: '{section}'" in refused(
+        place.site().prepare(told)
+    )
+
+
+def test_tasks_that_are_not_the_sites(place) -> None:
+    site, told = place.site(), setup()
+    mine = task(site, told)
+    assert "this is client1, and the task is client2's" in refused(site.run(replace(mine, client="client2"), told))
+    assert "lacks parts of the model" in refused(site.run(replace(mine, payload={}), told))
+    late = refused(site.run(replace(mine, round=4), told))
+    assert late == "the run was to have 3 rounds, and this is round 4"
+    assert isinstance(site.run(replace(mine, round=4, kind="count", settings={"test": 1.0}), told), Answer)
+
+
+@pytest.mark.parametrize("name", ["shape", "type"])
+def test_a_task_that_cannot_be_done_is_a_failure(place, name: str) -> None:
+    site, told = place.site(), setup()
+    mine = task(site, told)
+    first = next(iter(mine.payload))
+    wrong = torch.zeros(7, 7) if name == "shape" else mine.payload[first].to(torch.int8).reshape(-1)
+    outcome = site.run(replace(mine, payload={**mine.payload, first: wrong}), told)
+    assert isinstance(outcome, ClientFailure)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lr": float("nan")}])
+def test_settings_that_cannot_be_are_a_failure(place, settings) -> None:
+    site, told = place.site(), setup()
+    assert isinstance(site.run(task(site, told, settings=settings), told), ClientFailure)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda folder: folder / "nowhere", "data_dir: .*nowhere does not exist"),
+        (lambda folder: (folder / "empty").mkdir() or folder / "empty", "data_dir: "),
+    ],
+)
+def test_images_that_are_not_there(place, make, line: str) -> None:
+    site = place.site(images=make(place.folder))
+    with pytest.raises(DataError, match=line) as caught:
+        site.describe()
+    assert "data.path" not in str(caught.value)
+
+
+def test_folders_of_several_clients_are_explained(place) -> None:
+    for client in ("client1", "client2"):
+        photos(place.folder / "out" / client)
+    with pytest.raises(DataError, match=r"holds the folders of several clients: name one of them, such as .*client1"):
+        place.site(images=place.folder / "out").describe()
+
+
+# -- what a server cannot choose ---------------------------------------------------------------------------------------
+
+
+def test_the_servers_paths_and_plugins_are_never_used(place) -> None:
+    evil, own = place.folder / "evil.py", place.folder / "own.py"
+    evil.write_text(f"open({str(place.folder / 'ran')!r}, 'w')\n")
+    own.write_text("")
+    told = setup()
+    told.config["plugins"] = [str(evil)]
+    told.config["model"]["weights"] = "/etc/passwd"
+    told.config["data"] |= {"path": "/etc", "source": "clients", "cache_dir": "/tmp/servers", "on_bad_image": "fail"}
+    told.config["tracking"]["dir"] = "/servers/logs"
+    told.config["runtime"] |= {"name": "ray", "address": "evil.example.org:6379", "device": "cuda:7", "workers": 64}
+    told.config["server"] |= {"certs": "/servers/keys", "insecure": True}
+    config = local_config(told, place.config(f"plugins=[{own}]", f"cache_dir={place.folder / 'own-cache'}"))
+    assert config.plugins == [own]
+    assert config.model.weights is None
+    assert (config.data.path, config.data.source) == (None, "auto")
+    assert config.data.cache_dir == place.folder / "own-cache"
+    assert (config.runtime.name, config.runtime.device) == ("in_process", "cpu")
+    defaults = load()
+    assert (config.tracking, config.server) == (defaults.tracking, defaults.server)
+    assert isinstance(place.site(f"plugins=[{own}]").prepare(told), Prepared)
+    assert not (place.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(("freeze", "kept"), [("none", False), ("backbone", True)])
+def test_pretrained_weights_come_with_the_task(place, freeze: str, kept: bool) -> None:
+    told = setup(model={"name": "mobilenetv3", "pretrained": True, "freeze": freeze})
+    assert local_config(told, place.config()).model.pretrained is kept
+
+
+def test_outputs_are_the_label_spaces(place) -> None:
+    assert local_config(setup(), place.config()).model.num_classes == 3
+    assert local_config(setup(model={"num_classes": 10}), place.config()).model.num_classes == 10
+
+
+# -- one site, one folder ----------------------------------------------------------------------------------------------
+
+
+def test_an_identity_is_drawn_once(tmp_path) -> None:
+    first = identity(tmp_path / "a")
+    assert identity(tmp_path / "a") == first
+    assert identity(tmp_path / "b") != first
+    assert len(first) == 32
+
+
+def test_a_restarted_site_is_the_same_one(place) -> None:
+    assert place.site().describe().identity == place.site().describe().identity
+
+
+def test_a_second_client_on_one_state_folder_is_refused_by_name(place) -> None:
+    config = place.config("partition_id=2")
+    with alone(config):
+        with pytest.raises(ConfigError, match=r"partition_id=2: a client .* \(client3\) already runs here"):
+            alone(config).__enter__()
+        with alone(place.config(f"state_dir={place.folder / 'other'}")):
+            pass
+    with alone(config):
+        pass
+
+
+def test_a_state_folder_that_cannot_be(place) -> None:
+    (place.folder / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"state_dir: .*file.* cannot be used: .*choose another --state_dir"):
+        alone(place.config(f"state_dir={place.folder / 'file'}")).__enter__()
+
+
+def test_what_goes_wrong_later_is_not_the_folders_fault(place) -> None:
+    with pytest.raises(ConnectionResetError), alone(place.config()):
+        raise ConnectionResetError("by peer")
+
+
+def test_a_full_disk_is_said_before_training(place, monkeypatch) -> None:
+    import fedlens.site as module
+
+    monkeypatch.setattr(module, "FREE_DISK", 10**18)
+    assert "state_dir: " in refused(place.site().prepare(setup()))
+
+
+def test_a_sites_maker_goes_to_another_process(place) -> None:
+    import pickle
+
+    make = pickle.loads(pickle.dumps(site_maker(place.config())))
+    assert make(print, Silent().progress).describe().images == 30
