@@ -147,7 +147,7 @@ def test_data_that_a_node_lacks_is_named_with_the_node(cluster, tmp_path) -> Non
         raise DataError("data.path: there is no folder 'photos'")
 
     with pytest.raises(
-        RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder 'photos'$"
+        RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder"
     ):
         on(cluster, tmp_path, workers=1, make=missing)
 
@@ -226,7 +226,7 @@ def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, t
     assert all(actor.at_home for actor in place._actors)
     place._actors[1] = replace(place._actors[1], at_home=False)
     with pytest.raises(
-        RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*set tracking\.dir"
+        RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*tracking\.dir"
     ):
         three_rounds(place)
 
@@ -275,7 +275,7 @@ def test_a_killed_node_is_reported_and_the_other_does_its_work(cluster, tmp_path
 
 
 def test_what_cannot_travel_is_named() -> None:
-    with pytest.raises(RuntimeFailure, match="your own model or data set cannot be sent .*lock"):
+    with pytest.raises(RuntimeFailure, match=r"your own model or data set cannot be sent .*lock"):
         frozen(partial(print, threading.Lock()), pickle)
 
 
