@@ -110,8 +110,8 @@ class Site:
             refused = objection(config, self._config)
             if refused:
                 return Refusal(refused)
+            self._check_disk(setup)
             data = self._data(config, setup)
-            self._check_disk(data)
             few = self._config.allow.min_images
             if few and len(data.clients[0].train) < few:
                 return Refusal(f"this site has fewer training images than its allow.min_images={few}")
@@ -135,12 +135,16 @@ class Site:
             progress=self._progress("decoding images"),
         )
 
-    def _check_disk(self, data: FederatedData) -> None:
-        """Raises DataError: less than `FREE_DISK` would stay free at the site's state."""
+    def _check_disk(self, setup: Setup) -> None:
+        """Say what the images will take, before they are decoded.
+
+        Raises:
+            DataError: less than `FREE_DISK` is free at the site's state.
+        """
         folder = self._config.state
         free = shutil.disk_usage(folder).free
-        cached = data.images.nbytes / 1e6
-        self._tell(f"disk: {cached:,.0f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
+        decoded = len(self._table.labels) * setup.image_size**2 * setup.channels / 1e6
+        self._tell(f"disk: {decoded:,.1f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
         if free < FREE_DISK:
             raise DataError(f"state_dir: {folder} has {free / 1e6:,.0f} MB free; {FREE_DISK / 1e6:,.0f} MB are needed")
 

@@ -33,8 +33,8 @@ def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
     subprocess.run(sample, cwd=tmp_path, check=True, capture_output=True)
     logs = []
     started = []
-    for number, (_, script, *words) in enumerate(printed(ROOT / "docs" / "deployment.md")):
-        words = [word.replace("8080", "18080") for word in words]
+    for number, (_, script, *printed_words) in enumerate(printed(ROOT / "docs" / "deployment.md")):
+        words = [word.replace("8080", "18080") for word in printed_words]
         if script == "server.py":
             words[words.index("--num_rounds") + 1] = "2"
             words += ["--server_address", "0.0.0.0:18080"]

@@ -146,9 +146,7 @@ def test_data_that_a_node_lacks_is_named_with_the_node(cluster, tmp_path) -> Non
     def missing() -> None:
         raise DataError("data.path: there is no folder 'photos'")
 
-    with pytest.raises(
-        RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder"
-    ):
+    with pytest.raises(RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder"):
         on(cluster, tmp_path, workers=1, make=missing)
 
 
@@ -225,9 +223,7 @@ def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, t
     place = on(cluster, tmp_path, settings=settings)
     assert all(actor.at_home for actor in place._actors)
     place._actors[1] = replace(place._actors[1], at_home=False)
-    with pytest.raises(
-        RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*tracking\.dir"
-    ):
+    with pytest.raises(RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*tracking\.dir"):
         three_rounds(place)
 
 

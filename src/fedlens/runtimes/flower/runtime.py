@@ -50,6 +50,7 @@ ENVELOPE_BYTES = 4_000_000
 """Room for what a reply has beside its tensors: Flower's own records, metrics, confusion counts."""
 
 CLOCK_SECONDS = 30
+PREPARE_TRIES = 3
 LEAVE_SECONDS = 5
 
 Stage = Literal["describing", "described", "preparing", "ready", "out"]
@@ -94,6 +95,7 @@ class _Site:
     node: int
     registered: str = ""
     stage: Stage = "describing"
+    tries: int = 0
     description: Description | None = None
     info: ClientInfo | None = None
 
@@ -350,9 +352,13 @@ class FlowerRuntime:
     def _stays_out(self, site: _Site, content: Refusal | Visit) -> None:
         if isinstance(content, Visit):
             del self._sites[site.node]  # the client itself may be there already, with the same key
-            return
+            return None
+        if site.stage == "preparing" and not content.final and site.tries < PREPARE_TRIES:
+            site.tries += 1
+            self._note(f"{site.name} failed to get ready, and is asked again: {content.reason}")
+            return self._prepare(site)
         site.stage = "out"
-        self._note(f"{site.name} stays out: {content.reason}")
+        return self._note(f"{site.name} stays out: {content.reason}")
 
     def _describe(self, site: _Site, description: Description) -> None:
         site.description = description
