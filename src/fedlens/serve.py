@@ -89,7 +89,7 @@ def conduct_sites(
     survey = Survey(runtime, ("val",) if own_test else ("test", "val"))
     scoring = Scoring(own_test or partial(survey, "test"), partial(survey, "val"))
     module = conduct(experiment, folder, lambda: runtime, scoring, observer, trackers, started)
-    runtime.finish(f"all {config.federated.num_rounds} rounds are done")
+    runtime.finish(f"all its rounds are done ({config.federated.num_rounds})")
     return module
 
 

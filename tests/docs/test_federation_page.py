@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.docs.snippets import ROOT, blocks
 
-LIMIT = 280
+LIMIT = 500
 
 
 def printed(page: Path) -> list[list[str]]:
@@ -26,6 +26,7 @@ def test_all_pages_print_the_same_lines() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word, but for the number of rounds and the port, which other work on this machine may hold."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -36,7 +37,7 @@ def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
     for number, (_, script, *printed_words) in enumerate(printed(ROOT / "docs" / "deployment.md")):
         words = [word.replace("8080", "18080") for word in printed_words]
         if script == "server.py":
-            words[words.index("--num_rounds") + 1] = "2"
+            words[words.index("--num_rounds") + 1] = "1"
             words += ["--server_address", "0.0.0.0:18080"]
         logs.append(tmp_path / f"{number}.log")
         with logs[-1].open("wb") as log:
@@ -49,9 +50,9 @@ def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
             process.kill()
     said = [log.read_text(encoding="utf-8") for log in logs]
     assert codes == [0, 0, 0], "\n".join(said)
-    assert "round 2/2" in said[0]
+    assert "round 1/1" in said[0]
     assert "client1 is here: 160 training images" in said[0]
-    assert "the run is over: all 2 rounds are done" in said[1]
+    assert "the run is over: all its rounds are done (1)" in said[1]
     assert "client1" not in said[2]  # no client sees another's anything
     (run,) = (tmp_path / "logs").iterdir()
     assert (run / "report.html").exists() and (run / "model").is_dir()

@@ -165,11 +165,13 @@ def test_over_selection_does_not_wait_for_the_last(place, pair) -> None:
 def test_two_of_five_clients_are_gone_for_good(place, pair) -> None:
     server = place.server("federated.min_fit_clients=3", "server.rejoin_seconds=1")
     third, *doomed = (place.client(number) for number in (3, 4, 5))
-    trainer = pair[1].stopped_at_work()  # so that the first round lasts until all are here
+    server.ready(3)
+    trainer = pair[1].stopped_at_work()  # so that no round ends until all are here
     for number in (3, 4, 5):
         server.wait_for(f"client{number} is here")
+    for client in doomed:
+        client.trainer.suspend()
     trainer.resume()
-    server.round(1)
     for client in doomed:
         client.stopped_at_work()
     for client in doomed:
@@ -187,6 +189,7 @@ def test_two_of_five_clients_are_gone_for_good(place, pair) -> None:
 def test_who_comes_while_a_round_is_on(place, pair) -> None:
     """A new client takes part from the next round; a second one of the same partition is told so, and ends."""
     server = place.server()
+    server.ready(2)
     trainer = pair[1].stopped_at_work()
     before = len(server.lines)
     late, double = place.client(3), place.client(2, state=place.base / "elsewhere")
