@@ -191,7 +191,9 @@ def test_predicting_what_is_no_image_and_with_what_is_no_model() -> None:
     Path("notes.jpg").write_text("no picture")
     refused_in_one_line(f"predict {run.path} notes.jpg", "notes.jpg: not an image", status=OTHER)
     refused_in_one_line(f"predict {run.path} gone.jpg", "gone.jpg: No such file", status=OTHER)
-    refused_in_one_line("predict logs notes.jpg", "logs/model/model.json: no saved model there", status=OTHER)
+    refused_in_one_line(
+        "predict logs notes.jpg", f"logs holds runs; name one of them, newest first: {run.path}", status=OTHER
+    )
     refused_in_one_line("predict logs/nowhere notes.jpg", "logs/nowhere: there is no such run folder", status=OTHER)
     refused_in_one_line("predict efficientnet_lite notes.jpg", "Did you mean 'efficientnet_lite0'?")
 

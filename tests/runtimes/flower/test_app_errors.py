@@ -34,8 +34,10 @@ class Grid:
         return [] if self._code == GONE and self._kind in self.sent else [7]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        names = []
         for message in messages:
             name = str(len(self.sent))
+            names.append(name)
             message.metadata.__dict__["_message_id"] = name
             kind = str(message.content[HEAD]["kind"])
             self.sent.append(kind)
@@ -46,7 +48,7 @@ class Grid:
                 if failed
                 else Message(reply(content) if content else RecordDict(), reply_to=message)
             )
-        return [name]
+        return names
 
     def pull_messages(self, names: Iterable[str]) -> list[Message]:
         return [self._replies.pop(name) for name in names if name in self._replies]

@@ -24,6 +24,7 @@ from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.flower.internals import (
     FleetLink,
+    HungUp,
     Incoming,
     Keys,
     NotActivated,
@@ -156,6 +157,8 @@ class ResidentClient:
                     if time.monotonic() - began > ACTIVATION_SECONDS:
                         raise _refused(self._place, error, _UNKNOWN_KEY) from error
                     text = "the server does not let this client in yet; it may still count the last connection"
+                elif isinstance(error, HungUp) and self._place.root_certificates is None:
+                    text = f"{self._place.address} hangs up; a server with certificates asks for this client's --certs"
                 else:
                     text = f"no server answers at {self._place.address} yet"
                     began = time.monotonic()
@@ -362,7 +365,7 @@ class Desk:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._last: tuple[tuple[str, ...], Said] | None = None
+        self._last: tuple[tuple[str, str], Said] | None = None
 
     def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | Farewell:
         """The reply to one message, as what leaves the site.
@@ -375,24 +378,25 @@ class Desk:
             message = message_of(incoming, parts)
         except ProtocolError as error:
             return _Done(refusal_reply(incoming, Refusal(str(error))), "", "refusal", f"refused: {error}")
-        answer = self.answer(message)
+        answer = self.answer(message, incoming.content_id)
         if isinstance(answer, Farewell):
             return answer
         outgoing = taken_apart(Message(answer.content, reply_to=message), time.perf_counter() - started)
         return _Done(outgoing, answer.run, answer.what, answer.text)
 
-    def answer(self, message: Message) -> Said | Farewell:
-        """What the site says to one message.
+    def answer(self, message: Message, content_id: str = "") -> Said | Farewell:
+        """What the site says to one message. `content_id`: where it is known, a message with the same content as the
+        last one gets the same answer: the server lost it, and asks again.
 
         Raises:
             FedLensError: the site cannot work at all.
         """
         try:
-            return self._read(message)
+            return self._read(message, content_id)
         except ProtocolError as error:
             return Said(reply(Refusal(str(error))), "", "refusal", f"refused: {error}")
 
-    def _read(self, message: Message) -> Said | Farewell:
+    def _read(self, message: Message, content_id: str) -> Said | Farewell:
         record = read_head(message.content)
         kind, run = str(record.get("kind")), message.metadata.group_id
         if kind not in FLOWER_TYPES:
@@ -406,22 +410,20 @@ class Desk:
             ready = self._site.prepare(setup)
             text = f"stays out: {ready.reason}" if isinstance(ready, Refusal) else f"ready for {setup.run}"
             return Said(reply(ready), run, kind, text)
-        return self._task(message, setup, run)
+        return self._task(message, setup, (run, content_id))
 
-    def _task(self, message: Message, setup: Setup, run: str) -> Said:
+    def _task(self, message: Message, setup: Setup, key: tuple[str, str]) -> Said:
         from fedlens.runtimes.flower.codec import answer_record, task_from  # with PyTorch
 
-        task = task_from(message.content)
-        what = f"{task.kind} {task.round}"
-        key = (run, what, task.client, str(task.expects), message.content.array_records["payload"].object_id)
-        if self._last is not None and self._last[0] == key:  # the server lost the answer, and asks again
+        if key[1] and self._last is not None and self._last[0] == key:
             return replace(self._last[1], text=f"{self._last[1].text} (sent again)")
+        task, run = task_from(message.content), key[0]
         outcome = self._site.run(task, setup)
         if isinstance(outcome, ClientFailure):
             outcome = Refusal(outcome.reason, final=False)
         if isinstance(outcome, Refusal):
             return Said(reply(outcome), run, "refusal", f"round {task.round}: {outcome.reason}")
-        answer = Said(answer_record(outcome), run, what, said(outcome))
+        answer = Said(answer_record(outcome), run, f"{task.kind} {task.round}", said(outcome))
         self._last = (key, answer)
         return answer
 

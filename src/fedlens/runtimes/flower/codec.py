@@ -168,12 +168,29 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
         _check_confusion(payload, report, expected)
         return
     _check_shapes("update", payload, expected.payload)
-    for name, value in (*payload.items(), *extra.items()):
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ProtocolError(f"numbers in {name} that are not finite")
-    norm = math.sqrt(sum(float(value.double().square().sum()) for value in payload.values()))
+    norm, _ = _norm(payload), _norm(extra)
     if norm > LONGEST_UPDATE * (expected.norm + 1):
         raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
+
+
+def _norm(state: State) -> float:
+    """L2 norm of all together, in one look at each number.
+
+    Raises:
+        ProtocolError: numbers that are not finite.
+    """
+    norms = {name: _length(value) for name, value in state.items()}
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            raise ProtocolError(f"numbers in {name} that are not finite")
+    return math.hypot(*norms.values())
+
+
+def _length(value: Tensor) -> float:
+    """L2 norm; not finite where a number is not."""
+    single = value if value.dtype.itemsize > 2 and value.is_floating_point() else value.float()
+    norm = float(torch.linalg.vector_norm(single))
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(single, dtype=torch.float64))
 
 
 def _check_confusion(payload: State, report: Report, expected: Expected) -> None:

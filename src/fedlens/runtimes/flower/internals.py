@@ -82,7 +82,22 @@ HEARTBEAT_SECONDS = 10
 
 _CALL_SECONDS = 30
 _FIRST_BACKOFF = 0.05
+_LOOKS_FOR_A_PART = 100
 _CLAIM = frozenset({"/flwr.proto.Runtime/PullPendingTasks", "/flwr.proto.Runtime/ClaimTask"})
+
+_TLS = {
+    "certificate has expired": "the server's certificate has expired; its administrator makes a new one with "
+    "`fedlens certs renew`",
+    "certificate is not yet valid": "the server's certificate is not valid yet; compare the clocks of both machines",
+    "hostname verification": "the server's certificate does not name this address; give one that it names, or have it "
+    "renewed with `fedlens certs renew --hosts`",
+    "wrong_version_number": "the server does not speak TLS; it was started without --certs",
+    "certificate_verify_failed": "the server's certificate is not by the authority in ca.crt; take the folder that its "
+    "administrator made for this site",
+    "handshake failed": "",
+    "ssl": "",
+}
+"""What gRPC says, in small letters, of a TLS connection that failed → what that means."""
 
 Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
@@ -101,6 +116,11 @@ class Incoming:
     @property
     def message_id(self) -> str:
         return str(MessageProto.FromString(self.envelope).metadata.message_id)
+
+    @property
+    def content_id(self) -> str:
+        """The hash of what it says: two messages with the same content share it."""
+        return ",".join(child.object_id for child in ObjectTree.FromString(self.tree).children)
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,10 @@ class Refused(ConnectionFailed):
 class NotActivated(ConnectionFailed):
     """The server does not let this key in. Flower gives no reason: it counts the key's last connection until two
     heartbeats have passed, or it does not know the key."""
+
+
+class HungUp(ConnectionFailed):
+    """Somebody answered and closed the connection without a word, as TLS does with whoever does not speak it."""
 
 
 class FleetLink:
@@ -266,8 +290,11 @@ def _translated(error: grpc.RpcError) -> ConnectionFailed:
         return NotActivated("the server does not let this client in")
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION) or "public key" in details:
         return Refused(details)
-    if "handshake failed" in details.lower() or "ssl" in details.lower():
-        return Refused(f"TLS: {details}")
+    for words, meaning in _TLS.items():
+        if words in details.lower():
+            return Refused(meaning or f"TLS: {details}")
+    if "socket closed" in details.lower():
+        return HungUp(details)
     return ConnectionFailed(f"{code.name.lower().replace('_', ' ')}: {details}")
 
 
@@ -433,6 +460,11 @@ class _Bounded:
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802 - Flower's name
         response = self._client.PullObject(request)
+        for _ in range(_LOOKS_FOR_A_PART):  # Flower itself would look again after a second
+            if response.object_available or not response.object_found:
+                break
+            time.sleep(_FIRST_BACKOFF)
+            response = self._client.PullObject(request)
         self._left -= len(response.object_content)
         if self._left < 0:
             raise ObjectPullError(request.object_id, "larger than any answer to this task can be")

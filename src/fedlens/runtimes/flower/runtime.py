@@ -437,26 +437,38 @@ class FlowerRuntime:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def _send_owed(self) -> None:
-        """Tasks to sites that are there and have none of their own: at first to all, later to those that came back."""
+        """Tasks to sites that are there and have none of their own: at first to all, later to those that came back.
+        They go in one call, so that the payload, which they share, goes to the SuperLink once."""
         ready = {site.name: site.node for site in self._sites.values() if site.stage == "ready"}
-        for client, owed in self._batch.owed.items():
-            if owed.message is None and client in ready and self._setup is not None:
-                content = task_record(owed.task, self._setup, self._batch.payload)
-                owed.message = self._push(ready[client], owed.task.kind, content)
+        waiting = [owed for client, owed in self._batch.owed.items() if owed.message is None and client in ready]
+        if not waiting or self._setup is None:
+            return
+        messages = [
+            self._message(
+                ready[owed.task.client], owed.task.kind, task_record(owed.task, self._setup, self._batch.payload)
+            )
+            for owed in waiting
+        ]
+        for owed, name in zip(waiting, self._push(messages), strict=True):
+            owed.message = name
 
     def _ask(self, node: int, kind: Kind, content: RecordDict) -> None:
-        name = self._push(node, kind, content)
+        (name,) = self._push([self._message(node, kind, content)])
         if name:
             self._asked[name] = (node, kind)
 
     def _say(self, node: int, kind: Kind, text: str) -> None:
         """Something that needs no reply."""
-        self._push(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))
+        self._push([self._message(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))])
 
-    def _push(self, node: int, kind: Kind, content: RecordDict) -> str | None:
-        message = Message(content, node, FLOWER_TYPES[kind], ttl=MESSAGE_SECONDS, group_id=self._run)
-        names = self._grid(lambda grid: list(grid.push_messages([message])))
-        return names[0] if names and names[0] else None
+    def _message(self, node: int, kind: Kind, content: RecordDict) -> Message:
+        return Message(content, node, FLOWER_TYPES[kind], ttl=MESSAGE_SECONDS, group_id=self._run)
+
+    def _push(self, messages: list[Message]) -> list[str | None]:
+        """The messages' names; None for one that the SuperLink did not take in."""
+        taken = self._grid(lambda grid: set(grid.push_messages(messages)))
+        names = [message.metadata.message_id for message in messages]
+        return [name if name in taken else None for name in names]
 
     def _forget(self) -> None:
         """Leave a batch: what still arrives of it is fetched, and thrown away."""
