@@ -82,7 +82,7 @@ def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) 
         assert not list(database.parent.glob("state.db*"))
         for client in clients:
             assert "the run is over: all its rounds are done (2)" in client.said
-            assert (client.state / "outbox.jsonl").read_text().count('"what":"train') == 2
+            assert (client.state / "outbox.jsonl").read_text().count('"what": "train') == 2
             assert not list((client.state / "journal").iterdir())
 
 
