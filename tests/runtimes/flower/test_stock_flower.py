@@ -114,17 +114,17 @@ def test_a_stock_supernode_beside_a_resident_client_gives_the_model_of_two_resid
     with federation(tmp_path) as place, flower(tmp_path) as stock:
         server, *residents = place.server(settings=SHORT), place.client(1), place.client(2)
         assert [program.ends() for program in (server, *residents)] == [0, 0, 0], server.said
-        expected = place.model()
+        expected = server.model
 
         server, resident = place.server(settings=SHORT), place.client(1)
         node = stock.supernode(place.data / "client2", 1, fleet=place.port)
         assert server.ends(PATIENCE) == 0, server.said + node.said
         assert resident.ends() == 0
-        assert difference(place.model(), expected) < TOLERANCE
-        assert not any(line["failures"] for line in place.rounds())
+        assert difference(server.model, expected) < TOLERANCE
+        assert not any(line["failures"] for line in server.lines)
 
         kept = tmp_path / "state" / "fedlens" / "client2"
-        versions = [path.stem for path in sorted((kept / place.folder().name).glob("clients/client2/*.safetensors"))]
+        versions = [path.stem for path in sorted((kept / server.folder.name).glob("clients/client2/*.safetensors"))]
         assert versions == [f"{number:08}" for number in range(1, ROUNDS + 1)]
         sent = [json.loads(line)["what"] for line in (kept / "outbox.jsonl").read_text().splitlines()]
         assert sent == ["describe", "prepare", *(f"train {number}" for number in range(1, ROUNDS + 1))]
@@ -135,19 +135,19 @@ def test_flwr_run_with_a_federation_of_ones_own(tmp_path: Path) -> None:
         stock.superlink()
         for number in (1, 2):
             stock.supernode(place.data / f"client{number}", number - 1)
-        done = stock.run(*SHORT, f"tracking.dir={place.logs}")
+        done = stock.run(*SHORT, f"tracking.dir={tmp_path / 'logs'}")
         assert done["status"] == "finished:completed", f"{done}\n{stock.log(done)}"
-        (run,) = runs(place.logs)
+        (run,) = runs(tmp_path / "logs")
         lines = read_metrics(run / "metrics.jsonl")
         assert [sorted(report["client"] for report in line["cohort"]) for line in lines] == [
             ["client1", "client2"]
         ] * ROUNDS
         assert (run / "model" / "model.safetensors").exists()
 
-        failed = stock.run("model.name=nonsense", f"tracking.dir={place.logs}")
+        failed = stock.run("model.name=nonsense", f"tracking.dir={tmp_path / 'logs'}")
         assert failed["status"] == "finished:failed"
         assert "model.name = 'nonsense': unknown model" in failed["status-details"]
-        assert runs(place.logs) == [run]
+        assert runs(tmp_path / "logs") == [run]
 
 
 @pytest.mark.parametrize("images", [60, 200])
@@ -156,12 +156,12 @@ def test_flowers_simulation(tmp_path: Path, images: int) -> None:
     with federation(tmp_path, clients=3) as place, flower(tmp_path) as stock:
         stock.superlink("--simulation")
         done = stock.run(
-            *(*SHORT, "federated.min_fit_clients=3", "federated.evaluate_every=1", f"tracking.dir={place.logs}"),
+            *(*SHORT, "federated.min_fit_clients=3", "federated.evaluate_every=1", f"tracking.dir={tmp_path / 'logs'}"),
             federation="num-supernodes=3 client-resources-num-cpus=1",
             data=str(place.data) if images == 60 else "",
         )
         assert done["status"] == "finished:completed", f"{done}\n{stock.log(done)}"
-        (run,) = runs(place.logs)
+        (run,) = runs(tmp_path / "logs")
         lines = read_metrics(run / "metrics.jsonl")
         held = {f"client{number}": images * 9 / 10 for number in (1, 2, 3)}
         assert [{report["client"]: report["weight"] for report in line["cohort"]} for line in lines] == [held] * ROUNDS
