@@ -17,9 +17,11 @@ from pathlib import Path
 
 from fedlens.federation.types import Answer, Mean, Report, Task
 from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.client import Desk, Farewell, Place, Progress, ResidentClient, Tell, Terms
+from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
+from fedlens.runtimes.flower.desk import Desk, Farewell
 from fedlens.runtimes.flower.internals import FleetLink
 from fedlens.runtimes.flower.messages import Description, Prepared, Setup
+from fedlens.runtimes.flower.worker import Progress, Tell
 
 METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
 LARGEST_MESSAGE = 4_000_000_000

@@ -25,7 +25,8 @@ from rich.table import Table
 
 import fedlens
 from fedlens.api import resolve
-from fedlens.config.builders import build_experiment, local_settings
+from fedlens.config.builders import local_settings
+from fedlens.config.experiment import build_experiment
 from fedlens.data.sources.elpv import ELPV
 from fedlens.data.types import Rows
 from fedlens.federation.records import Evaluation

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import yaml
 
-from fedlens.config.builders import client_infos
+from fedlens.config.runtimes import client_infos
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.federation.types import ClientFailure, Mean, Report

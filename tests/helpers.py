@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlens.config.builders import client_infos, prepared
+from fedlens.config.builders import prepared
+from fedlens.config.runtimes import client_infos
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.client_store import ClientStore
+from fedlens.federation.records import RoundRecord
 from fedlens.federation.types import ClientInfo
 from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.strategies.base import Strategy
@@ -32,6 +34,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+class Memory:
+    """A tracker that keeps everything."""
+
+    def __init__(self) -> None:
+        self.records: list[RoundRecord] = []
+
+    def round(self, record: RoundRecord) -> None:
+        self.records.append(record)
+
+    def close(self) -> None: ...
 
 
 def tiny_data(clients: int = 4, per_client: int = 12, classes: int = 3, seed: int = 0) -> FederatedData:

@@ -76,7 +76,7 @@ def predict(run, photo: Path, *options: str):
 @pytest.mark.parametrize("name", ["fedper", "ditto", "finetune"])
 def test_it_is_the_model_that_was_measured_at_home(runs, name: str) -> None:
     """Loss and accuracy of every client's model on its own test images are those of the last round's records."""
-    from fedlens.config.builders import build_experiment
+    from fedlens.config.experiment import build_experiment
     from fedlens.training.evaluation import evaluate
 
     run = runs[name]

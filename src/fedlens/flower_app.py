@@ -30,7 +30,7 @@ from fedlens.data.sources.clients import TEST_FOLDER
 from fedlens.data.types import ImageTable
 from fedlens.errors import ConfigError, ConnectionFailed, FedLensError
 from fedlens.runtimes.flower.bundle import files
-from fedlens.runtimes.flower.client import Desk, Said
+from fedlens.runtimes.flower.desk import Desk, Said
 from fedlens.runtimes.flower.internals import taken_apart
 from fedlens.runtimes.flower.journal import Outbox
 from fedlens.runtimes.flower.messages import Refusal, reply

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from fedlens.config import problems
-from fedlens.config.builders import Experiment, build_experiment, build_plan
+from fedlens.config.builders import build_plan
+from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.load import load
 from fedlens.data.types import FederatedData
 from fedlens.errors import ModelError

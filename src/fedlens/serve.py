@@ -15,7 +15,8 @@ from fedlens.aggregation.norms import l2_norm
 from fedlens.config import problems
 from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, as_target, parted
 from fedlens.config.blocks import AUTO, CLOCK
-from fedlens.config.builders import Experiment, build_data, build_experiment, build_plan, natural_size
+from fedlens.config.builders import build_data, build_plan, natural_size
+from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.schema import AttackSection, Config
 from fedlens.config.site import SiteConfig
 from fedlens.data.types import DataReport, FederatedData
@@ -27,12 +28,13 @@ from fedlens.files import read_json, write_json
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
-from fedlens.runtimes.flower.client import Place, ResidentClient, Terms, Watcher
+from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
 from fedlens.runtimes.flower.codec import Expected, shapes_of
 from fedlens.runtimes.flower.messages import Description, Setup
 from fedlens.runtimes.flower.own_superlink import OwnSuperLink
 from fedlens.runtimes.flower.runtime import Expect, FlowerRuntime
 from fedlens.runtimes.flower.superlink import SuperLink
+from fedlens.runtimes.flower.worker import Watcher
 from fedlens.session import Scoring, check_rule, conduct
 from fedlens.site import TOLD, alone, site_maker
 from fedlens.strategies.base import LocalContext, Strategy

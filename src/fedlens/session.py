@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from fedlens.config.blocks import AGGREGATION, MODEL, find
-from fedlens.config.builders import Experiment, build_experiment, build_plan, build_runtime, check_clients
+from fedlens.config.builders import build_plan
+from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.load import dump
+from fedlens.config.runtimes import build_runtime, check_clients
 from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
 from fedlens.errors import CheckpointError, ConfigError

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.config.blocks import AUTO, PERSONALIZATION, SOURCE, find
-from fedlens.config.builders import Experiment, Progress, build_experiment
+from fedlens.config.builders import Progress
+from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.load import load
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config, DataSection
@@ -176,7 +177,7 @@ def images_of(config: SiteConfig) -> ImageTable:
 
 
 def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> Site:
-    """For `runtimes.flower.client.MakeSite`, by `functools.partial`."""
+    """For `runtimes.flower.worker.MakeSite`, by `functools.partial`."""
     return Site(config, tell, progress)
 
 

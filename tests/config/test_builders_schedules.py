@@ -2,7 +2,8 @@
 
 import pytest
 
-from fedlens.config.builders import build_plan, kept_versions
+from fedlens.config.builders import build_plan
+from fedlens.config.experiment import kept_versions
 from fedlens.config.load import load
 from fedlens.schedules.fedasync import FedAsync
 from fedlens.schedules.sync import Sync

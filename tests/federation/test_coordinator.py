@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.helpers import infos, tiny_data, tiny_trainer
+from tests.helpers import Memory, infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, Plan
-from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.federation.records import Evaluation
 from fedlens.federation.schedule import CohortRule, Stopping
 from fedlens.federation.types import ClientFailure
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -22,18 +22,6 @@ from fedlens.training.settings import LocalSettings, OptimizerSettings
 
 SETTINGS = LocalSettings(batch_size=4)
 PLAN = Plan(num_rounds=4, cohorts=CohortRule(0.5, 2, seed=3), lr=lambda _round: 0.1)
-
-
-class Memory:
-    """A tracker that keeps everything."""
-
-    def __init__(self) -> None:
-        self.records: list[RoundRecord] = []
-
-    def round(self, record: RoundRecord) -> None:
-        self.records.append(record)
-
-    def close(self) -> None: ...
 
 
 def run(folder, plan=PLAN, strategy=None, start=None, data=None, settings=SETTINGS, **evaluators):

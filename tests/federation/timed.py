@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tests.helpers import infos, tiny_data, tiny_trainer
+from tests.helpers import Memory, infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.clocks.base import Unsteady
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, Plan
-from fedlens.federation.records import RoundRecord
 from fedlens.federation.schedule import CohortRule
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
@@ -34,18 +33,6 @@ class Listed(Unsteady):
 
     def lost(self, client: str, seed: int, number: int) -> bool:
         return number in self.losing
-
-
-class Memory:
-    """A tracker that keeps everything."""
-
-    def __init__(self) -> None:
-        self.records: list[RoundRecord] = []
-
-    def round(self, record: RoundRecord) -> None:
-        self.records.append(record)
-
-    def close(self) -> None: ...
 
 
 def plan(schedule, rounds: int = 4, rule: CohortRule | None = None, **changes) -> Plan:

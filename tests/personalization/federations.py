@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.helpers import infos, tiny_trainer
+from tests.helpers import Memory, infos, tiny_trainer
 
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.bookkeeping import Bookkeeping
@@ -49,18 +49,6 @@ def skewed(clients: int = 6, seed: int = 0) -> FederatedData:
         DataReport(len(labels)),
         f"skewed-{clients}-{seed}",
     )
-
-
-class Memory:
-    """A tracker that keeps everything."""
-
-    def __init__(self) -> None:
-        self.records: list[RoundRecord] = []
-
-    def round(self, record: RoundRecord) -> None:
-        self.records.append(record)
-
-    def close(self) -> None: ...
 
 
 def beginning(trainer: ClientTrainer) -> Checkpoint:

@@ -6,36 +6,16 @@ process beside it. So heartbeats go on while the worker trains, and a worker tha
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from flwr.app import Message, RecordDict
-
-from fedlens.errors import ConnectionFailed, FedLensError, ProtocolError
-from fedlens.federation.types import Answer, ClientFailure, Task
-from fedlens.runtimes import wire
-from fedlens.runtimes.flower.internals import (
-    FleetLink,
-    HungUp,
-    Incoming,
-    Keys,
-    NotActivated,
-    Outgoing,
-    Refused,
-    envelope_of,
-    message_of,
-    taken_apart,
-)
+from fedlens.errors import ConnectionFailed, ProtocolError
+from fedlens.runtimes.flower.desk import Done, Farewell, refusal_reply
+from fedlens.runtimes.flower.internals import FleetLink, HungUp, Incoming, Keys, NotActivated, Refused
 from fedlens.runtimes.flower.journal import Journal, Outbox
-from fedlens.runtimes.flower.messages import FLOWER_TYPES, Description, Prepared, Refusal, Setup, read_head, reply
+from fedlens.runtimes.flower.messages import Refusal
+from fedlens.runtimes.flower.worker import MakeSite, Watcher, Worker
 
 POLL_SECONDS = 0.05
 IDLE_POLL_SECONDS = 0.5
@@ -45,30 +25,6 @@ ACTIVATION_SECONDS = 45
 """A server forgets a dead connection after 20 s; one that refuses for longer does not know the key."""
 
 _UNKNOWN_KEY = "it does not know this client's key, or has revoked it, or another client is there with the same key"
-
-
-class Site(Protocol):
-    """What the worker process asks for answers; `fedlens.site.Site` is one."""
-
-    def describe(self) -> Description: ...
-
-    def prepare(self, setup: Setup) -> Prepared | Refusal: ...
-
-    def run(self, task: Task, setup: Setup) -> Answer | ClientFailure | Refusal: ...
-
-
-Tell = Callable[[str], None]
-Progress = Callable[[str], Callable[[int, int], None]]
-MakeSite = Callable[[Tell, Progress], Site]
-"""Called in the worker process with what shows a line, and what shows progress, on the client's screen."""
-
-
-class Watcher(Protocol):
-    """Whoever looks at the client's screen."""
-
-    def note(self, text: str) -> None: ...
-
-    def progress(self, label: str) -> Callable[[int, int], None]: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +57,7 @@ class ResidentClient:
         self._place = place
         self._terms = terms
         self._watcher = watcher
-        self._worker = _Worker(make_site, watcher)
+        self._worker = Worker(make_site, watcher)
         self._journal = Journal(folder / "journal")
         self._outbox = Outbox(folder / "outbox.jsonl")
         self._known: set[int] = set()
@@ -190,7 +146,7 @@ class ResidentClient:
             parts = {}
             link.confirm(incoming)
             too_large = Refusal(f"{error}, which is more than this site takes (allow.max_message_mb in its site.yaml)")
-            self._deliver(link, _Done(refusal_reply(incoming, too_large), "", "refusal", str(error)), parts)
+            self._deliver(link, Done(refusal_reply(incoming, too_large), "", "refusal", str(error)), parts)
             return
         self._journal.keep(incoming, parts, self._node)
         link.confirm(incoming)
@@ -216,7 +172,7 @@ class ResidentClient:
         self._deliver(link, done, parts)
         self._journal.drop(incoming)
 
-    def _deliver(self, link: FleetLink, done: _Done, parts: dict[str, bytes]) -> None:
+    def _deliver(self, link: FleetLink, done: Done, parts: dict[str, bytes]) -> None:
         size = self._outbox.record(to=self._place.address, run=done.run, what=done.what, parts=done.reply.parts)
         link.send(done.reply)
         if done.text:
@@ -232,221 +188,3 @@ def _unreached(place: Place, error: Exception) -> str:
 
 def _refused(place: Place, error: Exception, reason: str = "") -> ConnectionFailed:
     return ConnectionFailed(f"{place.address} and this client cannot work together: {reason or error}")
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A reply, and what it is, for the outbox and the screen."""
-
-    reply: Outgoing
-    run: str
-    what: str
-    text: str
-
-    def carrying(self, parts: dict[str, bytes]) -> _Done:
-        """The same, with its parts in another form."""
-        return replace(self, reply=replace(self.reply, parts=parts))
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a site answers to a message: the reply's content; then run, kind and a line for people."""
-
-    content: RecordDict
-    run: str
-    what: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Farewell:
-    """The server needs this client no more ("finish"), or does not want it ("refuse")."""
-
-    kind: str
-    text: str
-
-
-class _Worker:
-    """The process that holds the site. It is started when it is first needed, and again after it died."""
-
-    def __init__(self, make_site: MakeSite, watcher: Watcher) -> None:
-        self._make_site = make_site
-        self._watcher = watcher
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._connection: Connection | None = None
-
-    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | Farewell:
-        """One message's work; a worker that dies over it is a refusal.
-
-        Raises:
-            FedLensError: the site cannot work at all.
-        """
-        connection = self._connection or self._start()
-        shows: dict[str, Callable[[int, int], None]] = {}
-        try:
-            wire.send(connection, (incoming, wire.beside(parts)))
-            while True:
-                message = self._receive()
-                if isinstance(message, str):
-                    self._watcher.note(message)
-                elif isinstance(message, tuple):
-                    label, done, total = message
-                    shows.setdefault(label, self._watcher.progress(label))(done, total)
-                elif isinstance(message, FedLensError):
-                    raise message
-                elif isinstance(message, _Done):
-                    return message.carrying(wire.whole(message.reply.parts))
-                else:
-                    return message  # type: ignore[no-any-return]
-        except (EOFError, OSError):
-            return self._died(incoming)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.join()
-        if self._connection is not None:
-            self._connection.close()
-        self._process = self._connection = None
-
-    def _start(self) -> Connection:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._make_site), name="trainer", daemon=True)
-        self._process.start()
-        theirs.close()
-        self._connection = ours
-        return ours
-
-    def _receive(self) -> Any:
-        assert self._connection is not None and self._process is not None
-        wait([self._connection, self._process.sentinel])
-        return wire.receive(self._connection)
-
-    def _died(self, incoming: Incoming) -> _Done:
-        process = self._process
-        code = None
-        if process is not None:
-            process.join(5)
-            code = process.exitcode
-        self.close()
-        reason = (
-            f"the process that trains at this site ended with exit code {code}; -9 is usually the system's memory "
-            "guard: try a smaller federated.batch_size or memory.micro_batch"
-        )
-        self._watcher.note(f"{reason}; it starts again with the next task")
-        return _Done(refusal_reply(incoming, Refusal(reason, final=False)), "", "refusal", "")
-
-
-def refusal_reply(incoming: Incoming, refusal: Refusal) -> Outgoing:
-    """A refusal of a message whose content was not looked at."""
-    return taken_apart(Message(reply(refusal), reply_to=envelope_of(incoming)), 0.0)
-
-
-def _serve(connection: Connection, make_site: MakeSite) -> None:
-    """The worker's life: messages come in, replies go out. It ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's: it leaves the server first
-    parent = multiprocessing.parent_process()
-    watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
-    tell = lambda text: wire.send(connection, text)  # noqa: E731
-    desk: Desk | None = None
-    with suppress(EOFError, ConnectionError):  # the client has gone
-        while connection in wait(watched):
-            incoming, parts = wire.receive(connection)
-            try:
-                desk = desk or Desk(make_site(tell, _progress(connection)))
-                answer = desk.do(incoming, wire.whole(parts))
-                if isinstance(answer, _Done):
-                    answer = answer.carrying(wire.beside(answer.reply.parts))
-                wire.send(connection, answer)
-            except ConnectionError:
-                raise
-            except FedLensError as error:
-                wire.send(connection, error)
-            except Exception:
-                reason = f"the site failed: {traceback.format_exc(limit=-3)}"
-                done = _Done(refusal_reply(incoming, Refusal(reason, final=False)), "", "refusal", reason)
-                wire.send(connection, done)
-
-
-def _progress(connection: Connection) -> Progress:
-    return lambda label: lambda done, total: wire.send(connection, (label, done, total))
-
-
-class Desk:
-    """Reads a message, lets the site do it, writes the reply; in the worker process."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._last: tuple[tuple[str, str], Said] | None = None
-
-    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> _Done | Farewell:
-        """The reply to one message, as what leaves the site.
-
-        Raises:
-            FedLensError: the site cannot work at all.
-        """
-        started = time.perf_counter()
-        try:
-            message = message_of(incoming, parts)
-        except ProtocolError as error:
-            return _Done(refusal_reply(incoming, Refusal(str(error))), "", "refusal", f"refused: {error}")
-        answer = self.answer(message, incoming.content_id)
-        if isinstance(answer, Farewell):
-            return answer
-        outgoing = taken_apart(Message(answer.content, reply_to=message), time.perf_counter() - started)
-        return _Done(outgoing, answer.run, answer.what, answer.text)
-
-    def answer(self, message: Message, content_id: str = "") -> Said | Farewell:
-        """What the site says to one message. `content_id`: where it is known, a message with the same content as the
-        last one gets the same answer: the server lost it, and asks again.
-
-        Raises:
-            FedLensError: the site cannot work at all.
-        """
-        try:
-            return self._read(message, content_id)
-        except ProtocolError as error:
-            return Said(reply(Refusal(str(error))), "", "refusal", f"refused: {error}")
-
-    def _read(self, message: Message, content_id: str) -> Said | Farewell:
-        record = read_head(message.content)
-        kind, run = str(record.get("kind")), message.metadata.group_id
-        if kind not in FLOWER_TYPES:
-            raise ProtocolError(f"a message of the kind {kind!r}")
-        if kind in ("refuse", "finish"):
-            return Farewell(kind, str(record.get("text", "")))
-        if kind == "describe":
-            return Said(reply(self._site.describe()), run, kind, "")
-        setup = Setup.from_json(str(record.get("setup", "")))
-        if kind == "prepare":
-            ready = self._site.prepare(setup)
-            text = f"stays out: {ready.reason}" if isinstance(ready, Refusal) else f"ready for {setup.run}"
-            return Said(reply(ready), run, kind, text)
-        return self._task(message, setup, (run, content_id))
-
-    def _task(self, message: Message, setup: Setup, key: tuple[str, str]) -> Said:
-        from fedlens.runtimes.flower.codec import answer_record, task_from  # with PyTorch
-
-        if key[1] and self._last is not None and self._last[0] == key:
-            return replace(self._last[1], text=f"{self._last[1].text} (sent again)")
-        task, run = task_from(message.content), key[0]
-        outcome = self._site.run(task, setup)
-        if isinstance(outcome, ClientFailure):
-            outcome = Refusal(outcome.reason, final=False)
-        if isinstance(outcome, Refusal):
-            return Said(reply(outcome), run, "refusal", f"round {task.round}: {outcome.reason}")
-        answer = Said(answer_record(outcome), run, f"{task.kind} {task.round}", said(outcome))
-        self._last = (key, answer)
-        return answer
-
-
-def said(answer: Answer) -> str:
-    """An answer for people: numbers of this site alone."""
-    metrics, images = answer.report.metrics, int(answer.report.weight)
-    if answer.kind == "train":
-        seconds = metrics["seconds"].total
-        return f"round {answer.round}: trained on {images} images, loss {metrics['loss'].value:.4f}, {seconds:.1f} s"
-    if answer.kind == "count":
-        return f"tested on {images} images"
-    return f"round {answer.round}: accuracy {100 * metrics['accuracy'].value:.1f} % on {images} images"

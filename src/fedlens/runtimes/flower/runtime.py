@@ -12,97 +12,32 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal, Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from fedlens.errors import ConnectionFailed, ProtocolError
-from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Split, Task
+from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Task
 from fedlens.runtimes.base import Arrival, Outcome
 from fedlens.runtimes.flower.codec import Expected, answer_from, arrays, task_record
-from fedlens.runtimes.flower.internals import NODE_GONE, Connection, calling, nodes_online, replies
-from fedlens.runtimes.flower.messages import (
-    FLOWER_TYPES,
-    HEAD,
-    Description,
-    Kind,
-    Prepared,
-    Refusal,
-    Setup,
-    Visit,
-    head,
-    inquiry,
-    query,
-    read_reply,
-)
-
-T = TypeVar("T")
+from fedlens.runtimes.flower.internals import NODE_GONE, nodes_online, replies
+from fedlens.runtimes.flower.messages import Description, Refusal, Setup, read_reply
+from fedlens.runtimes.flower.post import Link, Post
+from fedlens.runtimes.flower.roster import Roster
 
 POLL_SECONDS = 0.05
 SLOWEST_POLL_SECONDS = 0.5
 NODES_SECONDS = 0.5
 """How often to ask who is connected."""
 
-MESSAGE_SECONDS = 12 * 3600.0
-"""A message that nobody fetched is forgotten after this."""
-
 ENVELOPE_BYTES = 4_000_000
 """Room for what a reply has beside its tensors: Flower's own records, metrics, confusion counts."""
 
-CLOCK_SECONDS = 30
-PREPARE_TRIES = 3
 LEAVE_SECONDS = 5
-
-Stage = Literal["describing", "described", "preparing", "ready", "out"]
 
 
 def pause(waited: float) -> float:
     """Seconds until the next look: short at first, then a fortieth of what was waited, so that looking costs little."""
     return min(max(POLL_SECONDS, waited / 40), SLOWEST_POLL_SECONDS)
-
-
-class Link(Protocol):
-    """What holds the grid: a SuperLink of our own that can be started again, or a grid that somebody gave us."""
-
-    @property
-    def grid(self) -> Grid: ...
-
-    def lost(self) -> bool:
-        """The grid is of no use any more."""
-        ...
-
-    def renew(self) -> None:
-        """A new grid, where there can be one.
-
-        Raises:
-            ConnectionFailed: there can be none.
-        """
-        ...
-
-    def tend(self) -> None:
-        """Anything that has to be looked after from time to time (keys that were revoked)."""
-        ...
-
-    def allow(self, nbytes: int) -> None:
-        """The largest reply that will be taken in from now on."""
-        ...
-
-
-@dataclass
-class _Site:
-    """A node that is connected. Who is `out` is never asked again."""
-
-    node: int
-    connection: Connection
-    stage: Stage = "describing"
-    tries: int = 0
-    description: Description | None = None
-    info: ClientInfo | None = None
-
-    @property
-    def name(self) -> str:
-        return self.description.name if self.description else f"node {self.node}"
 
 
 @dataclass
@@ -152,34 +87,31 @@ class FlowerRuntime:
         note: Callable[[str], None],
     ) -> None:
         self._link = link
-        self._run = run
+        self._post = Post(link, run)
+        self._roster = Roster(self._post, left=self._orphan, note=note)
         self._deadline = deadline
         self._rejoin = rejoin
         self._note = note
-        self._sites: dict[int, _Site] = {}
-        self._asked: dict[str, tuple[int, Kind]] = {}
         self._stale: set[str] = set()
         self._batch = _Batch()
         self._flow: dict[str, _Owed] = {}
         self._arrived: dict[str, Arrival] = {}
-        self._setup: Setup | None = None
         self._expect: Expect = lambda _task, _client: Expected(0, ())
         self._looked = 0.0
-        self._seen: dict[str, ClientInfo] = {}
 
     # -- what the coordinator sees -------------------------------------------------------------------------------
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
         """The sites that are ready now, by partition; waits until there are `at_least`."""
-        self._wait(at_least, lambda: len(self._ready()), "ready")
-        return sorted(self._ready(), key=lambda info: info.partition)
+        self._wait(at_least, lambda: len(self._roster.ready()), "ready")
+        return self._roster.ready()
 
     def known(self) -> Sequence[ClientInfo]:
-        return sorted(self._seen.values(), key=lambda info: info.partition)
+        return sorted(self._roster.known.values(), key=lambda info: info.partition)
 
     @property
     def at_once(self) -> int:
-        return max(len(self._ready()), 1)
+        return max(len(self._roster.ready()), 1)
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         """Send a batch of tasks. `enough`: so many answers end it."""
@@ -248,23 +180,21 @@ class FlowerRuntime:
 
     def described(self, at_least: int) -> list[Description]:
         """How the connected sites introduce themselves; waits until `at_least` have."""
-        self._wait(at_least, lambda: len(self._here()), "here")
-        return self._here()
+        self._wait(at_least, lambda: len(self._roster.here()), "here")
+        return self._roster.here()
 
     def open(self, setup: Setup, expect: Expect) -> None:
         """From now on every site is told of `setup`, and takes part once it is ready."""
-        self._setup, self._expect = setup, expect
-        for site in list(self._sites.values()):
-            if site.stage == "described":
-                self._prepare(site)
+        self._expect = expect
+        self._roster.open(setup)
 
     def finish(self, summary: str) -> None:
         """Tell every site that the run is over, and give them a moment to leave."""
         with suppress(ConnectionFailed):
-            for site in self._sites.values():
-                self._say(site.node, "finish", summary)
+            for node in self._roster.nodes:
+                self._post.say(node, "finish", summary)
             until = time.monotonic() + LEAVE_SECONDS
-            while self._grid(nodes_online) and time.monotonic() < until:
+            while self._post.grid(nodes_online) and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -300,32 +230,20 @@ class FlowerRuntime:
             return
         self._looked = time.monotonic()
         self._link.tend()
-        online = self._grid(nodes_online)
-        for site in list(self._sites.values()):
-            if online.get(site.node) != site.connection:
-                self._gone(site.node)
-        for node, connection in online.items():
-            if node not in self._sites:
-                self._sites[node] = _Site(node, connection)
-                self._ask(node, "describe", inquiry(connection.name, [site.partition for site in self._here()]))
+        self._roster.meet(self._post.grid(nodes_online))
 
     def _replies(self) -> Iterator[Message]:
         """Replies one at a time, so that one update at most is in memory beside the sum."""
         waiting = [owed.message for owed in self._owed() if owed.message]
         late = list(self._stale) if self._looked >= time.monotonic() - POLL_SECONDS else []
-        for name in (*list(self._asked), *waiting, *late):
-            yield from self._grid(partial(replies, name=name))
+        for name in (*self._roster.questions, *waiting, *late):
+            yield from self._post.grid(partial(replies, name=name))
 
     def _taken(self, message: Message) -> list[Outcome]:
         """What a reply means."""
         answers = message.metadata.reply_to_message_id
         self._stale.discard(answers)
-        if answers in self._asked:
-            node, kind = self._asked.pop(answers)
-            if message.has_error() and message.error.code in NODE_GONE:
-                self._sites.pop(node, None)  # if one with its key is there by now, that one is asked
-            else:
-                self._introduced(node, kind, message)
+        if self._roster.replied(message):
             return []
         for client, owed in list(self._flow.items()):
             if owed.message == answers and (outcome := self._outcome(owed, message)):
@@ -357,7 +275,7 @@ class FlowerRuntime:
         self._arrived[client] = self._flow.pop(client).task, outcome
 
     def _read(self, task: Task, content: RecordDict) -> Answer:
-        return answer_from(content, task, self._expect(task, self._seen[task.client]))
+        return answer_from(content, task, self._expect(task, self._roster.known[task.client]))
 
     def _given_up(self, batch: _Batch) -> Iterator[ClientFailure]:
         """Tasks of a batch that nobody will answer any more."""
@@ -385,111 +303,15 @@ class FlowerRuntime:
         reason = "the connection to it was lost" if away else f"no answer within {self._deadline:g} s"
         return ClientFailure(owed.task.client, owed.task.round, reason, answered=False)
 
-    # -- sites -----------------------------------------------------------------------------------------------------
-
-    def _introduced(self, node: int, kind: Kind, message: Message) -> None:
-        site = self._sites.get(node)
-        if site is None:
-            return None
-        try:
-            failed = Refusal(f"Flower reports: {message.error.reason}") if message.has_error() else None
-            content = failed or read_reply(message.content)
-        except ProtocolError as error:
-            return self._refuse(site, str(error))
-        if isinstance(content, Refusal | Visit):
-            return self._stays_out(site, content)
-        if kind == "describe" and isinstance(content, Description):
-            return self._describe(site, content)
-        if kind == "prepare" and isinstance(content, Prepared):
-            return self._admit(site, content)
-        return self._refuse(site, "its reply does not fit the question")
-
-    def _stays_out(self, site: _Site, content: Refusal | Visit) -> None:
-        if isinstance(content, Visit):
-            del self._sites[site.node]  # the client itself may be there already, with the same key
-            return None
-        if site.stage == "preparing" and not content.final and site.tries < PREPARE_TRIES:
-            site.tries += 1
-            self._note(f"{site.name} failed to get ready, and is asked again: {content.reason}")
-            return self._prepare(site)
-        site.stage = "out"
-        return self._note(f"{site.name} stays out: {content.reason}")
-
-    def _describe(self, site: _Site, description: Description) -> None:
-        site.description = description
-        if site.connection.name not in ("", description.name):
-            return self._refuse(site, f"its key is {site.connection.name}'s: start it with that name or partition_id")
-        for other in list(self._sites.values()):
-            if other is site or other.description is None or other.stage == "out":
-                continue
-            if other.description.identity == description.identity:
-                self._orphan(other)  # the same site after a restart; its old connection has not timed out yet
-                self._refuse(other, "this site has joined again from another place", quiet=True)
-            elif other.description.partition == description.partition or other.name == description.name:
-                return self._refuse(
-                    site,
-                    f"partition {description.partition} ({description.name}) is already here from another place, with "
-                    f"{other.description.images} images: give each client a --partition_id of its own",
-                )
-        site.stage = "described"
-        ahead = description.clock - time.time()
-        if abs(ahead) > CLOCK_SECONDS:
-            self._note(f"{site.name}'s clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}")
-        if self._setup is not None:
-            self._prepare(site)
-        return None
-
-    def _prepare(self, site: _Site) -> None:
-        site.stage = "preparing"
-        self._ask(site.node, "prepare", query("prepare", self._setup))
-
-    def _admit(self, site: _Site, ready: Prepared) -> None:
-        assert site.description is not None and self._setup is not None
-        about, classes = site.description, len(self._setup.class_names)
-        if any(len(split) != classes for split in (ready.train, ready.val, ready.test)) or not any(ready.train):
-            return self._refuse(site, f"it has no training images of the run's {classes} classes")
-        counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
-        site.info = ClientInfo(about.name, about.partition, counts, about.device)
-        site.stage = "ready"
-        back = about.name in self._seen
-        self._seen[about.name] = site.info
-        held = sum(1 for count in ready.train if count)
-        self._note(
-            f"{about.name} is {'back' if back else 'here'}: {site.info.examples} training images of {held} classes, "
-            f"{about.device}"
-        )
-        return None
-
-    def _refuse(self, site: _Site, reason: str, *, quiet: bool = False) -> None:
-        site.stage = "out"
-        if not quiet:
-            self._note(f"{site.name} stays out: {reason}")
-        self._say(site.node, "refuse", reason)
-
-    def _gone(self, node: int) -> None:
-        site = self._sites.pop(node)
-        self._asked = {name: asked for name, asked in self._asked.items() if asked[0] != node}
-        if site.stage == "ready":
-            self._orphan(site)
-            self._note(f"{site.name} has gone")
-
-    def _orphan(self, site: _Site) -> None:
+    def _orphan(self, name: str) -> None:
         """What the site owes waits for its return."""
         for owed in self._owed():
-            if owed.task.client == site.name:
+            if owed.task.client == name:
                 if owed.message:
                     self._stale.add(owed.message)
                 owed.message, owed.since = None, time.monotonic()
 
-    def _here(self) -> list[Description]:
-        """Who has introduced itself and may stay, by partition."""
-        found = [site.description for site in self._sites.values() if site.description and site.stage != "out"]
-        return sorted(found, key=lambda description: description.partition)
-
-    def _ready(self) -> list[ClientInfo]:
-        return [site.info for site in self._sites.values() if site.stage == "ready" and site.info]
-
-    # -- messages --------------------------------------------------------------------------------------------------
+    # -- tasks that are out ----------------------------------------------------------------------------------------
 
     def _owed(self) -> Iterator[_Owed]:
         """Every task without an answer, of the batch and of those that go one by one."""
@@ -509,40 +331,23 @@ class FlowerRuntime:
 
     def _send_owed(self) -> None:
         """Tasks to sites that are there and have none of their own: at first to all, later to those that came back."""
-        ready = {site.name: site.node for site in self._sites.values() if site.stage == "ready"}
+        ready = self._roster.ready_nodes()
         waiting = [owed for owed in self._owed() if owed.message is None and owed.task.client in ready]
         for payload in {id(owed.task.payload): owed.task.payload for owed in waiting}.values():
             self._send([owed for owed in waiting if owed.task.payload is payload], ready)
 
     def _send(self, waiting: Sequence[_Owed], ready: Mapping[str, int]) -> None:
         """Tasks of one payload, in one call, so that it is made, and goes to the SuperLink, once."""
-        if self._setup is None:
+        setup = self._roster.setup
+        if setup is None:
             return
         payload = arrays(waiting[0].task.payload)
-        messages = [
-            self._message(ready[owed.task.client], owed.task.kind, task_record(owed.task, self._setup, payload))
+        letters = [
+            self._post.letter(ready[owed.task.client], owed.task.kind, task_record(owed.task, setup, payload))
             for owed in waiting
         ]
-        for owed, name in zip(waiting, self._push(messages), strict=True):
+        for owed, name in zip(waiting, self._post.send(letters), strict=True):
             owed.message = name
-
-    def _ask(self, node: int, kind: Kind, content: RecordDict) -> None:
-        (name,) = self._push([self._message(node, kind, content)])
-        if name:
-            self._asked[name] = (node, kind)
-
-    def _say(self, node: int, kind: Kind, text: str) -> None:
-        """Something that needs no reply."""
-        self._push([self._message(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))])
-
-    def _message(self, node: int, kind: Kind, content: RecordDict) -> Message:
-        return Message(content, node, FLOWER_TYPES[kind], ttl=MESSAGE_SECONDS, group_id=self._run)
-
-    def _push(self, messages: list[Message]) -> list[str | None]:
-        """The messages' names; None for one that the SuperLink did not take in."""
-        taken = self._grid(lambda grid: set(grid.push_messages(messages)))
-        names = [message.metadata.message_id for message in messages]
-        return [name if name in taken else None for name in names]
 
     def _forget(self) -> None:
         """Leave a batch: what still arrives of it is fetched, and thrown away."""
@@ -552,11 +357,7 @@ class FlowerRuntime:
     def _begin_again(self) -> None:
         """After the SuperLink was lost: a new one, to which the sites come back by themselves."""
         self._link.renew()
-        self._sites.clear()
-        self._asked.clear()
+        self._roster.clear()
         self._stale.clear()
         for owed in self._owed():
             owed.message, owed.since = None, time.monotonic()
-
-    def _grid(self, call: Callable[[Grid], T]) -> T:
-        return calling(self._link.grid, call)

@@ -1,0 +1,245 @@
+"""Everything that a run needs, built from its configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.attacks.none import NoAttack
+from fedlens.attacks.threat import Threat, malicious_clients
+from fedlens.config import problems
+from fedlens.config.blocks import ATTACK, SCHEDULE
+from fedlens.config.builders import (
+    Progress,
+    build_algorithm,
+    build_data,
+    build_recognizer,
+    check_precision,
+    local_settings,
+    prepared,
+    preprocessing_of,
+)
+from fedlens.config.plugins import load_plugins
+from fedlens.config.schema import Config
+from fedlens.data.augment import augmentation
+from fedlens.data.cache import default_cache_dir
+from fedlens.data.types import FederatedData, Rows
+from fedlens.errors import ConfigError
+from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.client_store import ClientStore
+from fedlens.federation.coordinator import Evaluate, Measure
+from fedlens.federation.records import Evaluation
+from fedlens.federation.types import Report, State
+from fedlens.models.base import Recognizer
+from fedlens.models.checkpointing import enable_gradient_checkpointing
+from fedlens.models.size import size_of
+from fedlens.schedules.base import Asynchronous
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.client import ClientTrainer
+from fedlens.training.device import resolve_device
+from fedlens.training.evaluation import evaluate
+from fedlens.training.examples import Examples
+from fedlens.training.features import after_frozen
+from fedlens.training.flat import FlatModel
+from fedlens.training.transfer import Transfer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs, built.
+
+    folder    the run's
+    model     the whole model, as it is saved
+    resident  what is trained: the model, or its head alone when the backbone is frozen and its features are cached
+    data      what `resident` is trained on: images, or features
+    shown     the images themselves
+    """
+
+    config: Config
+    folder: Path
+    device: torch.device
+    shown: FederatedData
+    data: FederatedData
+    model: nn.Module
+    resident: FlatModel
+    algorithm: Algorithm
+    trainer: ClientTrainer
+    configured: bool
+    """The model is the configuration's, not a user's own module."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        return len(self.data.class_names)
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """A copy of what travels, as the model stands; rows in order, as files and messages have them, so that neither
+        makes a copy of its own."""
+        state = self.resident.state()
+        return {name: value.contiguous() for name, value in state.items() if name in self.trainer.shared}
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Names of what travels and is trained."""
+        return self.resident.trainable & self.trainer.shared
+
+    @property
+    def partly_private(self) -> bool:
+        """Parts of the model stay with the clients: there is no model for everybody."""
+        return self.trainer.shared != self.resident.names
+
+    @property
+    def whole_model(self) -> int | None:
+        """Bytes of the model without adapters, where less than that travels."""
+        whole = size_of(self.model)
+        travelling = sum(value.nbytes for value in self.shared.values())
+        return whole if travelling < whole else None
+
+    def examples(self, rows: Rows) -> Examples:
+        """Rows as the resident model eats them, unaugmented."""
+        how = partial(prepared, preprocessing=preprocessing_of(self.model, self.shown))
+        return Examples(self.data, rows, how, self.device, channels_last=self.config.memory.channels_last)
+
+    def evaluator(self, rows: Rows) -> Evaluate | None:
+        """Scores a run's shared model on `rows`; None when there are none, or parts of it stay with the clients."""
+        if self.partly_private or not len(rows):
+            return None
+        examples, precision = self.examples(rows), self.config.memory.precision
+
+        def score(checkpoint: Checkpoint) -> Evaluation:
+            self.resident.load(checkpoint.state.shared)
+            return evaluate(self.resident.module, examples, self.classes, precision=precision, ranked=True)
+
+        return score
+
+    def attack_measure(self) -> Measure | None:
+        """What share of a round's answers is malicious, and how well a backdoor works; None where nobody attacks."""
+        threat = self.algorithm.threat
+        if threat is None:
+            return None
+        success = self._backdoor_success(threat)
+
+        def measure(shared: State, reports: Sequence[Report]) -> Mapping[str, float]:
+            malicious = sum(report.client in threat.malicious for report in reports) / len(reports)
+            return {"attack/malicious": malicious} | ({"attack/success": success(shared)} if success else {})
+
+        return measure
+
+    def _backdoor_success(self, threat: Threat) -> Callable[[State], float] | None:
+        """The share of test images of other classes that, with the trigger on them, are taken for its target."""
+        trigger = threat.attack.trigger()
+        if trigger is None:
+            return None
+        rows = self.data.test[self.data.labels.numpy()[self.data.test] != trigger.target]
+        examples, precision = replace(self.examples(rows), poison=trigger.stamp), self.config.memory.precision
+
+        def success(shared: State) -> float:
+            self.resident.load(shared)
+            return evaluate(self.resident.module, examples, self.classes, precision=precision).accuracy
+
+        return success if len(rows) else None
+
+
+def build_experiment(
+    config: Config, run_folder: Path, progress: Progress, *, model: nn.Module | None, data: FederatedData | None
+) -> Experiment:
+    """Everything that `config` names. `model` and `data` take the place of the configured ones.
+
+    Raises:
+        ConfigError, DataError, ModelError: it cannot be built as asked.
+    """
+    load_plugins(config.plugins)
+    device = resolve_device(config.runtime.device)
+    check_precision(config, device)
+    algorithm = build_algorithm(config)
+    shown = data or build_data(config, progress)
+    configured = model is None
+    model, notes = (model, ()) if model is not None else build_recognizer(config, shown)
+    refused = algorithm.personalization.objection(model)
+    if refused:
+        raise ConfigError(refused)
+    if config.memory.gradient_checkpointing and isinstance(model, Recognizer):
+        enable_gradient_checkpointing(model)
+    check_strategy(config, algorithm, model)
+    part, eaten = trained_part(config, model, shown, device, progress)
+    threat = build_threat(config, eaten)
+    if threat is not None:
+        algorithm = replace(algorithm, threat=threat)
+        shown = replace(shown, report=replace(shown.report, notes=(*shown.report.notes, who_attacks(config, threat))))
+    resident = FlatModel(part, device, channels_last=config.memory.channels_last)
+    trainer = ClientTrainer(
+        resident,
+        eaten,
+        algorithm,
+        local_settings(config),
+        ClientStore(run_folder / "clients", keep=kept_versions(config)),
+        partial(prepared, preprocessing=preprocessing_of(model, shown)),
+        augmentation(config.data.augment),
+        Transfer(**config.transfer.model_dump()),
+        config.tracking.updates,
+    )
+    return Experiment(config, run_folder, device, shown, eaten, model, resident, algorithm, trainer, configured, notes)
+
+
+def kept_versions(config: Config) -> int:
+    """Versions of its private tensors that a client keeps: an asynchronous step may count several of its updates."""
+    schedule = SCHEDULE.choose(config.schedule)
+    updates = schedule.buffer(schedule.concurrency or sys.maxsize) if isinstance(schedule, Asynchronous) else 1
+    return (config.tracking.keep_checkpoints + 2) * updates
+
+
+def build_threat(config: Config, data: FederatedData) -> Threat | None:
+    """Which clients attack, and how; None where nobody does.
+
+    Raises:
+        ConfigError: the share of malicious clients is less than one client, or the attack does not go with the images.
+    """
+    section, clients = config.attack, [client.name for client in data.clients]
+    attack = ATTACK.choose(section)
+    if isinstance(attack, NoAttack):
+        return None
+    malicious = malicious_clients(clients, section.fraction, config.seed)
+    if not malicious:
+        text = (
+            f"of {len(clients)} clients that is less than one: nobody attacks; use attack.name=none, or a larger share"
+        )
+        raise ConfigError(problems.line("attack.fraction", text, section.fraction))
+    if objection := attack.objection(data):
+        raise ConfigError(f"attack.{objection}")
+    return Threat(attack, malicious, len(data.class_names), config.seed)
+
+
+def who_attacks(config: Config, threat: Threat) -> str:
+    names = ", ".join(sorted(threat.malicious))
+    return f"attack {config.attack.name}: {len(threat.malicious)} clients are malicious ({names})"
+
+
+def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> None:
+    """The strategy can work with the model.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    personal = algorithm.personalization
+    private = {name for name, _ in model.named_parameters() if personal.is_private(name, model)}
+    objection = algorithm.strategy.objection(model, private)
+    if objection:
+        raise ConfigError(f"strategy.name={config.strategy.name!r}: {objection}")
+
+
+def trained_part(
+    config: Config, model: nn.Module, data: FederatedData, device: torch.device, progress: Progress
+) -> tuple[nn.Module, FederatedData]:
+    """What is trained, and on what: what is frozen runs once over every image, then only the rest trains."""
+    changing = config.data.augment != "none" or config.optimizer.mixup > 0
+    if config.model.freeze == "none" or changing or not isinstance(model, Recognizer):
+        return model, data
+    cache = (config.data.cache_dir or default_cache_dir()) / "features"
+    return after_frozen(model, data, device=device, cache_dir=cache, progress=progress("computing features"))

@@ -1,0 +1,99 @@
+"""Where the clients of an experiment run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from fedlens.config.blocks import CLOCK, SCHEDULE
+from fedlens.config.builders import build_plan
+from fedlens.config.experiment import Experiment
+from fedlens.config.schema import Config
+from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.errors import ConfigError, DataError
+from fedlens.federation.types import ClientInfo, Split
+from fedlens.runtimes.base import Runtime
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.runtimes.local import LocalRuntime
+from fedlens.runtimes.ray import RayRuntime
+from fedlens.runtimes.virtual import VirtualRuntime
+from fedlens.runtimes.worker import MakeTrainer
+from fedlens.schedules.base import Asynchronous
+
+
+def check_clients(config: Config, clients: Sequence[str]) -> None:
+    """Say before there is a run that it cannot work with these clients.
+
+    Raises:
+        NotEnoughClients, ConfigError, DataError: why not.
+    """
+    round_size = build_plan(config).cohorts.size(len(clients))
+    unknown = CLOCK.choose(config.clock).objection(clients)
+    if unknown:
+        raise DataError(unknown)
+    schedule = SCHEDULE.choose(config.schedule)
+    if not isinstance(schedule, Asynchronous):
+        return
+    concurrency = schedule.concurrency or round_size
+    if concurrency > len(clients):
+        raise ConfigError(
+            f"schedule.concurrency = {concurrency}: the data has {len(clients)} clients, which do one task at a time; "
+            f"use at most {len(clients)}, or more clients (data.partition.clients)"
+        )
+    buffer = schedule.buffer(concurrency)
+    if buffer > concurrency:
+        raise ConfigError(
+            f"schedule.buffer_size = {buffer}: only {concurrency} clients work at a time; use at most "
+            f"{concurrency}, or a higher schedule.concurrency"
+        )
+
+
+def client_infos(data: FederatedData, device: torch.device) -> list[ClientInfo]:
+    """How each client introduces itself."""
+    return [_introduce(client, index, data, str(device)) for index, client in enumerate(data.clients)]
+
+
+def _introduce(client: ClientRows, index: int, data: FederatedData, device: str) -> ClientInfo:
+    splits: dict[Split, Rows] = {"train": client.train, "val": client.val, "test": client.test}
+    counts = {split: tuple(data.class_counts(rows).tolist()) for split, rows in splits.items()}
+    return ClientInfo(client.name, index, counts, device)
+
+
+def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
+    """Where the clients run, on a virtual clock if need be. `rebuild` makes a trainer again in a process that cannot
+    inherit this one's."""
+    config, runtime = experiment.config, build_real_runtime(experiment, rebuild)
+    clock, schedule = CLOCK.choose(config.clock), SCHEDULE.choose(config.schedule)
+    if clock.virtual or isinstance(schedule, Asynchronous):
+        return VirtualRuntime(runtime, clock, config.seed)
+    return runtime
+
+
+def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
+    section, device = experiment.config.runtime, experiment.device
+    clients = client_infos(experiment.data, device)
+    if section.name == "ray":
+        return RayRuntime(
+            clients,
+            rebuild,
+            address=section.address,
+            workers=section.workers,
+            threads_per_worker=section.threads_per_worker,
+            gpu=device.type == "cuda",
+            folder=experiment.folder,
+        )
+    workers = section.workers or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1)
+    workers = min(workers, len(clients))
+    if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
+        return InProcessRuntime(clients, lambda: experiment.trainer)
+    inherits = device.type == "cpu" and section.threads_per_worker == 1 and sys.platform == "linux"
+    return LocalRuntime(
+        clients,
+        (lambda: experiment.trainer) if inherits else rebuild,
+        workers=workers,
+        threads_per_worker=section.threads_per_worker,
+        start_method="fork" if inherits else "spawn",
+    )

@@ -1,0 +1,68 @@
+"""What goes out in the name of a run, through whatever grid there is at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlens.runtimes.flower.internals import calling
+from fedlens.runtimes.flower.messages import FLOWER_TYPES, HEAD, Kind, head
+
+T = TypeVar("T")
+
+MESSAGE_SECONDS = 12 * 3600.0
+"""A message that nobody fetched is forgotten after this."""
+
+
+class Link(Protocol):
+    """What holds the grid: a SuperLink of our own that can be started again, or a grid that somebody gave us."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    def lost(self) -> bool:
+        """The grid is of no use any more."""
+        ...
+
+    def renew(self) -> None:
+        """A new grid, where there can be one.
+
+        Raises:
+            ConnectionFailed: there can be none.
+        """
+        ...
+
+    def tend(self) -> None:
+        """Anything that has to be looked after from time to time (keys that were revoked)."""
+        ...
+
+    def allow(self, nbytes: int) -> None:
+        """The largest reply that will be taken in from now on."""
+        ...
+
+
+class Post:
+    """Messages of one run. Every method raises `ConnectionFailed` when the SuperLink cannot be reached."""
+
+    def __init__(self, link: Link, run: str) -> None:
+        self._link = link
+        self._run = run
+
+    def letter(self, node: int, kind: Kind, content: RecordDict) -> Message:
+        return Message(content, node, FLOWER_TYPES[kind], ttl=MESSAGE_SECONDS, group_id=self._run)
+
+    def send(self, letters: list[Message]) -> list[str | None]:
+        """The messages' names; None for one that the SuperLink did not take in."""
+        taken = self.grid(lambda grid: set(grid.push_messages(letters)))
+        names = [letter.metadata.message_id for letter in letters]
+        return [name if name in taken else None for name in names]
+
+    def say(self, node: int, kind: Kind, text: str) -> None:
+        """Something that needs no reply."""
+        self.send([self.letter(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))])
+
+    def grid(self, call: Callable[[Grid], T]) -> T:
+        return calling(self._link.grid, call)

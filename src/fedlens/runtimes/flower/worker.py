@@ -1,0 +1,132 @@
+"""The process beside a client's connection, in which the model, the images and the GPU live."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from fedlens.errors import FedLensError
+from fedlens.runtimes import wire
+from fedlens.runtimes.flower.desk import Desk, Done, Farewell, Site, refusal_reply
+from fedlens.runtimes.flower.internals import Incoming
+from fedlens.runtimes.flower.messages import Refusal
+
+Tell = Callable[[str], None]
+Progress = Callable[[str], Callable[[int, int], None]]
+MakeSite = Callable[[Tell, Progress], Site]
+"""Called in the worker process with what shows a line, and what shows progress, on the client's screen."""
+
+
+class Watcher(Protocol):
+    """Whoever looks at the client's screen."""
+
+    def note(self, text: str) -> None: ...
+
+    def progress(self, label: str) -> Callable[[int, int], None]: ...
+
+
+class Worker:
+    """The process that holds the site. It is started when it is first needed, and again after it died."""
+
+    def __init__(self, make_site: MakeSite, watcher: Watcher) -> None:
+        self._make_site = make_site
+        self._watcher = watcher
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def do(self, incoming: Incoming, parts: dict[str, bytes]) -> Done | Farewell:
+        """One message's work; a worker that dies over it is a refusal.
+
+        Raises:
+            FedLensError: the site cannot work at all.
+        """
+        connection = self._connection or self._start()
+        shows: dict[str, Callable[[int, int], None]] = {}
+        try:
+            wire.send(connection, (incoming, wire.beside(parts)))
+            while True:
+                message = self._receive()
+                if isinstance(message, str):
+                    self._watcher.note(message)
+                elif isinstance(message, tuple):
+                    label, done, total = message
+                    shows.setdefault(label, self._watcher.progress(label))(done, total)
+                elif isinstance(message, FedLensError):
+                    raise message
+                elif isinstance(message, Done):
+                    return message.carrying(wire.whole(message.reply.parts))
+                else:
+                    return message  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            return self._died(incoming)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._make_site), name="trainer", daemon=True)
+        self._process.start()
+        theirs.close()
+        self._connection = ours
+        return ours
+
+    def _receive(self) -> Any:
+        assert self._connection is not None and self._process is not None
+        wait([self._connection, self._process.sentinel])
+        return wire.receive(self._connection)
+
+    def _died(self, incoming: Incoming) -> Done:
+        process = self._process
+        code = None
+        if process is not None:
+            process.join(5)
+            code = process.exitcode
+        self.close()
+        reason = (
+            f"the process that trains at this site ended with exit code {code}; -9 is usually the system's memory "
+            "guard: try a smaller federated.batch_size or memory.micro_batch"
+        )
+        self._watcher.note(f"{reason}; it starts again with the next task")
+        return Done(refusal_reply(incoming, Refusal(reason, final=False)), "", "refusal", "")
+
+
+def _serve(connection: Connection, make_site: MakeSite) -> None:
+    """The worker's life: messages come in, replies go out. It ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's: it leaves the server first
+    parent = multiprocessing.parent_process()
+    watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
+    tell = lambda text: wire.send(connection, text)  # noqa: E731
+    desk: Desk | None = None
+    with suppress(EOFError, ConnectionError):  # the client has gone
+        while connection in wait(watched):
+            incoming, parts = wire.receive(connection)
+            try:
+                desk = desk or Desk(make_site(tell, _progress(connection)))
+                answer = desk.do(incoming, wire.whole(parts))
+                if isinstance(answer, Done):
+                    answer = answer.carrying(wire.beside(answer.reply.parts))
+                wire.send(connection, answer)
+            except ConnectionError:
+                raise
+            except FedLensError as error:
+                wire.send(connection, error)
+            except Exception:
+                reason = f"the site failed: {traceback.format_exc(limit=-3)}"
+                done = Done(refusal_reply(incoming, Refusal(reason, final=False)), "", "refusal", reason)
+                wire.send(connection, done)
+
+
+def _progress(connection: Connection) -> Progress:
+    return lambda label: lambda done, total: wire.send(connection, (label, done, total))
