@@ -466,6 +466,27 @@ def test_a_site_that_stays_away_is_a_failure(stage) -> None:
     assert [client.name for client in stage.runtime.known()] == ["client0", "client1"]
 
 
+def test_a_lost_site_is_waited_for_once_all_others_have_answered(tmp_path, monkeypatch) -> None:
+    """However long ago it was lost: the others may have been away themselves, as after a cut."""
+    stage, now = Stage(tmp_path, rejoin=30.0, deadline=1000.0), 0.0
+
+    def sleep(_seconds: float) -> None:
+        nonlocal now
+        now += 10
+        if now == 120:
+            stage.join(0)
+
+    def later(script, incoming, parts):
+        return script.honest(incoming, parts) if now >= 100 else None
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    stage.join(0, train=leaving(stage, 0))
+    stage.join(1, train=later)
+    stage.open(2)
+    assert of(stage.train("client0", "client1"), Answer) == ["client0", "client1"]
+
+
 def test_a_task_for_a_site_that_has_just_gone(stage) -> None:
     stage.join(0)
     stage.open(1)

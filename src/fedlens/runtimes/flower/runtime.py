@@ -59,6 +59,8 @@ class _Batch:
     enough: int = 0
     answered: int = 0
     began: float = field(default_factory=time.monotonic)
+    alone: float | None = None
+    """Since when everybody has answered but those who are away."""
 
 
 Expect = Callable[[Task, ClientInfo | None], Expected]
@@ -279,9 +281,12 @@ class FlowerRuntime:
 
     def _given_up(self, batch: _Batch) -> Iterator[ClientFailure]:
         """Tasks of a batch that nobody will answer any more."""
-        only_away = all(owed.message is None for owed in batch.owed.values())
+        if any(owed.message for owed in batch.owed.values()):
+            batch.alone = None
+        elif batch.alone is None:
+            batch.alone = time.monotonic()
         for client, owed in list(batch.owed.items()):
-            failure = self._failed(owed, waited=only_away)
+            failure = self._failed(owed, waits=batch.alone)
             if failure:
                 del batch.owed[client]
                 yield failure
@@ -289,14 +294,15 @@ class FlowerRuntime:
     def _give_up(self) -> None:
         """The same of tasks that go one by one."""
         for client, owed in list(self._flow.items()):
-            failure = self._failed(owed, waited=True)
+            failure = self._failed(owed, waits=owed.since)
             if failure:
                 self._arrives(client, failure)
 
-    def _failed(self, owed: _Owed, waited: bool) -> ClientFailure | None:
-        """Why a task will not be answered any more. `waited`: a site that was lost is not waited for longer."""
+    def _failed(self, owed: _Owed, waits: float | None) -> ClientFailure | None:
+        """Why a task will not be answered any more. `waits`: since when nothing but a lost site is waited for."""
         now, away = time.monotonic(), owed.message is None
-        if now <= owed.ends and not (away and waited and now - owed.since > self._rejoin):
+        given_up = away and waits is not None and now - max(waits, owed.since) > self._rejoin
+        if now <= owed.ends and not given_up:
             return None
         if owed.message:
             self._stale.add(owed.message)
