@@ -30,6 +30,7 @@ from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
 from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
 from fedlens.runtimes.flower.codec import Expected, shapes_of
+from fedlens.runtimes.flower.heap import one_heap
 from fedlens.runtimes.flower.messages import Description, Setup
 from fedlens.runtimes.flower.own_superlink import OwnSuperLink
 from fedlens.runtimes.flower.runtime import Expect, FlowerRuntime
@@ -53,6 +54,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
         FedLensError: the folder keeps the last whole checkpoint; `serve_on` continues.
     """
     started = time.perf_counter()
+    one_heap()
     check_serving(config)
     check_weights(config)
     host, port = bind_address(config)

@@ -165,6 +165,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
 
 
 def _environment(folder: Path) -> Mapping[str, str]:
-    """No telemetry, no look for updates, and Flower's own files beside the run."""
+    """No telemetry, no look for updates, Flower's own files beside the run, and one heap for all its threads, as a
+    server has (`heap.one_heap`)."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(folder / "flwr")}
-    return {**os.environ, **quiet}
+    return {**os.environ, **quiet, "MALLOC_ARENA_MAX": "1"}
