@@ -149,6 +149,7 @@ def test_private_state_lies_under_the_sites_folder(place) -> None:
         ("max_local_epochs=1", "this site's allow.max_local_epochs is 1, and the run asks for 2 local epochs"),
         ("max_rounds=2", "this site's allow.max_rounds is 2, and the run asks for 3 rounds"),
         ("min_images=19", "this site has fewer training images than its allow.min_images=19"),
+        ("max_epsilon=8", "this site's allow.max_epsilon is 8, and the run promises no differential privacy"),
     ],
 )
 def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
@@ -167,6 +168,7 @@ def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
         "max_local_epochs=2",
         "max_rounds=3",
         "min_images=18",
+        "max_epsilon=null",
     ],
 )
 def test_what_a_rule_allows(place, rule: str) -> None:

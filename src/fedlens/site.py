@@ -241,6 +241,8 @@ def objection(config: Config, site: SiteConfig) -> str | None:
     for key, (wanted, limit, what) in most.items():
         if limit is not None and wanted > limit:
             return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
+    if allow.max_epsilon is not None:  # a promise that nobody counts is none
+        return f"this site's allow.max_epsilon is {allow.max_epsilon:g}, and the run promises no differential privacy"
     return None
 
 

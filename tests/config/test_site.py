@@ -94,6 +94,7 @@ def test_where_a_sites_state_is(monkeypatch) -> None:
         ),
         ("max_rounds=3", "max_rounds: unknown key. Did you mean allow.max_rounds?"),
         ("allow.max_rounds=0", "allow.max_rounds = 0: must be a whole number of at least 1 or null"),
+        ("allow.max_epsilon=0", "allow.max_epsilon = 0: must be a number above 0 or null"),
         ("allow.strategies=fedavg", "allow.strategies = 'fedavg': must be a list, each item text or null"),
         ("allow=everything", "allow = 'everything': must be a section of keys"),
         ("plugins=own.py", "plugins = 'own.py': must be a list, each item a path"),

@@ -32,6 +32,11 @@ class AllowSection(Section):
     min_images: PositiveInt | None = Field(
         None, description="take part only with at least so many training images: an update over few says more of each"
     )
+    max_epsilon: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="least privacy: the largest ε of differential privacy that a run may spend on an image of this "
+        "site. No run counts its ε yet, so with any number the site takes part in none",
+    )
 
 
 class SiteConfig(Section):
