@@ -20,7 +20,7 @@ from fedlens.config.load import dump
 from fedlens.config.runtimes import build_runtime, check_clients
 from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
-from fedlens.errors import CheckpointError, ConfigError
+from fedlens.errors import CheckpointError, ConfigError, DataError
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, Evaluate, Measure
@@ -67,7 +67,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     return conduct(
         experiment,
         folder,
-        lambda: build_runtime(experiment, partial(rebuild_trainer, config, folder.path, given)),
+        lambda: build_runtime(experiment, partial(rebuild_trainer, config, folder.path, given, experiment.holdings)),
         lambda _runtime: Scoring(
             experiment.evaluator(data.test), experiment.evaluator(data.val), experiment.attack_measure()
         ),
@@ -216,10 +216,20 @@ def coordinating(
             tracker.close()
 
 
-def rebuild_trainer(config: Config, folder: Path, given: Given) -> ClientTrainer:
-    """A worker's trainer, made again from the configuration where a process cannot inherit it."""
+def rebuild_trainer(config: Config, folder: Path, given: Given, holdings: str) -> ClientTrainer:
+    """A worker's trainer, made again from the configuration where a process cannot inherit it.
+
+    Raises:
+        DataError: the images here are not those of the run, whose `Experiment.holdings` are given.
+    """
     quiet = lambda _label: lambda _done, _all: None  # noqa: E731
-    return build_experiment(config, folder, quiet, model=given.model, data=given.data).trainer
+    experiment = build_experiment(config, folder, quiet, model=given.model, data=given.data)
+    if experiment.holdings != holdings:
+        place = f"data.path={config.data.path}" if config.data.path else f"data.source={config.data.source}"
+        raise DataError(
+            f"{place} gives other images here than where the run was started: put the same files at that path"
+        )
+    return experiment.trainer
 
 
 def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,15 @@ class Experiment:
     @property
     def classes(self) -> int:
         return len(self.data.class_names)
+
+    @property
+    def holdings(self) -> str:
+        """64 hex digits: who holds how many images of which class; the same wherever the same images lie."""
+        counts = [
+            (client.name, *(self.data.class_counts(rows).tolist() for rows in (client.train, client.val, client.test)))
+            for client in self.data.clients
+        ]
+        return hashlib.sha256(repr((self.data.class_names, counts)).encode()).hexdigest()
 
     @property
     def shared(self) -> dict[str, Tensor]:
