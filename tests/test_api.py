@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 import fedlens
 from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughClients, TrainingDiverged
 from fedlens.models.artefact import load_model
+from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
 
 QUICK = (
@@ -187,7 +188,9 @@ class Shrink(Strategy):
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids=["inherited", "made-again"])
-def test_a_plugin_runs_in_worker_processes(tmp_path: Path, threads: int) -> None:
+def test_a_plugin_runs_in_worker_processes(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategies.names()
+    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))  # what it registers is forgotten afterwards
     plugin = tmp_path / f"shrink{threads}.py"
     plugin.write_text(PLUGIN.replace('"shrink"', f'"shrink{threads}"'))
     overrides = ("runtime.workers=2", f"runtime.threads_per_worker={threads}", "federated.num_rounds=1")
