@@ -60,9 +60,12 @@ class Registry(Generic[T]):
         def decorate(factory: type[T]) -> type[T]:
             if not is_dataclass(factory):
                 raise TypeError(f"{factory.__name__} must be a dataclass: its fields are its configuration keys")
+            if not factory.__module__.startswith(f"{self._package}."):
+                self._discover()  # a plugin must not take a name of the package's own, whoever comes first
             known = self._entries.get(name)
-            if known is not None and known.factory.__qualname__ != factory.__qualname__:
-                raise ConfigError(f"{self.kind} {name!r} is registered twice, by {known.factory} and {factory}")
+            if known is not None and origin(known.factory) != origin(factory):  # the same: a plugin that changed
+                both = f"{origin(known.factory)} and {origin(factory)}"
+                raise ConfigError(f"{self.kind} {name!r} is registered twice, by {both}: give yours another name")
             factory.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
             self._entries[name] = Entry(name, summary, factory)
             return factory
@@ -95,6 +98,11 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
+
+
+def origin(factory: type[object]) -> str:
+    """Where a class is from."""
+    return f"{factory.__module__}.{factory.__qualname__}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -76,6 +76,25 @@ def test_a_broken_plugin_names_file_and_line(plugin, text, expected):
     assert "fedlens_plugin_mine" not in sys.modules
 
 
+def test_a_plugin_with_the_name_and_class_of_a_built_in_strategy_is_refused(plugin):
+    copied = PLUGIN.format(name="scaffold", default=1).replace("class Mine", "class Scaffold")
+    load_before = strategies.get("scaffold").factory
+    with pytest.raises(ConfigError) as caught:
+        load_plugins([plugin(copied)])
+    (line,) = caught.value.problems
+    assert "by fedlens.strategies.scaffold.Scaffold and fedlens_plugin_mine.Scaffold: give yours another name" in line
+    assert strategies.get("scaffold").factory is load_before
+
+
+def test_a_plugin_that_comes_before_the_built_in_ones_is_refused_too(plugin, monkeypatch):
+    monkeypatch.setattr(strategies, "_entries", {})
+    monkeypatch.setattr(strategies, "_discovered", False)
+    for name in [name for name in sys.modules if name.startswith("fedlens.strategies.") and not name.endswith(".base")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match="registered twice"):
+        load_plugins([plugin(PLUGIN.format(name="fedavg", default=1).replace("class Mine", "class FedAvg"))])
+
+
 def test_missing_and_clashing_files(plugin, tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.py is no file"):
         load_plugins([tmp_path / "nowhere.py"])
