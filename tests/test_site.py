@@ -160,6 +160,23 @@ def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "passes"),
+    [
+        ({"name": "fedrep", "head_epochs": 9}, 11),
+        ({"name": "ditto", "personal_epochs": 4}, 6),
+        ({"name": "finetune", "tune_epochs": 5}, 7),
+        ({"name": "pfedme", "personal_steps": 5}, 10),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else None,
+)
+def test_a_personalisation_does_not_get_round_the_limit_of_passes(place, method: dict, passes: int) -> None:
+    told = setup(personalization=method)
+    line = f"allow.max_local_epochs is {passes - 1}, and the run asks for {passes} passes over the images in a round"
+    assert refused(place.site(f"allow.max_local_epochs={passes - 1}").prepare(told)) == f"this site's {line}"
+    assert isinstance(place.site(f"allow.max_local_epochs={passes}").prepare(told), Prepared)
+
+
+@pytest.mark.parametrize(
     "rule",
     [
         "strategies=[fedavg]",

@@ -234,8 +234,10 @@ def objection(config: Config, site: SiteConfig) -> str | None:
     for what, (name, allowed) in asked.items():
         if allowed is not None and name not in allowed:
             return f"this site's allow.{what} is {', '.join(allowed) or 'empty'}, and the run uses {name}"
+    epochs = PERSONALIZATION.choose(config.personalization).passes(config.federated.local_epochs)
+    passes = "local epochs" if epochs == config.federated.local_epochs else "passes over the images in a round"
     most = {
-        "max_local_epochs": (config.federated.local_epochs, allow.max_local_epochs, "local epochs"),
+        "max_local_epochs": (epochs, allow.max_local_epochs, passes),
         "max_rounds": (config.federated.num_rounds, allow.max_rounds, "rounds"),
     }
     for key, (wanted, limit, what) in most.items():

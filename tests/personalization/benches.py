@@ -61,7 +61,7 @@ def bench(module: nn.Module, *values: float, kept=None, epochs: int = 1, lr: flo
     generator = torch.Generator().manual_seed(0)
     return Bench(
         model, settings, examples, optimizer, generator,
-        round_number=1, client="c", lr=lr, kept=kept or {}, private=frozenset(),
+        round_number=1, client="c", lr=lr, kept=kept or {},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from fedlens.personalization.fedper import FedPer
 from fedlens.personalization.fedrep import FedRep
 from fedlens.personalization.finetune import FineTune
 from fedlens.personalization.lgfedavg import LGFedAvg
+from fedlens.training.loop import LocalLoop
 
 HEAD = {"head.weight", "head.bias"}
 NORM = {f"backbone.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
@@ -36,6 +37,30 @@ BODY = {"backbone.0.weight", *NORM}
 def test_what_stays(method, private: set[str]) -> None:
     model = tiny_model()
     assert {name for name in HEAD | BODY if method.is_private(name, model)} == private
+
+
+@pytest.mark.parametrize("entry", personalizations.entries(), ids=lambda entry: entry.name)
+def test_no_method_looks_at_the_images_more_often_than_it_says(entry, monkeypatch) -> None:
+    """The bench has one image, so each batch is a pass."""
+    method, batches = entry.build({}), []
+    differentiate = LocalLoop.differentiate
+
+    def counting(self, *batch) -> bool:
+        batches.append(batch)
+        return differentiate(self, *batch)
+
+    monkeypatch.setattr(LocalLoop, "differentiate", counting)
+    taken, kept = [], None
+    for _ in range(2):  # the second time with what the client kept
+        home = bench(Double(), 0.5, 0.5, 0.25, kept=kept, epochs=3)
+        method.arrive(home)
+        method.train(home, NO_TERMS)
+        method.predict(home)
+        taken.append(len(batches))
+        batches.clear()
+        kept = home.kept
+    assert max(taken) <= method.passes(3)
+    assert entry.name == "fedala" or max(taken) == method.passes(3), "only FedALA's number of passes depends on them"
 
 
 def test_norms_of_every_kind_stay() -> None:

@@ -55,6 +55,9 @@ class APFL(Personalization):
         }
         return metrics
 
+    def passes(self, epochs: int) -> int:
+        return 2 * epochs
+
     def predict(self, home: Home) -> None:
         if home.kept:
             alpha, own = float(home.kept[ALPHA]), home.flatten(under(OWN, home.kept))

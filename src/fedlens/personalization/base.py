@@ -112,11 +112,6 @@ class Home(ABC):
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """(P,) → all named trainable tensors, as views."""
 
-    @property
-    @abstractmethod
-    def private(self) -> frozenset[str]:
-        """Trainable parameters that do not travel."""
-
 
 @dataclass(frozen=True)
 class Personalization:
@@ -142,6 +137,11 @@ class Personalization:
 
     def predict(self, home: Home) -> None:
         """Make the model what the client uses at home. Nothing of it is kept."""
+
+    def passes(self, epochs: int) -> int:
+        """The most passes over a client's images that it takes to train in a round of `epochs` local epochs, and to use
+        the model once. A site may limit them."""
+        return epochs
 
     def objection(self, model: nn.Module) -> str | None:
         """Why it cannot work with this model: a line that begins with the configuration key; None: it can."""

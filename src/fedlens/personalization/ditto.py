@@ -39,6 +39,9 @@ class Ditto(Personalization):
         home.load(sent)
         return metrics
 
+    def passes(self, epochs: int) -> int:
+        return epochs + (self.personal_epochs or epochs)
+
     def predict(self, home: Home) -> None:
         home.load(home.kept)
 

@@ -58,6 +58,9 @@ class FedALA(Personalization):
         home.kept = {**home.kept, **prefixed(TRAINED, trained)}
         return metrics
 
+    def passes(self, epochs: int) -> int:
+        return epochs + 2 * MOST_PASSES
+
     def predict(self, home: Home) -> None:
         self.arrive(home)
 

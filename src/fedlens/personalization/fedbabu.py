@@ -33,6 +33,9 @@ class FedBABU(SplitPersonalization):
     def train(self, home: Home, terms: LocalTerms) -> Metrics:
         return home.fit(home.epochs, terms, share=home.mask(self.body_of(home)))
 
+    def passes(self, epochs: int) -> int:
+        return epochs + self.tune_epochs
+
     def predict(self, home: Home) -> None:
         parts = {"head": self.head_of, "body": self.body_of}
         share = None if self.tunes == "all" else home.mask(parts[self.tunes](home))

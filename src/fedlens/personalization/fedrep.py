@@ -33,3 +33,6 @@ class FedRep(SplitPersonalization):
     def train(self, home: Home, terms: LocalTerms) -> Metrics:
         home.fit(self.head_epochs, share=home.mask(self.head_of(home)), optimizer="fresh")
         return home.fit(home.epochs, terms, share=home.mask(self.body_of(home)))
+
+    def passes(self, epochs: int) -> int:
+        return self.head_epochs + epochs

@@ -28,6 +28,9 @@ class FineTune(Personalization):
     tune_epochs: TuneEpochs = 5
     tune_lr: TuneRate = None
 
+    def passes(self, epochs: int) -> int:
+        return epochs + self.tune_epochs
+
     def predict(self, home: Home) -> None:
         tune(home, self.tune_epochs, self.tune_lr)
 

@@ -51,5 +51,8 @@ class PFedMe(Personalization):
         home.vector.copy_(w)
         return metrics
 
+    def passes(self, epochs: int) -> int:
+        return epochs * self.personal_steps
+
     def predict(self, home: Home) -> None:
         home.load(home.kept)

@@ -34,7 +34,6 @@ class Bench(Home):
         client: str,
         lr: float,
         kept: State,
-        private: frozenset[str],
     ) -> None:
         self.round = round_number
         self.client = client
@@ -48,7 +47,6 @@ class Bench(Home):
         self._examples = examples
         self._optimizer = optimizer
         self._generator = generator
-        self._private = private
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -57,10 +55,6 @@ class Bench(Home):
     @property
     def vector(self) -> Tensor:  # type: ignore[override]
         return self._model.vector
-
-    @property
-    def private(self) -> frozenset[str]:
-        return self._private
 
     def fit(
         self,
