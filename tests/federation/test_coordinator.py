@@ -293,3 +293,31 @@ def test_how_many_are_asked(clients: int, fraction: float, share: float, asked: 
     assert len(rule.choose(1, known)) == asked
     exact = replace(rule, over_selection=0.0)
     assert rule.size(clients) == len(exact.choose(1, known))
+
+
+class Overflowing(FedAvg):
+    """Steps out of all bounds in round 2; with `sends`, clients do before."""
+
+    def __init__(self, sends: bool = False) -> None:
+        object.__setattr__(self, "sends", sends)
+
+    def step(self, state, total, ctx):
+        after = super().step(state, total, ctx)
+        if ctx.round < 2:
+            return after
+        return replace(after, shared={**after.shared, "head.bias": after.shared["head.bias"] * float("inf")})
+
+    def finish(self, ctx, delta):
+        contribution = super().finish(ctx, delta)
+        return replace(contribution, extra={"squared": torch.tensor(float("inf"))}) if self.sends else contribution
+
+
+def test_a_server_s_step_to_numbers_that_are_none_is_never_kept(tmp_path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"round 2: the server's step .* not finite, in head\.bias.*server_lr"):
+        run(tmp_path, strategy=Overflowing())
+    assert Checkpoints(tmp_path / "checkpoints").latest(print).round == 1
+
+
+def test_what_a_strategy_would_send_is_finite_or_not_sent(tmp_path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"round 1: none of the 2 clients .*what it would send is not finite"):
+        run(tmp_path, strategy=Overflowing(sends=True))

@@ -90,10 +90,10 @@ class Experiment:
 
     @property
     def shared(self) -> dict[str, Tensor]:
-        """A copy of what travels, as the model stands; rows in order, as files and messages have them, so that neither
-        makes a copy of its own."""
+        """A copy of what travels, as the model stands: in main memory, where the server's half is, and rows in order,
+        as files and messages have them, so that neither makes a copy of its own."""
         state = self.resident.state()
-        return {name: value.contiguous() for name, value in state.items() if name in self.trainer.shared}
+        return {name: value.cpu().contiguous() for name, value in state.items() if name in self.trainer.shared}
 
     @property
     def trained(self) -> frozenset[str]:

@@ -177,7 +177,15 @@ class Coordinator:
                 f"Try a smaller optimizer.lr (now {self._plan.lr(ctx.round):g}), optimizer.clip_norm=1 or "
                 "optimizer.warmup_rounds=5, and look at the data with `fedlens data show`"
             )
-        return self._strategy.step(state, collected.total, ctx)
+        after = self._strategy.step(state, collected.total, ctx)
+        broken = [name for name, value in {**after.extra, **after.shared}.items() if not bool(value.isfinite().all())]
+        if broken:
+            raise TrainingDiverged(
+                f"round {ctx.round}: the server's step made numbers that are not finite, in {broken[0]}. The run is "
+                "kept as it was before. Try a smaller optimizer.lr, or a smaller strategy.server_lr where the strategy "
+                "has one; among sites that may lie, aggregation.name=median or another rule that bears it"
+            )
+        return after
 
     def _record(
         self, after: Checkpoint, before: ServerState, collected: Collected, seconds: Mapping[str, float]

@@ -80,7 +80,8 @@ class LocalTerms:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client sends: its update, the update's weight, extras to be summed; and what it keeps."""
+    """What a client sends: its update, the update's weight, extras to be summed; and what it keeps. An extra that is a
+    single number is never negative: the server takes no other from a site."""
 
     payload: State
     weight: float

@@ -32,7 +32,7 @@ class FedExP(Strategy):
     needs_cohort: ClassVar[bool] = True
 
     def finish(self, ctx: LocalContext, delta: State) -> Contribution:
-        squared = ctx.flatten(delta).double().square().sum().cpu()
+        squared = ctx.flatten(delta).cpu().double().square().sum()
         return Contribution(delta, weight=1.0, extra={SQUARED: squared})
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:

@@ -42,12 +42,13 @@ class QFedAvg(Strategy):
 
     def finish(self, ctx: LocalContext, delta: State) -> Contribution:
         moved, loss = ctx.flatten(delta), max(ctx.loss, SMALLEST)
-        squared = float(moved.double().square().sum())
+        squared = float(moved.cpu().double().square().sum())
         rate = ctx.lr / (1 - (ctx.momentum or 0.0))
         h = self.q * loss ** (self.q - 1) * squared / rate + loss**self.q
         payload = {**delta, **ctx.unflatten(moved * loss**self.q)}
         return Contribution(payload, weight=1.0, extra={STEEPNESS: torch.tensor(h, dtype=torch.float64)})
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
-        rate = 1 / float(total.extra[STEEPNESS])
+        h = float(total.extra[STEEPNESS])
+        rate = 1 / h if h else 0.0  # a loss of 0 everywhere leaves nothing to do
         return ServerState(advance(state.shared, total.delta, rate, ctx.trainable), state.extra)

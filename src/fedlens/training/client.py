@@ -146,7 +146,7 @@ class ClientTrainer:
 
     def _train(self, task: Task, kept: State) -> Answer | ClientFailure:
         started = time.perf_counter()
-        optimizer = make_optimizer(self._settings.optimizer, under(OPTIMIZER, kept))
+        optimizer = make_optimizer(self._settings.optimizer, self._model.beside(under(OPTIMIZER, kept)))
         bench = self._bench(task, kept, optimizer)
         personal, strategy = self._algorithm.personalization, self._algorithm.strategy
         ctx = self._context(task, under(STRATEGY, kept), bench.start)
@@ -154,10 +154,12 @@ class ClientTrainer:
         metrics = dict(personal.train(bench, self._terms(strategy.terms(ctx))))
         if not self._model.is_finite() or not math.isfinite(metrics["loss"].total):
             return ClientFailure(task.client, task.round, "training diverged: the update or the loss is not finite")
-        if not all(bool(value.isfinite().all()) for value in bench.kept.values()):
+        if not is_finite(bench.kept):
             return ClientFailure(task.client, task.round, "training diverged: the client's own model is not finite")
         delta = self._model.delta(self._sent(task))
-        contribution = strategy.finish(ctx, delta)
+        contribution = in_main_memory(strategy.finish(ctx, delta))
+        if not is_finite({**contribution.payload, **contribution.extra}):
+            return ClientFailure(task.client, task.round, "training diverged: what it would send is not finite")
         stored = self._keep(task, contribution, optimizer, bench.kept)
         metrics |= self._measured(task, delta, contribution, time.perf_counter() - started)
         report = Report(task.client, contribution.weight, metrics, stored)
@@ -183,7 +185,6 @@ class ClientTrainer:
             client=task.client,
             lr=task.settings.get("lr", 0.0),
             kept=under(PERSONAL, kept),
-            private=self._private,
         )
 
     def _training(self, client: str) -> Examples:
@@ -263,6 +264,18 @@ def accuracy_of(result: Evaluation, prefix: str = "") -> dict[str, Mean]:
         f"{prefix}loss": Mean(result.loss * count, count),
         f"{prefix}accuracy": Mean(result.accuracy * count, count),
     }
+
+
+def in_main_memory(contribution: Contribution) -> Contribution:
+    """The same where the server's half of an algorithm is, whatever the device."""
+    payload, extra = (
+        {name: value.cpu() for name, value in part.items()} for part in (contribution.payload, contribution.extra)
+    )
+    return replace(contribution, payload=payload, extra=extra)
+
+
+def is_finite(state: State) -> bool:
+    return all(bool(value.isfinite().all()) for value in state.values())
 
 
 def place(task: Task) -> tuple[str | int, ...]:

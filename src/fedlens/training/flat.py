@@ -96,6 +96,10 @@ class FlatModel:
                 _like(flat[start:stop], view).copy_(state[name])
         return flat
 
+    def beside(self, state: State) -> dict[str, Tensor]:
+        """`state` on this device; single numbers stay where they are, as torch's AdamW wants its count of steps."""
+        return {name: value.to(self.device) if value.dim() else value for name, value in state.items()}
+
     def mask(self, names: Collection[str]) -> Tensor:
         """(P,) 1 where a parameter of those names lies, else 0."""
         mask = torch.zeros_like(self.vector)

@@ -270,6 +270,12 @@ def test_an_answer_that_cannot_be_honest(sent: Answer, line: str) -> None:
         received(sent)
 
 
+def test_a_number_beside_the_update_is_never_negative() -> None:
+    sent = answer(extra={"h": torch.tensor(-2.5, dtype=torch.float64)})
+    with pytest.raises(ProtocolError, match=r"a h of -2\.5, below 0"):
+        received(sent, replace(EXPECTED, extra=shapes_of(sent.extra)))
+
+
 def test_numbers_that_would_overflow_when_squared() -> None:
     shapes = shapes_of({"value": torch.ones(1).double()})
     with pytest.raises(ProtocolError, match=r"an update of norm 1e\+300"):

@@ -207,6 +207,9 @@ def _check(payload: State, extra: State, report: Report, expected: Expected) -> 
         if name in report.metrics and not report.metrics[name].value <= 1:
             raise ProtocolError(f"an accuracy of {report.metrics[name].value:.3g}")
     _check_shapes("extra", extra, expected.extra)
+    for name, value in extra.items():
+        if value.dim() == 0 and float(value) < 0:
+            raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
     if expected.outputs:
         _check_confusion(payload, report, expected)
         return
