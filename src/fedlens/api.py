@@ -23,6 +23,7 @@ from fedlens.errors import ConfigError
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Observer, Silent
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.summary import algorithm_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,7 +211,8 @@ def resolve(config: str | Path | Mapping[str, Any] | Config | None, overrides: S
 
 
 def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
-    folder = RunDir.create(config.tracking.dir, config.tracking.name or f"{config.strategy.name}-{config.model.name}")
+    parts = [*algorithm_parts(config.model_dump(mode="json")), config.model.name]
+    folder = RunDir.create(config.tracking.dir, config.tracking.name or "-".join(parts))
     try:
         return work(folder)
     except BaseException:

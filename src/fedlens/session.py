@@ -239,7 +239,7 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[
     images = sum(client.examples for client in clients)
     return {
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
-        "strategy": algorithm_name(config.strategy.name, config.personalization.name),
+        "strategy": algorithm_name(config.model_dump(mode="json")),
         "clients": f"{len(clients)}, holding {images:,} training images of {len(data.class_names)} classes",
         "device": str(experiment.device),
         "folder": str(folder.path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def test_a_line_a_round_with_all_figures(shown):
     assert "model     cnn" in text()
 
 
+def test_a_round_of_simulated_clients_shows_their_clock(shown):
+    tracker, text = shown
+    tracker.start(HEADER, 12, 0)
+    tracker.round(record(1))
+    assert "clock" not in text()
+    tracker.round(replace(record(2), virtual_seconds=125.0))
+    assert "clock 2 min 5 s" in text()
+
+
 def test_failures_are_named_but_not_all_of_many(shown):
     tracker, text = shown
     tracker.start(HEADER, 12, 0)
@@ -99,15 +109,15 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
 def test_the_next_commands_fit_the_run(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    (tmp_path / "a" / "config.yaml").touch()
-    commands = next_commands(tmp_path / "a", "fedlens run config.yaml", "fedprox")
+    (tmp_path / "a" / "config.yaml").write_text("strategy: {name: fedprox, mu: 1}")
+    commands = next_commands(tmp_path / "a", "fedlens run config.yaml strategy.name=fedprox strategy.mu=1")
     assert commands == [
         f"fedlens predict {tmp_path}/a photo.jpg",
         f"tensorboard --logdir {tmp_path}",
         "fedlens run config.yaml strategy.name=fedavgm",
     ]
     (tmp_path / "b" / "config.yaml").touch()
-    assert next_commands(tmp_path / "a", "x", "fedprox")[2] == f"fedlens compare {tmp_path}"
+    assert next_commands(tmp_path / "a", "x")[2] == f"fedlens compare {tmp_path}"
 
 
 def test_long_work_has_a_bar_only_while_it_lasts(shown):
@@ -134,4 +144,4 @@ def test_plain_output_has_no_control_characters():
 
 
 def test_a_folder_with_spaces_is_quoted():
-    assert next_commands(Path("my logs/run 1"), "x", "fedavg")[0] == "fedlens predict 'my logs/run 1' photo.jpg"
+    assert next_commands(Path("my logs/run 1"), "x")[0] == "fedlens predict 'my logs/run 1' photo.jpg"

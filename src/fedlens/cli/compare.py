@@ -77,13 +77,17 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 NAMES = ("run", "model", "strategy")
 FIGURES = ("rounds", "accuracy", "best", "at home", "worst 10th", "MB", "time")
+VIRTUAL = "virtual time"
+"""A column where some run has a clock of simulated clients."""
 
 
 def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
     """Lines, and whether they are bold. One a run; where that is wider than `width`, what the run is stands on a line
     of its own above its figures."""
+    clock = any(row["virtual_seconds"] is not None for row in rows)
+    cells = [(*figures(row), *([virtual(row)] if clock else [])) for row in rows]
     named = [NAMES, *(tuple(row[name] for name in NAMES) for row in rows)]
-    names, numbers = columns(named, "<"), columns([FIGURES, *map(figures, rows)], ">")
+    names, numbers = columns(named, "<"), columns([(*FIGURES, *([VIRTUAL] if clock else [])), *cells], ">")
     wide = width is None or len(names[0]) + 2 + len(numbers[0]) <= width
     for place, line in enumerate(numbers):
         if wide:
@@ -111,3 +115,9 @@ def figures(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['megabytes']:.1f}",
         duration(row["seconds"]),
     )
+
+
+def virtual(row: dict[str, Any]) -> str:
+    from fedlens.tracking.summary import duration
+
+    return "–" if row["virtual_seconds"] is None else duration(row["virtual_seconds"])

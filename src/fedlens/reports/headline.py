@@ -21,7 +21,7 @@ class Headline:
     run: str
     model: str
     strategy: str
-    """With the personalisation, where there is one: "fedavg + fedper"."""
+    """With what is not plain beside it: "fedavg + fedper", "fedavg + krum, 20 % attack by sign_flip"."""
     clients: int | None
     rounds: int
     planned_rounds: int | None
@@ -49,9 +49,7 @@ def headline(run: LoadedRun) -> Headline:
     return Headline(
         run=run.folder.name,
         model=_block(run.config, "model"),
-        strategy=algorithm_name(
-            _block(run.config, "strategy"), run.config.get("personalization", {}).get("name", "none")
-        ),
+        strategy=algorithm_name(run.config),
         clients=len(run.partition["clients"]) if run.partition else None,
         rounds=rounds,
         planned_rounds=planned,

@@ -39,7 +39,6 @@ class ConsoleTracker:
         self._again = again
         self._resume = resume
         self._folder = ""
-        self._strategy = ""
         self._num_rounds = 0
         self._round = 0
         self._rounds: TaskID | None = None
@@ -50,7 +49,6 @@ class ConsoleTracker:
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
         """Show the header, and the bar over the rounds with `done` of them behind it."""
         self._folder, self._num_rounds, self._round = header.get("folder", ""), num_rounds, done
-        self._strategy = header.get("strategy", "")
         self._lines(header)
         if done:
             self._say(f"going on after round {done}")
@@ -98,7 +96,7 @@ class ConsoleTracker:
         run = RunDir(folder)
         lines = result_lines(read_metrics(run.metrics), run)
         lines["time"] += f"; this call took {duration(seconds)} in all"
-        advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}", self._strategy)
+        advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}")
         if self._console.is_terminal:
             body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
             self._console.print(Panel(Text(body), title="Result", border_style="green", expand=False))
@@ -139,6 +137,8 @@ def round_line(record: RoundRecord, num_rounds: int) -> str:
     parts.append(f"{len(record.reports)} clients ok{failed}")
     parts.append(f"down {record.bytes_down / 1e6:.2f} MB, up {record.bytes_up / 1e6:.2f} MB")
     parts.append(f"{sum(record.seconds.values()):.2f} s")
+    if record.virtual_seconds is not None:
+        parts.append(f"clock {duration(record.virtual_seconds)}")
     return "  ".join(parts)
 
 
@@ -146,8 +146,7 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
     test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     lines = {"test accuracy": percent(test.get("accuracy"))}
-    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8")) or {}
-    best = best_round(metrics, settings.get("stopping", {}).get("min_delta", 0.0))
+    best = best_round(metrics, _settings(folder, "stopping").get("min_delta", 0.0))
     if best and best["test"]:
         lines["  of the best model"] = (
             f"{percent(best['test']['accuracy'])} (round {best['round']}, by validation loss)"
@@ -159,16 +158,21 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
     lines["time"] = f"{duration(time_of_rounds(metrics))} for {len(metrics)} round{'s' * (len(metrics) != 1)}"
+    if metrics and metrics[-1].get("virtual_seconds") is not None:
+        lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])
     lines["folder"] = str(folder.path)
     if folder.report.exists():
         lines["report"] = str(folder.report)
     return lines
 
 
-def next_commands(folder: Path, again: str, strategy: str) -> list[str]:
-    """Three commands that make sense after a run with `strategy` that `again` started."""
+def next_commands(folder: Path, again: str) -> list[str]:
+    """Three commands that make sense after a run that `again` started."""
     place = shlex.quote(str(folder.parent))
-    other = f"{again} strategy.name={'fedavgm' if strategy == 'fedprox' else 'fedprox'}"
+    other = shlex.join([word for word in shlex.split(again) if not word.startswith("strategy.")])
+    other += (
+        f" strategy.name={'fedavgm' if _settings(RunDir(folder), 'strategy').get('name') == 'fedprox' else 'fedprox'}"
+    )
     third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else other
     predict = f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(RunDir(folder))}"
     return [predict, f"tensorboard --logdir {place}", third]
@@ -178,10 +182,17 @@ def whose(run: RunDir) -> str:
     """The option that names a client, where clients have models of their own and are on this machine."""
     if run.superlink.exists() or not run.partition.exists() or not run.config.exists():
         return ""
-    settings = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
-    if settings.get("personalization", {}).get("name", "none") == "none":
+    if _settings(run, "personalization").get("name", "none") == "none":
         return ""
     return f" --client {shlex.quote(next(iter(read_json(run.partition)['clients'])))}"
+
+
+def _settings(run: RunDir, section: str) -> dict[str, Any]:
+    """A section of the run's configuration; empty where there is none."""
+    if not run.config.exists():
+        return {}
+    found: dict[str, Any] = (yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}).get(section, {})
+    return found
 
 
 def _table(values: Mapping[str, str]) -> str:

@@ -60,9 +60,23 @@ def summarize_clients(clients: Sequence[ClientEvaluation]) -> ClientsSummary:
     )
 
 
-def algorithm_name(strategy: str, personalization: str) -> str:
-    """fedavg, none → "fedavg"; fedavg, fedper → "fedavg + fedper"."""
-    return strategy if personalization == "none" else f"{strategy} + {personalization}"
+PLAIN = {"personalization": "none", "aggregation": "mean", "schedule": "sync"}
+"""Parts of an algorithm that a run's name says nothing of."""
+
+
+def algorithm_parts(config: Mapping[str, Any]) -> list[str]:
+    """A configuration's sections → the strategy, and what is not plain beside it: fedavg, fedper, krum, fedbuff."""
+    chosen = {section: config.get(section, {}).get("name", plain) for section, plain in PLAIN.items()}
+    strategy = str(config.get("strategy", {}).get("name", "–"))
+    return [strategy, *(name for section, name in chosen.items() if name != PLAIN[section])]
+
+
+def algorithm_name(config: Mapping[str, Any]) -> str:
+    """ "fedavg"; "fedavg + fedper"; "fedavg + krum, 20 % attack by sign_flip"."""
+    name, attack = " + ".join(algorithm_parts(config)), config.get("attack", {})
+    if attack.get("name", "none") == "none":
+        return name
+    return f"{name}, {100 * attack['fraction']:.3g} % attack by {attack['name']}"
 
 
 def best_round(metrics: Sequence[Mapping[str, Any]], min_delta: float = 0.0) -> Mapping[str, Any] | None:
