@@ -65,6 +65,15 @@ def test_a_backdoor_is_measured_and_a_median_keeps_it_out() -> None:
     assert {line["measures"]["attack/malicious"] for line in (*taken, *kept)} == {0.2}
 
 
+def test_every_round_says_how_many_attack_where_parts_stay_at_home_too() -> None:
+    run = fedlens.run(
+        None, *FEW, "attack.name=sign_flip", "personalization.name=fedper", "federated.num_rounds=2",
+        "federated.evaluate_every=0", show=False,
+    )  # fmt: skip
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    assert [line["measures"]["attack/malicious"] for line in lines] == [0.2, 0.2]
+
+
 def test_who_attacks_is_noted_and_the_same_whoever_asks() -> None:
     run = fedlens.run(None, *FEW, "attack.name=label_flip", show=False)
     (note,) = [note for note in read_json(run.folder / "data.json")["notes"] if note.startswith("attack")]

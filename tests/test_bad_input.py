@@ -286,14 +286,14 @@ class Ranked(Rule):
     ("arguments", "parts"),
     [
         ("strategy.name=whole", ["strategy.name = 'whole'", "needs a whole cohort", "use schedule.name=sync"]),
-        ("aggregation.name=ranked", ["aggregation.name = 'ranked'", "compares", "use aggregation.name=mean"]),
+        ("aggregation.name=ranked", ["aggregation.name = 'ranked'", "updates that start from one model", "use aggregation.name=mean"]),
     ],
 )
 def test_asynchronous_with_what_needs_the_whole_cohort(schedule: str, arguments: str, parts: list[str]) -> None:
     Path("needy.py").write_text(NEEDY)
     line = f"run {SMALL} plugins=[needy.py] schedule.name={schedule} {arguments}"
     try:
-        refused_in_one_line(line, *parts, f"schedule {schedule} has none")
+        refused_in_one_line(line, *parts, f"schedule {schedule} has ")
     finally:
         strategies._entries.pop("whole", None)
         rules._entries.pop("ranked", None)

@@ -207,7 +207,9 @@ def coordinating(
             test=scoring.test,
             validation=scoring.validation,
             measure=scoring.measure,
-            describe=ClientMeasures(experiment.trained, experiment.algorithm.rule.linear, experiment.whole_model),
+            describe=ClientMeasures(
+                experiment.trained, experiment.algorithm.rule.linear, experiment.whole_model, experiment.malicious
+            ),
             note=note,
         )
     finally:

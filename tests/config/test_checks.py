@@ -29,7 +29,7 @@ def test_updates_that_are_more_than_steps(counting, name: str) -> None:
         load(None, [f"personalization.name={name}", "strategy.name=counting"])
     (line,) = caught.value.problems
     assert line.startswith(f"personalization.name = '{name}': its updates are more than local steps")
-    assert "strategy counting counts; use strategy.name=fedavg" in line
+    assert "strategy counting counts on those alone; use strategy.name=fedavg" in line
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,13 @@ def run(folder, plan=PLAN, strategy=None, start=None, data=None, settings=SETTIN
 def test_what_else_is_measured_is_recorded_whenever_a_round_is_evaluated(tmp_path) -> None:
     asked = []
 
-    def measure(shared, reports):
-        asked.append((shared["head.bias"].clone(), [report.client for report in reports]))
+    def measure(shared):
+        asked.append(shared["head.bias"].clone())
         return {"attack/success": 0.25}
 
     end, records, _ = run(tmp_path, replace(PLAN, evaluate_every=2), measure=measure)
     assert [dict(record.measures) for record in records] == [{}, {"attack/success": 0.25}] * 2
-    assert torch.equal(asked[-1][0], end.state.shared["head.bias"])
-    assert asked[-1][1] == [report.client for report in records[-1].reports]
+    assert torch.equal(asked[-1], end.state.shared["head.bias"])
 
 
 def same(one, other) -> bool:
@@ -190,6 +189,7 @@ class Unsteady(InProcessRuntime):
 
     def __init__(self, clients, make_trainer, silent) -> None:
         super().__init__(clients, make_trainer)
+        self.may_be_late = True
         self._silent = iter(silent)
         self.asked: list[list[str]] = []
         self.enough: list[int | None] = []
@@ -273,6 +273,15 @@ def test_over_selection_asks_more_and_takes_as_many(tmp_path) -> None:
     assert [len(asked) for asked in runtime.asked] == [3, 3, 3]
     assert runtime.enough == [2, 2, 2]
     assert runtime.waited == [2, 2, 2], "a round waits for federated.min_fit_clients"
+
+
+def test_where_nobody_is_late_nobody_is_asked_in_vain(tmp_path) -> None:
+    rule, notes = CohortRule(0.5, 2, seed=3, over_selection=0.5), []
+    end, records, _ = run(tmp_path / "a", replace(PLAN, cohorts=rule), note=notes.append)
+    plain, _, _ = run(tmp_path / "b", replace(PLAN, cohorts=replace(rule, over_selection=0.0)))
+    assert [len(record.reports) for record in records] == [2, 2, 2, 2]
+    assert same(end.state.shared, plain.state.shared)
+    assert notes == ["federated.over_selection is not used: without a clock (clock.name) no simulated client is late"]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,13 @@ def test_gradient_diversity(updates, diversity) -> None:
     assert measured(total(*rows.mean(0).tolist()), *reports)["diversity/updates"] == pytest.approx(diversity)
 
 
+def test_the_share_of_malicious_answers_whatever_is_evaluated() -> None:
+    reports = [report(name, 1, 1.0) for name in "abcd"]
+    attacked = ClientMeasures(frozenset({"w"}), True, malicious=frozenset({"b", "z"}))
+    assert attacked(total(1.0), reports, ())["attack/malicious"] == 0.25
+    assert "attack/malicious" not in measured(total(1.0), *reports)
+
+
 def test_diversity_is_of_what_is_added_up() -> None:
     """Weights 3 and 1: the terms are (0.75 · 4, 0) and (0, 0.25 · 4), at right angles."""
     found = measured(total(3.0, 1.0), report("a", 3, 4.0), report("b", 1, 4.0))

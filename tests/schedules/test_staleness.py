@@ -17,10 +17,10 @@ NOW = {TRAINED: torch.tensor([3.0, 0.0]), STATISTIC: torch.tensor([2.0])}
     [
         # α s(τ) for τ = 0, 1, 3, 4, 5, 9
         (FedAsync(mixing=0.6, staleness="constant"), (0.6, 0.6, 0.6, 0.6, 0.6, 0.6)),
-        (FedAsync(mixing=0.6, a=0.5), (0.6, 0.6 / 2**0.5, 0.3, 0.6 / 5**0.5, 0.6 / 6**0.5, 0.6 / 10**0.5)),
+        (FedAsync(mixing=0.6), (0.6, 0.6 / 2**0.5, 0.3, 0.6 / 5**0.5, 0.6 / 6**0.5, 0.6 / 10**0.5)),
         (FedAsync(mixing=0.6, staleness="polynomial", a=1.0), (0.6, 0.3, 0.15, 0.12, 0.1, 0.06)),
         # 1 up to b = 4, then 1 / (10 (τ − 4) + 1): 1/11 and 1/51
-        (FedAsync(mixing=0.6, staleness="hinge", a=10, b=4), (0.6, 0.6, 0.6, 0.6, 0.6 / 11, 0.6 / 51)),
+        (FedAsync(mixing=0.6, staleness="hinge", b=4), (0.6, 0.6, 0.6, 0.6, 0.6 / 11, 0.6 / 51)),
     ],
     ids=["constant", "square root", "inverse", "hinge"],
 )  # fmt: skip

@@ -6,6 +6,7 @@ whether a client is on follows from the time; so a run that goes on from a check
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,7 @@ Scale = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class Clock:
+class Clock(ABC):
     """One model of speed. The dataclass' fields are its configuration keys under `clock`.
 
     virtual  False: no virtual time passes in synchronous rounds
@@ -29,9 +30,9 @@ class Clock:
 
     virtual: ClassVar[bool] = True
 
+    @abstractmethod
     def seconds(self, client: str, seed: int, number: int) -> float:
         """How long `client` takes for the task that is the run's start `number`, from being asked to its answer."""
-        raise NotImplementedError
 
     def lost(self, client: str, seed: int, number: int) -> bool:
         """Whether nothing comes back from that task."""

@@ -46,29 +46,22 @@ def _transfer(config: Config, where: Callable[[str], str]) -> Iterator[str]:
 
 def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
     """One line for each two parts of the algorithm whose mathematics do not go together. All their names are known."""
+    refuse = refusals(config, where)
     strategy = find(STRATEGY, config.strategy.name)[0].factory
     personal = find(PERSONALIZATION, config.personalization.name)[0].factory
     rule = find(AGGREGATION, config.aggregation.name)[0].factory
+    counts = f"strategy {config.strategy.name} counts on"
     if strategy.needs_sgd and config.optimizer.name != "sgd":
-        key = "optimizer.name"
-        text = f"strategy {config.strategy.name} counts on local steps of SGD; use optimizer.name=sgd"
-        yield problems.line(key, text, config.optimizer.name, where(key))
+        yield refuse("optimizer.name", f"{counts} local steps of SGD; use optimizer.name=sgd")
     if strategy.needs_sgd and not personal.steps_only:
-        key = "personalization.name"
-        text = f"its updates are more than local steps, on which strategy {config.strategy.name} counts; use "
-        yield problems.line(key, f"{text}strategy.name=fedavg", config.personalization.name, where(key))
+        text = f"its updates are more than local steps, and {counts} those alone; use strategy.name=fedavg"
+        yield refuse("personalization.name", text)
     if strategy.needs_sgd and config.transfer.layer_decay != 1:
-        key = "transfer.layer_decay"
-        text = f"strategy {config.strategy.name} counts on one learning rate for all parameters; leave it at 1"
-        yield problems.line(key, text, config.transfer.layer_decay, where(key))
+        yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
     if strategy.needs_sgd and config.optimizer.keep and config.optimizer.momentum:
-        key = "optimizer.keep"
-        text = f"strategy {config.strategy.name} counts on momentum that starts at zero in every round; leave it out"
-        yield problems.line(key, text, config.optimizer.keep, where(key))
+        yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
     if strategy.needs_mean and not rule.linear:
-        key = "aggregation.name"
-        text = f"strategy {config.strategy.name} counts on the weighted mean of the updates; use aggregation.name=mean"
-        yield problems.line(key, text, config.aggregation.name, where(key))
+        yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)
@@ -82,24 +75,29 @@ def asynchronous(
     where: Callable[[str], str],
 ) -> Iterator[str]:
     """What does not go with updates that come one by one, from several models."""
-    name, federated = config.schedule.name, config.federated
+    refuse, name, federated = refusals(config, where), config.schedule.name, config.federated
     if strategy.needs_cohort:
         text = f"needs a whole cohort that starts from one model, and schedule {name} has none; use schedule.name=sync"
-        yield problems.line("strategy.name", text, config.strategy.name, where("strategy.name"))
+        yield refuse("strategy.name", text)
     if not rule.linear:
-        text = f"compares the updates of a whole cohort, and schedule {name} has none; use aggregation.name=mean"
-        yield problems.line("aggregation.name", text, config.aggregation.name, where("aggregation.name"))
+        text = f"is for updates that start from one model, and schedule {name} has others; use aggregation.name=mean"
+        yield refuse("aggregation.name", text)
     if federated.over_selection:
-        text = f"belongs to synchronous rounds; leave it out with schedule {name}"
-        yield problems.line(
-            "federated.over_selection", text, federated.over_selection, where("federated.over_selection")
-        )
+        yield refuse("federated.over_selection", f"belongs to synchronous rounds; leave it out with schedule {name}")
     if federated.quorum > 1:
-        text = (
-            f"belongs to synchronous rounds; with schedule {name} every step waits for a full buffer, so leave it out"
-        )
-        yield problems.line("federated.quorum", text, federated.quorum, where("federated.quorum"))
+        text = f"belongs to synchronous rounds; every step of schedule {name} waits for a full buffer, so leave it out"
+        yield refuse("federated.quorum", text)
     if schedule.concurrency is not None and schedule.buffer(schedule.concurrency) > schedule.concurrency:
         key = "schedule.buffer_size"
         text = f"only schedule.concurrency = {schedule.concurrency} clients work at a time; use at most so many"
         yield problems.line(key, text, schedule.buffer(schedule.concurrency), where(key))
+
+
+def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str], str]:
+    """(a section's own key, what is wrong with its value) → the line."""
+
+    def refuse(key: str, text: str) -> str:
+        section, _, name = key.partition(".")
+        return problems.line(key, text, getattr(getattr(config, section), name), where(key))
+
+    return refuse

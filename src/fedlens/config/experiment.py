@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.client_store import ClientStore
 from fedlens.federation.coordinator import Evaluate, Measure
 from fedlens.federation.records import Evaluation
-from fedlens.federation.types import Report, State
+from fedlens.federation.types import State
 from fedlens.models.base import Recognizer
 from fedlens.models.checkpointing import enable_gradient_checkpointing
 from fedlens.models.size import size_of
@@ -129,32 +129,26 @@ class Experiment:
 
         return score
 
+    @property
+    def malicious(self) -> frozenset[str]:
+        """The clients that attack."""
+        return frozenset(self.algorithm.threat.malicious) if self.algorithm.threat else frozenset()
+
     def attack_measure(self) -> Measure | None:
-        """What share of a round's answers is malicious, and how well a backdoor works; None where nobody attacks."""
-        threat = self.algorithm.threat
-        if threat is None:
-            return None
-        success = self._backdoor_success(threat)
-
-        def measure(shared: State, reports: Sequence[Report]) -> Mapping[str, float]:
-            malicious = sum(report.client in threat.malicious for report in reports) / len(reports)
-            return {"attack/malicious": malicious} | ({"attack/success": success(shared)} if success else {})
-
-        return measure
-
-    def _backdoor_success(self, threat: Threat) -> Callable[[State], float] | None:
-        """The share of test images of other classes that, with the trigger on them, are taken for its target."""
-        trigger = threat.attack.trigger()
-        if trigger is None:
+        """How well a backdoor works: the share of test images of other classes that, with the trigger on them, are
+        taken for its target. None where there is no backdoor, or nothing to try it on."""
+        trigger = self.algorithm.threat and self.algorithm.threat.attack.trigger()
+        if not trigger:
             return None
         rows = self.data.test[self.data.labels.numpy()[self.data.test] != trigger.target]
         examples, precision = replace(self.examples(rows), poison=trigger.stamp), self.config.memory.precision
 
-        def success(shared: State) -> float:
+        def measure(shared: State) -> Mapping[str, float]:
             self.resident.load(shared)
-            return evaluate(self.resident.module, examples, self.classes, precision=precision).accuracy
+            found = evaluate(self.resident.module, examples, self.classes, precision=precision)
+            return {"attack/success": found.accuracy}
 
-        return success if len(rows) else None
+        return measure if len(rows) else None
 
 
 def build_experiment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from fedlens.runtimes.ray import RayRuntime
 from fedlens.runtimes.virtual import VirtualRuntime
 from fedlens.runtimes.worker import MakeTrainer
 from fedlens.schedules.base import Asynchronous
+from fedlens.tracking.versions import cores
 
 
 def check_clients(config: Config, clients: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
             gpu=device.type == "cuda",
             folder=experiment.folder,
         )
-    workers = section.workers or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1)
+    workers = section.workers or (cores() if device.type == "cpu" else 1)
     workers = min(workers, len(clients))
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
         return InProcessRuntime(clients, lambda: experiment.trainer)

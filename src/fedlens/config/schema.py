@@ -63,7 +63,8 @@ class FederatedSection(Section):
     local_epochs: PositiveInt = Field(1, description="passes over a client's images a round")
     batch_size: PositiveInt = Field(32, description="images a step")
     over_selection: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="server: ask so many more clients (0.2: a fifth) and take the first that answer"
+        0.0,
+        description="server, or a clock: ask so many more clients (0.2: a fifth) and take the first that answer",
     )
     round_deadline: Annotated[float, Field(gt=0)] | None = Field(
         None, description="server: seconds that a client has to answer in; default: an hour"

@@ -24,8 +24,8 @@ from fedlens.strategies.base import RoundContext, ServerState, Strategy
 Evaluate = Callable[[Checkpoint], Evaluation | None]
 """Scores a run as it stands; None where there is nothing to score it on."""
 
-Measure = Callable[[State, Sequence[Report]], Mapping[str, float]]
-"""A shared model, and who answered in its round → numbers by name."""
+Measure = Callable[[State], Mapping[str, float]]
+"""A shared model → numbers by name."""
 
 Describe = Callable[[Total, Sequence[Report], Sequence[ClientInfo]], Mapping[str, float]]
 """A round's total, its reports, and everybody who is known → numbers by name."""
@@ -107,6 +107,8 @@ class Coordinator:
         """
         if isinstance(self._runtime, Timed):
             self._runtime.moment = checkpoint.moment
+        if self._plan.cohorts.over_selection and not self._runtime.may_be_late:
+            self._note("federated.over_selection is not used: without a clock (clock.name) no simulated client is late")
         if self._buffer:
             self._buffer.go_on(checkpoint.flights)
         while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
@@ -144,7 +146,7 @@ class Coordinator:
         for _ in range(ROUND_TRIES):
             rule = self._plan.cohorts
             clients = self._runtime.clients(rule.min_fit_clients)
-            cohort = rule.choose(number, clients)
+            cohort = rule.choose(number, clients, spare=self._runtime.may_be_late)
             ctx = RoundContext(number, self._plan.num_rounds, len(clients), len(cohort), self._trainable)
             with clock.phase("broadcast"):
                 self._runtime.submit(self._tasks(before, cohort, ctx), enough=rule.size(len(clients)))
@@ -208,7 +210,7 @@ class Coordinator:
     def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
         """Record and checkpoint with what the evaluations say; the test images have no say in stopping."""
         if self._plan.due(self._plan.evaluate_every, after.round):
-            more = self._measure(after.state.shared, record.reports) if self._measure else {}
+            more = self._measure(after.state.shared) if self._measure else {}
             record = replace(
                 record,
                 test=self._test(after) if self._test else None,

@@ -7,6 +7,7 @@ diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ 
                      at right angles, more when they cancel
 cosine/…             how far the updates agree (`aggregation.directions`), where tracking.updates asks for it
 labels/…             distance of the round's clients' labels from everybody's (`federation.labels`)
+attack/malicious     share of the round's answers that come from malicious clients, where there are some
 traffic/whole_model  bytes that the round's clients would have moved with the whole model, where less of it travels
 """
 
@@ -26,11 +27,12 @@ from fedlens.federation.types import ClientInfo, Report
 @dataclass(frozen=True)
 class ClientMeasures:
     """trained: names that travel and are trained; linear: the rule of aggregation is the weighted mean; whole_model:
-    bytes of a model of which only a part travels, None where all of it does."""
+    bytes of a model of which only a part travels, None where all of it does; malicious: clients that attack."""
 
     trained: frozenset[str]
     linear: bool
     whole_model: int | None = None
+    malicious: frozenset[str] = frozenset()
 
     def __call__(self, total: Total, reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
         """Of the round that gave `reports` and `total`; `clients`: everybody who is known."""
@@ -40,8 +42,12 @@ class ClientMeasures:
             **(diversity(reports, length) if self.linear else {}),
             **total.agreement,
             **label_distances(reports, clients),
+            **({"attack/malicious": self._attacked(reports)} if self.malicious else {}),
             **({"traffic/whole_model": 2.0 * self.whole_model * len(reports)} if self.whole_model else {}),
         }
+
+    def _attacked(self, reports: Sequence[Report]) -> float:
+        return sum(report.client in self.malicious for report in reports) / len(reports)
 
 
 def drift(reports: Sequence[Report]) -> dict[str, float]:

@@ -40,14 +40,16 @@ class CohortRule:
         # 0.3 × 10 is 2.9999999999999996 in binary
         return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
 
-    def choose(self, round_number: int, clients: Sequence[ClientInfo]) -> list[ClientInfo]:
-        """Who is asked in a round, in the clients' own order; depends on seed and round only.
+    def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
+        """Who is asked in a round, in the clients' own order; depends on seed and round only. `spare`: with those who
+        are asked beyond the number that is needed.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.
         """
         size = self.size(len(clients))
-        size = min(size + math.ceil(size * self.over_selection - 1e-9), len(clients))
+        if spare:
+            size = min(size + math.ceil(size * self.over_selection - 1e-9), len(clients))
         generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
         return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
 

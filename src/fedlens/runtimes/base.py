@@ -13,11 +13,15 @@ Outcome = Answer | Partial | ClientFailure
 class Runtime(Protocol):
     """Somewhere to run clients.
 
-    at_once  how many tasks it works on at the same time
+    at_once      how many tasks it works on at the same time
+    may_be_late  whether some answers can come later than others: only then is it of use to ask more clients than needed
     """
 
     @property
     def at_once(self) -> int: ...
+
+    @property
+    def may_be_late(self) -> bool: ...
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
         """Who can be asked, in a fixed order. Where clients come and go, it waits until there are `at_least`."""

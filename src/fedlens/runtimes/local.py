@@ -24,6 +24,8 @@ from fedlens.runtimes.worker import MakeTrainer, work
 class LocalRuntime:
     """Shares a round's tasks out among worker processes by a fixed rule, so that a repeat adds in the same order."""
 
+    may_be_late = False
+
     def __init__(
         self,
         clients: Sequence[ClientInfo],

@@ -31,6 +31,8 @@ PLACE_SECONDS = 120
 class RayRuntime:
     """Shares a round's tasks out among actors; those of an actor that is lost go to the others."""
 
+    may_be_late = False
+
     def __init__(
         self,
         clients: Sequence[ClientInfo],

@@ -35,6 +35,8 @@ class VirtualRuntime:
     seed   the run's
     """
 
+    may_be_late = True
+
     def __init__(self, inner: Runtime, clock: Clock, seed: int) -> None:
         self.moment = Moment()
         self._inner = inner

@@ -7,6 +7,7 @@ that the client started from.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -31,23 +32,23 @@ class Schedule:
     """One schedule. The dataclass' fields are its configuration keys under `schedule`."""
 
 
-class Asynchronous(Schedule):
+class Asynchronous(Schedule, ABC):
     """A server that steps whenever so many updates have arrived, while clients work on."""
 
     concurrency: int | None
     max_staleness: int | None
 
+    @abstractmethod
     def buffer(self, concurrency: int) -> int:
         """K, how many updates make a step where `concurrency` clients are at work."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, update: State, base: State, current: State, staleness: int, trainable: frozenset[str]) -> State:
         """What an update is worth to the server.
 
         update   after − before of a client that started from the model `base`, `staleness` steps ago
         current  the shared model now
         """
-        raise NotImplementedError
 
 
 def mixed(update: State, base: State, current: State, share: float, names: Callable[[str], bool]) -> dict[str, Tensor]:

@@ -26,7 +26,9 @@ class FedAsync(Asynchronous):
     staleness: Annotated[
         Literal["constant", "hinge", "polynomial"], Field(description="s(τ), how the share falls with staleness")
     ] = "polynomial"
-    a: Annotated[float, Field(gt=0, description="a of s(τ); the paper's are 0.5 (polynomial) and 10 (hinge)")] = 0.5
+    a: Annotated[
+        float | None, Field(gt=0, description="a of s(τ); default: the paper's, 0.5 (polynomial) or 10 (hinge)")
+    ] = None
     b: Annotated[int, Field(ge=0, description="hinge: steps that cost nothing")] = 4
     concurrency: Concurrency = None
     max_staleness: MaxStaleness = None
@@ -39,8 +41,8 @@ class FedAsync(Asynchronous):
         if self.staleness == "constant":
             return self.mixing
         if self.staleness == "polynomial":
-            return self.mixing * math.pow(staleness + 1, -self.a)
-        return self.mixing / (self.a * max(staleness - self.b, 0) + 1)
+            return self.mixing * math.pow(staleness + 1, -(self.a or 0.5))
+        return self.mixing / ((self.a or 10) * max(staleness - self.b, 0) + 1)
 
     def update(self, update: State, base: State, current: State, staleness: int, trainable: frozenset[str]) -> State:
         return mixed(update, base, current, self.share(staleness), lambda _name: True)

@@ -27,7 +27,7 @@ def collect_versions(device: str) -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: _installed(name) for name in _PACKAGES},
         "platform": platform.platform(),
-        "cores": _cores(),
+        "cores": cores(),
         "device": device,
         "git": _git_state(),
     }
@@ -40,7 +40,8 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -79,6 +79,8 @@ class FlowerRuntime:
     note      told what a person wants to know
     """
 
+    may_be_late = True
+
     def __init__(
         self,
         link: Link,
