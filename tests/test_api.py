@@ -53,6 +53,9 @@ def test_a_run_leaves_everything_behind(tmp_path: Path) -> None:
     }  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert list(done.metrics.index) == [1, 2, 3]
+    (done.folder / "metrics.jsonl").rename(done.folder / "kept.jsonl")
+    assert done.metrics.empty, "a run that was stopped in its first round has no lines"
+    (done.folder / "kept.jsonl").rename(done.folder / "metrics.jsonl")
     assert done.metrics["train_loss"].iloc[-1] < done.metrics["train_loss"].iloc[0]
     assert done.config.model.name == "lenet"
     model, description = load_model(done.folder / "model")

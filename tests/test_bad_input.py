@@ -57,10 +57,10 @@ def refused_in_one_line(line: str, *parts: str, status: int = CONFIGURATION) -> 
 @pytest.mark.parametrize(
     ("line", "parts", "status"),
     [
-        ("model.name=lenet model.freeze=5", ("model.freeze = 5", "use 1 to 4"), OTHER),
+        ("model.name=lenet model.freeze=5", ("model.freeze = 5", "use 1 to 4"), CONFIGURATION),
         ("model.name=lenet model.freeze=0", ("model.freeze = 0", "whole number of at least 1"), CONFIGURATION),
-        ("model.name=lenet model.freeze=conv1", ("'conv1'", "such as backbone.dense1"), OTHER),
-        ("model.name=cnn model.freeze=head", ("'head'", "use model.freeze=backbone"), OTHER),
+        ("model.name=lenet model.freeze=conv1", ("'conv1'", "such as backbone.dense1"), CONFIGURATION),
+        ("model.name=cnn model.freeze=head", ("'head'", "use model.freeze=backbone"), CONFIGURATION),
         ("model.freeze=2 model.lora.rank=4", ("model.freeze = 2", "use model.freeze=none"), CONFIGURATION),
         ("model.lora.targets=[qkv]", ("model.lora.targets", "set model.lora.rank"), CONFIGURATION),
         (
@@ -286,7 +286,10 @@ class Ranked(Rule):
     ("arguments", "parts"),
     [
         ("strategy.name=whole", ["strategy.name = 'whole'", "needs a whole cohort", "use schedule.name=sync"]),
-        ("aggregation.name=ranked", ["aggregation.name = 'ranked'", "updates that start from one model", "use aggregation.name=mean"]),
+        (
+            "aggregation.name=ranked",
+            ["aggregation.name = 'ranked'", "updates that start from one model", "use aggregation.name=mean"],
+        ),
     ],
 )
 def test_asynchronous_with_what_needs_the_whole_cohort(schedule: str, arguments: str, parts: list[str]) -> None:

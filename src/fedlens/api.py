@@ -64,7 +64,8 @@ class Run:
 
         from fedlens.tracking.metrics import read_metrics
 
-        return pd.json_normalize(read_metrics(RunDir.open(self.folder).metrics)).set_index("round")
+        lines = read_metrics(RunDir.open(self.folder).metrics)
+        return pd.json_normalize(lines).set_index("round") if lines else pd.DataFrame(index=pd.Index([], name="round"))
 
     @cached_property
     def model(self) -> nn.Module:

@@ -30,11 +30,12 @@ def strategies(
 
 def _list(family: Family[Any], width: int) -> None:
     from fedlens.config.blocks import block_properties
+    from fedlens.config.problems import show
 
     typer.echo(f"{family.section}.{family.key}")
     for entry in family.registry.entries():
         typer.echo(f"  {entry.name:{width}}  {entry.summary}")
         for name, node in block_properties(entry).items():
             description = f"  {node['description']}" if "description" in node else ""
-            typer.echo(f"  {'':{width}}    {name}={node.get('default', '…')}{description}")
+            typer.echo(f"  {'':{width}}    {name}={show(node['default']) if 'default' in node else '…'}{description}")
     typer.echo("")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fedlens.errors import ModelError
+from fedlens.errors import ConfigError
 from fedlens.models.base import Recognizer
 from fedlens.models.stages import stage_ends, up_to
 
@@ -23,7 +23,7 @@ def freeze(model: Recognizer, what: Freeze) -> None:
     """Freeze `model` up to `what`, in place: no gradients there, and eval mode for good.
 
     Raises:
-        ModelError: there are not so many stages, there is no such module, or nothing would be left to train.
+        ConfigError: there are not so many stages, there is no such module, or nothing would be left to train.
     """
     if what == NONE:
         return
@@ -76,15 +76,15 @@ def _last(model: Recognizer, what: Freeze) -> str:
     ends = [end for end in stage_ends(model) if end != "head"]
     if isinstance(what, int):
         if what > len(ends):
-            raise ModelError(f"model.freeze = {what}: the backbone has {len(ends)} stages: use 1 to {len(ends)}")
+            raise ConfigError(f"model.freeze = {what}: the backbone has {len(ends)} stages: use 1 to {len(ends)}")
         return ends[what - 1]
     if what == "head" or what.startswith("head."):
-        raise ModelError(f"model.freeze = {what!r}: nothing would be left to train; use model.freeze=backbone")
+        raise ConfigError(f"model.freeze = {what!r}: nothing would be left to train; use model.freeze=backbone")
     known = [name for name, _ in model.named_modules() if name]
     if what not in known:
         near = difflib.get_close_matches(what, known, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise ModelError(
+        raise ConfigError(
             f"model.freeze = {what!r}: the model has no module of that name. {hint}Use backbone, a number of stages "
             f"from 1 to {len(ends)}, or the last module to freeze, such as {ends[len(ends) // 2]}"
         )

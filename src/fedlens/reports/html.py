@@ -161,11 +161,21 @@ def _mistakes(run: LoadedRun) -> str:
     )
 
 
+MEASURED = {
+    "drift": "How far training led the round's clients from the model that they got (L2 norm).",
+    "diversity": "Of the updates: 1/n when n clients send the same, 1 at right angles, more when they cancel out.",
+    "cosine": "How far the updates agree: 1 in one direction, 0 at right angles, below 0 against each other.",
+    "labels": "Distance of the labels of the round's clients from everybody's: 0 alike, 1 nothing in common.",
+    "attack": "Share of malicious answers, and of patched test images that are taken for a backdoor's target.",
+}
+"""What the groups of measured numbers say; see `federation.measures`."""
+
+
 def _measured(run: LoadedRun) -> str:
     """A plot for each group of measured numbers: attack/success and attack/malicious are of the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
-        _plot(escape(group.capitalize()), "Over the rounds.", figures.measures(run.metrics, group))
+        _plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), figures.measures(run.metrics, group))
         for group in groups
         if group != "traffic"  # told beside the communication
     )

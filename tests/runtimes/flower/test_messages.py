@@ -171,6 +171,7 @@ def told(**changes) -> str:
         (told(run="x" * 201), "run: String should have at most"),
         (told(config=[]), "config: Input should be an object"),
         (told(image_size=0), "image_size: Input should be greater"),
+        (told(image_size=5000), "image_size: Input should be less"),
         (told(channels=2), "channels: Input should be 1 or 3"),
         (told(more=2), "more: Unexpected keyword argument"),
     ],

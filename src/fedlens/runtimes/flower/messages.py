@@ -38,6 +38,9 @@ CHECKED = ConfigDict(strict=True, extra="forbid")
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 FolderName = Annotated[str, Field(max_length=200, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+LARGEST_IMAGE = 4096
+"""Pixels a side that a site decodes its images to at most: their number is the server's to say, the disk the site's."""
+
 Count = Annotated[int, Field(ge=0)]
 Counts = tuple[Count, ...]
 
@@ -54,7 +57,7 @@ class Setup:
     run: FolderName
     config: Mapping[str, Any]
     class_names: tuple[str, ...]
-    image_size: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
     channels: Literal[1, 3]
 
     def to_json(self) -> str:
