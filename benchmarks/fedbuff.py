@@ -94,6 +94,7 @@ def race(size: Size, settings: Sequence[str], target: float, server_lr: float, s
         "steps": last["round"],
         "validation_accuracy": last["validation"]["accuracy"],
         "mean_staleness": last["staleness"]["mean"] if last["staleness"] else 0.0,
+        "curve": [(one["virtual_seconds"], one["validation"]["accuracy"]) for one in lines if one["validation"]],
         "seconds": sum(sum(line["seconds"].values()) for line in lines),
     }
 
@@ -103,18 +104,36 @@ def best(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(tries, key=lambda one: (one["virtual_seconds"] or float("inf"), -one["validation_accuracy"]))
 
 
+def picture(found: dict[str, dict[str, Any]], target: float, path: Path) -> None:
+    """Validation accuracy against virtual time, a curve a method."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, result in found.items():
+        seconds, accuracy = zip(*result["curve"], strict=True)
+        axes.plot(seconds, [100 * share for share in accuracy], label=name)
+    axes.axhline(100 * target, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="virtual seconds", ylabel="validation accuracy in %")
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=float, default=0.7, help="validation accuracy")
     parser.add_argument("--server_lr", type=float, nargs="+", default=[1.0], help="tried for every method")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="sample data, a minute at most: does it run?")
+    parser.add_argument("--picture", type=Path, help="write the curves as a picture, too")
     options, before = parser.parse_args(), machine.facts()
     size = SMALL if options.small else FULL
     found: dict[str, dict[str, Any]] = {}
     for name, settings in methods(size).items():
         found[name] = best([race(size, settings, options.target, lr, options.seed) for lr in options.server_lr])
-        print(f"{name:24}", *(f"{key} {value}" for key, value in found[name].items()), sep="  ", flush=True)
+        told = {key: value for key, value in found[name].items() if key != "curve"}
+        print(f"{name:24}", *(f"{key} {value}" for key, value in told.items()), sep="  ", flush=True)
+    if options.picture:
+        picture(found, options.target, options.picture)
     ours = found["FedBuff"]["virtual_seconds"]
     speed_up = {
         name: result["virtual_seconds"] / ours if ours and result["virtual_seconds"] else None

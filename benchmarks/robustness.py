@@ -1,6 +1,6 @@
 """What each rule of aggregation bears: accuracy of every rule under every attack, the table of docs/robustness.md.
 
-    .venv/bin/python benchmarks/robustness.py
+    .venv/bin/python benchmarks/robustness.py --picture docs/images/robustness.png
     .venv/bin/python benchmarks/robustness.py --rules mean median --attacks none alie --rounds 2
 
 20 clients of 200 sample images each, of which 4 lie: see configs/robustness.yaml. Every run has the same data, first
@@ -82,11 +82,33 @@ def markdown(results: dict[str, dict[str, Any]], attacks: list[str]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def picture(results: dict[str, dict[str, Any]], attacks: list[str], path: Path) -> None:
+    """The table as colours: accuracy of every rule (rows) under every attack (columns)."""
+    from matplotlib import pyplot
+
+    shares = [[results[rule][attack]["accuracy"] for attack in attacks] for rule in results]
+    figure, axes = pyplot.subplots(figsize=(1.1 * len(attacks) + 2, 0.5 * len(results) + 1.2), layout="constrained")
+    percents = [[float("nan") if share is None else 100 * share for share in row] for row in shares]
+    axes.imshow(percents, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(attacks)), attacks)
+    axes.set_yticks(range(len(results)), results)
+    middle = 50.0
+    for row, rule in enumerate(results):
+        for column, attack in enumerate(attacks):
+            value = percents[row][column]
+            colour = "black" if value > middle or value != value else "white"
+            text = cell(results[rule][attack]).replace(" (", "\n(")
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_title("test accuracy in % (a backdoor's success)")
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--rounds", type=int, help="in place of the configuration's")
+    parser.add_argument("--picture", type=Path, help="write the table as a picture, too")
     options = parser.parse_args()
     before, overrides = machine.facts(), [f"federated.num_rounds={options.rounds}"] if options.rounds else []
     results: dict[str, dict[str, Any]] = {}
@@ -96,6 +118,8 @@ def main() -> None:
             for attack in options.attacks:
                 results[rule][attack] = outcome(rule, attack, Path(folder), *overrides)
                 print(f"{rule:16} {attack:10} {cell(results[rule][attack])}", flush=True)
+    if options.picture:
+        picture(results, options.attacks, options.picture)
     print(f"\n{markdown(results, options.attacks)}\n")
     print(machine.save("robustness", before, {"results": results}))
 
