@@ -92,11 +92,10 @@ def picture(results: dict[str, dict[str, Any]], attacks: list[str], path: Path) 
     axes.imshow(percents, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(attacks)), attacks)
     axes.set_yticks(range(len(results)), results)
-    middle = 50.0
     for row, rule in enumerate(results):
         for column, attack in enumerate(attacks):
             value = percents[row][column]
-            colour = "black" if value > middle or value != value else "white"
+            colour = "white" if value < 50 else "black"
             text = cell(results[rule][attack]).replace(" (", "\n(")
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     axes.set_title("test accuracy in % (a backdoor's success)")
