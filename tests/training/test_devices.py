@@ -1,0 +1,73 @@
+"""An algorithm's two halves on two devices.
+
+No GPU is needed: these tensors only pretend to be on one, and torch refuses to compute with tensors of different devices
+all the same. What they cannot do is a backward pass, or give a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fedlens.strategies.base import LocalContext, RoundContext, strategies
+from fedlens.training.client import in_main_memory
+from fedlens.training.flat import FlatModel
+from fedlens.training.optimizers import make_optimizer
+from fedlens.training.settings import OptimizerSettings
+
+GIVES_NUMBERS = {"qfedavg"}
+"""Strategies whose client half reads a number from a tensor."""
+
+NEEDS_FEATURES = {"moon"}
+
+
+@pytest.fixture
+def resident() -> Iterator[FlatModel]:
+    """A model on a GPU that is not there."""
+    with FakeTensorMode():
+        module = nn.Linear(4, 3, device="cuda")
+        module.to = lambda _device: module  # it is there, and pretended parameters cannot be moved in place
+        yield FlatModel(module, torch.device("cuda"))
+
+
+def devices(*states) -> set[str]:
+    return {value.device.type for state in states for value in state.values()}
+
+
+def test_tensors_of_two_devices_are_told_apart(resident: FlatModel) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)cuda.*cpu"):
+        resident.vector + torch.ones(15)
+
+
+@pytest.mark.parametrize("name", sorted(set(strategies.names()) - GIVES_NUMBERS - NEEDS_FEATURES))
+def test_a_strategy_s_client_half_takes_and_gives_what_lies_in_main_memory(resident: FlatModel, name: str) -> None:
+    strategy = strategies.get(name).build({})
+    shared = {key: value.cpu() for key, value in resident.state().items()}
+    cohort = RoundContext(1, 1, 2, 2, resident.trainable)
+    payload = strategy.broadcast(strategy.init(shared), cohort)
+    private: dict[str, torch.Tensor] = {}
+    for _ in range(2):  # the second time with what the client kept
+        received = {key: value for key, value in payload.items() if key not in resident.names}
+        ctx = LocalContext(
+            1, "c", 10, 5, 0.1, 0.9, resident.vector.clone(), resident.module, 1.0, received, private,
+            resident.flatten, resident.unflatten,
+        )  # fmt: skip
+        correction = strategy.terms(ctx).correction
+        if correction is not None:
+            resident.gradient.add_(correction(resident.vector))
+        sent = in_main_memory(strategy.finish(ctx, resident.delta(shared)))
+        assert devices(sent.payload, sent.extra) == {"cpu"}
+        private = {key: value.cpu() for key, value in sent.private.items()}  # as the client's store gives it back
+
+
+def test_an_optimizer_s_state_is_taken_up_from_the_store(resident: FlatModel) -> None:
+    settings = OptimizerSettings(momentum=0.9)
+    first = make_optimizer(settings, {})
+    first.step(resident.vector, resident.gradient, 0.1)
+    kept = {name: value.cpu() for name, value in first.state().items()}
+    make_optimizer(settings, resident.beside(kept)).step(resident.vector, resident.gradient, 0.1)
+    assert devices(resident.beside({"steps": torch.zeros(())})) == {"cpu"}, "AdamW's count of steps"
