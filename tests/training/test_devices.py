@@ -1,7 +1,7 @@
 """An algorithm's two halves on two devices.
 
-No GPU is needed: these tensors only pretend to be on one, and torch refuses to compute with tensors of different devices
-all the same. What they cannot do is a backward pass, or give a number.
+No GPU is needed: these tensors only pretend to be on one, and torch refuses to compute with tensors of different
+devices all the same. What they cannot do is a backward pass, or give a number.
 """
 
 from __future__ import annotations
