@@ -1,4 +1,4 @@
-"""Named building blocks: strategies, models, data sources, partition schemes.
+"""Named building blocks: strategies, personalisations, rules of aggregation, models, data sources and others.
 
 A block is one file in its family's package (or a user's plugin) holding a frozen dataclass whose fields are
 its own configuration keys. The decorator is all that it takes: validation, the JSON schema, the command

@@ -13,6 +13,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import fedlens
+from fedlens.aggregation.base import rules
+from fedlens.aggregation.gathered import Updates
+from fedlens.attacks.base import Scene, attacks
+from fedlens.clocks.base import clocks
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.plugins import load_plugins
 from fedlens.data.base import ToPartition, schemes
@@ -118,3 +122,30 @@ def test_the_scheme_gives_one_client_its_share() -> None:
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(100))
     assert "giant" in schemes.names()
     assert "my_scaffold" not in strategies.names()
+
+
+def test_the_rule_is_a_median_of_means() -> None:
+    """Groups (1, 4), (2, 5) and (3, 60) of six updates: means 2.5, 3.5 and 31.5."""
+    load_plugins([Path("my_rule.py")])
+    rule = rules.get("median_of_means").build({})
+    updates = [{"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0, 4.0, 5.0, 60.0)]
+    assert rule.combine(Updates(updates, [1.0] * 6, frozenset({"w"})))["w"].tolist() == [3.5]
+    assert rule.objection(3) is None
+    assert "use aggregation.groups=2" in rule.objection(2)
+
+
+def test_free_riders_send_zeros() -> None:
+    load_plugins([Path("my_attack.py")])
+    attack = attacks.get("free_ride").build({})
+    assert attack.crafts
+    (sent,) = attack.craft([{"w": torch.ones(2)}], Scene(5, torch.Generator()))
+    assert sent["w"].tolist() == [0.0, 0.0]
+
+
+def test_the_clock_keeps_between_its_bounds() -> None:
+    load_plugins([Path("my_clock.py")])
+    clock = clocks.get("between").build({"low": 2.0, "high": 5.0})
+    seconds = [clock.seconds("a", 0, number) for number in range(200)]
+    assert 2 <= min(seconds) < 2.2
+    assert 4.8 < max(seconds) <= 5
+    assert seconds == [clock.seconds("b", 0, number) for number in range(200)]

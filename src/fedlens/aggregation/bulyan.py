@@ -19,7 +19,7 @@ from fedlens.aggregation.ranks import ranked
 
 
 @rules.register(
-    "bulyan", summary="Krum's choices, then what lies around their median: bears f liars of 4 f + 3 or more"
+    "bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more"
 )
 @dataclass(frozen=True)
 class Bulyan(GatheringRule):

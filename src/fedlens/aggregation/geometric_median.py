@@ -22,7 +22,7 @@ AT_REST = 1e-9
 """Sum of the changes of all clients' shares in v."""
 
 
-@rules.register("geometric_median", summary="the point nearest to all updates (RFA): bears up to half of the weight")
+@rules.register("geometric_median", summary="the point nearest to all updates (RFA): tolerates half of the weight")
 @dataclass(frozen=True)
 class GeometricMedian(GatheringRule):
     """v ← Σ βᵢ xᵢ / Σ βᵢ with βᵢ = αᵢ / max(ν, ‖v − xᵢ‖), from the weighted mean on. Distances are those of the

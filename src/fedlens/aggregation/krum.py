@@ -15,7 +15,7 @@ from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, squared_distances
 
 
-@rules.register("krum", summary="the one update nearest to its neighbours: bears f liars of 2 f + 3 or more")
+@rules.register("krum", summary="the one update nearest to its neighbours: tolerates f of 2 f + 3 or more")
 @dataclass(frozen=True)
 class Krum(GatheringRule):
     """The update with the smallest sum of squared distances to its n − f − 2 nearest others becomes the total, its

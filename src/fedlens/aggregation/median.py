@@ -13,7 +13,7 @@ from fedlens.aggregation.gathered import GatheringRule, Updates, used_up
 from fedlens.aggregation.ranks import median
 
 
-@rules.register("median", summary="the median of every coordinate: bears lies from fewer than half of the clients")
+@rules.register("median", summary="the median of every coordinate: tolerates lies from fewer than half of the clients")
 @dataclass(frozen=True)
 class Median(GatheringRule):
     """Every client counts the same, whatever number of images it claims. Running statistics likewise."""

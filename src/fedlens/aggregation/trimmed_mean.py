@@ -18,7 +18,7 @@ from fedlens.aggregation.ranks import ranked
 
 
 @rules.register(
-    "trimmed_mean", summary="the mean of every coordinate without its extremes: bears a share beta of liars"
+    "trimmed_mean", summary="the mean of every coordinate without its extremes: tolerates a share beta"
 )
 @dataclass(frozen=True)
 class TrimmedMean(GatheringRule):

@@ -1,7 +1,7 @@
 """The typed configuration. Every key has a default; `description` is what editors and `docs/` show.
 
-Sections that name a registered block (`model`, `data`, `data.partition`, `strategy`) keep the block's own
-keys as extras; `config.load` validates those against the block's dataclass.
+Sections that name a registered block (`blocks.FAMILIES`) keep the block's own keys as extras; `config.load` validates
+those against the block's dataclass.
 """
 
 from __future__ import annotations

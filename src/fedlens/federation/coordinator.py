@@ -185,7 +185,7 @@ class Coordinator:
             raise TrainingDiverged(
                 f"round {ctx.round}: the server's step made numbers that are not finite, in {broken[0]}. The run is "
                 "kept as it was before. Try a smaller optimizer.lr, or a smaller strategy.server_lr where the strategy "
-                "has one; among sites that may lie, aggregation.name=median or another rule that bears it"
+                "has one; among sites that may lie, aggregation.name=median or another rule that tolerates lies"
             )
         return after
 
