@@ -32,7 +32,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> None:
     """
     from fedlens.reports.figures import compared
 
-    runs = {f"{headline(run).strategy}: {run.folder}": run.metrics for run in _loaded(folders)}
+    runs = {f"{headline(run).strategy}: {run.folder.path}": run.metrics for run in _loaded(folders)}
     evaluated = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
     if not evaluated:
         raise ConfigError(f"--plot {path}: none of the runs has a test accuracy yet")

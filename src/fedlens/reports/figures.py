@@ -297,7 +297,7 @@ def _curves(
             line = {"color": _COLOURS[number % len(_COLOURS)], "width": 2}
             figure.add_scatter(x=places, y=values, name=escape(name), mode=mode, line=line)
     if percent:
-        figure.update_yaxes(tickformatstops=_PERCENT, hoverformat=".1%")
+        figure.update_yaxes(tickformatstops=_PERCENT, hoverformat=".1%", rangemode="nonnegative")
     if x != "round":
         return figure
     return _over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
