@@ -18,9 +18,7 @@ from fedlens.aggregation.krum import by_score, too_few
 from fedlens.aggregation.ranks import ranked
 
 
-@rules.register(
-    "bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more"
-)
+@rules.register("bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more")
 @dataclass(frozen=True)
 class Bulyan(GatheringRule):
     """Krum chooses θ = n − 2 f updates, one after another from those that are left; of every coordinate of these, the

@@ -17,9 +17,7 @@ from fedlens.aggregation.gathered import GatheringRule, Updates, used_up
 from fedlens.aggregation.ranks import ranked
 
 
-@rules.register(
-    "trimmed_mean", summary="the mean of every coordinate without its extremes: tolerates a share beta"
-)
+@rules.register("trimmed_mean", summary="the mean of every coordinate without its extremes: tolerates a share beta")
 @dataclass(frozen=True)
 class TrimmedMean(GatheringRule):
     """Of every coordinate the β n largest and the β n smallest values are left out, rounded up so that no fewer than a
