@@ -10,7 +10,7 @@ import torch
 from tests.helpers import CPU, tiny_model
 from torch import nn
 
-from fedlens.errors import ModelError
+from fedlens.errors import ConfigError
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.size import size_of
@@ -100,7 +100,7 @@ def test_statistics_without_parameters_are_frozen_with_what_is_around_them():
     ],
 )
 def test_what_cannot_be_frozen(frozen, text):
-    with pytest.raises(ModelError, match=text):
+    with pytest.raises(ConfigError, match=text):
         made("resnet18", frozen)
 
 
