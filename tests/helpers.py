@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedlens.aggregation.base import Aggregator, Total
 from fedlens.config.builders import prepared
 from fedlens.config.runtimes import client_infos
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.client_store import ClientStore
+from fedlens.federation.coordinator import take_in
 from fedlens.federation.records import RoundRecord
 from fedlens.federation.types import ClientInfo
 from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.runtimes.base import Outcome
 from fedlens.strategies.base import Strategy
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
@@ -46,6 +49,12 @@ class Memory:
         self.records.append(record)
 
     def close(self) -> None: ...
+
+
+def combined(outcomes: Iterator[Outcome], aggregator: Aggregator) -> Total | None:
+    """The total of a cohort's outcomes."""
+    take_in(outcomes, aggregator)
+    return aggregator.result()
 
 
 def tiny_data(clients: int = 4, per_client: int = 12, classes: int = 3, seed: int = 0) -> FederatedData:

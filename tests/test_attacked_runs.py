@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import fedlens
+from fedlens.config.experiment import build_experiment
+from fedlens.config.load import load
 from fedlens.errors import NotEnoughClients
 from fedlens.files import read_json
 from fedlens.tracking.metrics import read_metrics
@@ -63,6 +65,24 @@ def test_a_backdoor_is_measured_and_a_median_keeps_it_out() -> None:
     assert kept[-1]["measures"]["attack/success"] < 0.3
     assert kept[-1]["test"]["accuracy"] > 0.9
     assert {line["measures"]["attack/malicious"] for line in (*taken, *kept)} == {0.2}
+
+
+def test_a_patch_is_put_on_images_where_a_part_of_the_model_is_frozen(tmp_path) -> None:
+    """Features that were computed once would be those of images without it."""
+    given = ["model.name=cnn", "data.image_size=12", "model.freeze=backbone"]
+
+    def trained_on(*more: str) -> torch.Tensor:
+        return build_experiment(load(None, [*given, *more]), tmp_path, quiet, model=None, data=None).data.images
+
+    assert trained_on().is_floating_point()
+    assert trained_on("attack.name=label_flip").is_floating_point()
+    assert trained_on("attack.name=backdoor").dtype == torch.uint8
+    run = fedlens.run(None, *FEW[1:], *given, "attack.name=backdoor", "federated.num_rounds=1", show=False)
+    assert "attack/success" in read_metrics(run.folder / "metrics.jsonl")[-1]["measures"]
+
+
+def quiet(_label: str):
+    return lambda _done, _all: None
 
 
 def test_every_round_says_how_many_attack_where_parts_stay_at_home_too() -> None:

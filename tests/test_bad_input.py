@@ -120,6 +120,7 @@ def done(line: str) -> tuple[str, list[dict]]:
             ["schedule.staleness = 'linear'", "constant, hinge, poly"],
         ),
         ("clock.name=half_normal clock.dropout=1", ["clock.dropout = 1", "at least 0 and below 1"]),
+        ("clock.name=lognormal clock.sigma=1000", ["clock.sigma = 1000", "at least 0 and at most 20"]),
         ("clock.name=half_normal clock.sigma=1", ["clock.sigma = 1", "half_normal has no such key", "lognormal"]),
         ("federated.fraction_fit=0", ["federated.fraction_fit = 0", "above 0 and at most 1"]),
         ("federated.fraction_fit=1.5", ["federated.fraction_fit = 1.5", "above 0 and at most 1"]),
@@ -228,7 +229,7 @@ def test_more_clients_asked_for_than_there_are() -> None:
         ("attack.name=label_flip attack.fraction=0.09", ["attack.fraction = 0.09: of 10 clients", "nobody attacks"]),
         ("attack.name=backdoor attack.target=10", ["attack.target = 10: the data has 10 classes, from 0 to 9"]),
         ("attack.name=scale attack.patch=28", ["attack.patch = 28: the images have 28 pixels"]),
-        ("attack.name=backdoor model.freeze=backbone", ["attack.name: a patch needs images", "use attack.name=none"]),
+        ("attack.name=gaussian attack.std=1e39", ["attack.std = 1e+39", "at most 1e+06"]),
     ],
 )
 def test_rules_that_cannot_bear_it_and_attacks_that_do_not_fit(arguments: str, parts: list[str]) -> None:
@@ -288,8 +289,9 @@ class Ranked(Rule):
         ("strategy.name=whole", ["strategy.name = 'whole'", "needs a whole cohort", "use schedule.name=sync"]),
         (
             "aggregation.name=ranked",
-            ["aggregation.name = 'ranked'", "updates that start from one model", "use aggregation.name=mean"],
+            ["aggregation.name = 'ranked'", "takes a whole round's updates", "use aggregation.name=mean"],
         ),
+        ("attack.name=gaussian", ["attack.name = 'gaussian'", "makes a round's updates up together", "use label_flip"]),
     ],
 )
 def test_asynchronous_with_what_needs_the_whole_cohort(schedule: str, arguments: str, parts: list[str]) -> None:

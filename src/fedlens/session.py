@@ -208,7 +208,7 @@ def coordinating(
             validation=scoring.validation,
             measure=scoring.measure,
             describe=ClientMeasures(
-                experiment.trained, experiment.algorithm.rule.linear, experiment.whole_model, experiment.malicious
+                experiment.trained, experiment.algorithm.summed, experiment.whole_model, experiment.malicious
             ),
             note=note,
         )

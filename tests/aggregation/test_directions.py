@@ -4,12 +4,11 @@ from itertools import combinations
 
 import pytest
 import torch
-from tests.helpers import infos, tiny_data, tiny_trainer
+from tests.helpers import combined, infos, tiny_data, tiny_trainer
 from torch.nn.functional import cosine_similarity
 
 from fedlens.aggregation.directions import Directions
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.federation.coordinator import collect
 from fedlens.federation.types import Answer, Report, Task
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.strategies.fedavg import FedAvg
@@ -97,7 +96,7 @@ def test_worker_processes_measure_the_same(tmp_path) -> None:
     place = LocalRuntime(infos(data), make, workers=2, threads_per_worker=1, start_method="fork")
     try:
         place.submit(tasks)
-        total = collect(place.completed(), trainer.make_aggregator()).total
+        total = combined(place.completed(), trainer.make_aggregator())
     finally:
         place.close()
     expected = float(cosine_similarity(rows, rows.mean(0, keepdim=True)).mean())

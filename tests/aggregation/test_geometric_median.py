@@ -3,7 +3,7 @@ import pytest
 import torch
 from tests.aggregation.updates import flat, matrix, points, random_updates, total
 
-from fedlens.aggregation.geometric_median import GeometricMedian
+from fedlens.aggregation.geometric_median import GeometricMedian, shortening
 
 
 def one(rule: GeometricMedian, *values: float, weights=None) -> float:
@@ -40,10 +40,18 @@ def test_pulls_balance_at_the_minimum() -> None:
 def test_it_rests_near_the_honest_however_far_the_others_are() -> None:
     honest = random_updates(9)
     near = flat(total(GeometricMedian(), honest).delta)
-    for distance in (1e3, 1e9):
+    for distance in (1e3, 1e9, 1e15, 1e18, 1e30):
         wild = [{name: value * distance for name, value in update.items()} for update in random_updates(2, seed=3)]
         found = flat(total(GeometricMedian(), [*honest, *wild]).delta)
         assert np.linalg.norm(found - near) < 0.5 * np.linalg.norm(matrix(honest) - near, axis=1).max()
+
+
+def test_lengths_of_the_same_order_are_left_as_they_are() -> None:
+    """A client that never trained sends zeros; nobody else is measured by it."""
+    alphas = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+    assert shortening(torch.tensor([0.0, 1e-9, 1.0], dtype=torch.float64), alphas).tolist() == [1, 1, 1]
+    assert shortening(torch.tensor([0.0, 0.0, 0.0], dtype=torch.float64), alphas).tolist() == [1, 1, 1]
+    assert shortening(torch.tensor([0.0, 1e12, 1.0], dtype=torch.float64), alphas).tolist() == [1, 1e-6, 1]
 
 
 def test_running_statistics_are_mixed_in_the_same_shares() -> None:

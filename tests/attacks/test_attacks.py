@@ -163,7 +163,7 @@ def test_what_does_not_go_with_the_images(attack, parts: list[str]) -> None:
         assert part in str(attack.objection(DATA))
 
 
-def test_features_bear_no_patch() -> None:
-    features = replace(DATA, images=torch.zeros(len(DATA.images), 32))
-    assert "model.freeze=backbone" in str(Backdoor().objection(features))
-    assert LabelFlip().objection(features) is None
+def test_rows_of_numbers_bear_no_patch() -> None:
+    rows = replace(DATA, images=torch.zeros(len(DATA.images), 32))
+    assert "a patch needs images" in str(Backdoor().objection(rows))
+    assert LabelFlip().objection(rows) is None

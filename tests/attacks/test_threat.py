@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.aggregation.updates import TRAINABLE, answer, random_updates
-from tests.helpers import infos, tiny_data, tiny_trainer
+from tests.helpers import combined, infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.base import Rule
 from fedlens.aggregation.mean import Mean
@@ -18,7 +18,6 @@ from fedlens.attacks.gaussian import Gaussian
 from fedlens.attacks.label_flip import LabelFlip
 from fedlens.attacks.sign_flip import SignFlip
 from fedlens.attacks.threat import Threat, malicious_clients
-from fedlens.federation.coordinator import collect
 from fedlens.federation.types import Task
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
@@ -44,7 +43,7 @@ def accuracy_under(attack: Attack | None, rule: Rule, folder, rounds: int = 6) -
     place, state = InProcessRuntime(infos(DATA), lambda: trainer), trainer._model.state()
     for number in range(1, rounds + 1):
         place.submit(Task(name, number, "train", state, {"lr": 0.1}) for name in NAMES)
-        total = collect(place.completed(), trainer.make_aggregator()).total
+        total = combined(place.completed(), trainer.make_aggregator())
         assert total is not None
         state = add(state, total.delta)
     trainer._model.load(state)
@@ -140,7 +139,7 @@ def test_worker_processes_attack_alike(workers: int, tmp_path) -> None:
         LocalRuntime(infos(DATA), make, workers=workers, threads_per_worker=1, start_method="fork"),
     ):
         place.submit(Task(name, 1, "train", state, {"lr": 0.1}) for name in NAMES)
-        total = collect(place.completed(), trainer.make_aggregator()).total
+        total = combined(place.completed(), trainer.make_aggregator())
         place.close()
         assert total is not None
         deltas.append(total.delta)

@@ -80,6 +80,12 @@ def test_a_trace_gives_what_was_measured(tmp_path) -> None:
     )
 
 
+def test_a_trace_may_come_from_a_spreadsheet(tmp_path) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text("client,seconds\nnorth,2.5\n", encoding="utf-8-sig", newline="\r\n")
+    assert Trace(path=path).seconds("north", 0, 0) == 2.5
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.federation.timed import SETTINGS, Listed, plan, timed
-from tests.helpers import tiny_data
+from tests.helpers import infos, tiny_data
 
 from fedlens.clocks.half_normal import HalfNormal
 from fedlens.clocks.none import NoClock
-from fedlens.errors import TrainingDiverged
+from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.schedule import CohortRule
+from fedlens.federation.types import Moment
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.runtimes.virtual import AHEAD, VirtualRuntime
 from fedlens.schedules.fedasync import FedAsync
 from fedlens.schedules.fedbuff import FedBuff
 from fedlens.schedules.sync import Sync
+from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
 from fedlens.training.settings import OptimizerSettings
 
@@ -247,6 +252,68 @@ def test_a_round_waits_until_enough_clients_are_on(tmp_path) -> None:
     _, records, _ = timed(tmp_path / "one", plan(Sync(), 3, rule), clock)
     assert records[0].virtual_seconds > 0.1, "nobody is on at the beginning"
     assert all(len(record.reports) >= 1 for record in records)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("needed", [2, 3])
+def test_it_waits_for_the_first_moment_at_which_enough_are_on_together(tmp_path, needed: int, seed: int) -> None:
+    """Who is on first may be off again when the next one comes on."""
+    data, clock = tiny_data(clients=10), HalfNormal(available=0.2, cycle=10.0)
+    runtime = VirtualRuntime(InProcessRuntime(infos(data), lambda: None), clock, seed)
+
+    def on(moment: float) -> int:
+        return sum(clock.next_on(client.name, seed, moment) == moment for client in infos(data))
+
+    for begin in (0.0, 3.7, 16.2):
+        runtime.moment = Moment(begin)
+        found = len(runtime.clients(needed))
+        assert found == on(runtime.moment.now) >= needed
+        assert all(on(moment) < needed for moment in np.arange(begin, runtime.moment.now - 1e-6, 0.02))
+
+
+def test_clients_that_are_never_on_together_are_said_to_be(tmp_path) -> None:
+    clock, rule = HalfNormal(available=0.01, cycle=1000.0), CohortRule(1.0, 3, seed=3)
+    with pytest.raises(NotEnoughClients, match=r"clock\.available: .* needs 3 clients, and never are more than 1 on"):
+        timed(tmp_path, plan(Sync(), 3, rule), clock)
+
+
+def test_who_is_off_still_counts_as_a_client(tmp_path) -> None:
+    """SCAFFOLD and FedDyn divide by the number of all clients, whether or not they are on."""
+    seen: list[tuple[int, int]] = []
+
+    class Watching(FedAvg):
+        def step(self, state, total, ctx):
+            seen.append((ctx.population, total.count))
+            return super().step(state, total, ctx)
+
+    timed(tmp_path, plan(Sync(), 4), HalfNormal(available=0.5, cycle=7.0), data=tiny_data(10), strategy=Watching())
+    assert {population for population, _ in seen} == {10}
+    assert all(count < 10 for _, count in seen)
+
+
+@pytest.mark.parametrize("schedule", [FedBuff(buffer_size=1), FedAsync()], ids=["fedbuff", "fedasync"])
+def test_what_is_said_of_an_update_s_length_is_of_what_is_added_up(tmp_path, schedule) -> None:
+    """One update a step: the model moves by as much, whatever its staleness made of it."""
+    clock = Listed(times={f"client{index}": 1.0 + index for index in range(4)})
+    _, records, _ = timed(tmp_path, plan(schedule, 8), clock)
+    assert max(max(record.staleness) for record in records) > 1
+    for record in records:
+        assert record.reports[0].metrics["update_norm"].value == pytest.approx(record.update_norm, rel=1e-4)
+
+
+def test_answers_ahead_of_their_moment_are_few(tmp_path, monkeypatch) -> None:
+    """One quick client and nine slow ones: whenever the quick one is due, there is time for one of the others, too."""
+    held: list[int] = []
+
+    class Watched(VirtualRuntime):
+        def arrival(self, *, short):
+            held.append(len(self._outcomes))
+            return super().arrival(short=short)
+
+    monkeypatch.setattr("tests.federation.timed.VirtualRuntime", Watched)
+    clock = Listed(times={f"client{index}": 1.0 if index else 0.01 for index in range(10)})
+    timed(tmp_path, plan(FedBuff(buffer_size=1, concurrency=10), 20), clock, data=tiny_data(10))
+    assert 0 < max(held) <= AHEAD
 
 
 def test_a_client_that_comes_on_is_asked_at_that_moment(tmp_path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.helpers import Memory, infos, tiny_data, tiny_trainer
 
-from fedlens.aggregation.mean import WeightedMean
+from fedlens.aggregation.krum import Krum
+from fedlens.aggregation.mean import Mean, WeightedMean
 from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
@@ -18,6 +19,7 @@ from fedlens.federation.types import ClientFailure
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
+from fedlens.training.algorithm import Algorithm
 from fedlens.training.settings import LocalSettings, OptimizerSettings
 
 SETTINGS = LocalSettings(batch_size=4)
@@ -214,14 +216,16 @@ class Unsteady(InProcessRuntime):
         yield from self._lost
 
 
-def unsteady(folder, plan, silent, data=None):
+def unsteady(folder, plan, silent, data=None, rule=None):
     """As `run`, with clients that do not answer; gives the end, the records, the runtime and what was said."""
     data = data or tiny_data()
-    trainer = tiny_trainer(FedAvg(), data, folder / "clients", SETTINGS)
+    trainer = tiny_trainer(Algorithm(FedAvg(), rule=rule or Mean()), data, folder / "clients", SETTINGS)
     memory, notes = Memory(), []
     books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
     runtime = Unsteady(infos(data), lambda: trainer, silent)
-    coordinator = Coordinator(plan, FedAvg(), runtime, trainer._model.trainable, books, WeightedMean, note=notes.append)
+    coordinator = Coordinator(
+        plan, FedAvg(), runtime, trainer._model.trainable, books, trainer.make_aggregator, note=notes.append
+    )
     try:
         return coordinator.run(Checkpoint(0, FedAvg().init(trainer._model.state()))), memory.records, runtime, notes
     finally:
@@ -244,6 +248,16 @@ def test_a_round_without_a_quorum_is_begun_again(tmp_path) -> None:
         "round 2: 2 of 3 needed answers; it begins again",
         "round 2: 0 of 3 needed answers; it begins again",
     ]
+
+
+def test_a_quorum_comes_before_the_rule_that_needs_it(tmp_path) -> None:
+    """Krum with f = 0 needs three answers. A round with two is begun again; without the quorum, the run ends."""
+    rounds = [(), EVERYBODY[:2], ()]
+    _, records, _, notes = unsteady(tmp_path / "a", replace(ALL, quorum=3), rounds, rule=Krum(f=0))
+    assert [len(record.reports) for record in records] == [4, 4, 4]
+    assert notes == ["round 2: 2 of 3 needed answers; it begins again"]
+    with pytest.raises(NotEnoughClients, match=r"krum needs .* = 3 .* there are 2"):
+        unsteady(tmp_path / "b", ALL, rounds, rule=Krum(f=0))
 
 
 def test_a_quorum_is_enough(tmp_path) -> None:

@@ -23,8 +23,8 @@ def total(*delta: float) -> Total:
     return Total({"w": torch.tensor(delta), "statistics": torch.tensor([1e6])}, {}, 1.0, 2)
 
 
-def measured(whole: Total, *reports: Report, linear: bool = True, whole_model: int | None = None, clients=()):
-    return ClientMeasures(frozenset({"w"}), linear, whole_model)(whole, reports, clients)
+def measured(whole: Total, *reports: Report, summed: bool = True, whole_model: int | None = None, clients=()):
+    return ClientMeasures(frozenset({"w"}), summed, whole_model)(whole, reports, clients)
 
 
 def test_drift_over_clients() -> None:
@@ -60,7 +60,7 @@ def test_diversity_is_of_what_is_added_up() -> None:
 
 
 def test_diversity_belongs_to_the_mean() -> None:
-    assert "diversity/updates" not in measured(total(1.0), report("a", 1, 1.0), linear=False)
+    assert "diversity/updates" not in measured(total(1.0), report("a", 1, 1.0), summed=False)
     assert "diversity/updates" not in measured(total(0.0), report("a", 1, 1.0))
 
 

@@ -13,7 +13,7 @@ from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
 
 from fedlens.aggregation.base import rules
 from fedlens.errors import RuntimeFailure
-from fedlens.federation.coordinator import collect
+from fedlens.federation.coordinator import take_in
 from fedlens.federation.types import State, Task
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes import wire
@@ -51,9 +51,9 @@ def three_rounds(place, algorithm):
             payload = strategy.broadcast(state, ctx)
             clients = [client.name for client in place.clients()]
             place.submit(Task(name, number, "train", payload, {"lr": 0.1}, versions.get(name)) for name in clients)
-            collected = collect(place.completed(), trainer.make_aggregator())
-            versions |= {report.client: number for report in collected.reports if report.stored}
-            state = strategy.step(state, collected.total, ctx)
+            reports, _ = take_in(place.completed(), aggregator := trainer.make_aggregator())
+            versions |= {report.client: number for report in reports if report.stored}
+            state = strategy.step(state, aggregator.result(), ctx)
     finally:
         place.close()
     return first, state.shared

@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 import fedlens
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.errors import CheckpointError, ConfigError, ConnectionFailed, DataError, RuntimeFailure
-from fedlens.federation.coordinator import collect
+from fedlens.federation.coordinator import take_in
 from fedlens.federation.types import Task
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.runtimes.ray import RayRuntime
@@ -119,9 +119,10 @@ def three_rounds(place, strategy=FedAvg(), before=lambda number: None, after=lam
             before(number)
             place.submit(Task(client.name, number, "train", payload, {"lr": 0.1}) for client in place.clients())
             after()
-            collected = collect(place.completed(), WeightedMean())
-            assert sorted(report.client for report in collected.reports) == [client.name for client in infos(DATA)]
-            state = strategy.step(state, collected.total, ctx)
+            mean = WeightedMean()
+            reports, _ = take_in(place.completed(), mean)
+            assert sorted(report.client for report in reports) == [client.name for client in infos(DATA)]
+            state = strategy.step(state, mean.result(), ctx)
     finally:
         place.close()
     return first, state.shared

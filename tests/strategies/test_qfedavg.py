@@ -6,6 +6,7 @@ from tests.strategies.clients import START, local, moved, server, total_of
 from tests.strategies.replay import DATA, LR, Replay, loaded, settings
 from torch.nn import functional as F
 
+from fedlens.federation.types import Task
 from fedlens.models.base import Preprocessing, prepare
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.qfedavg import QFedAvg
@@ -37,6 +38,14 @@ def test_q_of_nought_is_the_unweighted_mean() -> None:
 def test_a_loss_of_nought_is_no_division_by_it() -> None:
     clients = [(local(loss=0.0), moved(0.3)), (local(loss=0.0), moved(0.1))]
     assert torch.tensor(stepped(0.5, *clients)).isfinite().all()
+
+
+def test_a_power_too_large_is_no_error_and_is_never_sent(tmp_path) -> None:
+    done = QFedAvg(1000.0).finish(local(loss=2.3), moved(0.3))
+    assert not done.extra["h"].isfinite()
+    replay = Replay(QFedAvg(1e6), tmp_path, settings())
+    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, {"lr": LR}))
+    assert "not finite" in failed.reason
 
 
 def test_the_loss_is_the_received_model_s_on_all_the_client_s_training_images(tmp_path) -> None:

@@ -6,13 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from tests.helpers import CPU, infos, tiny_data
+from tests.helpers import CPU, combined, infos, tiny_data
 from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.config.builders import prepared
 from fedlens.federation.client_store import ClientStore
-from fedlens.federation.coordinator import collect
 from fedlens.federation.types import Task
 from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -144,7 +143,7 @@ def test_worker_processes_do_the_same(tmp_path) -> None:
             for number in range(1, 4):
                 tasks = [Task(client.name, number, "train", state, {"lr": 0.1}) for client in place.clients()]
                 place.submit(tasks)
-                total = collect(place.completed(), WeightedMean()).total
+                total = combined(place.completed(), WeightedMean())
                 state = {name: value + total.delta[name] for name, value in state.items()}
                 found.append(total.delta)
         finally:

@@ -16,17 +16,22 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import rules
-from fedlens.aggregation.gathered import GatheringRule, Updates, distances_to, mixture, squared_distances
+from fedlens.aggregation.gathered import GatheringRule, Updates, distances_to, lengths, mixture, squared_distances
 
 AT_REST = 1e-9
 """Sum of the changes of all clients' shares in v."""
+
+LONGEST = 1e6
+"""Of an update, in lengths of the others. A point so far away pulls by its direction alone, and at a length of 10¹⁵
+nothing would be left of the others' distances in double precision."""
 
 
 @rules.register("geometric_median", summary="the point nearest to all updates (RFA): tolerates half of the weight")
 @dataclass(frozen=True)
 class GeometricMedian(GatheringRule):
     """v ← Σ βᵢ xᵢ / Σ βᵢ with βᵢ = αᵢ / max(ν, ‖v − xᵢ‖), from the weighted mean on. Distances are those of the
-    trainable tensors; running statistics are mixed in the same shares.
+    trainable tensors; running statistics are mixed in the same shares. Updates a million times longer than those of
+    half of the weight are shortened to that.
     """
 
     iterations: Annotated[int, Field(ge=1, description="most steps; the paper makes 3, each a message to all")] = 100
@@ -38,8 +43,10 @@ class GeometricMedian(GatheringRule):
     def combine(self, updates: Updates) -> dict[str, Tensor]:
         weights = torch.tensor(updates.weights, dtype=torch.float64)
         alphas = weights if self.weighted and bool(weights.sum()) else torch.ones_like(weights)
-        shares = self.weiszfeld(alphas / alphas.sum(), squared_distances(updates.states, updates.trainable))
-        return mixture(updates.states, shares.tolist())
+        alphas = alphas / alphas.sum()
+        factors = shortening(lengths(updates.states, updates.trainable), alphas)
+        shares = self.weiszfeld(alphas, squared_distances(updates.states, updates.trainable, factors))
+        return mixture(updates.states, (shares * factors).tolist())
 
     def weiszfeld(self, alphas: Tensor, squared: Tensor) -> Tensor:
         """(n,) the updates' shares in the median, from their weights (n,) and `squared` distances (n, n)."""
@@ -50,3 +57,11 @@ class GeometricMedian(GatheringRule):
             if float((shares - before).abs().sum()) < AT_REST:
                 break
         return shares
+
+
+def shortening(norms: Tensor, alphas: Tensor) -> Tensor:
+    """(n,) what updates of lengths `norms` (n,) are multiplied with; 1 but for lengths beyond all reason. Half of the
+    weights `alphas` (n,), whose sum is 1, belongs to updates no longer than the one that sets the measure."""
+    order = norms.argsort()
+    usual = norms[order[int((alphas[order].cumsum(0) < 0.5).sum())]]
+    return (LONGEST * usual / norms).clamp(max=1.0) if usual else torch.ones_like(norms)

@@ -45,8 +45,8 @@ class Backdoor(Attack):
         return Trigger(self.target, partial(_all_stamped, side=self.patch, target=self.target))
 
     def objection(self, data: FederatedData) -> str | None:
-        if data.images.dim() == 2:  # (N, D), the features of a frozen backbone
-            return "name: a patch needs images, and model.freeze=backbone trains on features only; use attack.name=none"
+        if data.images.dim() != 4:
+            return "name: a patch needs images, and this data has rows of numbers; use attack.name=label_flip"
         classes, side = len(data.class_names), data.images.shape[2]
         if self.target >= classes:
             return f"target = {self.target}: the data has {classes} classes, from 0 to {classes - 1}"

@@ -21,9 +21,9 @@ class Gaussian(Attack):
 
     crafts: ClassVar[bool] = True
 
-    std: Annotated[float, Field(gt=0, description="σ; the paper's gradients, before their learning rate, have 200")] = (
-        1.0
-    )
+    std: Annotated[
+        float, Field(gt=0, le=1e6, description="σ; the paper's gradients, before their learning rate, have 200")
+    ] = 1.0
 
     def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
         def noise(like: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Scale(Backdoor):
 
     crafts: ClassVar[bool] = True
 
-    factor: Annotated[float | None, Field(gt=0, description="γ; default: answers / malicious ones")] = None
+    factor: Annotated[float | None, Field(gt=0, le=1e6, description="γ; default: answers / malicious ones")] = None
 
     def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
         factor = scene.answers / len(honest) if self.factor is None else self.factor

@@ -21,7 +21,7 @@ class SignFlip(Attack):
 
     crafts: ClassVar[bool] = True
 
-    factor: Annotated[float, Field(gt=0, description="how much longer than the honest update")] = 4.0
+    factor: Annotated[float, Field(gt=0, le=1e6, description="how much longer than the honest update")] = 4.0
 
     def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
         return [{name: value * -self.factor for name, value in update.items()} for update in honest]

@@ -45,7 +45,7 @@ def read_trace(path: Path) -> dict[str, list[float]]:
         DataError: the file cannot be read, or a line is no client with a positive number of seconds.
     """
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"clock.path: {path} cannot be read as a CSV file: {error}") from error
     if not lines or [cell.strip() for cell in lines[0]] != _HEAD:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from fedlens.aggregation.base import Rule
 from fedlens.config import problems
-from fedlens.config.blocks import AGGREGATION, PERSONALIZATION, SCHEDULE, STRATEGY, find
+from fedlens.config.blocks import AGGREGATION, ATTACK, PERSONALIZATION, SCHEDULE, STRATEGY, find
 from fedlens.config.schema import Config, LoraSection, TransferSection
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
@@ -80,8 +80,11 @@ def asynchronous(
         text = f"needs a whole cohort that starts from one model, and schedule {name} has none; use schedule.name=sync"
         yield refuse("strategy.name", text)
     if not rule.linear:
-        text = f"is for updates that start from one model, and schedule {name} has others; use aggregation.name=mean"
+        text = f"takes a whole round's updates, and schedule {name} has them one by one; use aggregation.name=mean"
         yield refuse("aggregation.name", text)
+    if find(ATTACK, config.attack.name)[0].factory.crafts:
+        text = f"makes a round's updates up together, and schedule {name} has no rounds; use label_flip or backdoor"
+        yield refuse("attack.name", text)
     if federated.over_selection:
         yield refuse("federated.over_selection", f"belongs to synchronous rounds; leave it out with schedule {name}")
     if federated.quorum > 1:

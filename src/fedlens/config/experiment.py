@@ -241,8 +241,10 @@ def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> No
 def trained_part(
     config: Config, model: nn.Module, data: FederatedData, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, FederatedData]:
-    """What is trained, and on what: what is frozen runs once over every image, then only the rest trains."""
-    changing = config.data.augment != "none" or config.optimizer.mixup > 0
+    """What is trained, and on what: what is frozen runs once over every image, then only the rest trains; unless
+    training changes the images."""
+    patched = ATTACK.choose(config.attack).trigger() is not None
+    changing = config.data.augment != "none" or config.optimizer.mixup > 0 or patched
     if config.model.freeze == "none" or changing or not isinstance(model, Recognizer):
         return model, data
     cache = (config.data.cache_dir or default_cache_dir()) / "features"

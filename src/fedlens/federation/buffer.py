@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fedlens.aggregation.base import Aggregator, Total
+from fedlens.aggregation.norms import l2_norm
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.schedule import CohortRule
 from fedlens.federation.types import Answer, ClientFailure, Flight, Mean, Report, State, Task
@@ -127,8 +128,11 @@ class Buffer:
             filling.barren += outcome.answered
             return
         filling.barren = 0
-        report = replace(outcome.report, metrics={**outcome.report.metrics, "staleness": Mean(staleness, 1)})
-        payload = self._schedule.update(outcome.payload, task.payload, filling.before, staleness, filling.ctx.trainable)
+        trainable = filling.ctx.trainable
+        payload = self._schedule.update(outcome.payload, task.payload, filling.before, staleness, trainable)
+        norm = l2_norm(payload[name] for name in sorted(trainable))  # of what is added up, not of what was sent
+        counted = {"staleness": Mean(staleness, 1), "update_norm": Mean(norm, 1)}
+        report = replace(outcome.report, metrics={**outcome.report.metrics, **counted})
         filling.aggregator.add(replace(outcome, report=report, payload=payload))
         filling.reports.append(report)
         filling.versions[task.client] = task.version if report.stored else None

@@ -147,16 +147,17 @@ class Coordinator:
             rule = self._plan.cohorts
             clients = self._runtime.clients(rule.min_fit_clients)
             cohort = rule.choose(number, clients, spare=self._runtime.may_be_late)
-            ctx = RoundContext(number, self._plan.num_rounds, len(clients), len(cohort), self._trainable)
+            ctx = RoundContext(number, self._plan.num_rounds, len(self._runtime.known()), len(cohort), self._trainable)
             with clock.phase("broadcast"):
                 self._runtime.submit(self._tasks(before, cohort, ctx), enough=rule.size(len(clients)))
             with clock.phase("train"):
-                collected = collect(self._runtime.completed(), self._make_aggregator())
-            answered = len(collected.reports) + sum(failure.answered for failure in collected.failures)
-            collected = replace(collected, failures=(*lost, *collected.failures))
+                aggregator = self._make_aggregator()
+                reports, failures = take_in(self._runtime.completed(), aggregator)
+            answered = len(reports) + sum(failure.answered for failure in failures)
+            lost = (*lost, *failures)
             if answered >= self._plan.quorum:
-                return collected, ctx
-            lost = collected.failures
+                with clock.phase("aggregate"):
+                    return Collected(aggregator.result(), reports, lost), ctx
             self._note(f"round {number}: {answered} of {self._plan.quorum} needed answers; it begins again")
         raise NotEnoughClients(
             f"round {number}: fewer than federated.quorum={self._plan.quorum} clients answered, {ROUND_TRIES} times "
@@ -245,8 +246,10 @@ def at_home(answer: Answer, trained: bool) -> ClientEvaluation:
     return ClientEvaluation(answer.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained, shared)
 
 
-def collect(outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Aggregator) -> Collected:
-    """One total from a cohort's outcomes, taken in as they come."""
+def take_in(
+    outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Aggregator
+) -> tuple[tuple[Report, ...], tuple[ClientFailure, ...]]:
+    """Give `aggregator` a cohort's answers as they come; what was reported of them, and who gave none."""
     reports: list[Report] = []
     failures: list[ClientFailure] = []
     for outcome in outcomes:
@@ -259,7 +262,7 @@ def collect(outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Ag
             aggregator.add(outcome)
             reports.append(outcome.report)
         del outcome  # an update's memory is free before the next one comes
-    return Collected(aggregator.result(), tuple(reports), tuple(failures))
+    return tuple(reports), tuple(failures)
 
 
 def advanced(versions: Mapping[str, int | None], reports: Sequence[Report]) -> dict[str, int | None]:

@@ -2,7 +2,7 @@
 
 total variation  ½ Σ |p − q|
 Jensen-Shannon   ½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½ (p + q), in bits: Lin 1991, "Divergence measures based on the
-                 Shannon entropy", eq. 3.1
+                 Shannon entropy", eq. 4.1
 """
 
 from __future__ import annotations

@@ -26,11 +26,12 @@ from fedlens.federation.types import ClientInfo, Report
 
 @dataclass(frozen=True)
 class ClientMeasures:
-    """trained: names that travel and are trained; linear: the rule of aggregation is the weighted mean; whole_model:
-    bytes of a model of which only a part travels, None where all of it does; malicious: clients that attack."""
+    """trained: names that travel and are trained; summed: the total is the weighted mean of the reported updates;
+    whole_model: bytes of a model of which only a part travels, None where all of it does; malicious: clients that
+    attack."""
 
     trained: frozenset[str]
-    linear: bool
+    summed: bool
     whole_model: int | None = None
     malicious: frozenset[str] = frozenset()
 
@@ -39,7 +40,7 @@ class ClientMeasures:
         length = l2_norm(total.delta[name] for name in sorted(self.trained))
         return {
             **drift(reports),
-            **(diversity(reports, length) if self.linear else {}),
+            **(diversity(reports, length) if self.summed else {}),
             **total.agreement,
             **label_distances(reports, clients),
             **({"attack/malicious": self._attacked(reports)} if self.malicious else {}),

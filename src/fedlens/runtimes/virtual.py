@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fedlens.clocks.base import Clock
+from fedlens.errors import NotEnoughClients
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Moment, Partial, Task
 from fedlens.runtimes.base import Arrival, Outcome, Runtime
 
 AHEAD = 4
-"""Tasks that are trained in one go, for each that the runtime works on at once. Their answers wait in memory."""
+"""Answers that may wait in memory for their moment, for each task that the runtime works on at once."""
 
 
 @dataclass
@@ -51,13 +52,16 @@ class VirtualRuntime:
         return self._inner.at_once
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
-        """Everybody. Where `at_least` so many are needed for work, those who are on; time passes until they are."""
+        """Everybody. Where `at_least` so many are needed for work, those who are on; time passes until they are.
+
+        Raises:
+            NotEnoughClients: so many are never on together.
+        """
         everybody = self._inner.clients()
         if not at_least:
             return everybody
-        moments = sorted(map(self._next_on, everybody))
-        self._pass(max(self.moment.now, moments[min(at_least, len(moments)) - 1]))
-        return self._on()
+        self._pass(self._together(min(at_least, len(everybody))))
+        return self._on(self.moment.now)
 
     def known(self) -> Sequence[ClientInfo]:
         return self._inner.known()
@@ -101,7 +105,7 @@ class VirtualRuntime:
 
     def idle(self) -> Sequence[ClientInfo]:
         busy = {flight.task.client for *_, flight in self._flights}
-        return [client for client in self._on() if client.name not in busy]
+        return [client for client in self._on(self.moment.now) if client.name not in busy]
 
     def start(self, tasks: Sequence[Task]) -> None:
         self.take_up([self._started(task) for task in tasks])
@@ -124,7 +128,7 @@ class VirtualRuntime:
         return bool(self._flights) and self._flights[0][0] == self.moment.now
 
     def arrival(self, *, short: bool) -> Arrival | None:
-        comes_on = self._somebody_comes_on() if short else float("inf")
+        comes_on = self._somebody_comes_on(self.moment.now) if short else float("inf")
         if not self._flights or comes_on < self._flights[0][0]:
             self._pass(comes_on)
             return None
@@ -135,9 +139,11 @@ class VirtualRuntime:
         return flight.task, self._outcomes.pop(number)
 
     def _train(self) -> None:
-        """Train what comes back next; each of these clients has one task in flight."""
+        """Train what comes back next, as much as there is room for; each of these clients has one task in flight."""
         untrained = (entry for entry in self._flights if entry[1] not in self._outcomes)
-        coming = {flight.task.client: flight for *_, flight in heapq.nsmallest(AHEAD * self.at_once, untrained)}
+        waiting = sum(isinstance(outcome, Answer) for outcome in self._outcomes.values())
+        room = max(AHEAD * self.at_once - waiting, 1)
+        coming = {flight.task.client: flight for *_, flight in heapq.nsmallest(room, untrained)}
         self._inner.submit(flight.task for flight in coming.values())
         for outcome in self._inner.completed():
             assert not isinstance(outcome, Partial)  # the tasks are `apart`
@@ -153,16 +159,30 @@ class VirtualRuntime:
     def _lost(self, flight: Flight) -> bool:
         return self._clock.lost(flight.task.client, self._seed, flight.number)
 
-    def _on(self) -> Sequence[ClientInfo]:
-        return [client for client in self._inner.clients() if self._next_on(client) == self.moment.now]
+    def _together(self, at_least: int) -> float:
+        """The first moment from now at which so many clients are on at once. One that comes on raises their number, so
+        only those moments count; within a cycle, each client has one."""
+        moment, most = self.moment.now, 0
+        for _ in range(len(self._inner.clients()) + 1):
+            most = max(most, len(self._on(moment)))
+            if most >= at_least:
+                return moment
+            moment = self._somebody_comes_on(moment)
+        raise NotEnoughClients(
+            f"clock.available: a round needs {at_least} clients, and never are more than {most} on at the same time: "
+            f"use federated.min_fit_clients={most}, or a larger clock.available. The run is kept"
+        )
 
-    def _next_on(self, client: ClientInfo) -> float:
-        return self._clock.next_on(client.name, self._seed, self.moment.now)
+    def _on(self, moment: float) -> Sequence[ClientInfo]:
+        return [client for client in self._inner.clients() if self._next_on(client, moment) == moment]
 
-    def _somebody_comes_on(self) -> float:
-        """The first moment from now at which a client that is off comes on."""
-        moments = map(self._next_on, self._inner.clients())
-        return min((moment for moment in moments if moment > self.moment.now), default=float("inf"))
+    def _next_on(self, client: ClientInfo, moment: float) -> float:
+        return self._clock.next_on(client.name, self._seed, moment)
+
+    def _somebody_comes_on(self, moment: float) -> float:
+        """The first moment after this one at which a client that is off comes on."""
+        moments = (self._next_on(client, moment) for client in self._inner.clients())
+        return min((later for later in moments if later > moment), default=float("inf"))
 
     def _pass(self, now: float) -> None:
         self.moment = Moment(now, self.moment.started)

@@ -19,7 +19,8 @@ from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixe
 @dataclass(frozen=True)
 class FedAsync(Asynchronous):
     """x ← (1 − α_t) x + α_t x_new with α_t = α · s(τ): s(τ) = 1 (constant), (τ + 1)^−a (polynomial), or 1 up to
-    τ = b and 1 / (a (τ − b) + 1) beyond (hinge). α_t (x_new − x) is what the strategy steps with.
+    τ = b and 1 / (a (τ − b) + 1) beyond (hinge). α_t (x_new − x) is what the strategy steps with. τ counts the steps
+    since the client got its model, so that a fresh update has 0, as in FedBuff; Algorithm 1 counts one more.
     """
 
     mixing: Annotated[float, Field(gt=0, le=1, description="α, share of a fresh update in the new model")] = 0.6

@@ -18,7 +18,12 @@ from fedlens.registry import Registry
 
 @dataclass(frozen=True)
 class RoundContext:
-    """What the server half may know. `trainable`: names that clients train; the others are running statistics."""
+    """What the server half may know.
+
+    population  clients that there are, whether or not they can be asked in this round: the papers' N
+    cohort      clients that are asked; an asynchronous schedule's buffer
+    trainable   names that clients train; the others are running statistics
+    """
 
     round: int
     num_rounds: int

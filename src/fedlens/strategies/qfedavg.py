@@ -41,12 +41,13 @@ class QFedAvg(Strategy):
     needs_loss: ClassVar[bool] = True
 
     def finish(self, ctx: LocalContext, delta: State) -> Contribution:
-        moved, loss = ctx.flatten(delta), max(ctx.loss, SMALLEST)
-        squared = float(moved.cpu().double().square().sum())
+        moved = ctx.flatten(delta)
+        loss = torch.tensor(max(ctx.loss, SMALLEST), dtype=torch.float64)  # whose powers overflow to ∞, not to an error
+        squared = moved.cpu().double().square().sum()
         rate = ctx.lr / (1 - (ctx.momentum or 0.0))
         h = self.q * loss ** (self.q - 1) * squared / rate + loss**self.q
-        payload = {**delta, **ctx.unflatten(moved * loss**self.q)}
-        return Contribution(payload, weight=1.0, extra={STEEPNESS: torch.tensor(h, dtype=torch.float64)})
+        payload = {**delta, **ctx.unflatten(moved * float(loss**self.q))}
+        return Contribution(payload, weight=1.0, extra={STEEPNESS: h})
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
         h = float(total.extra[STEEPNESS])

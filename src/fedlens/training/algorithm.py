@@ -21,3 +21,8 @@ class Algorithm:
     personalization: Personalization = field(default_factory=NoPersonalization)
     rule: Rule = field(default_factory=Mean)
     threat: Threat | None = None
+
+    @property
+    def summed(self) -> bool:
+        """The total is the weighted mean of what clients report of their updates."""
+        return self.rule.linear and not (self.threat and self.threat.attack.crafts)

@@ -250,6 +250,7 @@ HOSTILE = {
     ),
     "hundredfold": (with_("conv.weight", torch.ones(400, 1, 3, 3)), "float32 400×1×3×3 instead of float32 4×1×3×3"),
     "negative weight": (weight(-1.0), r"a weight of -1\.0"),
+    "no weight": (weight(0.0), r"a weight of 0\.0"),
     "weight NaN": (weight(math.nan), "a weight of nan"),
     "weight infinite": (weight(math.inf), "a weight of inf"),
     "weight too large": (weight(11.0), "a weight of 11, but the site has reported 10 images"),

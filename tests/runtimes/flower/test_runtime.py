@@ -15,14 +15,14 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from safetensors.torch import load_file
-from tests.helpers import CPU, one_thread, tiny_data, tiny_model, tiny_trainer
+from tests.helpers import CPU, combined, one_thread, tiny_data, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering, silent
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.errors import ConnectionFailed
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.coordinator import Coordinator, Plan, collect
+from fedlens.federation.coordinator import Coordinator, Plan
 from fedlens.federation.schedule import CohortRule
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.personalization.base import personalizations
@@ -118,8 +118,8 @@ def test_two_sites_train_a_round(stage, tmp_path) -> None:
 
     alone = InProcessRuntime([], partial(tiny_trainer, FedAvg(), DATA, tmp_path / "alone", SETTINGS))
     alone.submit([Task(name, 1, "train", SHARED, {"lr": 0.1}) for name in ("client0", "client1")])
-    expected = collect(alone.completed(), WeightedMean()).total.delta
-    found = collect(iter(outcomes), WeightedMean()).total.delta
+    expected = combined(alone.completed(), WeightedMean()).delta
+    found = combined(iter(outcomes), WeightedMean()).delta
     for name, value in expected.items():
         assert (value.abs() > 0).any()
         assert torch.allclose(found[name], value, atol=1e-6), name

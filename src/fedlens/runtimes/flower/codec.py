@@ -192,7 +192,7 @@ def answer_from(content: RecordDict, task: Task, expected: Expected) -> Answer:
         report = Report(task.client, weight, metrics, bool(record["stored"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"an answer that cannot be read: {error}") from error
-    if not math.isfinite(weight) or weight < 0:
+    if not 0 < weight < math.inf:
         raise ProtocolError(f"a weight of {weight}")
     _check(payload, extra, report, expected)
     return Answer(task.round, task.kind, report, payload, extra)
