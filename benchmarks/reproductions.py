@@ -172,6 +172,7 @@ def main() -> None:
                 found.setdefault(name, {})[method] = result
         print(f"\n{name}\n{markdown(setting, found.get(name, {}))}", flush=True)
     if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
         for family in ("niid-bench", "pfllib"):
             chosen = {name: setting for name, setting in SETTINGS.items() if name.startswith(family)}
             picture(chosen, found, options.pictures / f"{family}.png")
