@@ -128,14 +128,15 @@ def markdown(setting: Setting, found: Mapping[str, Any]) -> str:
 
 
 def picture(settings: Mapping[str, Setting], found: Mapping[str, Any], path: Path) -> None:
-    """A plot a setting: our curves, and the published figures as dashed lines of the same colour."""
+    """A plot a setting that was run: our curves, and the published figures as dashed lines of their colours."""
     from matplotlib import pyplot
 
-    figure, all_axes = pyplot.subplots(1, len(settings), figsize=(5 * len(settings), 4), layout="constrained")
-    for axes, (name, setting) in zip(all_axes, settings.items(), strict=True):
+    width = len(settings)
+    figure, all_axes = pyplot.subplots(1, width, figsize=(5 * width, 4), layout="constrained", squeeze=False)
+    for axes, (name, setting) in zip(all_axes[0], settings.items(), strict=True):
         for number, (method, (mean, _)) in enumerate(setting.published.items()):
             axes.axhline(mean, color=f"C{number}", linestyle="--", linewidth=0.8)
-            if method in found.get(name, {}):
+            if method in found[name]:
                 points = found[name][method]["curve"]
                 axes.plot(
                     [*map(int, points)],
@@ -144,10 +145,9 @@ def picture(settings: Mapping[str, Setting], found: Mapping[str, Any], path: Pat
                     label=method,
                     marker="o" if len(points) == 1 else "",
                 )
-        best = [one["best"] for one in found.get(name, {}).values()]
+        best = [one["best"] for one in found[name].values()]
         axes.set(title=name, xlabel="round", ylabel="accuracy in %", ylim=(max(0, min([*best, 80]) - 30), 100))
-        if best:
-            axes.legend(loc="lower right")
+        axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
 
 
@@ -174,8 +174,9 @@ def main() -> None:
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         for family in ("niid-bench", "pfllib"):
-            chosen = {name: setting for name, setting in SETTINGS.items() if name.startswith(family)}
-            picture(chosen, found, options.pictures / f"{family}.png")
+            chosen = {name: setting for name, setting in SETTINGS.items() if name.startswith(family) and name in found}
+            if chosen:
+                picture(chosen, found, options.pictures / f"{family}.png")
     if not options.set:
         print(machine.save(NAME, before, {"found": found}))
 
