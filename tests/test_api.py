@@ -116,6 +116,16 @@ def test_resuming_may_not_change_what_was_trained(tmp_path: Path) -> None:
         fedlens.resume(short.folder, "optimizer.lr=1", show=False)
 
 
+def test_a_run_whose_quorum_is_never_there_goes_on_with_a_smaller_one(tmp_path: Path) -> None:
+    """Drop-outs of a virtual clock are the same ones in a resume."""
+    clock = ("clock.name=half_normal", "clock.dropout=0.6", "federated.num_rounds=2")
+    with pytest.raises(NotEnoughClients, match=r"with a smaller federated\.quorum"):
+        run(tmp_path, *clock, "federated.quorum=3", "seed=1")
+    (folder,) = tmp_path.iterdir()
+    done = fedlens.resume(folder, "federated.quorum=1", "federated.min_fit_clients=1", show=False)
+    assert len(read_metrics(done.folder / "metrics.jsonl")) == 2
+
+
 def test_resuming_on_other_images_is_refused(tmp_path: Path) -> None:
     short = run(tmp_path, "federated.num_rounds=1")
     (short.folder / "data-key.json").write_text(json.dumps("other images"))

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "federated.num_rounds",
     "federated.evaluate_",
+    "federated.quorum",
+    "federated.min_fit_clients",
+    "federated.round_deadline",
     "runtime.",
     "stopping.",
     "tracking.",

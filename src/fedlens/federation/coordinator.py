@@ -161,7 +161,8 @@ class Coordinator:
             self._note(f"round {number}: {answered} of {self._plan.quorum} needed answers; it begins again")
         raise NotEnoughClients(
             f"round {number}: fewer than federated.quorum={self._plan.quorum} clients answered, {ROUND_TRIES} times "
-            f"over ({'; '.join(sorted({failure.reason for failure in lost}))}). The run is kept: resume it later"
+            f"over ({'; '.join(sorted({failure.reason for failure in lost}))}). The run is kept: resume it later, "
+            "or with a smaller federated.quorum"
         )
 
     def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:

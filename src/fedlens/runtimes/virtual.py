@@ -170,7 +170,7 @@ class VirtualRuntime:
             moment = self._somebody_comes_on(moment)
         raise NotEnoughClients(
             f"clock.available: a round needs {at_least} clients, and never are more than {most} on at the same time: "
-            f"use federated.min_fit_clients={most}, or a larger clock.available. The run is kept"
+            f"resume with federated.min_fit_clients={most}, or begin again with a larger clock.available"
         )
 
     def _on(self, moment: float) -> Sequence[ClientInfo]:
