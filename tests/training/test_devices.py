@@ -28,6 +28,9 @@ NEEDS_FEATURES = {"moon"}
 @pytest.fixture
 def resident() -> Iterator[FlatModel]:
     """A model on a GPU that is not there."""
+    # Autograd counts devices at its first backward pass; with pretended ones it starts threads, and then no later
+    # test could fork.
+    torch.zeros(1, requires_grad=True).sum().backward()
     with FakeTensorMode():
         module = nn.Linear(4, 3, device="cuda")
         module.to = lambda _device: module  # it is there, and pretended parameters cannot be moved in place

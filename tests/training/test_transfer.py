@@ -12,8 +12,14 @@ from torch import nn
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.config.builders import prepared
 from fedlens.federation.client_store import ClientStore
-from fedlens.federation.types import Task
+from fedlens.federation.types import Answer, Task
 from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.personalization.apfl import APFL
+from fedlens.personalization.base import Personalization
+from fedlens.personalization.ditto import Ditto
+from fedlens.personalization.fedala import FedALA
+from fedlens.personalization.finetune import FineTune
+from fedlens.personalization.pfedme import PFedMe
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.strategies.base import LocalContext, LocalTerms, Strategy
@@ -42,12 +48,14 @@ def layered() -> Recognizer:
 
 
 def trainer(
-    transfer: Transfer, folder, strategy: Strategy | None = None, batch_size: int = 4, **optimizer
+    transfer: Transfer, folder, algorithm: Algorithm | Strategy | None = None, batch_size: int = 4, **optimizer
 ) -> ClientTrainer:
+    """`algorithm`: a strategy alone stands for itself."""
+    algorithm = algorithm if isinstance(algorithm, Algorithm) else Algorithm(algorithm or FedAvg())
     settings = LocalSettings(batch_size=batch_size, optimizer=OptimizerSettings(**optimizer))
     prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
     return ClientTrainer(
-        FlatModel(layered(), CPU), DATA, Algorithm(strategy or FedAvg()), settings, ClientStore(folder), prepare,
+        FlatModel(layered(), CPU), DATA, algorithm, settings, ClientStore(folder), prepare,
         transfer=transfer,
     )  # fmt: skip
 
@@ -123,6 +131,31 @@ def test_a_resting_group_gets_no_gradient(tmp_path) -> None:
     assert asked == under(HEAD)
     update(one, 2)
     assert all(parameter.requires_grad for parameter in one._model.module.parameters())
+
+
+@pytest.mark.parametrize(
+    "method", [APFL(), Ditto(), PFedMe(), FedALA(layers=3), FineTune()], ids=lambda method: type(method).__name__
+)
+def test_a_client_s_own_model_keeps_to_the_pace(method: Personalization, tmp_path) -> None:
+    """Two rounds of probing, then all trains: what rests stays at home, too, and wakes up as it was."""
+    one = trainer(Transfer(probe_rounds=2), tmp_path, Algorithm(Pulled(), method), weight_decay=0.5)
+    shared, resting = one._model.state(), one._model.trainable - under(HEAD)
+    version = None
+    for number in (1, 2, 3, 4):
+        answer = one.run(Task("client0", number, "train", shared, {"lr": 0.05}, version))
+        assert isinstance(answer, Answer)
+        version = number if answer.report.stored else None
+        one.take_home(Task("client0", number, "evaluate", shared, {"lr": 0.05}, version))
+        own = one._model.state()
+        for name in resting:
+            if number < 3:
+                torch.testing.assert_close(own[name], shared[name], msg=lambda text, n=name: f"{n}: {text}")
+            else:
+                assert own[name].norm() >= 0.2 * shared[name].norm(), name
+        moved_at_home = {
+            name for name in one._model.trainable if not torch.allclose(own[name], shared[name], atol=1e-6)
+        }
+        assert moved_at_home == under(HEAD) if number < 3 else moved_at_home > under(HEAD)
 
 
 def test_without_a_head_the_last_layer_is_the_last_group(tmp_path) -> None:

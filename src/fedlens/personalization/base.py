@@ -47,6 +47,8 @@ class Home(ABC):
     module          the model; its trainable parameters are views of `vector`
     vector          (P,) live: writing to it changes the model
     start           (P,) as the model was received, private parts as they were kept
+    pace            (P,) part of each step that the round takes, 0 for what rests; None: all of it. `fit` and `stepper`
+                    keep to it
     kept            what this client keeps under the personalisation's names: read it, replace it
     """
 
@@ -58,6 +60,7 @@ class Home(ABC):
     module: nn.Module
     vector: Tensor
     start: Tensor
+    pace: Tensor | None
     kept: State
 
     @abstractmethod

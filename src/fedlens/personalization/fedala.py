@@ -7,7 +7,7 @@ it trained last, weight by weight: Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W (eq. 4). 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import pstdev
 from typing import Annotated
@@ -54,7 +54,8 @@ class FedALA(Personalization):
 
     def train(self, home: Home, terms: LocalTerms) -> Metrics:
         metrics = home.fit(home.epochs, terms)
-        trained = {name: home.unflatten(home.vector)[name].clone() for name in top_layers(home.module, self.layers)}
+        live = home.unflatten(home.vector)
+        trained = {name: live[name].clone() for name in top_layers(live, self.layers)}
         home.kept = {**home.kept, **prefixed(TRAINED, trained)}
         return metrics
 
@@ -66,7 +67,7 @@ class FedALA(Personalization):
 
     def mixed(self, home: Home) -> dict[str, Tensor]:
         """Put Θ̂ in the model's place; gives W, of the top layers."""
-        names = top_layers(home.module, self.layers)
+        names = top_layers(home.unflatten(home.vector), self.layers)
         top, received, seen = home.mask(frozenset(names)), home.vector.clone(), home.statistics()
         trained, known = home.flatten(under(TRAINED, home.kept)), under(WEIGHTS, home.kept)
         aggregation = LocalAggregation(home, received, received.lerp(trained, top), top, self.weights_lr)
@@ -96,7 +97,7 @@ class FedALA(Personalization):
                 return
 
     def objection(self, model: nn.Module) -> str | None:
-        held = layers_of(model)
+        held = layers_of(trainable_names(model))
         if self.layers <= len(held):
             return None
         key = f"personalization.layers = {self.layers}"
@@ -128,14 +129,15 @@ class LocalAggregation:
         return gradients.metrics()["loss"].value
 
 
-def layers_of(module: nn.Module) -> list[list[str]]:
-    """The names of what trains, a list for each module that holds some itself, in the model's order."""
+def layers_of(names: Iterable[str]) -> list[list[str]]:
+    """The names of what trains, a list for each module that holds some itself, in the model's order. What rests in a
+    round (`transfer.probe_rounds`) is among them: a client keeps the same layers all run long."""
     found: dict[str, list[str]] = {}
-    for name in trainable_names(module):
+    for name in names:
         found.setdefault(name.rpartition(".")[0], []).append(name)
     return list(found.values())
 
 
-def top_layers(module: nn.Module, count: int) -> list[str]:
+def top_layers(names: Iterable[str], count: int) -> list[str]:
     """The names of the last `count` layers' parameters."""
-    return [name for names in layers_of(module)[-count:] for name in names]
+    return [name for layer in layers_of(names)[-count:] for name in layer]

@@ -43,7 +43,9 @@ class PFedMe(Personalization):
             for batch in home.batches(home.epochs):
                 yield from repeat(batch, self.personal_steps)
                 move = (w - home.vector).mul_(self.lam)
-                w.sub_(move if terms.correction is None else move + terms.correction(w), alpha=home.lr)
+                if terms.correction is not None:
+                    move += terms.correction(w)
+                w.sub_(move if home.pace is None else move * home.pace, alpha=home.lr)
 
         pull = replace(terms, correction=lambda theta: (theta - w).mul_(self.lam))
         metrics = home.fit(batches(), pull, lr=self.personal_lr, optimizer="plain")

@@ -56,6 +56,10 @@ class Bench(Home):
     def vector(self) -> Tensor:  # type: ignore[override]
         return self._model.vector
 
+    @property
+    def pace(self) -> Tensor | None:  # type: ignore[override]
+        return self._model.pace
+
     def fit(
         self,
         over: int | Iterable[Batch],
@@ -76,7 +80,7 @@ class Bench(Home):
         return _LoopGradients(self._model, self._loop(terms, share), self._generator)
 
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
-        return partial(self._optimizer_called("fresh").step, lr=self.lr)
+        return partial(self._optimizer_called("fresh").step_in_part, lr=self.lr, share=self.pace)
 
     def statistics(self) -> dict[str, Tensor]:
         return self._model.statistics()

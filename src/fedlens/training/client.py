@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from fedlens.seeds import derive
 from fedlens.strategies.base import Contribution, LocalContext, LocalTerms, prefixed, under
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.bench import Bench
+from fedlens.training.device import drawing
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
@@ -89,7 +91,9 @@ class ClientTrainer:
         Raises:
             CheckpointError: what this client kept is not there.
         """
-        self._at_home(self._received(task, self._store.read(task.client, task.expects)))
+        kept = self._store.read(task.client, task.expects)
+        with self._drawing(task):
+            self._at_home(self._received(task, kept))
 
     def leave(self, shared: State) -> None:
         """Make the resident model nobody's: the shared parts, and private ones as they were at first."""
@@ -104,7 +108,12 @@ class ClientTrainer:
         """
         kinds = {"train": self._train, "evaluate": self._evaluate, "count": self._count}
         kept = self._store.open if task.kind == "train" else self._store.read
-        return kinds[task.kind](task, kept(task.client, task.expects))
+        with self._drawing(task):
+            return kinds[task.kind](task, kept(task.client, task.expects))
+
+    def _drawing(self, task: Task) -> AbstractContextManager[None]:
+        """What modules draw by themselves (dropout) is the task's, whichever process it runs in and after whatever."""
+        return drawing(derive(self._settings.seed, "modules", *place(task)), self._model.device)
 
     def _count(self, task: Task, kept: State) -> Answer:
         """Summed loss and confusion counts of each split that the task asks for and the client has: of the shared

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from fedlens.errors import ConfigError
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators, from which dropout draws, begin at `seed`; afterwards they are as they were."""
+    begin = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        begin(seed)
+        yield
 
 
 def resolve_device(name: str) -> torch.device:

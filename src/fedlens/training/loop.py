@@ -75,10 +75,7 @@ class LocalLoop:
                 continue
             if self._terms.correction is not None:
                 model.gradient.add_(self._terms.correction(model.vector))
-            before = None if share is None else model.vector.clone()
-            optimizer.step(model.vector, model.gradient, lr)
-            if before is not None and share is not None:
-                model.vector.copy_(before.lerp(model.vector, share))
+            optimizer.step_in_part(model.vector, model.gradient, lr, share)
         return self.metrics()
 
     def metrics(self) -> dict[str, Mean]:

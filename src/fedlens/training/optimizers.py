@@ -28,6 +28,13 @@ class VectorOptimizer(ABC):
     def state(self) -> dict[str, Tensor]:
         """What to keep: tensors by name, empty before the first step."""
 
+    def step_in_part(self, vector: Tensor, gradient: Tensor, lr: float, share: Tensor | None) -> None:
+        """`step`, of which the part `share` (P,) is taken, from 0 (stay) to 1; None: all of it."""
+        before = None if share is None else vector.clone()
+        self.step(vector, gradient, lr)
+        if before is not None and share is not None:
+            vector.copy_(before.lerp(vector, share))
+
 
 class SGD(VectorOptimizer):
     """torch.optim.SGD's arithmetic (momentum without dampening)."""
