@@ -113,29 +113,25 @@ def _over_pieces(values: Sequence[Tensor], combine: Callable[[Tensor], Tensor]) 
     return combined
 
 
-def squared_distances(states: Sequence[State], names: frozenset[str], factors: Tensor | None = None) -> Tensor:
-    """(n, n) ‖xᵢ − xⱼ‖² over the tensors called `names`, from inner products in double precision; of fᵢ xᵢ where
-    `factors` (n,) are given."""
+def inner_products(states: Sequence[State], names: frozenset[str]) -> Tensor:
+    """(n, n) ⟨xᵢ, xⱼ⟩ over the tensors called `names`, in double precision."""
     inner = torch.zeros(len(states), len(states), dtype=torch.float64)
     for name in sorted(names):
         for _, piece in pieces([state[name] for state in states], torch.float64):
-            if factors is not None:
-                piece.mul_(factors[:, None])
             inner.addmm_(piece, piece.t())
-    inner = (inner + inner.t()) / 2  # equal to the last bit both ways, so that who ties does not hang on the order
+    return (inner + inner.t()) / 2  # equal to the last bit both ways, so that who ties does not hang on the order
+
+
+def squared_distances(states: Sequence[State], names: frozenset[str]) -> Tensor:
+    """(n, n) ‖xᵢ − xⱼ‖² over the tensors called `names`."""
+    return distances_from(inner_products(states, names))
+
+
+def distances_from(inner: Tensor) -> Tensor:
+    """(n, n) ‖xᵢ − xⱼ‖² from the `inner` products (n, n) of the points."""
     squares = inner.diagonal()
     distances = (squares[:, None] + squares[None, :] - 2 * inner).clamp_min_(0)
     return distances.fill_diagonal_(0)
-
-
-def lengths(states: Sequence[State], names: frozenset[str]) -> Tensor:
-    """(n,) ‖xᵢ‖ over the tensors called `names`, in double precision."""
-    norms = [
-        torch.stack([torch.linalg.vector_norm(state[name], dtype=torch.float64) for name in sorted(names)])
-        for state in states
-    ]
-    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=1)
-    return whole
 
 
 def distances_to(coefficients: Tensor, squared: Tensor) -> Tensor:

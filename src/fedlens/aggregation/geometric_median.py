@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import rules
-from fedlens.aggregation.gathered import GatheringRule, Updates, distances_to, lengths, mixture, squared_distances
+from fedlens.aggregation.gathered import GatheringRule, Updates, distances_from, distances_to, inner_products, mixture
 
 AT_REST = 1e-9
 """Sum of the changes of all clients' shares in v."""
@@ -44,8 +44,9 @@ class GeometricMedian(GatheringRule):
         weights = torch.tensor(updates.weights, dtype=torch.float64)
         alphas = weights if self.weighted and bool(weights.sum()) else torch.ones_like(weights)
         alphas = alphas / alphas.sum()
-        factors = shortening(lengths(updates.states, updates.trainable), alphas)
-        shares = self.weiszfeld(alphas, squared_distances(updates.states, updates.trainable, factors))
+        inner = inner_products(updates.states, updates.trainable)
+        factors = shortening(inner.diagonal().sqrt(), alphas)
+        shares = self.weiszfeld(alphas, distances_from(inner * factors.outer(factors)))
         return mixture(updates.states, (shares * factors).tolist())
 
     def weiszfeld(self, alphas: Tensor, squared: Tensor) -> Tensor:
