@@ -22,7 +22,7 @@ from fedlens.federation.types import State
 class ALittleIsEnough(Attack):
     """All m malicious clients of a round send μ − z σ, with mean and deviation of every coordinate taken over their own
     honest updates: far enough to do harm, near enough to pass for one of the n. The authors take z σ from gradients,
-    which points the other way; what is gained by either is the same.
+    which is the other direction.
 
     By default z is the paper's z_max: with s = ⌊n/2 + 1⌋ − m honest clients that are to lie farther out, the largest z
     with φ(z) < (n − m − s) / (n − m). With few malicious clients that is nearly 0, and below it counts as 0; a

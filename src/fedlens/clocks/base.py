@@ -39,7 +39,8 @@ class Clock(ABC):
         return False
 
     def next_on(self, client: str, seed: int, now: float) -> float:
-        """The moment from which the client can be asked: `now` when it is on."""
+        """The moment from which the client can be asked: `now` when it is on. A round that needs several at once looks
+        for them until each of those who are off has come on once."""
         return now
 
     def objection(self, clients: Sequence[str]) -> str | None:

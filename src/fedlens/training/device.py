@@ -12,7 +12,7 @@ from fedlens.errors import ConfigError
 
 @contextmanager
 def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own generators, from which dropout draws, begin at `seed`; afterwards they are as they were."""
+    """Torch's own generators, from which dropout draws, begin at `seed`; afterwards CPU's and CUDA's are as before."""
     begin = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         begin(seed)
