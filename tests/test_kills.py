@@ -149,6 +149,20 @@ def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed) -> No
     assert_same(folder, undisturbed)
 
 
+def test_a_run_in_progress_is_not_gone_on_with(tmp_path, undisturbed) -> None:
+    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
+    wait_for(process, lines_written(tmp_path, 2))
+    process.send_signal(signal.SIGSTOP)  # so that it is still there when the second looks
+    second = start("resume", str(only_run(tmp_path)))
+    output, _ = second.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert output.count("\n") == 1
+    assert "another process is training this run" in output
+    finish(process)
+    assert_same(only_run(tmp_path), undisturbed)
+
+
 def test_a_truncated_checkpoint_costs_one_round(tmp_path, undisturbed) -> None:
     process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
     wait_for(process, lines_written(tmp_path, 5))

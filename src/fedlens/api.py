@@ -266,13 +266,15 @@ def _given(
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.session import execute
 
-    return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
+    with folder.alone():
+        return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
 
 
 def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.serve import serve as serve_sites
 
-    return Run(folder.path, serve_sites(config, folder, _observer(show), trackers))
+    with folder.alone():
+        return Run(folder.path, serve_sites(config, folder, _observer(show), trackers))
 
 
 def _observer(show: bool | Observer) -> Observer:

@@ -1,5 +1,8 @@
 import json
+import os
+import signal
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,6 +51,36 @@ def test_a_base_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"tracking\.dir.*choose another"):
         RunDir.create(tmp_path / "file" / "logs", "a")
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from fedlens.tracking.run_dir import RunDir
+with RunDir(Path(sys.argv[1])).alone():
+    if os.fork():
+        print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_trains_a_run_until_it_is_killed(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is training this run"), run.alone():
+            pass
+        holder.kill()  # its own child, as a worker would, lives on
+        holder.wait()
+        with run.alone():
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.communicate()
 
 
 def test_runs_are_found_in_a_folder_and_its_sweeps(tmp_path: Path) -> None:

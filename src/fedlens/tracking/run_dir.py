@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -118,6 +120,25 @@ class RunDir:
     def result(self) -> Path:
         """Why and when the run ended (JSON); missing while it has not."""
         return self.path / "result.json"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder while a run is made in it: two processes at once would mix their rounds.
+
+        A record lock, because forked workers do not inherit it: a killed run can be gone on with at once, though its
+        workers may not have ended yet.
+
+        Raises:
+            ConfigError: another process is at it.
+        """
+        with (self.path / "lock").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first"
+                ) from error
+            yield
 
     def save_versions(self, device: str) -> None:
         """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""
