@@ -20,6 +20,9 @@ from fedlens.training.settings import OptimizerSettings
 class VectorOptimizer(ABC):
     """Steps a (P,) vector in place; its state can be kept from round to round."""
 
+    _before: Tensor | None = None
+    """(P,) scratch: a vector made anew in every step costs more than a small model's step itself."""
+
     @abstractmethod
     def step(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
         """Move `vector` by one step."""
@@ -30,10 +33,13 @@ class VectorOptimizer(ABC):
 
     def step_in_part(self, vector: Tensor, gradient: Tensor, lr: float, share: Tensor | None) -> None:
         """`step`, of which the part `share` (P,) is taken, from 0 (stay) to 1; None: all of it."""
-        before = None if share is None else vector.clone()
+        if share is None:
+            self.step(vector, gradient, lr)
+            return
+        self._before = torch.empty_like(vector) if self._before is None else self._before
+        self._before.copy_(vector)
         self.step(vector, gradient, lr)
-        if before is not None and share is not None:
-            vector.copy_(before.lerp(vector, share))
+        torch.lerp(self._before, vector, share, out=vector)
 
 
 class SGD(VectorOptimizer):
