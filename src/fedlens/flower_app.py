@@ -169,7 +169,8 @@ def serve_grid(grid: Grid, context: Context) -> None:
         rejoin=config.server.rejoin_seconds,
         note=observer.note,
     )
-    conduct_sites(config, folder, runtime, observer, (), started)
+    with folder.alone():
+        conduct_sites(config, folder, runtime, observer, (), started)
 
 
 class GivenGrid:

@@ -83,6 +83,16 @@ def test_one_process_at_a_time_trains_a_run_until_it_is_killed(tmp_path: Path) -
         holder.communicate()
 
 
+def test_a_run_that_cannot_be_held_is_one_clear_error(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    (run.path / "lock").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"cannot be held \(Is a directory\); copy the run"),
+        run.alone(),
+    ):
+        pass
+
+
 def test_runs_are_found_in_a_folder_and_its_sweeps(tmp_path: Path) -> None:
     first, second = write_run(tmp_path, "first"), write_run(tmp_path / "sweep-a", "second")
     assert find_runs(tmp_path) == [first, second]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -129,14 +129,19 @@ class RunDir:
         workers may not have ended yet.
 
         Raises:
-            ConfigError: another process is at it.
+            ConfigError: another process is at it, or the folder cannot be written.
         """
-        with (self.path / "lock").open("a") as lock:
+        with ExitStack() as held:
             try:
+                lock = held.enter_context((self.path / "lock").open("a"))
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(
                     f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first"
+                ) from error
+            except OSError as error:
+                raise ConfigError(
+                    f"{str(self.path)!r} cannot be held ({error.strerror}); copy the run to another folder"
                 ) from error
             yield
 
