@@ -6,17 +6,21 @@ RUN := $(BIN)/python -m
 # The theme warns of MkDocs 2 at every call; constraints.txt keeps to 1.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 
-.PHONY: demo test test-slow lint setup system docs format constraints clean
+.PHONY: demo test test-slow test-gpu lint setup system docs format constraints clean
 
 demo: setup
 	$(BIN)/fedlens run config.yaml
 
 test: lint
-	$(RUN) pytest -m "not slow" -n 2 --dist worksteal
+	$(RUN) pytest -m "not slow and not gpu" -n 2 --dist worksteal
 
 test-slow: setup system
 	$(RUN) pytest -m slow -n 2 --dist loadfile
 	$(MKDOCS) build --strict --quiet --site-dir .venv/site
+
+# On a machine with a GPU; everywhere else all of it is skipped.
+test-gpu: setup
+	$(RUN) pytest -m gpu
 
 lint: setup
 	$(RUN) ruff check .

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers import tiny_model
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import fedlens
-from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughClients, TrainingDiverged
+from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughClients, RuntimeFailure, TrainingDiverged
 from fedlens.models.artefact import load_model
 from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
@@ -110,6 +111,27 @@ def test_more_rounds_by_resuming_are_the_same_as_at_once(tmp_path: Path, strateg
     assert [line["train_loss"] for line in comparable(whole)] == [line["train_loss"] for line in comparable(longer)]
 
 
+def test_counters_of_batches_are_nobody_s(tmp_path: Path) -> None:
+    """In one process they would go on from client to client, and begin again where a run is resumed."""
+    given = {"model": tiny_model(), "data": {f"c{seed}": separable(30, seed) for seed in range(3)}}
+    alone = ("federated.fraction_fit=1", "runtime.name=in_process")
+    whole = run(tmp_path, *alone, **given)
+    assert whole.metrics["train_loss"].iloc[-1] < whole.metrics["train_loss"].iloc[0]
+    short = run(tmp_path, *alone, "federated.num_rounds=1", **{**given, "model": tiny_model()})
+    longer = fedlens.resume(short.folder, "federated.num_rounds=3", show=False, **{**given, "model": tiny_model()})
+    assert weights(longer) == weights(whole)
+    assert not whole.model.get_buffer("backbone.1.num_batches_tracked")
+
+
+def test_less_memory_is_something_that_a_run_can_go_on_with(tmp_path: Path) -> None:
+    short = run(tmp_path, "federated.num_rounds=1")
+    longer = fedlens.resume(short.folder, "federated.num_rounds=2", "memory.micro_batch=8", show=False)
+    assert longer.config.memory.micro_batch == 8
+    whole = run(tmp_path, "federated.num_rounds=2")
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, longer.model.state_dict()[name], atol=1e-5), name
+
+
 def test_resuming_may_not_change_what_was_trained(tmp_path: Path) -> None:
     short = run(tmp_path, "federated.num_rounds=1")
     with pytest.raises(ConfigError, match=r"optimizer\.lr=1.*a resumed run may change only"):
@@ -148,6 +170,23 @@ class Clothes(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.layers(images)
+
+
+class Greedy(Clothes):
+    """Wants more than a GPU has."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."
+        )
+
+
+@pytest.mark.parametrize("runtime", ["local", "in_process"])
+def test_a_full_gpu_is_one_line(tmp_path: Path, runtime: str) -> None:
+    with pytest.raises(
+        RuntimeFailure, match=r"^the GPU's memory is full, 2\.00 GiB more were wanted: .*fedlens resume"
+    ):
+        run(tmp_path, f"runtime.name={runtime}", model=Greedy())
 
 
 def separable(count: int, seed: int = 0) -> TensorDataset:

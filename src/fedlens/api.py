@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "federated.quorum",
     "federated.min_fit_clients",
     "federated.round_deadline",
+    "memory.",
     "runtime.",
     "stopping.",
     "tracking.",
@@ -72,7 +73,7 @@ class Run:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The final model, in eval mode. Parts that stay with the clients are as they were before training: `model_of`.
+        """The final model, in eval mode, on the CPU. Parts that stay with the clients are as they were before training: `model_of`.
 
         Raises:
             ModelError: the run has not finished, or its module was yours and this is another process.

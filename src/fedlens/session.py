@@ -113,7 +113,8 @@ def conduct(
     trackers: Sequence[Tracker],
     started: float,
 ) -> nn.Module:
-    """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model.
+    """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model, on the
+    CPU as when it is read from the folder.
 
     `make_scoring` says how the shared model is scored, where there is one.
     """
@@ -140,7 +141,7 @@ def conduct(
     if config.tracking.report:
         write_report(folder.path)
     observer.finish(folder.path, time.perf_counter() - started)
-    return experiment.model
+    return experiment.model.to("cpu")
 
 
 def data_notes(data: FederatedData) -> list[str]:

@@ -94,8 +94,8 @@ class LocalRuntime:
             process.join(5)
             raise RuntimeFailure(
                 f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}; "
-                "-9 is usually the system's memory guard: try a smaller federated.batch_size, memory.micro_batch or "
-                "fewer runtime.workers, then `fedlens resume`"
+                "-9 is usually the system's memory guard: go on by `fedlens resume` with fewer runtime.workers or "
+                "memory.micro_batch=8"
             ) from error
 
 

@@ -22,7 +22,7 @@ from fedlens.seeds import derive
 from fedlens.strategies.base import Contribution, LocalContext, LocalTerms, prefixed, under
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.bench import Bench
-from fedlens.training.device import drawing
+from fedlens.training.device import drawing, enough_memory
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
@@ -98,6 +98,7 @@ class ClientTrainer:
     def leave(self, shared: State) -> None:
         """Make the resident model nobody's: the shared parts, and private ones as they were at first."""
         self._model.load({**self._first, **shared})
+        self._model.count_anew()
 
     def run(self, task: Task) -> Answer | ClientFailure:
         """Do the task. A diverged client is a failure of that client, not of the run.
@@ -105,10 +106,11 @@ class ClientTrainer:
         Raises:
             KeyError: the task lacks a part of the model.
             CheckpointError: what this client kept is not there, or cannot be written.
+            RuntimeFailure: the GPU's memory is full.
         """
         kinds = {"train": self._train, "evaluate": self._evaluate, "count": self._count}
         kept = self._store.open if task.kind == "train" else self._store.read
-        with self._drawing(task):
+        with self._drawing(task), enough_memory():
             return kinds[task.kind](task, kept(task.client, task.expects))
 
     def _drawing(self, task: Task) -> AbstractContextManager[None]:
@@ -184,6 +186,7 @@ class ClientTrainer:
         self._pace.set(task.round)
         self._model.load({**self._first, **under(PRIVATE, kept)})
         self._model.load(self._sent(task))
+        self._model.count_anew()
         return Bench(
             self._model,
             self._settings,

@@ -1,4 +1,4 @@
-"""Which device a run uses."""
+"""Which device a run uses, and what is said when its memory is full."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, RuntimeFailure
 
 
 @contextmanager
@@ -17,6 +17,25 @@ def drawing(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         begin(seed)
         yield
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """For work on a GPU, as a context or a decorator.
+
+    Raises:
+        RuntimeFailure: its memory is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        wanted = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
+        more = f", {wanted} more were wanted" if wanted else ""
+        raise RuntimeFailure(
+            f"the GPU's memory is full{more}: go on by `fedlens resume` with memory.micro_batch=8, "
+            "memory.gradient_checkpointing=true, memory.precision=bf16 or fewer runtime.workers; or begin again with a "
+            "smaller federated.batch_size, data.image_size or model"
+        ) from error
 
 
 def resolve_device(name: str) -> torch.device:

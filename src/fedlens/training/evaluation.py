@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.federation.records import Evaluation
+from fedlens.training.device import enough_memory
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
 from fedlens.training.settings import Precision
@@ -15,6 +16,7 @@ from fedlens.training.settings import Precision
 EVALUATION_BATCH = 256
 
 
+@enough_memory()
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -28,6 +30,9 @@ def evaluate(
     """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
     Labels at or above `classes`, and the model's outputs beyond it, are counted in a larger confusion matrix.
+
+    Raises:
+        RuntimeFailure: the GPU's memory is full.
     """
     model.eval()
     loss, truth, scores = 0.0, [], []

@@ -23,6 +23,7 @@ from fedlens.errors import DataError
 from fedlens.files import mark_used
 from fedlens.models.base import Recognizer
 from fedlens.models.freezing import cut_behind
+from fedlens.training.device import enough_memory
 
 Progress = Callable[[int, int], None]
 """(images done, images in all)."""
@@ -62,6 +63,7 @@ def after_frozen(
     return found.tail, replace(features, images=features.images.unflatten(1, found.shape))
 
 
+@enough_memory()
 def extract_features(
     model: Recognizer,
     data: FederatedData,
@@ -78,6 +80,7 @@ def extract_features(
 
     Raises:
         DataError: the folder cannot be written, or the disk is full.
+        RuntimeFailure: the GPU's memory is full.
     """
     key = features_key(model, data, device)
     file = cache_dir / f"features-{key}.f32"

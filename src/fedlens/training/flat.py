@@ -21,7 +21,7 @@ class FlatModel:
     vector    (P,) the trainable parameters; the module's parameters are views of it
     gradient  (P,) their gradients, likewise
     pace      (P,) factors of the learning rate; None: 1 everywhere
-    Running statistics of layers that train (float buffers) travel beside the vector; integer counters do not, and
+    Running statistics of layers that train (float buffers) travel beside the vector. Integer counters do not, and
     neither does anything frozen.
     """
 
@@ -42,6 +42,7 @@ class FlatModel:
         mode = module.training
         module.train()  # held parts show themselves by staying in eval mode
         self._buffers = {name: value for name, value in module.named_buffers() if self._travels(name, value)}
+        self._counters = [(value, value.clone()) for value in module.buffers() if not value.is_floating_point()]
         module.train(mode)
 
     @property
@@ -79,6 +80,12 @@ class FlatModel:
         for name, value in self._live().items():
             if name in state:
                 value.copy_(state[name])
+
+    def count_anew(self) -> None:
+        """Integer counters, such as BatchNorm's of batches, as they were at first: else what a client gets, and what is
+        saved, would depend on who was trained in this process before."""
+        for counter, first in self._counters:
+            counter.copy_(first)
 
     def delta(self, before: State) -> dict[str, Tensor]:
         """after − before, for the names in `before`."""

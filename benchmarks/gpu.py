@@ -1,0 +1,166 @@
+"""Training on a GPU: images a second beside a bare PyTorch loop, and the GPU memory that it takes.
+
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --networks resnet50 --precisions bf16
+
+Four clients, all in every round, one local epoch, SGD with momentum, uint8 noise for pictures, which costs what
+photographs cost. FedLens is one `fedlens.run` in one process, of which the local training is timed (`seconds.train`:
+models and images to the GPU, training, answers back, their sum), the first round left out. The bare loop is the same
+network, batch size, precision and memory layout with torch.optim.SGD, and all pictures lie on the GPU beforehand. Both
+take turns; a ratio is taken within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import machine
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import fedlens
+from fedlens.models.base import ModelRequest, Recognizer
+from fedlens.models.build import build_model, builder_named
+
+CLIENTS = 4
+CLASSES = 10
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """images: of each client; size: of a picture's side."""
+
+    network: str
+    images: int
+    size: int
+    batch: int
+
+    def clients(self) -> dict[str, TensorDataset]:
+        """Everybody's pictures."""
+        return {f"client{number}": noise(self.images, self.size, number) for number in range(CLIENTS)}
+
+
+def noise(count: int, size: int, seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, size, size), generator=generator).to(torch.uint8)
+    return TensorDataset(pixels, torch.randint(CLASSES, (count,), generator=generator))
+
+
+NETWORKS = {
+    "resnet50": Work("resnet50", 512, 224, 64),
+    "mobilenetv3": Work("mobilenetv3", 512, 224, 64),
+    "vit": Work("vit", 256, 224, 64),
+    "lenet": Work("lenet", 6400, 28, 64),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Images a second, and the most GPU memory that tensors took, in GiB."""
+
+    speed: float
+    memory: float
+
+
+def peak() -> float:
+    return float(torch.cuda.max_memory_allocated() / 2**30)
+
+
+def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int) -> Figure:
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = (
+            *(f"model.name={work.network}", f"memory.precision={precision}", f"federated.batch_size={work.batch}"),
+            *("data.validation=0", "data.client_test=0", "federated.fraction_fit=1", f"federated.num_rounds={rounds}"),
+            *("federated.evaluate_every=0", "federated.evaluate_clients_every=0", "optimizer.momentum=0.9"),
+            *("runtime.device=cuda", "tracking.tensorboard=false", "tracking.report=false", f"tracking.dir={folder}"),
+        )
+        lines = fedlens.run(None, *settings, data=clients, test=noise(8, work.size, CLIENTS), show=False).metrics
+    return Figure(CLIENTS * work.images / median(lines["seconds.train"].iloc[1:]), peak())
+
+
+def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int) -> Figure:
+    torch.cuda.reset_peak_memory_stats()
+    model = build_model(builder_named(work.network), ModelRequest(CLASSES, work.size, 3)).cuda().train()
+    model.to(memory_format=torch.channels_last)
+    pixels, labels = (torch.cat(own).cuda() for own in zip(*(one.tensors for one in clients.values()), strict=True))
+    pixels = pixels.permute(0, 2, 3, 1).contiguous()
+    took = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        epoch(model, pixels, labels, work.batch, precision)
+        torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return Figure(len(labels) / median(took[1:]), peak())
+
+
+def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: int, precision: str) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
+    for rows in torch.randperm(len(labels), device="cuda").split(batch):
+        optimizer.zero_grad()
+        with torch.autocast("cuda", DTYPES[precision], enabled=precision != "fp32"):
+            inputs = model.prepare(pixels[rows]).contiguous(memory_format=torch.channels_last)
+            logits = model(inputs)
+        scaler.scale(nn.functional.cross_entropy(logits.float(), labels[rows])).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def measure(work: Work, precision: str, turns: int, rounds: int) -> dict[str, Any]:
+    clients = work.clients()
+    pairs = [
+        (federated(work, precision, clients, rounds), bare(work, precision, clients, rounds)) for _ in range(turns)
+    ]
+    ratios = [ours.speed / theirs.speed for ours, theirs in pairs]
+    return {
+        "images_a_second": median(ours.speed for ours, _ in pairs),
+        "bare": median(theirs.speed for _, theirs in pairs),
+        "ratio": median(ratios),
+        "ratios": ratios,
+        "memory_gib": max(ours.memory for ours, _ in pairs),
+        "bare_memory_gib": max(theirs.memory for _, theirs in pairs),
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    shown = Table("network", "precision", "images/s", "bare", "ratio", "lowest – highest", "GiB", "bare")
+    for name, row in found.items():
+        spread = f"{min(row['ratios']):.2f} – {max(row['ratios']):.2f}"
+        speeds = (f"{row['images_a_second']:,.0f}", f"{row['bare']:,.0f}", f"{row['ratio']:.2f}", spread)
+        shown.add_row(*name.split(), *speeds, f"{row['memory_gib']:.1f}", f"{row['bare_memory_gib']:.1f}")
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="a turn; the first is not counted")
+    parser.add_argument("--out", type=Path, help="folder for gpu.json; default: results")
+    options = parser.parse_args(arguments)
+    before = machine.facts() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    found = {}
+    for name in options.networks:
+        for precision in options.precisions:
+            found[f"{name} {precision}"] = measure(NETWORKS[name], precision, options.turns, options.rounds)
+    Console(width=110).print(table(found))
+    machine.RESULTS = options.out or machine.RESULTS
+    print(machine.save("gpu", before, {"found": found}))
+
+
+if __name__ == "__main__":
+    main()
