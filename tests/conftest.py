@@ -11,6 +11,13 @@ import torch
 # pytest-xdist's workers ignore Ctrl-C, and what they start would inherit that; tests send it to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is tested is the CPU's, to the bit, also where there is a GPU; but for the tests of the GPU itself."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 ALLOWED_SKIPS = Path(__file__).with_name("skips.txt")
 
 

@@ -73,7 +73,8 @@ class Run:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The final model, in eval mode, on the CPU. Parts that stay with the clients are as they were before training: `model_of`.
+        """The final model, in eval mode, on the CPU. Parts that stay with the clients are as they were before
+        training: `model_of`.
 
         Raises:
             ModelError: the run has not finished, or its module was yours and this is another process.

@@ -1,8 +1,10 @@
 """Every runtime over every strategy gives the same run; and what only worker processes can do wrong."""
 
+import ctypes
 import os
 import signal
 import struct
+import threading
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -18,7 +20,7 @@ from fedlens.federation.types import State, Task
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes import wire
 from fedlens.runtimes.in_process import InProcessRuntime
-from fedlens.runtimes.local import LocalRuntime, share_out
+from fedlens.runtimes.local import LocalRuntime, may_inherit, share_out
 from fedlens.strategies.base import Contribution, LocalContext, RoundContext, Strategy, prefixed, strategies
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
@@ -187,6 +189,26 @@ def test_processes_that_inherit_nothing_give_the_same(tmp_path) -> None:
     _, forked = three_rounds(runtime("local", FedAvg(), tmp_path / "a"), FedAvg())
     _, spawned = three_rounds(runtime("local", FedAvg(), tmp_path / "b", start_method="spawn"), FedAvg())
     assert all(torch.equal(value, spawned[name]) for name, value in forked.items())
+
+
+def test_a_process_whose_threads_would_be_missed_is_not_copied() -> None:
+    """PyTorch names its threads so where there is a GPU; here another thread bears the name."""
+    named, over = threading.Event(), threading.Event()
+
+    def pretend() -> None:
+        ctypes.CDLL(None).prctl(15, b"pt_autograd_0", 0, 0, 0)  # PR_SET_NAME
+        named.set()
+        over.wait()
+
+    thread = threading.Thread(target=pretend)
+    thread.start()
+    named.wait()
+    try:
+        assert not may_inherit()
+    finally:
+        over.set()
+        thread.join()
+    assert may_inherit()
 
 
 def test_a_killed_worker_is_one_clear_error(tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +15,7 @@ from fedlens.errors import ConfigError, DataError
 from fedlens.federation.types import ClientInfo, Split
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.in_process import InProcessRuntime
-from fedlens.runtimes.local import LocalRuntime
+from fedlens.runtimes.local import LocalRuntime, may_inherit
 from fedlens.runtimes.ray import RayRuntime
 from fedlens.runtimes.virtual import VirtualRuntime
 from fedlens.runtimes.worker import MakeTrainer
@@ -89,7 +88,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
     workers = min(workers, len(clients))
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
         return InProcessRuntime(clients, lambda: experiment.trainer)
-    inherits = device.type == "cpu" and section.threads_per_worker == 1 and sys.platform == "linux"
+    inherits = device.type == "cpu" and section.threads_per_worker == 1 and may_inherit()
     return LocalRuntime(
         clients,
         (lambda: experiment.trainer) if inherits else rebuild,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,6 +110,20 @@ def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) 
         shares[lightest].append(task)
         loads[lightest] += max(examples[task.client], 1)
     return shares
+
+
+def may_inherit() -> bool:
+    """A copy of this process (fork) could train on the CPU. Where PyTorch has computed on a GPU, or has gone back
+    through a model on a machine with a GPU, it keeps threads that are not copied, and refuses."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized() and not _has_thread("pt_autograd")
+
+
+def _has_thread(name: str) -> bool:
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if (thread / "comm").read_text().startswith(name):
+                return True
+    return False
 
 
 def _start(

@@ -22,7 +22,7 @@ from fedlens.seeds import derive
 from fedlens.strategies.base import Contribution, LocalContext, LocalTerms, prefixed, under
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.bench import Bench
-from fedlens.training.device import drawing, enough_memory
+from fedlens.training.device import enough_memory, repeatable
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
@@ -92,7 +92,7 @@ class ClientTrainer:
             CheckpointError: what this client kept is not there.
         """
         kept = self._store.read(task.client, task.expects)
-        with self._drawing(task):
+        with self._repeatable(task):
             self._at_home(self._received(task, kept))
 
     def leave(self, shared: State) -> None:
@@ -110,12 +110,12 @@ class ClientTrainer:
         """
         kinds = {"train": self._train, "evaluate": self._evaluate, "count": self._count}
         kept = self._store.open if task.kind == "train" else self._store.read
-        with self._drawing(task), enough_memory():
+        with self._repeatable(task), enough_memory():
             return kinds[task.kind](task, kept(task.client, task.expects))
 
-    def _drawing(self, task: Task) -> AbstractContextManager[None]:
+    def _repeatable(self, task: Task) -> AbstractContextManager[None]:
         """What modules draw by themselves (dropout) is the task's, whichever process it runs in and after whatever."""
-        return drawing(derive(self._settings.seed, "modules", *place(task)), self._model.device)
+        return repeatable(derive(self._settings.seed, "modules", *place(task)), self._model.device)
 
     def _count(self, task: Task, kept: State) -> Answer:
         """Summed loss and confusion counts of each split that the task asks for and the client has: of the shared

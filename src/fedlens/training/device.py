@@ -1,4 +1,4 @@
-"""Which device a run uses, and what is said when its memory is full."""
+"""Which device a run uses, how it repeats there, and what is said when its memory is full."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from fedlens.errors import ConfigError, RuntimeFailure
 
 
 @contextmanager
-def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own generators, from which dropout draws, begin at `seed`; afterwards CPU's and CUDA's are as before."""
+def repeatable(seed: int, device: torch.device) -> Iterator[None]:
+    """What does not depend on what this process did before, nor on chance: torch's own generators, from which dropout
+    draws, begin at `seed`, and cuDNN's kernels add in a fixed order. Afterwards CPU's and CUDA's are as before."""
     begin = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        begin(seed)
-        yield
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            begin(seed)
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 @contextmanager
