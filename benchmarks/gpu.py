@@ -153,13 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for gpu.json; default: results")
     options = parser.parse_args(arguments)
     before = machine.facts() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    found = {}
+    machine.RESULTS = options.out or machine.RESULTS
+    found: dict[str, Any] = {}
     for name in options.networks:
         for precision in options.precisions:
             found[f"{name} {precision}"] = measure(NETWORKS[name], precision, options.turns, options.rounds)
-    Console(width=110).print(table(found))
-    machine.RESULTS = options.out or machine.RESULTS
-    print(machine.save("gpu", before, {"found": found}))
+            kept = machine.save("gpu", before, {"found": found})
+            Console(width=110).print(table(found))
+    print(kept)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlens.strategies.base import LocalContext, RoundContext, strategies
 from fedlens.training.client import in_main_memory
+from fedlens.training.device import moved
 from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers import make_optimizer
 from fedlens.training.settings import OptimizerSettings
@@ -35,6 +37,19 @@ def resident() -> Iterator[FlatModel]:
         module = nn.Linear(4, 3, device="cuda")
         module.to = lambda _device: module  # it is there, and pretended parameters cannot be moved in place
         yield FlatModel(module, torch.device("cuda"))
+
+
+class Watching(TorchDispatchMode):
+    """Keeps every tensor that is sent to another device."""
+
+    def __init__(self, sent: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._sent = sent
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self._sent.append(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def devices(*states) -> set[str]:
@@ -65,6 +80,30 @@ def test_a_strategy_s_client_half_takes_and_gives_what_lies_in_main_memory(resid
         sent = in_main_memory(strategy.finish(ctx, resident.delta(shared)))
         assert devices(sent.payload, sent.extra) == {"cpu"}
         private = {key: value.cpu() for key, value in sent.private.items()}  # as the client's store gives it back
+
+
+def test_tensors_move_together_and_keep_what_they_are() -> None:
+    """To a device that keeps no numbers; what they are is seen where they have been cut apart again."""
+    state = {
+        "channels last": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "count": torch.tensor(7),
+        "half": torch.rand(3, 1).half(),
+        "none": torch.empty(0, 2),
+        "turned": torch.rand(5, 2).t(),
+    }
+    transfers = []
+    with Watching(transfers):
+        there = moved(state, torch.device("meta"))
+    assert list(there) == list(state)
+    assert {name: (value.shape, value.dtype) for name, value in there.items()} == {
+        name: (value.shape, value.dtype) for name, value in state.items()
+    }
+    assert {value.device.type for value in there.values()} == {"meta"}
+    assert sorted(map(len, transfers)) == [1, 3, 2 * 3 * 4 * 4 + 10], "one a type of number"
+    whole = next(part for part in transfers if len(part) > 3)
+    assert torch.equal(whole[:96].view(2, 3, 4, 4), state["channels last"])
+    assert torch.equal(whole[96:].view(2, 5), state["turned"])
+    assert moved(state, torch.device("cpu"))["turned"] is state["turned"]
 
 
 def test_an_optimizer_s_state_is_taken_up_from_the_store(resident: FlatModel) -> None:

@@ -1,4 +1,4 @@
-"""Which device a run uses, how it repeats there, and what is said when its memory is full."""
+"""Which device a run uses, how tensors come there, how it repeats there, and what is said when its memory is full."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from fedlens.errors import ConfigError, RuntimeFailure
+from fedlens.federation.types import State
 
 
 @contextmanager
@@ -42,6 +44,19 @@ def enough_memory() -> Iterator[None]:
             "memory.gradient_checkpointing=true, memory.precision=bf16 or fewer runtime.workers; or begin again with a "
             "smaller federated.batch_size, data.image_size or model"
         ) from error
+
+
+def moved(state: State, device: torch.device) -> dict[str, Tensor]:
+    """`state` on `device`. What lies elsewhere goes there in one transfer for each type of number, rows in order: the
+    hundreds of tensors of a network would each wait for their own."""
+    elsewhere = {name: value for name, value in state.items() if value.device.type != device.type}
+    found = dict(state)
+    for dtype in {value.dtype for value in elsewhere.values()}:
+        some = {name: value for name, value in elsewhere.items() if value.dtype == dtype}
+        together = torch.cat([value.reshape(-1) for value in some.values()]).to(device)
+        parts = together.split([value.numel() for value in some.values()])
+        found |= {name: part.view(some[name].shape) for name, part in zip(some, parts, strict=True)}
+    return found
 
 
 def resolve_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedlens.federation.types import State
+from fedlens.training.device import moved
 
 
 class FlatModel:
@@ -77,9 +78,9 @@ class FlatModel:
 
     def load(self, state: State) -> None:
         """Copy `state` into place; tensors of names that it lacks stay as they are."""
-        for name, value in self._live().items():
-            if name in state:
-                value.copy_(state[name])
+        live = self._live()
+        for name, value in moved({name: state[name] for name in live if name in state}, self.device).items():
+            live[name].copy_(value)
 
     def count_anew(self) -> None:
         """Integer counters, such as BatchNorm's of batches, as they were at first: else what a client gets, and what is
@@ -90,10 +91,12 @@ class FlatModel:
     def delta(self, before: State) -> dict[str, Tensor]:
         """after − before, for the names in `before`."""
         live = self._live()
-        return {name: live[name] - value.to(self.device) for name, value in before.items() if name in live}
+        known = {name: value for name, value in before.items() if name in live}
+        return {name: live[name] - value for name, value in moved(known, self.device).items()}
 
     def is_finite(self) -> bool:
-        return all(bool(value.isfinite().all()) for value in (self.vector, *self._buffers.values()))
+        """Asked of the device once, whatever the number of layers."""
+        return bool(torch.stack([value.isfinite().all() for value in (self.vector, *self._buffers.values())]).all())
 
     def flatten(self, state: State) -> Tensor:
         """Named trainable tensors → (P,), in the vector's own order; 0 where a name is missing."""
