@@ -125,6 +125,43 @@ def test_mixed_precision_follows_float32(settings: LocalSettings) -> None:
     assert torch.allclose(exact, mixed, atol=0.05)
 
 
+def bright(factor: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(inputs * factor, labels) for inputs, labels in batches()]
+
+
+def linear(settings: LocalSettings, data, lr: float = 1e-6) -> tuple[torch.Tensor, dict]:
+    torch.manual_seed(0)
+    model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
+    loop = LocalLoop(model, settings, LocalTerms())
+    metrics = loop.run(data, make_optimizer(settings.optimizer, {}), lr, torch.Generator())
+    return model.vector, metrics
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_a_step_whose_gradient_overflows_fp16_is_taken_again_at_a_smaller_scale(micro_batch: int | None) -> None:
+    """Here gradients are in the hundreds: 2¹² of that is beyond fp16's 65,504."""
+    data = bright(2000)
+    model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
+    first = LocalLoop(model, LocalSettings(precision="fp16"), LocalTerms())
+    first._backward(*data[0], torch.Generator())
+    assert not first._scale.unscale(model.gradient), "the test shows nothing"
+    exact, _ = linear(LocalSettings(micro_batch=micro_batch), data)
+    mixed, metrics = linear(LocalSettings(precision="fp16", micro_batch=micro_batch), data)
+    start, _ = linear(LocalSettings(), data, lr=0)
+    assert (mixed - exact).norm() < 0.01 * (exact - start).norm(), "no step is left out"
+    assert metrics["loss"].weight == sum(len(labels) for _, labels in data), "and no image is counted twice"
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e7])
+def test_what_is_beyond_fp16_at_any_scale_ends(factor: float) -> None:
+    """Gradients, or the forward pass itself."""
+    data = bright(factor)
+    before, _ = linear(LocalSettings(), data, lr=0)
+    after, metrics = linear(LocalSettings(precision="fp16"), data)
+    assert torch.equal(before, after) == (factor == 1e7)
+    assert np.isfinite(metrics["loss"].total) == (factor == 1e4)
+
+
 def test_label_smoothing_and_mixup_change_the_result_and_repeat() -> None:
     plain = trained(LocalSettings()).vector
     for optimizer in (OptimizerSettings(label_smoothing=0.2), OptimizerSettings(mixup=0.4)):

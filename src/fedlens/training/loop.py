@@ -29,6 +29,14 @@ class _Tally:
     correct: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
+    def is_finite(self, since: int) -> bool:
+        """Of the losses from number `since` on."""
+        return bool(torch.stack(self.losses[since:]).isfinite().all())
+
+    def forget(self, since: int) -> None:
+        """What was seen from number `since` on is seen again."""
+        del self.losses[since:], self.correct[since:], self.sizes[since:]
+
     def metrics(self) -> dict[str, Mean]:
         examples = float(sum(self.sizes))
         sizes = torch.tensor(self.sizes, dtype=torch.float32)
@@ -84,12 +92,16 @@ class LocalLoop:
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
         """Leave the batch's gradient, clipped, in the model's `gradient`. False: it overflowed, and is of no use."""
-        model, clip = self._model, self._settings.optimizer.clip_norm
+        model, clip, seen = self._model, self._settings.optimizer.clip_norm, len(self._tally.sizes)
         model.train()
         model.gradient.zero_()
         self._backward(inputs, labels, generator)
-        if not self._scale.unscale(model.gradient):
-            return False
+        while not self._scale.unscale(model.gradient):
+            if self._scale.spent or not self._tally.is_finite(seen):
+                return False
+            self._tally.forget(seen)
+            model.gradient.zero_()
+            self._backward(inputs, labels, generator)
         if clip is not None:
             model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
         return True

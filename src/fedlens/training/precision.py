@@ -22,19 +22,24 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 class LossScale:
     """Dynamic loss scaling: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740, section 3.2.
 
-    torch.amp.GradScaler does the same for optimizer objects; here the gradient is one vector.
+    torch.amp.GradScaler does the same for optimizer objects; here the gradient is one vector. It leaves out a step
+    whose gradient overflowed, which matters little in a long training. A client takes a few steps and begins anew in
+    every round, so here such a step is taken again at half the scale.
     """
+
+    FIRST, LEAST = 2.0**12, 1.0
+    """ResNet-50 overflowed at 2¹⁴ and above (`benchmarks/README.md`); GradScaler begins at 2¹⁶."""
 
     def __init__(self, precision: Precision) -> None:
         self._on = precision == "fp16"
-        self._scale = 2.0**16 if self._on else 1.0
+        self._scale = self.FIRST if self._on else 1.0
         self._good_steps = 0
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss * self._scale if self._on else loss
 
     def unscale(self, gradient: Tensor) -> bool:
-        """Undo the scaling in place. False: the gradient overflowed, and the step has to be left out."""
+        """Undo the scaling in place. False: the gradient overflowed; the scale is half of what it was."""
         if not self._on:
             return True
         gradient.div_(self._scale)
@@ -45,3 +50,8 @@ class LossScale:
         if self._good_steps == 2000:
             self._scale, self._good_steps = self._scale * 2, 0
         return True
+
+    @property
+    def spent(self) -> bool:
+        """A gradient overflowed that was not scaled up: a smaller scale does not help."""
+        return self._scale < self.LEAST
