@@ -88,6 +88,7 @@ def test_tensors_move_together_and_keep_what_they_are() -> None:
         "channels last": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
         "count": torch.tensor(7),
         "half": torch.rand(3, 1).half(),
+        "large": torch.rand(1 << 18),
         "none": torch.empty(0, 2),
         "turned": torch.rand(5, 2).t(),
     }
@@ -99,8 +100,9 @@ def test_tensors_move_together_and_keep_what_they_are() -> None:
         name: (value.shape, value.dtype) for name, value in state.items()
     }
     assert {value.device.type for value in there.values()} == {"meta"}
-    assert sorted(map(len, transfers)) == [1, 3, 2 * 3 * 4 * 4 + 10], "one a type of number"
-    whole = next(part for part in transfers if len(part) > 3)
+    sizes = sorted(part.numel() for part in transfers)
+    assert sizes == [1, 3, 2 * 3 * 4 * 4 + 10, 1 << 18], "one a type of number, and one for what is large"
+    whole = next(part for part in transfers if part.numel() == sizes[2])
     assert torch.equal(whole[:96].view(2, 3, 4, 4), state["channels last"])
     assert torch.equal(whole[96:].view(2, 5), state["turned"])
     assert moved(state, torch.device("cpu"))["turned"] is state["turned"]

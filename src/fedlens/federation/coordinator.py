@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from fedlens.aggregation.base import Aggregator, Total
-from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.norms import all_finite, l2_norm
 from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.buffer import Buffer, Collected
@@ -182,7 +182,7 @@ class Coordinator:
                 "optimizer.warmup_rounds=5, and look at the data with `fedlens data show`"
             )
         after = self._strategy.step(state, collected.total, ctx)
-        broken = [name for name, value in {**after.extra, **after.shared}.items() if not bool(value.isfinite().all())]
+        broken = [name for name, value in {**after.extra, **after.shared}.items() if not all_finite([value])]
         if broken:
             raise TrainingDiverged(
                 f"round {ctx.round}: the server's step made numbers that are not finite, in {broken[0]}. The run is "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import Aggregator
 from fedlens.aggregation.directions import Directions
-from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.norms import all_finite, l2_norm
 from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.federation.client_store import ClientStore
 from fedlens.federation.records import Evaluation
@@ -165,12 +165,13 @@ class ClientTrainer:
         metrics = dict(personal.train(bench, self._terms(strategy.terms(ctx))))
         if not self._model.is_finite() or not math.isfinite(metrics["loss"].total):
             return ClientFailure(task.client, task.round, "training diverged: the update or the loss is not finite")
-        if not is_finite(bench.kept):
+        if not all_finite(bench.kept.values()):
             return ClientFailure(task.client, task.round, "training diverged: the client's own model is not finite")
         delta = self._model.delta(self._sent(task))
-        contribution = in_main_memory(strategy.finish(ctx, delta))
-        if not is_finite({**contribution.payload, **contribution.extra}):
+        contribution = strategy.finish(ctx, delta)
+        if not all_finite([*contribution.payload.values(), *contribution.extra.values()]):
             return ClientFailure(task.client, task.round, "training diverged: what it would send is not finite")
+        contribution = in_main_memory(contribution)
         stored = self._keep(task, contribution, optimizer, bench.kept)
         metrics |= self._measured(task, delta, contribution, time.perf_counter() - started)
         report = Report(task.client, contribution.weight, metrics, stored)
@@ -282,10 +283,6 @@ def in_main_memory(contribution: Contribution) -> Contribution:
     """The same where the server's half of an algorithm is, whatever the device."""
     payload, extra = (moved(part, torch.device("cpu")) for part in (contribution.payload, contribution.extra))
     return replace(contribution, payload=payload, extra=extra)
-
-
-def is_finite(state: State) -> bool:
-    return all(bool(value.isfinite().all()) for value in state.values())
 
 
 def place(task: Task) -> tuple[str | int, ...]:

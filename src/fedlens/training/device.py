@@ -46,11 +46,15 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
+SMALL = 1 << 20
+"""Bytes. What is larger is longer under way than it waits, and a copy of it costs more than the wait."""
+
+
 def moved(state: State, device: torch.device) -> dict[str, Tensor]:
-    """`state` on `device`. What lies elsewhere goes there in one transfer for each type of number, rows in order: the
-    hundreds of tensors of a network would each wait for their own."""
-    elsewhere = {name: value for name, value in state.items() if value.device.type != device.type}
-    found = dict(state)
+    """`state` on `device`. Small tensors that lie elsewhere go there together, in one transfer for each type of number:
+    the hundreds of them that a network has would each wait for their own."""
+    found = {name: value if value.nbytes < SMALL else value.to(device) for name, value in state.items()}
+    elsewhere = {name: value for name, value in found.items() if value.device.type != device.type}
     for dtype in {value.dtype for value in elsewhere.values()}:
         some = {name: value for name, value in elsewhere.items() if value.dtype == dtype}
         together = torch.cat([value.reshape(-1) for value in some.values()]).to(device)

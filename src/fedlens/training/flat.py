@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fedlens.aggregation.norms import all_finite
 from fedlens.federation.types import State
 from fedlens.training.device import moved
 
@@ -95,8 +96,7 @@ class FlatModel:
         return {name: live[name] - value for name, value in moved(known, self.device).items()}
 
     def is_finite(self) -> bool:
-        """Asked of the device once, whatever the number of layers."""
-        return bool(torch.stack([value.isfinite().all() for value in (self.vector, *self._buffers.values())]).all())
+        return all_finite((self.vector, *self._buffers.values()))
 
     def flatten(self, state: State) -> Tensor:
         """Named trainable tensors → (P,), in the vector's own order; 0 where a name is missing."""
