@@ -1,6 +1,8 @@
 """Whole experiments through the public API: what a notebook or a script does."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +281,35 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fp16"):
         run(tmp_path, "memory.precision=fp16", "runtime.device=cpu")
+
+
+SESSION = """
+import fedlens, fedlens.errors, torch
+from torch.utils.data import TensorDataset
+class Net(torch.nn.Sequential):
+    pass
+images = TensorDataset(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+own = {"model": Net(torch.nn.Flatten(), torch.nn.Linear(64, 3)), "data": {"a": images, "b": images}, "show": False}
+given = ("federated.num_rounds=1", "federated.fraction_fit=1", "tracking.dir=logs", "tracking.report=false")
+try:
+    fedlens.run(None, *given, "runtime.threads_per_worker=2", **own)
+except fedlens.errors.ConfigError as error:
+    print(error)
+print(len(fedlens.run(None, *given, "runtime.name=in_process", **own).metrics))
+"""
+
+
+def test_a_module_of_this_session_only_is_said_to_be_out_of_reach_of_new_processes(tmp_path: Path) -> None:
+    """As in a notebook, where the main module has no file."""
+    done = subprocess.run(
+        [sys.executable, "-"], input=SESSION, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120
+    )
+    refusal, rounds = done.stdout.strip().split("\n")[-2:]
+    assert refusal == (
+        "runtime.name='local': worker processes cannot import Net, defined in this session; put it into a file, or use "
+        "runtime.name=in_process"
+    )
+    assert rounds == "1"
 
 
 def test_a_client_with_one_image_takes_part(tmp_path: Path) -> None:

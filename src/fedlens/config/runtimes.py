@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from fedlens.config.blocks import CLOCK, SCHEDULE
 from fedlens.config.builders import build_plan
@@ -89,6 +92,12 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
         return InProcessRuntime(clients, lambda: experiment.trainer)
     inherits = device.type == "cpu" and section.threads_per_worker == 1 and may_inherit()
+    unknown = [] if inherits else notebook_classes(experiment.model)
+    if unknown:
+        raise ConfigError(
+            f"runtime.name='local': worker processes cannot import {', '.join(unknown)}, defined in this session; put "
+            "it into a file, or use runtime.name=in_process"
+        )
     return LocalRuntime(
         clients,
         (lambda: experiment.trainer) if inherits else rebuild,
@@ -96,3 +105,10 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
         threads_per_worker=section.threads_per_worker,
         start_method="fork" if inherits else "spawn",
     )
+
+
+def notebook_classes(model: nn.Module) -> list[str]:
+    """Classes in `model` that only this process knows, because its main module has no file."""
+    if Path(getattr(sys.modules["__main__"], "__file__", "")).is_file():
+        return []
+    return sorted({type(part).__name__ for part in model.modules() if type(part).__module__ == "__main__"})
