@@ -13,7 +13,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is tested is the CPU's, to the bit, also where there is a GPU; but for the tests of the GPU itself."""
+    """What is tested is the CPU's, to the bit, also where there is a GPU; but for the tests of the GPU, `-m gpu`."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -136,6 +136,8 @@ def test_less_memory_is_something_that_a_run_can_go_on_with(tmp_path: Path) -> N
 
 def test_resuming_may_not_change_what_was_trained(tmp_path: Path) -> None:
     short = run(tmp_path, "federated.num_rounds=1")
+    with pytest.raises(ConfigError, match=r"memory\.channels_last=false.*a resumed run may change only"):
+        fedlens.resume(short.folder, "memory.channels_last=false", show=False)  # an optimizer's state lies in its order
     with pytest.raises(ConfigError, match=r"optimizer\.lr=1.*a resumed run may change only"):
         fedlens.resume(short.folder, "optimizer.lr=1", show=False)
 
@@ -174,21 +176,59 @@ class Clothes(nn.Module):
         return self.layers(images)
 
 
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB.")
+LATER = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+MACHINE = RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory")
+
+
 class Greedy(Clothes):
-    """Wants more than a GPU has."""
+    """Wants more than there is, in training or in an evaluation; `seen`: the largest batch of an evaluation."""
+
+    def __init__(self, error: Exception | None = None, while_training: bool = True) -> None:
+        super().__init__()
+        self.error, self.while_training, self.seen = error, while_training, 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."
-        )
+        if self.error is not None and self.training == self.while_training:
+            raise self.error
+        self.seen = self.seen if self.training else max(self.seen, len(images))
+        return super().forward(images)
 
 
 @pytest.mark.parametrize("runtime", ["local", "in_process"])
-def test_a_full_gpu_is_one_line(tmp_path: Path, runtime: str) -> None:
-    with pytest.raises(
-        RuntimeFailure, match=r"^the GPU's memory is full, 2\.00 GiB more were wanted: .*fedlens resume"
-    ):
-        run(tmp_path, f"runtime.name={runtime}", model=Greedy())
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (GPU, r"^the GPU's memory is full, 2\.00 GiB more were wanted: try memory\.micro_batch"),
+        (LATER, r"^the GPU's memory is full: try memory\.micro_batch"),
+        (MACHINE, r"^the machine's memory is full: try memory\.micro_batch"),
+    ],
+)
+@pytest.mark.parametrize("while_training", [True, False])
+def test_a_full_memory_is_one_line(
+    tmp_path: Path, runtime: str, error: Exception, text: str, while_training: bool
+) -> None:
+    given = {"model": Greedy(error, while_training), "data": {f"c{seed}": separable(20, seed) for seed in range(3)}}
+    with pytest.raises(RuntimeFailure, match=text):
+        run(tmp_path, f"runtime.name={runtime}", "federated.fraction_fit=1", **given, test=separable(20, 9))
+
+
+def test_what_is_no_lack_of_memory_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(
+            tmp_path,
+            "runtime.name=in_process",
+            model=Greedy(RuntimeError("a bug")),
+            data={"a": separable(20), "b": separable(20)},
+        )
+
+
+def test_an_evaluation_takes_no_more_at_once_than_training(tmp_path: Path) -> None:
+    for wanted, seen in (("null", 60), ("7", 7)):
+        model = Greedy()
+        run(tmp_path, "runtime.name=in_process", f"memory.micro_batch={wanted}", model=model,
+            data={"a": separable(20, 1), "b": separable(20, 2)}, test=separable(60, 3))  # fmt: skip
+        assert model.seen == seen
 
 
 def separable(count: int, seed: int = 0) -> TensorDataset:

@@ -19,6 +19,7 @@ from fedlens.federation.types import Task
 from fedlens.files import read_json
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
+from fedlens.training.device import enough_memory
 
 _MOST_NAMES = 10
 
@@ -32,6 +33,7 @@ class PersonalModel:
     remark: str
 
 
+@enough_memory()
 def open_personal(
     run: RunDir,
     client: str,

@@ -41,12 +41,14 @@ from fedlens.site import TOLD, alone, site_maker
 from fedlens.strategies.base import LocalContext, Strategy
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
+from fedlens.training.device import enough_memory
 from fedlens.training.flat import FlatModel
 
 NO_DEADLINE = 3600.0
 """Seconds of a round where `federated.round_deadline` says nothing: a site that hangs must not hang the federation."""
 
 
+@enough_memory()
 def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence[Tracker]) -> torch.nn.Module:
     """A server's whole run: the SuperLink, the sites, the rounds; gives the final model.
 

@@ -38,6 +38,7 @@ from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import algorithm_name, last_with
 from fedlens.tracking.tensorboard import TensorBoardTracker
 from fedlens.training.client import ClientTrainer
+from fedlens.training.device import enough_memory
 
 SAMPLES = 16
 """Pictures among TensorBoard's sample predictions."""
@@ -51,6 +52,7 @@ class Given:
     data: FederatedData | None = None
 
 
+@enough_memory()
 def execute(config: Config, folder: RunDir, given: Given, observer: Observer, trackers: Sequence[Tracker]) -> nn.Module:
     """Run or go on with what is in `folder`; gives the final model. A stop at any moment can be gone on from.
 
@@ -219,6 +221,7 @@ def coordinating(
             tracker.close()
 
 
+@enough_memory()
 def rebuild_trainer(config: Config, folder: Path, given: Given, holdings: str) -> ClientTrainer:
     """A worker's trainer, made again from the configuration where a process cannot inherit it.
 

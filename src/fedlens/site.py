@@ -112,6 +112,7 @@ class Site:
         key = fingerprint(setup)
         if self._built is not None and self._built[0] == key:
             return self._built[1]
+        self._built = None  # or there would be two models
         try:
             config = local_config(setup, self._config)
             refused = objection(config, self._config)

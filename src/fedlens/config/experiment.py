@@ -46,7 +46,7 @@ from fedlens.training.client import ClientTrainer
 from fedlens.training.device import resolve_device
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Examples
-from fedlens.training.features import after_frozen
+from fedlens.training.features import FEATURES_BATCH, after_frozen
 from fedlens.training.flat import FlatModel
 from fedlens.training.transfer import Transfer
 
@@ -122,10 +122,13 @@ class Experiment:
         if self.partly_private or not len(rows):
             return None
         examples, precision = self.examples(rows), self.config.memory.precision
+        few = self.config.memory.micro_batch
 
         def score(checkpoint: Checkpoint) -> Evaluation:
             self.resident.load(checkpoint.state.shared)
-            return evaluate(self.resident.module, examples, self.classes, precision=precision, ranked=True)
+            return evaluate(
+                self.resident.module, examples, self.classes, precision=precision, batch_size=few, ranked=True
+            )
 
         return score
 
@@ -142,10 +145,11 @@ class Experiment:
             return None
         rows = self.data.test[self.data.labels.numpy()[self.data.test] != trigger.target]
         examples, precision = replace(self.examples(rows), poison=trigger.stamp), self.config.memory.precision
+        few = self.config.memory.micro_batch
 
         def measure(shared: State) -> Mapping[str, float]:
             self.resident.load(shared)
-            found = evaluate(self.resident.module, examples, self.classes, precision=precision)
+            found = evaluate(self.resident.module, examples, self.classes, precision=precision, batch_size=few)
             return {"attack/success": found.accuracy}
 
         return measure if len(rows) else None
@@ -248,4 +252,11 @@ def trained_part(
     if config.model.freeze == "none" or changing or not isinstance(model, Recognizer):
         return model, data
     cache = (config.data.cache_dir or default_cache_dir()) / "features"
-    return after_frozen(model, data, device=device, cache_dir=cache, progress=progress("computing features"))
+    return after_frozen(
+        model,
+        data,
+        device=device,
+        cache_dir=cache,
+        batch_size=config.memory.micro_batch or FEATURES_BATCH,
+        progress=progress("computing features"),
+    )

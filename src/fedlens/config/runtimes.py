@@ -108,7 +108,11 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
 
 
 def notebook_classes(model: nn.Module) -> list[str]:
-    """Classes in `model` that only this process knows, because its main module has no file."""
-    if Path(getattr(sys.modules["__main__"], "__file__", "")).is_file():
-        return []
-    return sorted({type(part).__name__ for part in model.modules() if type(part).__module__ == "__main__"})
+    """Classes in `model` that only this process knows: defined in a function, or where the main module has no file."""
+    session = not Path(getattr(sys.modules["__main__"], "__file__", "")).is_file()
+    kinds = {type(part) for part in model.modules()}
+    return sorted(
+        kind.__name__
+        for kind in kinds
+        if "<locals>" in kind.__qualname__ or (session and kind.__module__ == "__main__")
+    )

@@ -7,16 +7,16 @@ switch is not used: recomputing would move the running statistics of BatchNorm a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from fedlens.models.base import Recognizer
+from fedlens.models.statistics import still_statistics
 
 
 def enable_gradient_checkpointing(model: Recognizer) -> int:
@@ -49,18 +49,4 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _still_statistics(block)
-
-
-@contextmanager
-def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """While recomputing, BatchNorm normalises as before, and moves its running statistics by nothing."""
-    layers = [layer for layer in block.modules() if isinstance(layer, _BatchNorm)]
-    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers:
-        layer.momentum, layer.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for layer, (momentum, counter) in zip(layers, before, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, counter
+    return nullcontext(), still_statistics(block)

@@ -21,6 +21,7 @@ from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.worker import MakeTrainer, work
+from fedlens.training.device import LESS_MEMORY
 
 
 class LocalRuntime:
@@ -96,8 +97,7 @@ class LocalRuntime:
             process.join(5)
             raise RuntimeFailure(
                 f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}; "
-                "-9 is usually the system's memory guard: go on by `fedlens resume` with fewer runtime.workers or "
-                "memory.micro_batch=8"
+                f"`fedlens resume` goes on; -9 is usually the system's memory guard: {LESS_MEMORY}"
             ) from error
 
 
@@ -115,13 +115,13 @@ def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) 
 def may_inherit() -> bool:
     """A copy of this process (fork) could train on the CPU. Where PyTorch has computed on a GPU, or has gone back
     through a model on a machine with a GPU, it keeps threads that are not copied, and refuses."""
-    return sys.platform == "linux" and not torch.cuda.is_initialized() and not _has_thread("pt_autograd")
+    return sys.platform == "linux" and not torch.cuda.is_initialized() and not _has_thread(b"pt_autograd")
 
 
-def _has_thread(name: str) -> bool:
-    for thread in Path("/proc/self/task").iterdir():
+def _has_thread(name: bytes) -> bool:
+    for thread in Path("/proc/self/task").glob("*/comm"):
         with suppress(OSError):  # it has ended meanwhile
-            if (thread / "comm").read_text().startswith(name):
+            if thread.read_bytes().startswith(name):
                 return True
     return False
 

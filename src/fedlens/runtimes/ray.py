@@ -21,6 +21,7 @@ from fedlens.runtimes.local import share_out
 from fedlens.runtimes.ray_cluster import brief, connect, disconnect, import_ray, room
 from fedlens.runtimes.ray_worker import RayWorker, frozen, unpacked
 from fedlens.runtimes.worker import MakeTrainer
+from fedlens.training.device import LESS_MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,7 @@ class RayRuntime:
         self._ray.kill(actor.handle)
         if not self._actors:
             raise RuntimeFailure(
-                f"{loss}. It was the last. If memory ran out, try a smaller federated.batch_size, memory.micro_batch "
-                "or fewer runtime.workers; then `fedlens resume`"
+                f"{loss}. It was the last; `fedlens resume` goes on. If memory ran out, {LESS_MEMORY}"
             ) from loss
         log.warning("%s. The others (%d) do its work", loss, len(self._actors))
 

@@ -22,7 +22,7 @@ from fedlens.seeds import derive
 from fedlens.strategies.base import Contribution, LocalContext, LocalTerms, prefixed, under
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.bench import Bench
-from fedlens.training.device import enough_memory, moved, repeatable
+from fedlens.training.device import enough_memory, gathered, repeatable
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
@@ -137,6 +137,7 @@ class ClientTrainer:
             self._examples(rows, None),
             len(self._data.class_names),
             precision=self._settings.precision,
+            batch_size=self._settings.micro_batch,
         )
 
     def _evaluate(self, task: Task, kept: State) -> Answer:
@@ -281,7 +282,10 @@ def accuracy_of(result: Evaluation, prefix: str = "") -> dict[str, Mean]:
 
 def in_main_memory(contribution: Contribution) -> Contribution:
     """The same where the server's half of an algorithm is, whatever the device."""
-    payload, extra = (moved(part, torch.device("cpu")) for part in (contribution.payload, contribution.extra))
+    payload, extra = (
+        {name: value.cpu() for name, value in gathered(part, torch.device("cpu")).items()}
+        for part in (contribution.payload, contribution.extra)
+    )
     return replace(contribution, payload=payload, extra=extra)
 
 

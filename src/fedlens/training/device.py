@@ -27,34 +27,51 @@ def repeatable(seed: int, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
+LESS_MEMORY = (
+    "try memory.micro_batch=8, memory.gradient_checkpointing=true, memory.precision=bf16 or fewer runtime.workers, "
+    "which a resume takes, too; or a smaller federated.batch_size, data.image_size or model in a new run"
+)
+"""What helps where memory ran out."""
+
+
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """For work on a GPU, as a context or a decorator.
+    """For work with tensors, as a context or a decorator.
 
     Raises:
-        RuntimeFailure: its memory is full.
+        RuntimeFailure: the memory of the GPU, or of the machine, is full.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        place = _full(error)
+        if place is None:
+            raise
         wanted = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
         more = f", {wanted} more were wanted" if wanted else ""
-        raise RuntimeFailure(
-            f"the GPU's memory is full{more}: go on by `fedlens resume` with memory.micro_batch=8, "
-            "memory.gradient_checkpointing=true, memory.precision=bf16 or fewer runtime.workers; or begin again with a "
-            "smaller federated.batch_size, data.image_size or model"
-        ) from error
+        # without its traceback, whose frames hold the tensors that filled the memory
+        raise RuntimeFailure(f"{place} memory is full{more}: {LESS_MEMORY}") from error.with_traceback(None)
+
+
+def _full(error: RuntimeError) -> str | None:
+    """Whose memory is full. PyTorch has a class for its own allocator's refusals; other libraries' come as text."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "_ALLOC_FAILED" in text:
+        return "the GPU's"
+    return "the machine's" if "DefaultCPUAllocator" in text else None
 
 
 SMALL = 1 << 20
 """Bytes. What is larger is longer under way than it waits, and a copy of it costs more than the wait."""
 
 
-def moved(state: State, device: torch.device) -> dict[str, Tensor]:
-    """`state` on `device`. Small tensors that lie elsewhere go there together, in one transfer for each type of number:
-    the hundreds of them that a network has would each wait for their own."""
-    found = {name: value if value.nbytes < SMALL else value.to(device) for name, value in state.items()}
-    elsewhere = {name: value for name, value in found.items() if value.device.type != device.type}
+def gathered(state: State, device: torch.device) -> dict[str, Tensor]:
+    """`state`, with its small tensors on `device`. Those that lie elsewhere go there together, in one transfer for each
+    type of number: the hundreds of them that a network has would each wait for their own."""
+    found = dict(state)
+    elsewhere = {
+        name: value for name, value in state.items() if value.nbytes < SMALL and value.device.type != device.type
+    }
     for dtype in {value.dtype for value in elsewhere.values()}:
         some = {name: value for name, value in elsewhere.items() if value.dtype == dtype}
         together = torch.cat([value.reshape(-1) for value in some.values()]).to(device)

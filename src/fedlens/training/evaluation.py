@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.federation.records import Evaluation
-from fedlens.training.device import enough_memory
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
 from fedlens.training.settings import Precision
@@ -16,7 +15,6 @@ from fedlens.training.settings import Precision
 EVALUATION_BATCH = 256
 
 
-@enough_memory()
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -24,19 +22,16 @@ def evaluate(
     classes: int,
     *,
     precision: Precision = "fp32",
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     ranked: bool = False,
 ) -> Evaluation:
     """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
     Labels at or above `classes`, and the model's outputs beyond it, are counted in a larger confusion matrix.
-
-    Raises:
-        RuntimeFailure: the GPU's memory is full.
     """
     model.eval()
     loss, truth, scores = 0.0, [], []
-    for inputs, labels in examples.once(batch_size):
+    for inputs, labels in examples.once(batch_size or EVALUATION_BATCH):
         with autocast(precision, examples.device):
             logits = model(inputs).float()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))

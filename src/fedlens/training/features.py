@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,6 @@ from fedlens.errors import DataError
 from fedlens.files import mark_used
 from fedlens.models.base import Recognizer
 from fedlens.models.freezing import cut_behind
-from fedlens.training.device import enough_memory
 
 Progress = Callable[[int, int], None]
 """(images done, images in all)."""
@@ -34,9 +34,18 @@ Forward = Callable[[Tensor], NDArray[np.float32]]
 BYTES = 4
 """Of a float32."""
 
+FEATURES_BATCH = 64
+"""Images at once, unless memory is short."""
+
 
 def after_frozen(
-    model: Recognizer, data: FederatedData, *, device: torch.device, cache_dir: Path, progress: Progress | None = None
+    model: Recognizer,
+    data: FederatedData,
+    *,
+    device: torch.device,
+    cache_dir: Path,
+    batch_size: int = FEATURES_BATCH,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, FederatedData]:
     """The part of `model` that is trained, with `data` as it comes out of the frozen part.
 
@@ -47,9 +56,11 @@ def after_frozen(
     Raises:
         DataError: the features cannot be stored.
     """
+    extract = partial(
+        extract_features, data=data, device=device, cache_dir=cache_dir, batch_size=batch_size, progress=progress
+    )
     if model.held == (model.backbone,):
-        features = extract_features(model, data, device=device, cache_dir=cache_dir, progress=progress)
-        return model.head, features
+        return model.head, extract(model)
     model.to(device)  # before tensors are shared: moving a model replaces its buffers
     some = torch.randint(256, (2, *data.images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     found = cut_behind(model, some.to(device))
@@ -59,18 +70,17 @@ def after_frozen(
     frozen.hold([found.chain])
     if found.shape.numel() > some[0].numel():
         return model, data
-    features = extract_features(frozen, data, device=device, cache_dir=cache_dir, progress=progress)
+    features = extract(frozen)
     return found.tail, replace(features, images=features.images.unflatten(1, found.shape))
 
 
-@enough_memory()
 def extract_features(
     model: Recognizer,
     data: FederatedData,
     *,
     device: torch.device,
     cache_dir: Path,
-    batch_size: int = 64,
+    batch_size: int = FEATURES_BATCH,
     progress: Progress | None = None,
 ) -> FederatedData:
     """`data` with the backbone's features, float32 (N, D), in place of its images; mapped from a file in `cache_dir`.
@@ -80,7 +90,6 @@ def extract_features(
 
     Raises:
         DataError: the folder cannot be written, or the disk is full.
-        RuntimeFailure: the GPU's memory is full.
     """
     key = features_key(model, data, device)
     file = cache_dir / f"features-{key}.f32"

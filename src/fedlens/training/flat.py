@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fedlens.aggregation.norms import all_finite
 from fedlens.federation.types import State
-from fedlens.training.device import moved
+from fedlens.training.device import gathered
 
 
 class FlatModel:
@@ -44,7 +44,8 @@ class FlatModel:
         mode = module.training
         module.train()  # held parts show themselves by staying in eval mode
         self._buffers = {name: value for name, value in module.named_buffers() if self._travels(name, value)}
-        self._counters = [(value, value.clone()) for value in module.buffers() if not value.is_floating_point()]
+        counters = [part.num_batches_tracked for part in module.modules() if isinstance(part, _NormBase)]
+        self._counters = [(value, value.clone()) for value in counters if value is not None]
         module.train(mode)
 
     @property
@@ -80,12 +81,12 @@ class FlatModel:
     def load(self, state: State) -> None:
         """Copy `state` into place; tensors of names that it lacks stay as they are."""
         live = self._live()
-        for name, value in moved({name: state[name] for name in live if name in state}, self.device).items():
+        for name, value in gathered({name: state[name] for name in live if name in state}, self.device).items():
             live[name].copy_(value)
 
     def count_anew(self) -> None:
-        """Integer counters, such as BatchNorm's of batches, as they were at first: else what a client gets, and what is
-        saved, would depend on who was trained in this process before."""
+        """BatchNorm's counters of batches as they were at first: else what is saved, and with a cumulative average
+        (momentum=None) what a client trains, would depend on who was trained in this process before."""
         for counter, first in self._counters:
             counter.copy_(first)
 
@@ -93,7 +94,7 @@ class FlatModel:
         """after − before, for the names in `before`."""
         live = self._live()
         known = {name: value for name, value in before.items() if name in live}
-        return {name: live[name] - value for name, value in moved(known, self.device).items()}
+        return {name: live[name] - value.to(self.device) for name, value in gathered(known, self.device).items()}
 
     def is_finite(self) -> bool:
         return all_finite((self.vector, *self._buffers.values()))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fedlens.federation.types import Mean
 from fedlens.models.base import Recognizer
+from fedlens.models.statistics import still_statistics
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
@@ -92,22 +93,24 @@ class LocalLoop:
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
         """Leave the batch's gradient, clipped, in the model's `gradient`. False: it overflowed, and is of no use."""
-        model, clip, seen = self._model, self._settings.optimizer.clip_norm, len(self._tally.sizes)
+        model, clip = self._model, self._settings.optimizer.clip_norm
         model.train()
-        model.gradient.zero_()
+        seen, draws = len(self._tally.sizes), generator.get_state()
         self._backward(inputs, labels, generator)
         while not self._scale.unscale(model.gradient):
             if self._scale.spent or not self._tally.is_finite(seen):
                 return False
             self._tally.forget(seen)
-            model.gradient.zero_()
-            self._backward(inputs, labels, generator)
+            generator.set_state(draws)
+            with still_statistics(model.module):
+                self._backward(inputs, labels, generator)
         if clip is not None:
             model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
         return True
 
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """Add the batch's gradient, in pieces of `micro_batch` images where that is asked."""
+        """The batch's gradient, in pieces of `micro_batch` images where that is asked."""
+        self._model.gradient.zero_()
         size = self._settings.micro_batch or len(labels)
         if size >= len(labels):
             self._pull_back(self._loss(inputs, labels, generator))

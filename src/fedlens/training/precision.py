@@ -27,8 +27,8 @@ class LossScale:
     every round, so here such a step is taken again at half the scale.
     """
 
-    FIRST, LEAST = 2.0**12, 1.0
-    """ResNet-50 overflowed at 2¹⁴ and above (`benchmarks/README.md`); GradScaler begins at 2¹⁶."""
+    FIRST, LEAST = 2.0**12, 2.0**-14
+    """GradScaler begins at 2¹⁶, where ResNet-50 overflows (`benchmarks/README.md`); 2⁻¹⁴ is fp16's own least."""
 
     def __init__(self, precision: Precision) -> None:
         self._on = precision == "fp16"
@@ -53,5 +53,5 @@ class LossScale:
 
     @property
     def spent(self) -> bool:
-        """A gradient overflowed that was not scaled up: a smaller scale does not help."""
+        """Nothing is left to halve: what is not finite now is so whatever the scale."""
         return self._scale < self.LEAST

@@ -15,6 +15,7 @@ from fedlens.runtimes import wire
 from fedlens.runtimes.flower.desk import Desk, Done, Farewell, Site, refusal_reply
 from fedlens.runtimes.flower.internals import Incoming
 from fedlens.runtimes.flower.messages import Refusal
+from fedlens.training.device import LESS_MEMORY
 
 Tell = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -96,7 +97,7 @@ class Worker:
         self.close()
         reason = (
             f"the process that trains at this site ended with exit code {code}; -9 is usually the system's memory "
-            "guard: try a smaller federated.batch_size or memory.micro_batch"
+            f"guard: {LESS_MEMORY}"
         )
         self._watcher.note(f"{reason}; it starts again with the next task")
         return Done(refusal_reply(incoming, Refusal(reason, final=False)), "", "refusal", "")
