@@ -106,7 +106,7 @@ def assert_alike(here: Mapping[str, Tensor], there: Mapping[str, Tensor], first:
         assert off <= 1e-3 * moved[name] + 1e-6, f"{name} moved by {moved[name]:.2g}, and is off by {off:.2g}"
 
 
-def compare(folder: Path, images: Path, *overrides: str) -> tuple[fedlens.Run, fedlens.Run]:
+def assert_same_on_both(folder: Path, images: Path, *overrides: str) -> tuple[fedlens.Run, fedlens.Run]:
     """The same run on both devices, with the same end."""
     cpu, gpu = (run(folder, images, device, *overrides, **ours(overrides)) for device in ("cpu", "cuda"))
     first = run(folder / "first", images, "cpu", *overrides, "optimizer.lr=1e-12", **ours(overrides)).model
@@ -116,13 +116,13 @@ def compare(folder: Path, images: Path, *overrides: str) -> tuple[fedlens.Run, f
 
 @pytest.mark.parametrize("name", strategies.names())
 def test_every_strategy(tmp_path: Path, images: Path, name: str) -> None:
-    compare(tmp_path, images, f"strategy.name={name}", *SHORT_STEPS.get(name, ()))
+    assert_same_on_both(tmp_path, images, f"strategy.name={name}", *SHORT_STEPS.get(name, ()))
 
 
 @pytest.mark.parametrize("name", [name for name in personalizations.names() if name != "none"])
 def test_every_personalisation(tmp_path: Path, images: Path, name: str) -> None:
     """What is shared, and what each client uses at home."""
-    cpu, gpu = compare(tmp_path, images, f"personalization.name={name}", *NEEDS.get(name, ()))
+    cpu, gpu = assert_same_on_both(tmp_path, images, f"personalization.name={name}", *NEEDS.get(name, ()))
     first = small().state_dict()
     for client in ("client1", "client8"):
         here, there = (one.model_of(client, model=small()).state_dict() for one in (cpu, gpu))
@@ -131,22 +131,22 @@ def test_every_personalisation(tmp_path: Path, images: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", rules.names())
 def test_every_rule(tmp_path: Path, images: Path, name: str) -> None:
-    compare(tmp_path, images, f"aggregation.name={name}")
+    assert_same_on_both(tmp_path, images, f"aggregation.name={name}")
 
 
 @pytest.mark.parametrize("name", [name for name in attacks.names() if name != "none"])
 def test_every_attack(tmp_path: Path, images: Path, name: str) -> None:
-    compare(tmp_path, images, f"attack.name={name}", "attack.fraction=0.25")
+    assert_same_on_both(tmp_path, images, f"attack.name={name}", "attack.fraction=0.25")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_both_asynchronous_schedules(tmp_path: Path, images: Path, name: str) -> None:
-    compare(tmp_path, images, *SCHEDULES[name])
+    assert_same_on_both(tmp_path, images, *SCHEDULES[name])
 
 
 @pytest.mark.parametrize("name", TRANSFER)
 def test_what_training_may_be_asked(tmp_path: Path, images: Path, name: str) -> None:
-    compare(tmp_path, images, *TRANSFER[name])
+    assert_same_on_both(tmp_path, images, *TRANSFER[name])
 
 
 REPEATED = [

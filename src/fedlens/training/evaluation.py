@@ -28,6 +28,8 @@ def evaluate(
     """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
     Labels at or above `classes`, and the model's outputs beyond it, are counted in a larger confusion matrix.
+
+    batch_size  images at once; None: `EVALUATION_BATCH`
     """
     model.eval()
     loss, truth, scores = 0.0, [], []
