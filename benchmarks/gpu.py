@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -144,23 +142,20 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4, help="a turn; the first is not counted")
-    parser.add_argument("--out", type=Path, help="folder for gpu.json; default: results")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     before = machine.facts() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    machine.RESULTS = options.out or machine.RESULTS
     found: dict[str, Any] = {}
     for name in options.networks:
         for precision in options.precisions:
             found[f"{name} {precision}"] = measure(NETWORKS[name], precision, options.turns, options.rounds)
-            kept = machine.save("gpu", before, {"found": found})
+            machine.save("gpu", before, {"found": found})
             Console(width=110).print(table(found))
-    print(kept)
 
 
 if __name__ == "__main__":

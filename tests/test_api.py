@@ -17,6 +17,7 @@ from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughCli
 from fedlens.models.artefact import load_model
 from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
+from fedlens.training import features
 
 QUICK = (
     "model.name=lenet",
@@ -223,6 +224,16 @@ def test_what_is_no_lack_of_memory_stays_what_it_is(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(("wanted", "most"), [("null", 64), ("9", 9)])
+def test_features_take_no_more_at_once_than_training(tmp_path: Path, monkeypatch, wanted: str, most: int) -> None:
+    seen = []
+    forward = features._forward
+    monkeypatch.setattr(features, "_forward", lambda model, images: seen.append(len(images)) or forward(model, images))
+    given = ("model.freeze=backbone", f"data.cache_dir={tmp_path / 'cache'}", f"memory.micro_batch={wanted}")
+    run(tmp_path, *given, "federated.num_rounds=1")
+    assert max(seen) == most
+
+
 def test_an_evaluation_takes_no_more_at_once_than_training(tmp_path: Path) -> None:
     for wanted, seen in (("null", 60), ("7", 7)):
         model = Greedy()
@@ -350,6 +361,15 @@ def test_a_module_of_this_session_only_is_said_to_be_out_of_reach_of_new_process
         "runtime.name=in_process"
     )
     assert rounds == "1"
+
+
+def test_a_module_that_a_function_defines_is_out_of_reach_of_new_processes_too(tmp_path: Path) -> None:
+    class Local(Clothes):
+        pass
+
+    with pytest.raises(ConfigError, match="worker processes cannot import Local, defined in this session"):
+        run(tmp_path, "runtime.threads_per_worker=2", model=Local(), data={"a": separable(9), "b": separable(9)})
+    assert run(tmp_path, model=Local(), data={"a": separable(9), "b": separable(9)}).folder.exists()  # copies take it
 
 
 def test_a_client_with_one_image_takes_part(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.helpers import one_thread
 from tests.photos import CLASSES, photos
 
+import fedlens.site as site_module
 from fedlens.config.load import load
 from fedlens.config.site import load_site
 from fedlens.errors import ConfigError, DataError
@@ -102,6 +103,24 @@ def test_a_site_holds_only_some_classes(place) -> None:
     photos(place.folder / "some", classes=CLASSES[:2])
     ready = place.site(images=place.folder / "some").prepare(setup(CLASSES[::-1]))
     assert ready == Prepared(train=(0, 6, 6), val=(0, 2, 2), test=(0, 2, 2))
+
+
+def test_a_gpu_that_is_full_is_one_line_and_may_have_room_later(place, monkeypatch) -> None:
+    site, build = place.site(), site_module.build_experiment
+    site.prepare(setup())
+    held = []
+
+    def full(*_given, **_named) -> None:
+        held.append(site._built)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(site_module, "build_experiment", full)
+    outcome = site.prepare(setup(run="run-2"))
+    assert "the GPU's memory is full, 2.00 GiB more were wanted" in refused(outcome)
+    assert not outcome.final
+    assert held == [None], "there is never room for two models"
+    monkeypatch.setattr(site_module, "build_experiment", build)
+    assert isinstance(site.prepare(setup(run="run-2")), Prepared)
 
 
 def test_it_is_built_once_for_a_setup(place) -> None:

@@ -23,11 +23,11 @@ from fedlens.config.site import SiteConfig
 from fedlens.data.site import one_client, relabelled
 from fedlens.data.sources import detect
 from fedlens.data.types import FederatedData, ImageTable
-from fedlens.errors import ConfigError, DataError, FedLensError
+from fedlens.errors import ConfigError, DataError, FedLensError, RuntimeFailure
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.files import write_atomic
 from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
-from fedlens.training.device import resolve_device
+from fedlens.training.device import enough_memory, resolve_device
 
 TOLD = (
     *("model", "federated", "strategy", "personalization", "aggregation", "schedule", "optimizer", "transfer"),
@@ -124,7 +124,10 @@ class Site:
             if few and len(data.clients[0].train) < few:
                 return Refusal(f"this site has fewer training images than its allow.min_images={few}")
             folder = self._config.state / setup.run
-            built = build_experiment(config, folder, self._progress, model=None, data=data)
+            with enough_memory():
+                built = build_experiment(config, folder, self._progress, model=None, data=data)
+        except RuntimeFailure as error:
+            return Refusal(str(error), final=False)  # there may be room later
         except (FedLensError, OSError) as error:
             return Refusal(str(error))
         self._built = (key, built)

@@ -28,7 +28,7 @@ class LossScale:
     """
 
     FIRST, LEAST = 2.0**12, 2.0**-14
-    """GradScaler begins at 2¹⁶, where ResNet-50 overflows (`benchmarks/README.md`); 2⁻¹⁴ is fp16's own least."""
+    """GradScaler begins at 2¹⁶, where ResNet-50 overflows (`benchmarks/README.md`); 2⁻¹⁴ is fp16's least normal."""
 
     def __init__(self, precision: Precision) -> None:
         self._on = precision == "fp16"
