@@ -7,11 +7,13 @@ import struct
 import threading
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
+from tests.runtimes.flower.processes import until
 
 from fedlens.aggregation.base import rules
 from fedlens.errors import RuntimeFailure
@@ -208,6 +210,7 @@ def test_a_process_whose_threads_would_be_missed_is_not_copied() -> None:
     finally:
         over.set()
         thread.join()
+    until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists(), "the system's thread, which ends last")
     assert may_inherit()
 
 
