@@ -93,8 +93,14 @@ class Program:
             assert match or running, f"ended before it said {pattern!r}:\n{self.said}"
             return match
 
-        try:
+        with self._quoted():
             return until(found, pattern, seconds)
+
+    @contextmanager
+    def _quoted(self) -> Iterator[None]:
+        """What fails within is told together with what this program has said."""
+        try:
+            yield
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.name} says:\n{self.said}") from None
 
@@ -148,7 +154,8 @@ class Server(Program):
 
     @property
     def folder(self) -> Path:
-        return until(lambda: next(self._logs.glob("*/config.yaml"), None), f"{self.log.name}'s run folder").parent
+        with self._quoted():
+            return until(lambda: next(self._logs.glob("*/config.yaml"), None), "its run folder").parent
 
     @property
     def lines(self) -> list[dict]:
@@ -156,8 +163,16 @@ class Server(Program):
         return read_metrics(self.folder / "metrics.jsonl")
 
     def round(self, number: int) -> None:
-        """Wait until that round is done."""
-        until(lambda: len(self.lines) >= number, f"round {number} of {self.log.name}")
+        """Wait until that round is done; fails when the server ends without."""
+
+        def done() -> bool:
+            running = self.running
+            here = len(self.lines) >= number
+            assert here or running, f"ended before round {number}"
+            return here
+
+        with self._quoted():
+            until(done, f"round {number}")
 
     @property
     def model(self) -> State:
@@ -185,7 +200,8 @@ class Client(Program):
         trainer = self.trainer
         trainer.suspend()
         while True:
-            task = until(lambda: next((self.state / "journal").glob("*.task"), None), f"a task for {self.log.name}")
+            with self._quoted():
+                task = until(lambda: next((self.state / "journal").glob("*.task"), None), "a task")
             time.sleep(0.3)  # an answer that was on its way when the trainer stopped is away by then
             if task.exists():
                 return trainer
