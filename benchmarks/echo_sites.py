@@ -19,7 +19,7 @@ from fedlens.federation.types import Answer, Mean, Report, Task
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
 from fedlens.runtimes.flower.desk import Desk, Farewell
-from fedlens.runtimes.flower.internals import FleetLink
+from fedlens.runtimes.flower.internals.fleet import FleetLink
 from fedlens.runtimes.flower.messages import Description, Prepared, Setup
 from fedlens.runtimes.flower.worker import Progress, Tell
 

@@ -31,7 +31,7 @@ from fedlens.data.types import ImageTable
 from fedlens.errors import ConfigError, ConnectionFailed, FedLensError
 from fedlens.runtimes.flower.bundle import files
 from fedlens.runtimes.flower.desk import Desk, Said
-from fedlens.runtimes.flower.internals import taken_apart
+from fedlens.runtimes.flower.internals.parts import taken_apart
 from fedlens.runtimes.flower.journal import Outbox
 from fedlens.runtimes.flower.messages import Refusal, reply
 from fedlens.runtimes.flower.runtime import FlowerRuntime

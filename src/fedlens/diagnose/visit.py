@@ -10,15 +10,8 @@ from flwr.app import ConfigRecord, Message
 from fedlens.diagnose.outcome import HEAR_SECONDS, Barred, Joined, Outcome, Welcome
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.internals import (
-    FleetLink,
-    Incoming,
-    Keys,
-    NotActivated,
-    envelope_of,
-    message_of,
-    taken_apart,
-)
+from fedlens.runtimes.flower.internals.fleet import FleetLink, Keys, NotActivated
+from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, taken_apart
 from fedlens.runtimes.flower.messages import HEAD, Refusal, Reply, Visit, reply
 
 POLL_SECONDS = 0.05

@@ -24,7 +24,8 @@ from fedlens.data.types import FederatedData
 from fedlens.errors import ConnectionFailed
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes.flower.desk import Desk, Farewell
-from fedlens.runtimes.flower.internals import Grid, Incoming, Outgoing, message_of, taken_apart
+from fedlens.runtimes.flower.internals.grid import Grid
+from fedlens.runtimes.flower.internals.parts import Incoming, Outgoing, message_of, taken_apart
 from fedlens.runtimes.flower.messages import HEAD, Description, Prepared, Refusal, Setup
 from fedlens.training.client import ClientTrainer
 

@@ -12,7 +12,7 @@ from tests.runtimes.flower.fakes import TinySite
 from fedlens.federation.types import ClientFailure, Task
 from fedlens.runtimes.flower.codec import arrays, task_record
 from fedlens.runtimes.flower.desk import Desk, Farewell
-from fedlens.runtimes.flower.internals import Incoming, message_of, taken_apart
+from fedlens.runtimes.flower.internals.parts import Incoming, message_of, taken_apart
 from fedlens.runtimes.flower.messages import (
     HEAD,
     PROTOCOL,

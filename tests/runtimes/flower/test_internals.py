@@ -1,4 +1,4 @@
-"""The pinned Flower against what `internals.py` takes for granted of it: a new version has to pass here first."""
+"""The pinned Flower against what `internals` takes for granted of it: a new version has to pass here first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import httpx
@@ -32,24 +33,11 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink
 
 from fedlens.errors import ConnectionFailed, ProtocolError
-from fedlens.runtimes.flower import internals
 from fedlens.runtimes.flower.bundle import bundle, files
-from fedlens.runtimes.flower.internals import (
-    HEARTBEAT_SECONDS,
-    NODE_GONE,
-    Connection,
-    FleetLink,
-    Grid,
-    Incoming,
-    NotActivated,
-    Refused,
-    calling,
-    envelope_of,
-    message_of,
-    nodes_online,
-    replies,
-    taken_apart,
-)
+from fedlens.runtimes.flower.internals import fleet, grid, parts, run
+from fedlens.runtimes.flower.internals.fleet import HEARTBEAT_SECONDS, FleetLink, NotActivated, Refused
+from fedlens.runtimes.flower.internals.grid import NODE_GONE, Connection, Grid, calling, nodes_online, replies
+from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, pull_parts, taken_apart
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Flower's builder
 
@@ -69,14 +57,23 @@ def question() -> Message:
     return message
 
 
+INTERNALS = (parts, fleet, grid, run)
+
+
 # -- names and signatures ----------------------------------------------------------------------------------------------
 
 
 def imported() -> list[tuple[str, str]]:
-    """(module, name) of everything that internals.py takes from Flower."""
-    tree = ast.parse(Path(internals.__file__).read_text(encoding="utf-8"))
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return [(node.module, alias.name) for node in froms if node.module.startswith("flwr") for alias in node.names]
+    """(module, name) of everything that `internals` takes from Flower."""
+    trees = [ast.parse(Path(part.__file__).read_text(encoding="utf-8")) for part in INTERNALS]
+    froms = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    taken = {(node.module, alias.name) for node in froms if node.module.startswith("flwr") for alias in node.names}
+    return sorted(taken)
+
+
+def of_flower(name: str) -> Any:
+    """What `internals` calls so."""
+    return next(getattr(part, name) for part in INTERNALS if hasattr(part, name))
 
 
 def test_flower_is_the_pinned_one() -> None:
@@ -109,11 +106,11 @@ SIGNATURES = {
 
 @pytest.mark.parametrize(("name", "wanted"), SIGNATURES.items(), ids=list(SIGNATURES))
 def test_signatures(name: str, wanted: list[str]) -> None:
-    found = list(inspect.signature(getattr(internals, name)).parameters)
+    found = list(inspect.signature(of_flower(name)).parameters)
     assert [parameter for parameter in found if parameter in wanted] == wanted
 
 
-@pytest.mark.parametrize("client", [internals.ControlHttpClient, internals.RuntimeHttpClient])
+@pytest.mark.parametrize("client", [run.ControlHttpClient, run.RuntimeHttpClient])
 def test_http_clients_are_made_of_an_address(client) -> None:
     found = list(inspect.signature(client.from_server_address).parameters)
     assert found[:4] == ["server_address", "insecure", "root_certificates", "interceptors"]
@@ -122,9 +119,9 @@ def test_http_clients_are_made_of_an_address(client) -> None:
 @pytest.mark.parametrize(
     ("client", "calls"),
     [
-        (internals.ControlHttpClient, ["RegisterNode", "UnregisterNode", "StartRun"]),
+        (run.ControlHttpClient, ["RegisterNode", "UnregisterNode", "StartRun"]),
         (
-            internals.RuntimeHttpClient,
+            run.RuntimeHttpClient,
             ["PullPendingTasks", "ClaimTask", "PullTaskInput", "PushTaskOutput", "SendTaskHeartbeat", "PullObject"],
         ),
     ],
@@ -135,8 +132,8 @@ def test_http_calls(client, calls: list[str]) -> None:
 
 def test_grpc_calls() -> None:
     channel = grpc.insecure_channel("127.0.0.1:1")
-    stub = internals.FleetStub(channel)
-    used = re.findall(r"_stub\.(\w+)", Path(internals.__file__).read_text(encoding="utf-8"))
+    stub = fleet.FleetStub(channel)
+    used = re.findall(r"_stub\.(\w+)", Path(fleet.__file__).read_text(encoding="utf-8"))
     assert {"RegisterNode", "ActivateNode", "PullMessages", "PushObject", "SendNodeHeartbeat"} <= set(used)
     assert all(hasattr(stub, name) for name in used)
     channel.close()
@@ -164,13 +161,13 @@ FIELDS = {
 
 @pytest.mark.parametrize(("name", "wanted"), FIELDS.items(), ids=list(FIELDS))
 def test_requests_have_the_fields(name: str, wanted: set[str]) -> None:
-    assert wanted <= set(getattr(internals, name).DESCRIPTOR.fields_by_name)
+    assert wanted <= set(of_flower(name).DESCRIPTOR.fields_by_name)
 
 
 def test_claims_are_protected_under_flowers_names() -> None:
     from flwr.supercore.superexec.run_superexec import _SUPEREXEC_AUTH_METHODS
 
-    assert internals._CLAIM == _SUPEREXEC_AUTH_METHODS
+    assert run._CLAIM == _SUPEREXEC_AUTH_METHODS
 
 
 def test_heartbeats_are_as_short_as_flower_lets_them_be() -> None:
@@ -243,7 +240,7 @@ def test_all_parts_are_fetched_once() -> None:
         asked.append(name)
         return sent.parts[name]
 
-    assert internals._pull(ObjectTree.FromString(sent.tree), pull, 10**6) == sent.parts
+    assert pull_parts(ObjectTree.FromString(sent.tree), pull, 10**6) == sent.parts
     assert sorted(asked) == sorted(sent.parts)
 
 
@@ -257,7 +254,7 @@ def test_a_part_that_is_not_there_yet_is_asked_for_again() -> None:
             raise ObjectUnavailableError(name)
         return sent.parts[name]
 
-    assert internals._pull(ObjectTree.FromString(sent.tree), pull, 10**6) == sent.parts
+    assert pull_parts(ObjectTree.FromString(sent.tree), pull, 10**6) == sent.parts
 
 
 def test_fetching_stops_at_the_limit() -> None:
@@ -271,16 +268,16 @@ def test_fetching_stops_at_the_limit() -> None:
         return bytes(1000)
 
     with pytest.raises(ProtocolError, match=r"a message of more than 0\.0 MB"):
-        internals._pull(tree, pull, 10_000)
+        pull_parts(tree, pull, 10_000)
     assert 11 <= len(asked) < 100  # those that were under way
 
 
 def test_the_limit_is_the_most_that_is_taken() -> None:
     sent = taken_apart(question(), 0.0)
     size = sum(map(len, sent.parts.values()))
-    assert internals._pull(ObjectTree.FromString(sent.tree), sent.parts.__getitem__, size) == sent.parts
+    assert pull_parts(ObjectTree.FromString(sent.tree), sent.parts.__getitem__, size) == sent.parts
     with pytest.raises(ProtocolError):
-        internals._pull(ObjectTree.FromString(sent.tree), sent.parts.__getitem__, size - 1)
+        pull_parts(ObjectTree.FromString(sent.tree), sent.parts.__getitem__, size - 1)
 
 
 # -- the bundle --------------------------------------------------------------------------------------------------------
@@ -305,9 +302,9 @@ def test_the_bundle_names_things_that_exist() -> None:
 
 def test_other_files_have_another_hash() -> None:
     changed = {name: text.encode() for name, text in files().items()}
-    assert internals.built(changed).hash_str == bundle().hash_str
+    assert run.built(changed).hash_str == bundle().hash_str
     changed["fedlens_app/app.py"] += b"# more"
-    assert internals.built(changed).hash_str != bundle().hash_str
+    assert run.built(changed).hash_str != bundle().hash_str
 
 
 # -- the grid ----------------------------------------------------------------------------------------------------------
@@ -452,13 +449,13 @@ class Failed(grpc.RpcError):
         ("ALREADY_EXISTS", "The public key is already in use", Refused),
         ("UNAVAILABLE", "Ssl handshake failed: certificate verify failed", Refused),
         ("UNAVAILABLE", "Hostname Verification Check failed", Refused),
-        ("UNAVAILABLE", "ipv4:127.0.0.1:9: Socket closed", internals.HungUp),
+        ("UNAVAILABLE", "ipv4:127.0.0.1:9: Socket closed", fleet.HungUp),
         ("UNAVAILABLE", "failed to connect to all addresses", ConnectionFailed),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", ConnectionFailed),
     ],
 )
 def test_what_a_failed_call_means(code: str, details: str, kind: type) -> None:
-    found = internals._translated(Failed(grpc.StatusCode[code], details))
+    found = fleet._translated(Failed(grpc.StatusCode[code], details))
     assert type(found) is kind
 
 

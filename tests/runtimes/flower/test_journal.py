@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlens.errors import DataError
-from fedlens.runtimes.flower.internals import Incoming, message_of, taken_apart
+from fedlens.runtimes.flower.internals.parts import Incoming, message_of, taken_apart
 from fedlens.runtimes.flower.journal import Journal, Outbox
 
 NODE = 7

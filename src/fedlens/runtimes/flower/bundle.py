@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from flwr.supercore.fab import Fab
 
-from fedlens.runtimes.flower.internals import built
+from fedlens.runtimes.flower.internals.run import built
 
 _PYPROJECT = """\
 [build-system]

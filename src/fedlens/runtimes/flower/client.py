@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.desk import Done, Farewell, refusal_reply
-from fedlens.runtimes.flower.internals import FleetLink, HungUp, Incoming, Keys, NotActivated, Refused
+from fedlens.runtimes.flower.internals.fleet import FleetLink, HungUp, Keys, NotActivated, Refused
+from fedlens.runtimes.flower.internals.parts import Incoming
 from fedlens.runtimes.flower.journal import Journal, Outbox
 from fedlens.runtimes.flower.messages import Refusal
 from fedlens.runtimes.flower.worker import MakeSite, Watcher, Worker

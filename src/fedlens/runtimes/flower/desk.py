@@ -10,7 +10,7 @@ from flwr.app import Message, RecordDict
 
 from fedlens.errors import ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, Task
-from fedlens.runtimes.flower.internals import Incoming, Outgoing, envelope_of, message_of, taken_apart
+from fedlens.runtimes.flower.internals.parts import Incoming, Outgoing, envelope_of, message_of, taken_apart
 from fedlens.runtimes.flower.messages import FLOWER_TYPES, Description, Prepared, Refusal, Setup, read_head, reply
 
 

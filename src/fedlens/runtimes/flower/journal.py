@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from fedlens.errors import DataError
 from fedlens.files import to_json
-from fedlens.runtimes.flower.internals import Incoming
+from fedlens.runtimes.flower.internals.parts import Incoming
 
 
 class Journal:

@@ -9,7 +9,8 @@ from flwr.serverapp import Grid as FlowerGrid
 from fedlens.errors import ConfigError, ConnectionFailed
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import load_registry
-from fedlens.runtimes.flower.internals import Grid, RunLink
+from fedlens.runtimes.flower.internals.grid import Grid
+from fedlens.runtimes.flower.internals.run import RunLink
 from fedlens.runtimes.flower.superlink import SuperLink
 
 MOST_STARTS = 5

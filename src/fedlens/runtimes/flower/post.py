@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlens.runtimes.flower.internals import calling
+from fedlens.runtimes.flower.internals.grid import calling
 from fedlens.runtimes.flower.messages import FLOWER_TYPES, HEAD, Kind, head
 
 T = TypeVar("T")

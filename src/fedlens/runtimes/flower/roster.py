@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 
 from fedlens.errors import ProtocolError
 from fedlens.federation.types import ClientInfo, Split
-from fedlens.runtimes.flower.internals import NODE_GONE, Connection
+from fedlens.runtimes.flower.internals.grid import NODE_GONE, Connection
 from fedlens.runtimes.flower.messages import (
     Description,
     Kind,

@@ -19,7 +19,7 @@ from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Task
 from fedlens.runtimes.base import Arrival, Outcome
 from fedlens.runtimes.flower.codec import Expected, answer_from, arrays, task_record
-from fedlens.runtimes.flower.internals import NODE_GONE, nodes_online, replies
+from fedlens.runtimes.flower.internals.grid import NODE_GONE, nodes_online, replies
 from fedlens.runtimes.flower.messages import Description, Refusal, Setup, read_reply
 from fedlens.runtimes.flower.post import Link, Post
 from fedlens.runtimes.flower.roster import Roster

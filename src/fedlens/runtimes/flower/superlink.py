@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedlens.errors import ConnectionFailed
 from fedlens.runtimes.flower.certificates import Registry, ServerCredentials
-from fedlens.runtimes.flower.internals import RunLink
+from fedlens.runtimes.flower.internals.run import RunLink
 
 _START_SECONDS = 60
 _LOG_LINES = 5

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from fedlens.errors import FedLensError
 from fedlens.runtimes import wire
 from fedlens.runtimes.flower.desk import Desk, Done, Farewell, Site, refusal_reply
-from fedlens.runtimes.flower.internals import Incoming
+from fedlens.runtimes.flower.internals.parts import Incoming
 from fedlens.runtimes.flower.messages import Refusal
 from fedlens.training.device import LESS_MEMORY
 
