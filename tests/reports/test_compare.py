@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,11 +14,11 @@ from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError
-from fedlens.reports.compare import compare_runs
-from fedlens.reports.figures import compared
+from fedlens.reports.compare import compare_runs, write_comparison
+from fedlens.reports.figures import compared, compared_by_traffic
 from fedlens.tracking.console import result_lines
 from fedlens.tracking.metrics import read_metrics
-from fedlens.tracking.run_dir import find_runs
+from fedlens.tracking.run_dir import RunDir, find_runs
 from fedlens.tracking.summary import duration, percent
 
 
@@ -122,7 +123,7 @@ def test_runs_with_a_clock_are_plotted_against_its_time(tmp_path: Path) -> None:
     for name, seconds in (("quick", 0.5), ("slow", 2.0)):
         on_a_clock(tmp_path, name, seconds)
     runs = {run.name: read_metrics(run.metrics) for run in find_runs(tmp_path)}
-    figure = compared(runs)
+    figure = compared(runs, "test", "accuracy")
     assert figure.layout.xaxis.title.text == "virtual seconds"
     quick, slow = sorted(figure.data, key=lambda line: line.name)
     assert list(quick.x) == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -141,16 +142,57 @@ def test_the_table_and_the_plot_tell_runs_apart_by_algorithm_and_clock(tmp_path:
     assert "fedavg + krum, 20 % attack by sign_flip" in printed
     assert [line.split("  ")[-1].strip() for line in printed.splitlines()] == ["virtual time", "2 min 0 s", "12.0 s"]
     page = (tmp_path / "plot.html").read_text().replace("\\u002f", "/")
-    assert f'"fedavg: {first}"' in page, "runs of one name do not hide each other"
-    assert f'"fedavg + krum, 20 % attack by sign_flip: {other}"' in page
+    assert f'"fedavg: a/{first.name}"' in page, "runs of one name do not hide each other"
+    assert f'"fedavg + krum, 20 % attack by sign_flip: b/{other.name}"' in page
 
 
 def test_runs_without_a_clock_among_them_are_plotted_by_round(logs: Path) -> None:
     on_a_clock(logs, "timed", 0.5)
     runs = {run.name: read_metrics(run.metrics) for run in find_runs(logs)}
-    figure = compared(runs)
+    figure = compared(runs, "test", "accuracy")
     assert figure.layout.xaxis.title.text == "round"
     assert all(line.x[0] == 1 for line in figure.data)
+
+
+def rewrite(run: RunDir, lines: list[dict[str, Any]]) -> None:
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def plots(text: str) -> list[str]:
+    return re.findall(r'<div id="([^"]+)" class="plotly-graph-div"', text)
+
+
+def test_accuracy_at_home_has_a_plot_where_it_was_measured_more_than_once_or_is_all_there_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    private, shared = (write_run(tmp_path / "logs", name) for name in ("private", "shared"))
+    *before, last = read_metrics(shared.metrics)
+    rewrite(shared, [*({**line, "clients": None} for line in before), last])
+    write_comparison([shared.path], page)
+    assert plots(page.read_text()) == ["test-accuracy", "test-accuracy-for-what-was-moved"]
+    without_test = [{**line, "test": None} for line in [*before, last]]
+    rewrite(private, without_test)
+    write_comparison([tmp_path / "logs"], page)
+    assert plots(page.read_text()) == ["test-accuracy", "accuracy-at-home", "test-accuracy-for-what-was-moved"]
+    write_comparison([private.path], page)
+    assert plots(page.read_text()) == ["accuracy-at-home"]
+    home = compared({"private": without_test}, "clients", "mean")
+    assert list(home.data[0].y) == pytest.approx([line["clients"]["mean"] for line in without_test if line["clients"]])
+
+
+def test_accuracy_is_plotted_against_all_that_was_moved_until_then(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "whole")
+    lines = read_metrics(run.metrics)
+    lines[1]["test"] = None  # traffic counts whether or not a round is evaluated
+    (line,) = compared_by_traffic({"whole": lines}).data
+    assert list(line.x) == pytest.approx([3.0, 9.0, 12.0, 15.0, 18.0])  # (2 + 1) MB a round
+    assert list(line.y) == pytest.approx([0.3, 0.5, 0.6, 0.7, 0.8])
+
+
+def test_the_ninth_run_differs_from_the_first_by_its_dashes(tmp_path: Path) -> None:
+    metrics = read_metrics(write_run(tmp_path, "whole").metrics)
+    lines = [line.line for line in compared({str(number): metrics for number in range(9)}, "test", "accuracy").data]
+    assert (lines[0].color, lines[0].dash) == (lines[8].color, "solid")
+    assert lines[8].dash == "dash"
 
 
 def test_the_command_writes_the_plot(logs: Path) -> None:
@@ -158,14 +200,15 @@ def test_the_command_writes_the_plot(logs: Path) -> None:
     result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(page)])
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
-    assert "test accuracy" in text
+    assert plots(text) == ["test-accuracy", "accuracy-at-home", "test-accuracy-for-what-was-moved"]
+    assert "<td>6/6</td><td>80.0 %</td><td>60.0 %</td>" in text
     assert "<script src=" not in text, "it needs no network"
     result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(logs / "gone" / "curves.html")])
     assert result.exit_code == 2
     assert "--plot" in result.stderr
     (nothing,) = logs.glob("nothing-*")
     result = CliRunner().invoke(app, ["compare", str(nothing), "--plot", str(page)])
-    assert "none of the runs has a test accuracy yet" in result.stderr
+    assert "none of the runs has an accuracy yet" in result.stderr
 
 
 def test_comparing_does_not_wait_for_torch(logs: Path) -> None:

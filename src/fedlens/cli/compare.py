@@ -17,20 +17,22 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="Write the table to this CSV file as well.")] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Write a page with the accuracy curves; against virtual time where all runs have it."),
+        typer.Option(
+            help="Write a page with the table and the accuracy curves; against virtual time where all have it."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show runs side by side: accuracy, cost and time."""
     import json
 
-    from fedlens.reports.compare import compare_runs, plot_runs
+    from fedlens.reports.compare import compare_runs, write_comparison
 
     rows = sorted_by(compare_runs(folders or [Path("logs")]), sort)
     if csv is not None:
         write_csv(rows, csv)
     if plot is not None:
-        plot_runs(folders or [Path("logs")], plot)
+        write_comparison(folders or [Path("logs")], plot)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -75,19 +77,15 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
 
 
-NAMES = ("run", "model", "strategy")
-FIGURES = ("rounds", "accuracy", "best", "at home", "worst 10th", "MB", "time")
-VIRTUAL = "virtual time"
-"""A column where some run has a clock of simulated clients."""
-
-
 def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
     """Lines, and whether they are bold. One a run; where that is wider than `width`, what the run is stands on a line
     of its own above its figures."""
-    clock = any(row["virtual_seconds"] is not None for row in rows)
-    cells = [(*figures(row), *([virtual(row)] if clock else [])) for row in rows]
-    named = [NAMES, *(tuple(row[name] for name in NAMES) for row in rows)]
-    names, numbers = columns(named, "<"), columns([(*FIGURES, *([VIRTUAL] if clock else [])), *cells], ">")
+    from fedlens.reports.compare import NAMES, as_table
+
+    head, cells = as_table(rows)
+    lines = [head, *cells]
+    named = [line[: len(NAMES)] for line in lines]
+    names, numbers = columns(named, "<"), columns([line[len(NAMES) :] for line in lines], ">")
     wide = width is None or len(names[0]) + 2 + len(numbers[0]) <= width
     for place, line in enumerate(numbers):
         if wide:
@@ -100,24 +98,3 @@ def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[st
     """Each row as one line, all cells of a column equally wide."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(f"{cell:{align}{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
-
-
-def figures(row: dict[str, Any]) -> tuple[str, ...]:
-    """A run's cells under `FIGURES`."""
-    from fedlens.tracking.summary import duration, percent
-
-    return (
-        f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
-        percent(row["accuracy"]),
-        percent(row["best_accuracy"]),
-        percent(row["personal_mean"]),
-        percent(row["worst_tenth"]),
-        f"{row['megabytes']:.1f}",
-        duration(row["seconds"]),
-    )
-
-
-def virtual(row: dict[str, Any]) -> str:
-    from fedlens.tracking.summary import duration
-
-    return "–" if row["virtual_seconds"] is None else duration(row["virtual_seconds"])

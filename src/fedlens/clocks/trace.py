@@ -46,8 +46,10 @@ def read_trace(path: Path) -> dict[str, list[float]]:
     """
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"clock.path: {path} cannot be read as a CSV file: {error}") from error
+    except OSError as error:
+        raise DataError(f"clock.path: {path} cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"clock.path: {path} is no CSV file ({error})") from error
     if not lines or [cell.strip() for cell in lines[0]] != _HEAD:
         raise DataError(f"clock.path: the first line of {path} must be {','.join(_HEAD)}")
     found: dict[str, list[float]] = {}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fedlens.errors import ConfigError
 from fedlens.files import write_atomic
+from fedlens.reports import figures
 from fedlens.reports.headline import headline
 from fedlens.reports.load import LoadedRun, load_run
+from fedlens.reports.page import page, plot, section, table
 from fedlens.tracking.run_dir import find_runs
+from fedlens.tracking.summary import duration, percent
 
 
 def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -23,23 +27,76 @@ def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [asdict(headline(run)) for run in _loaded(folders)]
 
 
-def plot_runs(folders: Sequence[Path], path: Path) -> None:
-    """Write a page of one plot, the test accuracy of the runs in `folders`, that needs no network: against the virtual
-    clock when all of them have one, else by round.
+def write_comparison(folders: Sequence[Path], path: Path) -> None:
+    """Write a page about the runs in `folders` that needs no network: their figures in a table, and how their accuracy
+    rose, against the virtual clock when all of them have one, else by round, and against what was moved.
 
     Raises:
-        ConfigError: no run is found, none has a test accuracy, or the page cannot be written.
+        ConfigError: no run is found, none has been evaluated, or the page cannot be written.
     """
-    from fedlens.reports.figures import compared
-
-    runs = {f"{headline(run).strategy}: {run.folder.path}": run.metrics for run in _loaded(folders)}
-    evaluated = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
-    if not evaluated:
-        raise ConfigError(f"--plot {path}: none of the runs has a test accuracy yet")
+    runs = _loaded(folders)
+    rows = [asdict(headline(run)) for run in runs]
+    named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
+    curves = section("Accuracy", *_curves(named))
+    if not curves:
+        raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet")
+    text = page("Runs side by side", f"{len(runs)} runs", [table(*as_table(rows)), curves])
     try:
-        write_atomic(path, compared(evaluated).to_html(config={"displayModeBar": False}, include_plotlyjs=True))
+        write_atomic(path, text)
     except OSError as error:
         raise ConfigError(f"--plot {path}: cannot be written ({error.strerror}); give another file") from error
+
+
+NAMES = ("run", "model", "strategy")
+FIGURES = ("rounds", "accuracy", "best", "at home", "worst 10th", "MB", "time")
+VIRTUAL = "virtual time"
+"""A column where some run has a clock of simulated clients."""
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The head and the cells of a table of `compare_runs`' rows: what a run is, then its figures."""
+    clock = any(row["virtual_seconds"] is not None for row in rows)
+    cells = [(*(row[name] for name in NAMES), *_figures(row), *([_virtual(row)] if clock else [])) for row in rows]
+    return (*NAMES, *FIGURES, *([VIRTUAL] if clock else [])), cells
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A run's cells under `FIGURES`."""
+    return (
+        f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
+        percent(row["accuracy"]),
+        percent(row["best_accuracy"]),
+        percent(row["personal_mean"]),
+        percent(row["worst_tenth"]),
+        f"{row['megabytes']:.1f}",
+        duration(row["seconds"]),
+    )
+
+
+def _virtual(row: Mapping[str, Any]) -> str:
+    return "–" if row["virtual_seconds"] is None else duration(row["virtual_seconds"])
+
+
+def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """The plots for which some run has something to show."""
+    tested = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
+    at_home = [sum(bool(line["clients"]) for line in metrics) for metrics in runs.values()]
+    if tested:
+        figure = figures.compared(tested, "test", "accuracy")
+        yield plot("Test accuracy", "Of the shared model, on the global test images.", figure, wide=True)
+    if max(at_home) > 1 or (max(at_home) and len(tested) < len(runs)):
+        figure = figures.compared(runs, "clients", "mean")
+        yield plot("Accuracy at home", "Of each client's model on its own test images; mean.", figure, wide=True)
+    if tested:
+        figure = figures.compared_by_traffic(tested)
+        yield plot("Test accuracy for what was moved", "In both directions, since the start.", figure, wide=True)
+
+
+def _names(runs: Sequence[LoadedRun]) -> list[str]:
+    """What each run is, and its folder as far as folders differ: runs of one name do not hide each other."""
+    paths = [run.folder.path.resolve() for run in runs]
+    above = os.path.commonpath([path.parent for path in paths])
+    return [f"{headline(run).strategy}: {path.relative_to(above)}" for run, path in zip(runs, paths, strict=True)]
 
 
 def _loaded(folders: Sequence[Path]) -> list[LoadedRun]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ Figure = Any
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Okabe and Ito's colours, told apart with colour-blind eyes."""
+
+_DASHES = ("solid", "dash", "dot")
+"""When the colours have been through."""
 
 _GOLDEN_ANGLE = 137.508
 """Degrees. Hues so far apart stay apart, however many follow."""
@@ -54,20 +57,29 @@ def accuracy_over_time(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _curves(series, "accuracy", percent=True, x=VIRTUAL_TIME) if any(series.values()) else None
 
 
-def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Test accuracy of several runs: against the virtual clock when all have one, else by round."""
-    times = {name: timed(metrics, "test") for name, metrics in runs.items()}
-    if all(times.values()):
-        return _curves(times, "test accuracy", percent=True, x=VIRTUAL_TIME)
-    return _curves(
-        {name: _series(metrics, "test", "accuracy") for name, metrics in runs.items()}, "test accuracy", percent=True
-    )
+def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key: str) -> Figure:
+    """An accuracy of several runs: against the virtual clock when all have one, else by round."""
+    y = "accuracy"
+    if all(line.get("virtual_seconds") is not None for metrics in runs.values() for line in metrics):
+        times = {name: timed(metrics, section, key) for name, metrics in runs.items()}
+        return _tall(_curves(times, y, percent=True, x=VIRTUAL_TIME))
+    return _tall(_curves({name: _series(metrics, section, key) for name, metrics in runs.items()}, y, percent=True))
 
 
-def timed(metrics: Sequence[Mapping[str, Any]], section: str) -> list[tuple[float, float]]:
+def compared_by_traffic(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Test accuracy of several runs for the megabytes that were moved until then, in both directions."""
+    series = {}
+    for name, metrics in runs.items():
+        moved = accumulate((line["bytes_up"] + line["bytes_down"]) / 1e6 for line in metrics)
+        places = zip(moved, metrics, strict=True)
+        series[name] = [(total, line["test"]["accuracy"]) for total, line in places if line["test"]]
+    return _tall(_curves(series, "accuracy", percent=True, x="megabytes moved"))
+
+
+def timed(metrics: Sequence[Mapping[str, Any]], section: str, key: str = "accuracy") -> list[tuple[float, float]]:
     """(virtual seconds, accuracy) of every evaluation."""
     evaluated = [line for line in metrics if line[section] and line.get("virtual_seconds") is not None]
-    return [(line["virtual_seconds"], line[section]["accuracy"]) for line in evaluated]
+    return [(line["virtual_seconds"], line[section][key]) for line in evaluated]
 
 
 def staleness(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -294,13 +306,19 @@ def _curves(
         if points:
             places, values = zip(*points, strict=True)
             mode = "lines+markers" if len(points) <= 30 else "lines"
-            line = {"color": _COLOURS[number % len(_COLOURS)], "width": 2}
+            turn, colour = divmod(number, len(_COLOURS))
+            line = {"color": _COLOURS[colour], "width": 2, "dash": _DASHES[turn % len(_DASHES)]}
             figure.add_scatter(x=places, y=values, name=escape(name), mode=mode, line=line)
     if percent:
         figure.update_yaxes(tickformatstops=_PERCENT, hoverformat=".1%", rangemode="nonnegative")
     if x != "round":
         return figure
     return _over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
+
+
+def _tall(figure: Figure) -> Figure:
+    """With room for the curves below a legend of two names a line."""
+    return figure.update_layout(height=400 + 10 * len(figure.data))
 
 
 def _from_zero(figure: Figure) -> Figure:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from fedlens.files import write_atomic
 from fedlens.reports import figures
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
+from fedlens.reports.page import page, plot, section, table
 from fedlens.tracking.summary import duration, percent
-
-_MOST_ROWS = 200
 
 
 def write_report(folder: Path) -> Path:
@@ -32,19 +29,10 @@ def write_report(folder: Path) -> Path:
 
 
 def render(run: LoadedRun) -> str:
-    """The page as text: plotly.js once, then every section that the run has something for."""
-    from plotly.offline import get_plotlyjs
-
+    """The page as text, with every section that the run has something for."""
     head = headline(run)
-    page = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
     parts = (_learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
-    return page.substitute(
-        title=escape(head.run),
-        subtitle=_subtitle(head, run.result),
-        cards=_cards(head),
-        sections="\n".join(part(run) for part in parts),
-        plotly=get_plotlyjs(),
-    )
+    return page(head.run, _subtitle(head, run.result), [part(run) for part in parts], _cards(head))
 
 
 def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
@@ -54,7 +42,7 @@ def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
     return " · ".join([*known, f'<span class="{head.status}">{escape(state)}</span>'])
 
 
-def _cards(head: Headline) -> str:
+def _cards(head: Headline) -> list[tuple[str, str]]:
     at = "" if head.best_round is None else f"test accuracy at round {head.best_round}, best by validation"
     rounds = f"{head.rounds} of {head.planned_rounds}" if head.planned_rounds else str(head.rounds)
     cards = [
@@ -72,47 +60,47 @@ def _cards(head: Headline) -> str:
         cards.insert(4, (percent(head.shared_mean), "accuracy at home of the shared model, mean over clients"))
     if head.auroc is not None:
         cards.insert(3, (f"{head.auroc:.3f}", "AUROC: area under the ROC curve of the two classes"))
-    return "".join(f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
+    return cards
 
 
 def _learning(run: LoadedRun) -> str:
     if not run.metrics:
         return '<p class="box">No round has finished yet.</p>'
-    return _section(
+    return section(
         "Learning",
-        _plot(
+        plot(
             "Accuracy",
             "The shared model on the global test and validation images, and on the clients' own test images.",
             figures.accuracy_curves(run.metrics),
         ),
-        _plot(
+        plot(
             "Accuracy over virtual time",
             "The same on the clock of the simulated clients.",
             figures.accuracy_over_time(run.metrics),
         ),
-        _plot("Loss", "Training: mean over the round's clients.", figures.loss_curves(run.metrics)),
+        plot("Loss", "Training: mean over the round's clients.", figures.loss_curves(run.metrics)),
     )
 
 
 def _clients(run: LoadedRun) -> str:
-    return _section(
+    return section(
         "Clients",
-        _plot(
+        plot(
             "Accuracy at home",
             "The model that each client uses, on its own test images, in the last evaluation on clients.",
             figures.client_accuracies(run.metrics),
             wide=True,
         ),
-        _plot(
+        plot(
             "Shared against personal",
             "Each client's own model and the shared one on its own test images, in the last evaluation on clients.",
             figures.shared_against_personal(run.metrics),
             wide=True,
         ),
-        _plot(
+        plot(
             "Who holds what", "Training images of every client, by class.", figures.partition(run.partition), wide=True
         ),
-        _plot(
+        plot(
             "How unlike the others",
             "Distance of a client's labels from everybody's: 0 for equal shares of the classes, 1 for none in common.",
             figures.label_distances(run.partition),
@@ -137,7 +125,7 @@ def _both_models(run: LoadedRun) -> str:
         )
         for client in ordered
     ]
-    return _table(("client", "test images", "shared model", "its own model", "points gained"), cells)
+    return table(("client", "test images", "shared model", "its own model", "points gained"), cells)
 
 
 def _mistakes(run: LoadedRun) -> str:
@@ -146,14 +134,14 @@ def _mistakes(run: LoadedRun) -> str:
         return ""
     names = run.class_names
     which = f" The {figures.MOST_CLASSES} classes recognised worst." if len(names) > figures.MOST_CLASSES else ""
-    return _section(
+    return section(
         "Mistakes",
-        _plot(
+        plot(
             "Confusion matrix",
             f"Test images: rows are the truth, colours the shares of a row.{which}",
             figures.confusion(matrix, names),
         ),
-        _plot(
+        plot(
             "Recall by class",
             f"Share of a class' test images that were found, worst first.{which}",
             figures.recalls(matrix, names),
@@ -175,23 +163,23 @@ def _measured(run: LoadedRun) -> str:
     """A plot for each group of measured numbers: attack/success and attack/malicious are of the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
-        _plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), figures.measures(run.metrics, group))
+        plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), figures.measures(run.metrics, group))
         for group in groups
         if group != "traffic"  # told beside the communication
     )
-    return _section("Measured", *plots)
+    return section("Measured", *plots)
 
 
 def _cost(run: LoadedRun) -> str:
     if not run.metrics:
         return ""
-    return _section(
+    return section(
         "Time, traffic and steps",
-        _plot("Time", "Seconds of each round, by phase.", figures.timing(run.metrics)),
-        _plot("Communication", f"Megabytes moved since the start.{_saved(run)}", figures.communication(run.metrics)),
-        _plot("Update norm", "How far each round moved the shared model.", figures.update_norms(run.metrics)),
-        _plot("Staleness", "Steps of the server since the updates' own models.", figures.staleness(run.metrics)),
-        _plot("Learning rate", "Of the clients' optimizer.", figures.learning_rates(run.metrics)),
+        plot("Time", "Seconds of each round, by phase.", figures.timing(run.metrics)),
+        plot("Communication", f"Megabytes moved since the start.{_saved(run)}", figures.communication(run.metrics)),
+        plot("Update norm", "How far each round moved the shared model.", figures.update_norms(run.metrics)),
+        plot("Staleness", "Steps of the server since the updates' own models.", figures.staleness(run.metrics)),
+        plot("Learning rate", "Of the clients' optimizer.", figures.learning_rates(run.metrics)),
     )
 
 
@@ -210,7 +198,7 @@ def _saved(run: LoadedRun) -> str:
 
 def _failures(run: LoadedRun) -> str:
     rows = [(line["round"], lost["client"], lost["reason"]) for line in run.metrics for lost in line["failures"]]
-    return f"<h2>Clients that failed</h2>{_table(('round', 'client', 'reason'), rows)}" if rows else ""
+    return f"<h2>Clients that failed</h2>{table(('round', 'client', 'reason'), rows)}" if rows else ""
 
 
 def _data(run: LoadedRun) -> str:
@@ -219,8 +207,8 @@ def _data(run: LoadedRun) -> str:
     skipped = run.data["skipped"]
     text = f"<p>{run.data['read']:,} images read, {len(skipped):,} left out.</p>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.data["notes"])
-    table = _table(("file", "why it was left out"), skipped) if skipped else ""
-    return f'<h2>Data report</h2><div class="box">{text}<ul>{notes}</ul></div>{table}'
+    files = table(("file", "why it was left out"), skipped) if skipped else ""
+    return f'<h2>Data report</h2><div class="box">{text}<ul>{notes}</ul></div>{files}'
 
 
 def _details(run: LoadedRun) -> str:
@@ -230,7 +218,7 @@ def _details(run: LoadedRun) -> str:
     rows = [(name, _words(value)) for name, value in flat.items()]
     return (
         f"<h2>To repeat this run</h2><details><summary>Configuration</summary><pre>{config}</pre></details>"
-        f"<details><summary>Versions</summary>{_table(('what', 'value'), rows)}</details>"
+        f"<details><summary>Versions</summary>{table(('what', 'value'), rows)}</details>"
     )
 
 
@@ -238,31 +226,3 @@ def _words(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return "–" if value is None else str(value)
-
-
-def _section(title: str, *plots: str) -> str:
-    shown = "".join(plots)
-    return f'<h2>{title}</h2><div class="plots">{shown}</div>' if shown else ""
-
-
-def _plot(title: str, caption: str, figure: figures.Figure | None, wide: bool = False) -> str:
-    if figure is None:
-        return ""
-    import plotly.io
-
-    name = title.lower().replace(" ", "-")
-    config = {"displayModeBar": False, "responsive": True}
-    drawn = plotly.io.to_html(figure, config=config, include_plotlyjs=False, full_html=False, div_id=name)
-    kind = "plot wide" if wide else "plot"
-    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}</figcaption>{drawn}</figure>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
-    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[:_MOST_ROWS])
-    more = f"<p>… and {len(rows) - _MOST_ROWS:,} more.</p>" if len(rows) > _MOST_ROWS else ""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f'<div class="box"><table><tr>{titles}</tr>{body}</table>{more}</div>'
-
-
-def _cells(row: Iterable[object]) -> str:
-    return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)

@@ -1,0 +1,59 @@
+"""What the pages that FedLens writes are made of. A page needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+from fedlens.reports.figures import Figure
+
+_MOST_ROWS = 200
+
+
+def page(title: str, subtitle: str, sections: Iterable[str], cards: Iterable[tuple[str, str]] = ()) -> str:
+    """A whole page, with plotly.js in it once. `title` is plain text, `subtitle` and `sections` are HTML; `cards`: what
+    stands out, each a figure and what it is."""
+    from plotly.offline import get_plotlyjs
+
+    empty = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
+    drawn = (f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
+    return empty.substitute(
+        title=escape(title),
+        subtitle=subtitle,
+        cards="".join(drawn),
+        sections="\n".join(sections),
+        plotly=get_plotlyjs(),
+    )
+
+
+def section(title: str, *plots: str) -> str:
+    """Plots under a title; nothing where there are none."""
+    shown = "".join(plots)
+    return f'<h2>{title}</h2><div class="plots">{shown}</div>' if shown else ""
+
+
+def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) -> str:
+    """A figure with its caption (HTML); `wide`: over the whole page."""
+    if figure is None:
+        return ""
+    import plotly.io
+
+    name = title.lower().replace(" ", "-")
+    config = {"displayModeBar": False, "responsive": True}
+    drawn = plotly.io.to_html(figure, config=config, include_plotlyjs=False, full_html=False, div_id=name)
+    kind = "plot wide" if wide else "plot"
+    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}</figcaption>{drawn}</figure>'
+
+
+def table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
+    """Plain text in a table; of very many rows the first."""
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[:_MOST_ROWS])
+    more = f"<p>… and {len(rows) - _MOST_ROWS:,} more.</p>" if len(rows) > _MOST_ROWS else ""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    return f'<div class="box"><table><tr>{titles}</tr>{body}</table>{more}</div>'
+
+
+def _cells(row: Iterable[object]) -> str:
+    return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
