@@ -7,11 +7,9 @@ import torch
 from tests.strategies.clients import START, local, moved, received, server, total_of
 
 from fedlens.aggregation.base import Total
+from fedlens.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedlens.strategies.base import ServerState, Strategy, strategies
-from fedlens.strategies.fedadagrad import FedAdagrad
-from fedlens.strategies.fedadam import FedAdam
 from fedlens.strategies.fedavgm import FedAvgM
-from fedlens.strategies.fedyogi import FedYogi
 
 CTX = server()
 

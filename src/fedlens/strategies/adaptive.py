@@ -1,41 +1,82 @@
-"""What FedAdagrad, FedAdam and FedYogi share: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021,
+"""FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021,
 https://arxiv.org/abs/2003.00295, Algorithm 2. They differ in one line, the second moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import Total
 from fedlens.federation.types import State
-from fedlens.strategies.base import RoundContext, ServerState, add, prefixed
-
-SecondMoment = Callable[[Tensor, Tensor], Tensor]
-"""(v of the last round, Δ²) → v."""
+from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, prefixed, strategies
 
 
-def moments(shared: State, tau: float) -> ServerState:
-    """m₋₁ = 0 and v₋₁ = τ², the least that Algorithm 2 allows; the authors' experiments began with 0."""
-    first = {name: torch.zeros_like(value) for name, value in shared.items()}
-    second = {name: torch.full_like(value, tau**2) for name, value in shared.items()}
-    return ServerState(shared, prefixed("m", first) | prefixed("v", second))
+@dataclass(frozen=True)
+class Adaptive(Strategy):
+    """m ← β₁ m + (1 − β₁) Δ; v ← `second_moment`; x ← x + η m / (√v + τ), without bias correction, as printed.
 
-
-def adaptive_step(
-    state: ServerState, total: Total, ctx: RoundContext, *, beta1: float, lr: float, tau: float, second: SecondMoment
-) -> ServerState:
-    """m ← β₁ m + (1 − β₁) Δ; v ← `second`(v, Δ²); x ← x + η m / (√v + τ), without bias correction, as printed.
-
-    Running statistics are averaged plainly.
+    m begins at 0 and v at τ², the least that Algorithm 2 allows; the authors' experiments began with 0. Running
+    statistics are averaged plainly.
     """
-    extra = dict(state.extra)
-    move = dict(total.delta)
-    for name in ctx.trainable:
-        delta = total.delta[name]
-        extra[f"m/{name}"] = state.extra[f"m/{name}"] * beta1 + delta * (1 - beta1)
-        extra[f"v/{name}"] = second(state.extra[f"v/{name}"], delta.square())
-        move[name] = extra[f"m/{name}"] * lr / (extra[f"v/{name}"].sqrt() + tau)
-    return ServerState(add(state.shared, move), extra)
+
+    server_lr: Annotated[float, Field(gt=0, description="η")] = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1, description="β₁")] = 0.9
+    tau: Annotated[float, Field(gt=0, description="τ, the degree of adaptivity")] = 1e-3
+
+    @abstractmethod
+    def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        """v of this round, from that of the last one and Δ²."""
+
+    def init(self, shared: State) -> ServerState:
+        first = {name: torch.zeros_like(value) for name, value in shared.items()}
+        second = {name: torch.full_like(value, self.tau**2) for name, value in shared.items()}
+        return ServerState(shared, prefixed("m", first) | prefixed("v", second))
+
+    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+        extra, move = dict(state.extra), dict(total.delta)
+        for name in ctx.trainable:
+            delta = total.delta[name]
+            m = extra[f"m/{name}"] = extra[f"m/{name}"] * self.beta1 + delta * (1 - self.beta1)
+            v = extra[f"v/{name}"] = self.second_moment(extra[f"v/{name}"], delta.square())
+            move[name] = m * self.server_lr / (v.sqrt() + self.tau)
+        return ServerState(add(state.shared, move), extra)
+
+
+@strategies.register("fedadagrad", summary="Adagrad on the server: steps shrink where updates were large")
+@dataclass(frozen=True)
+class FedAdagrad(Adaptive):
+    """v ← v + Δ². β₁ = 0 is the paper's setting for it."""
+
+    server_lr: Annotated[float, Field(gt=0, description="η")] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1, description="β₁")] = 0.0
+
+    def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return v + squared
+
+
+@strategies.register("fedadam", summary="Adam on the server: adapts to each parameter, for sparse or uneven updates")
+@dataclass(frozen=True)
+class FedAdam(Adaptive):
+    """v ← β₂ v + (1 − β₂) Δ²."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1, description="β₂")] = 0.99
+
+    def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return v * self.beta2 + squared * (1 - self.beta2)
+
+
+@strategies.register("fedyogi", summary="Yogi on the server: like FedAdam, but the step size recovers slowly")
+@dataclass(frozen=True)
+class FedYogi(Adaptive):
+    """v ← v − (1 − β₂) Δ² sign(v − Δ²)."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1, description="β₂")] = 0.99
+
+    def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
+        return v - squared * (v - squared).sign() * (1 - self.beta2)
