@@ -62,7 +62,9 @@ def _default(field: Any) -> str:
 def strategies() -> str:
     head = (
         "Choose one of each section by its name; its own keys stand beside it: `strategy: {name: fedprox, mu: 0.1}`. "
-        "[Algorithms](../algorithms.md) says what they are for, and what they cost.\n"
+        "What they are for, and what they cost: [strategies](../algorithms.md), "
+        "[personalisation](../personalization.md), [aggregation and attacks](../robustness.md), "
+        "[schedules and clocks](../asynchronous.md).\n"
     )
     parts = [f"# Strategies and what combines with them\n\n{head}"]
     for family in ALGORITHM:

@@ -34,7 +34,7 @@ class GeometricMedian(GatheringRule):
     half of the weight are shortened to that.
     """
 
-    iterations: Annotated[int, Field(ge=1, description="most steps; the paper makes 3, each a message to all")] = 100
+    iterations: Annotated[int, Field(ge=1, description="most steps; the paper makes 2, each a message to all")] = 100
     nu: Annotated[float, Field(gt=0, description="ν, the distance below which a client pulls no harder")] = 1e-6
     weighted: Annotated[
         bool, Field(description="αᵢ by the clients' images, as they report them; false: all the same")

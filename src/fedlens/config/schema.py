@@ -197,7 +197,7 @@ class StoppingSection(Section):
 
 class TrackingSection(Section):
     dir: Path = Field(Path("logs"), description="folder that holds the run folders")
-    name: str | None = Field(None, description="first part of the run folder's name; default: strategy-model")
+    name: str | None = Field(None, description="first part of the run folder's name; default: algorithm-model")
     tensorboard: bool = Field(True, description="write TensorBoard events")
     report: bool = Field(True, description="write report.html at the end")
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")

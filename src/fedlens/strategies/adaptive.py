@@ -1,5 +1,6 @@
 """FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021,
-https://arxiv.org/abs/2003.00295, Algorithm 2. They differ in one line, the second moment.
+https://arxiv.org/abs/2003.00295, Algorithm 2: m ← β₁ m + (1 − β₁) Δ, then v by each one's own line, then
+x ← x + η m / (√v + τ). m begins at 0, and v at τ², the least that the paper allows (its experiments began with 0).
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, pr
 
 @dataclass(frozen=True)
 class Adaptive(Strategy):
-    """m ← β₁ m + (1 − β₁) Δ; v ← `second_moment`; x ← x + η m / (√v + τ), without bias correction, as printed.
-
-    m begins at 0 and v at τ², the least that Algorithm 2 allows; the authors' experiments began with 0. Running
-    statistics are averaged plainly.
+    """What the three share: all but the second moment. As printed, there is no bias correction. Running statistics are
+    averaged plainly.
     """
 
     server_lr: Annotated[float, Field(gt=0, description="η")] = 0.01

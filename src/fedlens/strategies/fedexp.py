@@ -1,9 +1,7 @@
-"""FedExP: Jhunjhunwala, Wang, Joshi 2023, https://arxiv.org/abs/2301.09604, Algorithm 1: the server's step size
+"""FedExP: Jhunjhunwala, Wang, Joshi 2023, https://arxiv.org/abs/2301.09604, Algorithm 1.
 
-    η_g = max {1, Σ_i ‖Δ_i‖² / (2 M (‖Δ̄‖² + ε))}
-
-over the M clients of the round. The paper scores the mean of the last two models; here it is the last one. The authors'
-code weighs clients by their data, and takes M ε, less in every round, for ε.
+The paper scores the mean of the last two models; here it is the last one. The authors' code weighs clients by their data,
+and takes M ε, less in every round, for ε.
 """
 
 from __future__ import annotations
@@ -24,7 +22,9 @@ SQUARED = "squared_norm"
 @strategies.register("fedexp", summary="FedAvg that steps further on the server where the clients' updates disagree")
 @dataclass(frozen=True)
 class FedExP(Strategy):
-    """x ← x + η_g Δ̄. Clients count alike; running statistics have no part in η_g, and are averaged plainly."""
+    """x ← x + η_g Δ̄ with η_g = max {1, Σ_i ‖Δ_i‖² / (2 M (‖Δ̄‖² + ε))} over the M clients of the round, which count
+    alike. Running statistics have no part in η_g, and are averaged plainly.
+    """
 
     epsilon: Annotated[float, Field(ge=0, description="ε; the paper takes 0.001 for CIFAR, 0.1 for EMNIST")] = 1e-3
 
