@@ -1,7 +1,7 @@
 """FedExP: Jhunjhunwala, Wang, Joshi 2023, https://arxiv.org/abs/2301.09604, Algorithm 1.
 
-The paper scores the mean of the last two models; here it is the last one. The authors' code weighs clients by their data,
-and takes M ε, less in every round, for ε.
+The paper scores the mean of the last two models; here it is the last one. The authors' code weighs clients by their
+data, and takes M ε, less in every round, for ε.
 """
 
 from __future__ import annotations
