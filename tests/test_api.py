@@ -353,7 +353,7 @@ print(len(fedlens.run(None, *given, "runtime.name=in_process", **own).metrics))
 def test_a_module_of_this_session_only_is_said_to_be_out_of_reach_of_new_processes(tmp_path: Path) -> None:
     """As in a notebook, where the main module has no file."""
     done = subprocess.run(
-        [sys.executable, "-"], input=SESSION, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300
+        [sys.executable, "-"], input=SESSION, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120
     )
     refusal, rounds = done.stdout.strip().split("\n")[-2:]
     assert refusal == (

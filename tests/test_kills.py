@@ -38,7 +38,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> str:
     try:
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -107,7 +107,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, undisturbed, mome
     process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
     wait_for(process, MOMENTS[moment](tmp_path))
     (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)  # ends only when the workers that share its output have ended, too
+    process.communicate(timeout=20)  # ends only when the workers that share its output have ended, too
     finish(start("resume", str(only_run(tmp_path))))
     assert_same(only_run(tmp_path), undisturbed)
 
@@ -117,7 +117,7 @@ def test_killed_again_and_again(tmp_path, undisturbed) -> None:
     for count in (1, 3, 5, 6):
         wait_for(process, lines_written(tmp_path, count))
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=120)
+        process.communicate(timeout=20)
         process = start("resume", str(only_run(tmp_path)))
     finish(process)
     assert_same(only_run(tmp_path), undisturbed)
@@ -131,7 +131,7 @@ def test_what_clients_keep_survives_with_the_run(tmp_path) -> None:
     process = start("run", *settings, f"tracking.dir={cut}")
     wait_for(process, lines_written(cut, 4))
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.communicate(timeout=20)
     finish(start("resume", str(only_run(cut))))
     assert_same(only_run(cut), result(only_run(tmp_path / "whole")))
 
@@ -140,7 +140,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed) -> No
     process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
     wait_for(process, lines_written(tmp_path, 3))
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in output
     folder = only_run(tmp_path)
@@ -154,7 +154,7 @@ def test_a_run_in_progress_is_not_gone_on_with(tmp_path, undisturbed) -> None:
     wait_for(process, lines_written(tmp_path, 2))
     process.send_signal(signal.SIGSTOP)  # so that it is still there when the second looks
     second = start("resume", str(only_run(tmp_path)))
-    output, _ = second.communicate(timeout=120)
+    output, _ = second.communicate(timeout=60)
     process.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert output.count("\n") == 1
@@ -167,7 +167,7 @@ def test_a_truncated_checkpoint_costs_one_round(tmp_path, undisturbed) -> None:
     process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
     wait_for(process, lines_written(tmp_path, 5))
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.communicate(timeout=20)
     folder = only_run(tmp_path)
     newest = max(path for path in (folder / "checkpoints").glob("round-*") if not path.suffix)
     os.truncate(newest / "state.safetensors", 1000)
@@ -185,7 +185,7 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint(tmp_path, undisturbed) 
         pytest.skip("mounting a small file system needs root")
     try:
         (small / "ballast").write_bytes(bytes(1_300_000))
-        output, _ = (process := start("run", *SETTINGS, f"tracking.dir={small}")).communicate(timeout=600)
+        output, _ = (process := start("run", *SETTINGS, f"tracking.dir={small}")).communicate(timeout=200)
         assert process.returncode == 1, output
         assert "No space left on device" in output
         assert "Traceback" not in output

@@ -40,7 +40,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, whole, mome
     process = start("run", *settings, f"tracking.dir={tmp_path}")
     wait_for(process, MOMENTS[moment](tmp_path))
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.communicate(timeout=20)
     finish(start("resume", str(only_run(tmp_path))))
     assert_same(only_run(tmp_path), undisturbed)
 
@@ -51,7 +51,7 @@ def test_killed_again_and_again(tmp_path: Path, whole) -> None:
     for count in (1, 3, 5, 6):
         wait_for(process, lines_written(tmp_path, count))
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=120)
+        process.communicate(timeout=20)
         process = start("resume", str(only_run(tmp_path)))
     finish(process)
     assert_same(only_run(tmp_path), undisturbed)

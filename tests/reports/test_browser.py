@@ -67,7 +67,7 @@ def look_at(page: Path, width: int) -> Seen:
     own = [f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
     done = subprocess.run(
-        [browser, *FLAGS.split(), offline, *own, copy.as_uri()], capture_output=True, text=True, check=True, timeout=300
+        [browser, *FLAGS.split(), offline, *own, copy.as_uri()], capture_output=True, text=True, check=True, timeout=120
     )
     found = re.search(r'<pre id="measured">([A-Za-z0-9+/=]+)</pre>', done.stdout)
     assert found, "the page's scripts did not run to their end"

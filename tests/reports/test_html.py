@@ -146,7 +146,7 @@ def dumped(page: Path, folder: Path) -> str:
     flags += "--disable-component-update --disable-sync --virtual-time-budget=10000 --dump-dom"
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
     command = [browser, *flags.split(), offline, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def test_rewriting_after_a_resume_replaces_the_page(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_workers_hold_no_end_of_the_coordinators(tmp_path) -> None:
     for _, connection in place._workers:
         connection.close()
     for process, _ in place._workers:
-        process.join(120)
+        process.join(20)
         assert process.exitcode == 0
 
 

@@ -332,7 +332,7 @@ def test_somebody_else_at_the_address_is_noticed_soon(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         process = start("run", *QUICK, f"tracking.dir={tmp_path}", "runtime.name=ray", f"runtime.address={address}")
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"runtime.address='{address}': no Ray cluster" in output
     assert "Traceback" not in output
@@ -346,12 +346,12 @@ def test_ctrl_c_with_a_ray_of_its_own_leaves_nothing_behind(tmp_path) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in child.name() for child in children)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"fedlens resume {metrics.parent}" in output
     assert "Traceback" not in output
     assert "ray" not in output.lower().replace(str(tmp_path), "")
-    assert psutil.wait_procs(children, timeout=300)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 def wait_for(process: subprocess.Popen[str], condition):

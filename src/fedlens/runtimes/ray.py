@@ -25,8 +25,8 @@ from fedlens.training.device import LESS_MEMORY
 
 log = logging.getLogger(__name__)
 
-PLACE_SECONDS = 300
-"""How long actors may wait for a place in the cluster, which may have to start a machine for them."""
+PLACE_SECONDS = 120
+"""How long actors may wait for a place in the cluster."""
 
 
 class RayRuntime:

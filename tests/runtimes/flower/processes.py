@@ -27,7 +27,7 @@ from fedlens.cli.main import app
 from fedlens.tracking.metrics import read_metrics
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds within which anything must have happened."""
 
 SETTINGS = (

@@ -122,7 +122,7 @@ def test_a_server_killed_in_a_round_goes_on_with_resume(place, pair, undisturbed
     killed.round(2)
     trainer, superlink = pair[1].stopped_at_work(), killed.superlink
     killed.kill()
-    assert psutil.wait_procs([superlink], timeout=PATIENCE)[1] == []
+    assert psutil.wait_procs([superlink], timeout=10)[1] == []
     resumed = place.resumed(killed)
     trainer.resume()
     assert_as_if_nothing_had_happened(resumed, undisturbed)

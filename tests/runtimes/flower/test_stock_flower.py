@@ -16,9 +16,9 @@ from tests.runtimes.flower.processes import SETTINGS, TOLERANCE, Program, differ
 from fedlens.flower_app import write_app
 from fedlens.tracking.metrics import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PATIENCE = 800.0
+PATIENCE = 400.0
 """A process for every message: seconds for what takes a resident client milliseconds."""
 
 BIN = Path(sys.executable).parent
@@ -92,7 +92,7 @@ class Flower:
 
     def _flwr(self, *arguments: str) -> str:
         command = [str(BIN / "flwr"), *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
