@@ -6,17 +6,21 @@ RUN := $(BIN)/python -m
 # The theme warns of MkDocs 2 at every call; constraints.txt keeps to 1.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 
-.PHONY: demo test test-slow test-gpu lint setup system docs format constraints clean
+.PHONY: demo test test-slow test-full test-gpu lint setup system docs format constraints clean
 
 demo: setup
 	$(BIN)/fedlens run config.yaml
 
 test: lint
-	$(RUN) pytest -m "not slow and not gpu" -n 2 --dist worksteal
+	$(RUN) pytest -m "not slow and not gpu and not full" -n 2 --dist worksteal
 
 test-slow: setup system
 	$(RUN) pytest -m slow -n 2 --dist loadfile
 	$(MKDOCS) build --strict --quiet --site-dir .venv/site
+
+# What takes too long for every change: many random inputs, and tests marked "full". Run by hand.
+test-full: setup
+	$(RUN) pytest -m "full or fuzz" -n 2 --dist worksteal --hypothesis-profile=full
 
 # On a machine with a GPU; everywhere else all of it is skipped.
 test-gpu: setup

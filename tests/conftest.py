@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+
+# `make test` tries the same few inputs every time, so that it cannot fail by chance; `make test-full` tries new ones.
+hypothesis.settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("full", max_examples=5_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("quick")
 
 ALLOWED_SKIPS = Path(__file__).with_name("skips.txt")
 
