@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlens.files import read_json, to_json, write_atomic, write_json
+from fedlens.files import open_regular, read_json, read_regular, to_json, write_atomic, write_json
 
 
 @contextmanager
@@ -42,3 +43,23 @@ def test_json_is_strict(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == {"loss": None, "rows": [1.5, None], "pair": [1, 2], "3": "ü"}
     assert json.loads(to_json(value), parse_constant=pytest.fail)["loss"] is None
+
+
+def test_only_regular_files_of_a_bounded_length_are_read(tmp_path: Path) -> None:
+    file, link, pipe = tmp_path / "a", tmp_path / "link", tmp_path / "pipe"
+    file.write_bytes(b"12345")
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    assert read_regular(link) == read_regular(file, 5) == b"12345"
+    with open_regular(file, 5) as opened:
+        assert opened.read(2) == b"12"
+    for path, reason in {
+        file: "the file is 5 bytes long, and at most 4 are read",
+        pipe: "a named pipe, not a regular file",  # nobody writes to it: reading would wait for ever
+        tmp_path: "a folder, not a regular file",
+        Path("/dev/zero"): "a device, not a regular file",
+    }.items():
+        with pytest.raises(OSError, match=reason):
+            read_regular(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none")

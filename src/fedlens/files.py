@@ -1,14 +1,16 @@
-"""Writing files so that a kill or a full disk leaves the old content or the new one, never a part."""
+"""Files written in one step (a kill or a full disk leaves the old content or the new one), and read within bounds."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -29,6 +31,43 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
+    """Open `path` for reading, if it is a regular file of at most `at_most` bytes (None: no limit).
+
+    A pipe, a socket or a device can block for ever, or has no end; none of them is opened for longer than it takes to
+    see what it is. A link counts as what it leads to.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file, or is longer; `strerror` is a reason to show.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(file, "rb") as opened:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, f"{_kind(found.st_mode)}, not a regular file", str(path))
+        if at_most is not None and found.st_size > at_most:
+            reason = f"the file is {found.st_size:,} bytes long, and at most {at_most:,} are read"
+            raise OSError(errno.EFBIG, reason, str(path))
+        yield opened
+
+
+def read_regular(path: Path, at_most: int | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, at_most) as file:
+        return file.read() if at_most is None else file.read(at_most)
+
+
+def _kind(mode: int) -> str:
+    """What is no regular file, in words."""
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
 def write_json(path: Path, value: object) -> None:
