@@ -56,7 +56,7 @@ def test_only_regular_files_of_a_bounded_length_are_read(tmp_path: Path) -> None
     for path, reason in {
         file: "the file is 5 bytes long, and at most 4 are read",
         pipe: "a named pipe, not a regular file",  # nobody writes to it: reading would wait for ever
-        tmp_path: "a folder, not a regular file",
+        tmp_path: "Is a directory",
         Path("/dev/zero"): "a device, not a regular file",
     }.items():
         with pytest.raises(OSError, match=reason):

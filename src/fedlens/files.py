@@ -43,9 +43,8 @@ def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be opened, is no regular file, or is longer; `strerror` is a reason to show.
     """
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(file, "rb") as opened:
-        found = os.fstat(file)
+    with open(path, "rb", opener=_open_at_once) as opened:  # noqa: PTH123 - Path.open takes no opener
+        found = os.fstat(opened.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, f"{_kind(found.st_mode)}, not a regular file", str(path))
         if at_most is not None and found.st_size > at_most:
@@ -64,10 +63,14 @@ def read_regular(path: Path, at_most: int | None = None) -> bytes:
         return file.read() if at_most is None else file.read(at_most)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Opening a pipe would wait for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _kind(mode: int) -> str:
     """What is no regular file, in words."""
-    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
-    return next((name for test, name in kinds.items() if test(mode)), "a device")
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def write_json(path: Path, value: object) -> None:
