@@ -43,7 +43,7 @@ def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be opened, is no regular file, or is longer; `strerror` is a reason to show.
     """
-    with open(path, "rb", opener=_open_at_once) as opened:  # noqa: PTH123 - Path.open takes no opener
+    with open(path, "rb", opener=_open_at_once) as opened:
         found = os.fstat(opened.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, f"{_kind(found.st_mode)}, not a regular file", str(path))
