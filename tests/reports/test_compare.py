@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs, write_comparison
-from fedlens.reports.figures import compared, compared_by_traffic
+from fedlens.reports.figures.runs import compared, compared_by_traffic
 from fedlens.tracking.console import result_lines
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs

@@ -16,7 +16,7 @@ from fedlens.data.types import ClientRows
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.federation.types import ClientFailure, Mean, Report
 from fedlens.files import write_json
-from fedlens.reports import figures
+from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import headline
 from fedlens.reports.html import write_report
 from fedlens.reports.load import load_run
@@ -49,35 +49,35 @@ def page_of(run: RunDir) -> str:
 
 def test_curves_show_the_metrics(tmp_path: Path) -> None:
     metrics = load_run(write_run(tmp_path).path).metrics
-    accuracy = traces(figures.accuracy_curves(metrics))
+    accuracy = traces(rounds.accuracy_curves(metrics))
     # see fake_runs.record: of 10 images a class, 2 + round are right in the test, 1 + round in the validation set
     assert accuracy["test"] == near([(number, (2 + number) / 10) for number in range(1, 7)])
     assert accuracy["validation"] == near([(number, (1 + number) / 10) for number in range(1, 7)])
     assert accuracy["clients at home, mean"] == near([(3, 0.6), (6, 0.6)])
     assert accuracy["clients at home, worst tenth"] == near([(3, 0.3), (6, 0.3)])
-    loss = traces(figures.loss_curves(metrics))
+    loss = traces(rounds.loss_curves(metrics))
     assert loss["training"] == loss["test"] == near([(number, 2 - 0.2 * number) for number in range(1, 7)])
     assert loss["validation"] == near([(1, 4), (2, 3), (3, 2), (4, 1), (5, 2), (6, 3)])
-    (norms,) = traces(figures.update_norms(metrics)).values()
+    (norms,) = traces(rounds.update_norms(metrics)).values()
     assert norms == near([(number, 1 / number) for number in range(1, 7)])
-    (rates,) = traces(figures.learning_rates(metrics)).values()
+    (rates,) = traces(rounds.learning_rates(metrics)).values()
     assert rates == near([(number, 0.1 / number) for number in range(1, 7)])
 
 
 def test_bars_show_the_metrics(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path).path)
-    moved = traces(figures.communication(run.metrics))
+    moved = traces(rounds.communication(run.metrics))
     assert moved["clients → server"] == near([(number, 1.0 * number) for number in range(1, 7)])
     assert moved["server → clients"] == near([(number, 2.0 * number) for number in range(1, 7)])
-    seconds = traces(figures.timing(run.metrics))
+    seconds = traces(rounds.timing(run.metrics))
     assert {phase: points[0] for phase, points in seconds.items()} == {
         "broadcast": (1, 0.1), "train": (1, 2.0), "aggregate": (1, 0.2), "evaluate": (1, 0.5), "checkpoint": (1, 0.2),
     }  # fmt: skip
-    at_home = traces(figures.client_accuracies(run.metrics))
+    at_home = traces(clients.client_accuracies(run.metrics))
     assert at_home["has trained"] == [("west", 0.3), ("east", 0.6), ("north &amp; south", 0.9)]
     assert at_home["never sampled"] == [("centre", 0.1)]
     # see fake_runs.federated_data: the first 8 rows of each client's 12 train
-    held = traces(figures.partition(run.partition))
+    held = traces(clients.partition(run.partition))
     assert held["cat"] == [("north &amp; south", 8), ("east", 4), ("west", 0), ("centre", 0)]
 
 
@@ -86,7 +86,7 @@ def test_bars_show_the_metrics(tmp_path: Path) -> None:
 def test_ticks_next_to_each_other_differ(leading: int, digits: int, tmp_path: Path) -> None:
     """plotly's steps are 1, 2 or 5 times a power of ten; it takes the first format whose range holds the step."""
     step = leading * 10.0**digits
-    axis = figures.accuracy_curves(load_run(write_run(tmp_path).path).metrics).layout.yaxis
+    axis = rounds.accuracy_curves(load_run(write_run(tmp_path).path).metrics).layout.yaxis
     ranges = ((stop.dtickrange, stop.value) for stop in axis.tickformatstops)
     form = next(form for (low, high), form in ranges if (low or 0) <= step <= (high or math.inf))
     ticks = [format(0.5 + number * step, form) for number in range(4)]
@@ -98,7 +98,7 @@ def test_ticks_next_to_each_other_differ(leading: int, digits: int, tmp_path: Pa
 def test_a_class_has_its_colour_in_every_run() -> None:
     def colours(names: list[str]) -> list[str]:
         held = {"class_names": names, "clients": {"a": {"train": [1] * len(names)}}}
-        return [bar.marker.color for bar in figures.partition(held).data]
+        return [bar.marker.color for bar in clients.partition(held).data]
 
     many = colours([str(number) for number in range(20)])
     assert colours(["cat", "dog"]) == many[:2]
@@ -107,10 +107,10 @@ def test_a_class_has_its_colour_in_every_run() -> None:
 
 def test_the_confusion_matrix_and_recalls_show_the_counts() -> None:
     matrix = [[8, 2], [5, 5]]
-    (heat,) = figures.confusion(matrix, ["cat", "dog"]).data
+    (heat,) = classes.confusion(matrix, ["cat", "dog"]).data
     assert np.array_equal(heat.customdata, matrix)
     assert np.array_equal(heat.z, [[0.8, 0.2], [0.5, 0.5]])
-    (bars,) = figures.recalls(matrix, ["cat", "dog"]).data
+    (bars,) = classes.recalls(matrix, ["cat", "dog"]).data
     assert list(zip(bars.y, bars.x, strict=True)) == [("dog", 0.5), ("cat", 0.8)]
 
 
@@ -186,9 +186,9 @@ def test_three_hundred_clients(tmp_path: Path) -> None:
     save_data(run, dataclasses.replace(data, clients=everyone))
     loaded = load_run(run.path)
     counts = {name: {round(x, 3): y for x, y in points if y} for name, points in traces(
-        figures.client_accuracies(loaded.metrics)).items()}  # fmt: skip
+        clients.client_accuracies(loaded.metrics)).items()}  # fmt: skip
     assert counts == {"has trained": {0.025: 100, 0.525: 80, 0.975: 100}, "never sampled": {0.525: 20}}
-    (heat,) = figures.partition(loaded.partition).data
+    (heat,) = clients.partition(loaded.partition).data
     assert np.array(heat.z).shape == (300, 3)
     assert np.array(heat.z).sum() == 300
     assert "300 clients" in page_of(run)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedlens.errors import ConfigError
 from fedlens.files import write_atomic
-from fedlens.reports import figures
+from fedlens.reports.figures.runs import compared, compared_by_traffic
 from fedlens.reports.headline import headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
@@ -82,13 +82,13 @@ def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     tested = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
     at_home = [sum(bool(line["clients"]) for line in metrics) for metrics in runs.values()]
     if tested:
-        figure = figures.compared(tested, "test", "accuracy")
+        figure = compared(tested, "test", "accuracy")
         yield plot("Test accuracy", "Of the shared model, on the global test images.", figure, wide=True)
     if max(at_home) > 1 or (max(at_home) and len(tested) < len(runs)):
-        figure = figures.compared(runs, "clients", "mean")
+        figure = compared(runs, "clients", "mean")
         yield plot("Accuracy at home", "Of each client's model on its own test images; mean.", figure, wide=True)
     if tested:
-        figure = figures.compared_by_traffic(tested)
+        figure = compared_by_traffic(tested)
         yield plot("Test accuracy for what was moved", "In both directions, since the start.", figure, wide=True)
 
 

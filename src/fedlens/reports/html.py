@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.files import write_atomic
-from fedlens.reports import figures
+from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
@@ -71,14 +71,14 @@ def _learning(run: LoadedRun) -> str:
         plot(
             "Accuracy",
             "The shared model on the global test and validation images, and on the clients' own test images.",
-            figures.accuracy_curves(run.metrics),
+            rounds.accuracy_curves(run.metrics),
         ),
         plot(
             "Accuracy over virtual time",
             "The same on the clock of the simulated clients.",
-            figures.accuracy_over_time(run.metrics),
+            rounds.accuracy_over_time(run.metrics),
         ),
-        plot("Loss", "Training: mean over the round's clients.", figures.loss_curves(run.metrics)),
+        plot("Loss", "Training: mean over the round's clients.", rounds.loss_curves(run.metrics)),
     )
 
 
@@ -88,22 +88,22 @@ def _clients(run: LoadedRun) -> str:
         plot(
             "Accuracy at home",
             "The model that each client uses, on its own test images, in the last evaluation on clients.",
-            figures.client_accuracies(run.metrics),
+            clients.client_accuracies(run.metrics),
             wide=True,
         ),
         plot(
             "Shared against personal",
             "Each client's own model and the shared one on its own test images, in the last evaluation on clients.",
-            figures.shared_against_personal(run.metrics),
+            clients.shared_against_personal(run.metrics),
             wide=True,
         ),
         plot(
-            "Who holds what", "Training images of every client, by class.", figures.partition(run.partition), wide=True
+            "Who holds what", "Training images of every client, by class.", clients.partition(run.partition), wide=True
         ),
         plot(
             "How unlike the others",
             "Distance of a client's labels from everybody's: 0 for equal shares of the classes, 1 for none in common.",
-            figures.label_distances(run.partition),
+            clients.label_distances(run.partition),
             wide=True,
         ),
     )
@@ -111,7 +111,7 @@ def _clients(run: LoadedRun) -> str:
 
 def _both_models(run: LoadedRun) -> str:
     """Shared against personal accuracy of every client, the one that gains least first, those never sampled last."""
-    rows = figures.both_accuracies(run.metrics)
+    rows = clients.both_accuracies(run.metrics)
     if not rows:
         return ""
     ordered = sorted(rows, key=lambda one: (not one["trained"], one["accuracy"] - one["shared_accuracy"]))
@@ -133,18 +133,18 @@ def _mistakes(run: LoadedRun) -> str:
     if not matrix:
         return ""
     names = run.class_names
-    which = f" The {figures.MOST_CLASSES} classes recognised worst." if len(names) > figures.MOST_CLASSES else ""
+    which = f" The {classes.MOST_CLASSES} classes recognised worst." if len(names) > classes.MOST_CLASSES else ""
     return section(
         "Mistakes",
         plot(
             "Confusion matrix",
             f"Test images: rows are the truth, colours the shares of a row.{which}",
-            figures.confusion(matrix, names),
+            classes.confusion(matrix, names),
         ),
         plot(
             "Recall by class",
             f"Share of a class' test images that were found, worst first.{which}",
-            figures.recalls(matrix, names),
+            classes.recalls(matrix, names),
         ),
     )
 
@@ -163,7 +163,7 @@ def _measured(run: LoadedRun) -> str:
     """A plot for each group of measured numbers: attack/success and attack/malicious are of the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
-        plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), figures.measures(run.metrics, group))
+        plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), rounds.measures(run.metrics, group))
         for group in groups
         if group != "traffic"  # told beside the communication
     )
@@ -175,11 +175,11 @@ def _cost(run: LoadedRun) -> str:
         return ""
     return section(
         "Time, traffic and steps",
-        plot("Time", "Seconds of each round, by phase.", figures.timing(run.metrics)),
-        plot("Communication", f"Megabytes moved since the start.{_saved(run)}", figures.communication(run.metrics)),
-        plot("Update norm", "How far each round moved the shared model.", figures.update_norms(run.metrics)),
-        plot("Staleness", "Steps of the server since the updates' own models.", figures.staleness(run.metrics)),
-        plot("Learning rate", "Of the clients' optimizer.", figures.learning_rates(run.metrics)),
+        plot("Time", "Seconds of each round, by phase.", rounds.timing(run.metrics)),
+        plot("Communication", f"Megabytes moved since the start.{_saved(run)}", rounds.communication(run.metrics)),
+        plot("Update norm", "How far each round moved the shared model.", rounds.update_norms(run.metrics)),
+        plot("Staleness", "Steps of the server since the updates' own models.", rounds.staleness(run.metrics)),
+        plot("Learning rate", "Of the clients' optimizer.", rounds.learning_rates(run.metrics)),
     )
 
 

@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from fedlens.reports.figures import Figure
+from fedlens.reports.figures.base import Figure
 
 _MOST_ROWS = 200
 

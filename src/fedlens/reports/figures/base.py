@@ -1,0 +1,81 @@
+"""What the plots of a report have in common: colours, axes, curves over the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+Figure = Any
+"""A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Okabe and Ito's colours, told apart with colour-blind eyes."""
+
+_DASHES = ("solid", "dash", "dot")
+"""When the colours have been through."""
+
+_GOLDEN_ANGLE = 137.508
+"""Degrees. Hues so far apart stay apart, however many follow."""
+
+_PERCENT = (
+    {"dtickrange": [0.009, None], "value": ".0%"},
+    {"dtickrange": [0.0009, 0.009], "value": ".1%"},
+    {"dtickrange": [None, 0.0009], "value": ".2%"},
+)
+"""As many decimals as the distance between two ticks needs (it is 1, 2 or 5 times a power of ten)."""
+
+GRID = "rgba(128,128,128,0.22)"
+
+
+def blank(x: str, y: str) -> Figure:
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13},
+            "margin": {"l": 60, "r": 20, "t": 20, "b": 50},
+            "height": 360,
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+            "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": "#222222"}},
+            "xaxis": {"title": {"text": x, "standoff": 10}, **axis},
+            "yaxis": {"title": {"text": y, "standoff": 10}, **axis},
+        }
+    )
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float | None]]], y: str, percent: bool = False, x: str = "round"
+) -> Figure:
+    figure = blank(x, y)
+    for number, (name, points) in enumerate(series.items()):
+        if points:
+            places, values = zip(*points, strict=True)
+            mode = "lines+markers" if len(points) <= 30 else "lines"
+            turn, colour = divmod(number, len(COLOURS))
+            line = {"color": COLOURS[colour], "width": 2, "dash": _DASHES[turn % len(_DASHES)]}
+            figure.add_scatter(x=places, y=values, name=escape(name), mode=mode, line=line)
+    if percent:
+        figure.update_yaxes(tickformatstops=_PERCENT, hoverformat=".1%", rangemode="nonnegative")
+    if x != "round":
+        return figure
+    return over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
+
+
+def from_zero(figure: Figure) -> Figure:
+    """For what is never negative: a constant is no line in the middle of nowhere."""
+    return figure.update_yaxes(rangemode="tozero")
+
+
+def over_rounds(figure: Figure, last: float) -> Figure:
+    """Hovering shows a whole round; no ticks between rounds."""
+    return figure.update_layout(hovermode="x unified").update_xaxes(dtick=1 if last <= 10 else None)
+
+
+def class_colour(number: int) -> str:
+    """A class' colour depends on its label alone, so that pages of several runs can be compared."""
+    return f"hsl({_GOLDEN_ANGLE * number % 360:.0f}, 55%, {48 if number % 2 else 64}%)"

@@ -1,0 +1,122 @@
+"""Plots of a run's clients: what their models score, which images they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fedlens.federation.labels import jensen_shannon, total_variation
+from fedlens.reports.figures.base import COLOURS, GRID, Figure, blank, class_colour
+from fedlens.tracking.summary import last_with
+
+_MOST_BARS = 60
+
+
+def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Accuracy of every client at home in the last evaluation, worst first; a histogram for many clients."""
+    evaluated = last_with(metrics, "clients")
+    if evaluated is None:
+        return None
+    clients = sorted(evaluated["by_client"], key=lambda client: client["accuracy"])
+    return _accuracy_bars(clients) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
+
+
+def both_accuracies(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The clients of the last evaluation at home that tried the shared model beside their own."""
+    evaluated = last_with(metrics, "clients") or {"by_client": []}
+    return [client for client in evaluated["by_client"] if client.get("shared_accuracy") is not None]
+
+
+def shared_against_personal(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """A point a client: above the line its own model is the better one."""
+    clients = both_accuracies(metrics)
+    if not clients:
+        return None
+    figure = blank("accuracy of the shared model", "accuracy of its own model")
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": GRID}, hoverinfo="skip", showlegend=False)
+    for name, colour, chosen in _by_training(clients):
+        figure.add_scatter(
+            x=[client["shared_accuracy"] for client in chosen],
+            y=[client["accuracy"] for client in chosen],
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": 9, "opacity": 0.7},
+            text=[escape(client["client"], quote=False) for client in chosen],
+            hovertemplate="%{text}: shared %{x:.1%}, its own %{y:.1%}<extra></extra>",
+        )
+    return figure.update_xaxes(tickformat=".0%").update_yaxes(tickformat=".0%")
+
+
+def _accuracy_bars(clients: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = blank("clients", "accuracy")
+    for name, colour, chosen in _by_training(clients):
+        figure.add_bar(
+            x=[escape(client["client"], quote=False) for client in chosen],
+            y=[client["accuracy"] for client in chosen],
+            name=name,
+            marker_color=colour,
+            customdata=[client["examples"] for client in chosen],
+            hovertemplate="%{x}: %{y:.1%} of %{customdata} images<extra></extra>",
+        )
+    order = [escape(client["client"], quote=False) for client in clients]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    return figure.update_yaxes(tickformat=".0%", range=[0, 1])
+
+
+def _accuracy_histogram(clients: Sequence[Mapping[str, Any]]) -> Figure:
+    """Clients by accuracy, in steps of 5 %; the last step includes 100 %."""
+    figure = blank("accuracy", "clients").update_layout(barmode="stack", bargap=0)
+    edges = np.linspace(0, 1, 21)
+    steps = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in pairwise(edges)]
+    for name, colour, chosen in _by_training(clients):
+        counts, _ = np.histogram([client["accuracy"] for client in chosen], edges)
+        hover = f"%{{customdata}}: %{{y}} clients, {name}<extra></extra>"
+        x = (edges[:-1] + edges[1:]) / 2
+        figure.add_bar(x=x, y=counts, name=name, marker_color=colour, customdata=steps, hovertemplate=hover)
+    return figure.update_xaxes(tickformat=".0%", range=[0, 1])
+
+
+def _by_training(clients: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    for name, colour, trained in (("has trained", COLOURS[0], True), ("never sampled", COLOURS[7], False)):
+        yield name, colour, [client for client in clients if client["trained"] is trained]
+
+
+def partition(held: Mapping[str, Any]) -> Figure | None:
+    """Training images by client and class: stacked bars, or a heat map when there are many of either."""
+    if not held or not held["clients"]:
+        return None
+    clients = [escape(name, quote=False) for name in held["clients"]]
+    classes = [escape(name, quote=False) for name in held["class_names"]]
+    counts = np.array([splits["train"] for splits in held["clients"].values()])
+    if len(clients) <= _MOST_BARS and len(classes) <= 20:
+        figure = blank("client", "training images").update_layout(barmode="stack")
+        for number, name in enumerate(classes):
+            hover = f"%{{x}}: %{{y}} × {name}<extra></extra>"
+            colour = class_colour(number)
+            figure.add_bar(x=clients, y=counts[:, number], name=name, marker_color=colour, hovertemplate=hover)
+        return figure.update_xaxes(type="category")
+    figure = blank("class", "client")
+    hover = "%{y}: %{z} × %{x}<extra></extra>"
+    figure.add_heatmap(z=counts, x=classes, y=clients, colorscale="Blues", hovertemplate=hover)
+    return figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
+
+
+def label_distances(held: Mapping[str, Any]) -> Figure | None:
+    """How far the labels of every client's training images are from everybody's, the farthest first."""
+    counts = {name: splits["train"] for name, splits in held.get("clients", {}).items() if sum(splits["train"])}
+    if len(counts) < 2:
+        return None
+    rows = np.array(list(counts.values()))
+    distances = {"total variation": total_variation, "Jensen-Shannon divergence": jensen_shannon}
+    found = {what: distance(rows, rows.sum(axis=0)) for what, distance in distances.items()}
+    order = np.argsort(-found["total variation"], kind="stable")
+    names = [escape(name, quote=False) for name in counts]
+    figure = blank("client", "distance")
+    for number, (what, values) in enumerate(found.items()):
+        shown = [names[index] for index in order]
+        figure.add_bar(x=shown, y=values[order], name=what, marker_color=COLOURS[number])
+    return figure.update_xaxes(type="category").update_yaxes(range=[0, 1])

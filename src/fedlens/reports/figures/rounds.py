@@ -1,0 +1,103 @@
+"""Plots of one run over its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from fedlens.reports.figures.base import COLOURS, Figure, blank, curves, from_zero, over_rounds
+
+VIRTUAL_TIME = "virtual seconds"
+
+
+def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return curves(
+        {
+            "test": series_of(metrics, "test", "accuracy"),
+            "validation": series_of(metrics, "validation", "accuracy"),
+            "clients at home, mean": series_of(metrics, "clients", "mean"),
+            "clients at home, worst tenth": series_of(metrics, "clients", "worst_tenth"),
+        },
+        "accuracy",
+        percent=True,
+    )
+
+
+def accuracy_over_time(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Accuracy against the virtual clock; None for a run without one."""
+    series = {name: timed(metrics, name) for name in ("test", "validation")}
+    return curves(series, "accuracy", percent=True, x=VIRTUAL_TIME) if any(series.values()) else None
+
+
+def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return curves(
+        {
+            "training": [(line["round"], line["train_loss"]) for line in metrics],
+            "test": series_of(metrics, "test", "loss"),
+            "validation": series_of(metrics, "validation", "loss"),
+        },
+        "loss",
+    )
+
+
+def update_norms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return from_zero(curves({"norm of the server's update": _column(metrics, "update_norm")}, "L2 norm"))
+
+
+def measures(metrics: Sequence[Mapping[str, Any]], group: str) -> Figure:
+    """The measured numbers of one group: those named `group`/…"""
+    series: dict[str, list[tuple[int, float | None]]] = {}
+    for line in metrics:
+        for name, value in line.get("measures", {}).items():
+            if name.startswith(f"{group}/"):
+                series.setdefault(escape(name.partition("/")[2]), []).append((line["round"], value))
+    return curves(series, escape(group))
+
+
+def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    return from_zero(curves({"learning rate": _column(metrics, "lr")}, "learning rate"))
+
+
+def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Megabytes moved since the start, by direction."""
+    rounds = [line["round"] for line in metrics]
+    totals = {
+        "clients → server": np.cumsum([line["bytes_up"] for line in metrics]) / 1e6,
+        "server → clients": np.cumsum([line["bytes_down"] for line in metrics]) / 1e6,
+    }
+    named = {name: list(zip(rounds, total.tolist(), strict=True)) for name, total in totals.items()}
+    return from_zero(curves(named, "MB since the start"))
+
+
+def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Seconds of every round, phases stacked."""
+    figure = blank("round", "seconds")
+    for number, phase in enumerate(dict.fromkeys(phase for line in metrics for phase in line["seconds"])):
+        seconds = [line["seconds"].get(phase, 0) for line in metrics]
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_bar(x=[line["round"] for line in metrics], y=seconds, name=escape(phase), marker_color=colour)
+    return over_rounds(figure, metrics[-1]["round"]).update_layout(barmode="stack")
+
+
+def staleness(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Of the updates of each step; None for synchronous rounds."""
+    found = [(line["round"], line["staleness"]) for line in metrics if line.get("staleness")]
+    series = {name: [(number, steps[name]) for number, steps in found] for name in ("mean", "max")}
+    return from_zero(curves(series, "steps of the server")) if found else None
+
+
+def timed(metrics: Sequence[Mapping[str, Any]], section: str, key: str = "accuracy") -> list[tuple[float, float]]:
+    """(virtual seconds, accuracy) of every evaluation."""
+    evaluated = [line for line in metrics if line[section] and line.get("virtual_seconds") is not None]
+    return [(line["virtual_seconds"], line[section][key]) for line in evaluated]
+
+
+def series_of(metrics: Sequence[Mapping[str, Any]], section: str, key: str) -> list[tuple[int, float | None]]:
+    return [(line["round"], line[section][key]) for line in metrics if line[section]]
+
+
+def _column(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float | None]]:
+    return [(line["round"], line[key]) for line in metrics]
