@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedlens.data import assignment
 from fedlens.data.base import Scheme
 from fedlens.data.division import Columns, Plan, divide
 from fedlens.data.federate import federate
@@ -146,6 +147,17 @@ def test_a_broken_file_in_the_cache_is_made_again(tmp_path):
     again = divide(columns(), PLAN, tmp_path)
     assert np.array_equal(first.clients[2].train, again.clients[2].train)
     assert len(file.read_bytes()) > 100
+
+
+def test_partitions_dealt_out_by_older_rules_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(assignment, "RULES", 1)
+    divide(columns(), PLAN, tmp_path)
+    (old,) = tmp_path.glob("partitions/*.npz")
+    old.write_bytes(b"of another rule")
+    monkeypatch.undo()
+    divide(columns(), PLAN, tmp_path)
+    assert old.read_bytes() == b"of another rule"
+    assert len(list(tmp_path.glob("partitions/*.npz"))) == 2
 
 
 def test_a_users_own_scheme_is_asked_every_time(tmp_path):

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from fedlens.data.base import ToPartition, schemes
 from fedlens.data.partition.dirichlet import Dirichlet
+from fedlens.data.partition.flower import shuffled
 from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
 from fedlens.data.partition.pathological import Pathological
@@ -49,23 +50,38 @@ def test_registry_knows_the_schemes_and_rejects_bad_values():
         schemes.get("dirichlet").build({"alfa": 1})
 
 
-def flower(partitioner, labels=LABELS):
-    """The positions that flwr-datasets deals out of a plain data set."""
+@pytest.mark.parametrize("scheme", [*DEALT, Pathological(5)], ids=repr)
+def test_a_class_is_cut_in_random_order_and_not_where_it_stands(scheme):
+    """200 neighbouring rows a class, as folders give them: cut in that order, a client's rows of a class are a run of
+    numbers, where max − min + 1 = count. 5 of 5 classes leave nothing else to the seed than who gets which rows."""
+    sorted_labels = np.repeat(np.arange(5), 200)
+    one, two = (scheme.assign(rows(labels=sorted_labels, seed=seed)) for seed in (3, 4))
+    held = [part[sorted_labels[part] == label] for part in one.values() for label in range(5)]
+    assert all(mine.max() - mine.min() + 1 > len(mine) for mine in held if 5 <= len(mine) <= 150)
+    assert all(set(one[name]) != set(two[name]) for name in one)
+
+
+def flower(partitioner, order, labels=LABELS):
+    """The positions that flwr-datasets deals out of a plain data set whose rows are in `order`."""
     from datasets import Dataset
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
+        partitioner.dataset = Dataset.from_dict({"label": labels[order], "row": order})
         return [sorted(partitioner.load_partition(i)["row"][:]) for i in range(partitioner.num_partitions)]
 
 
-def test_results_are_those_of_flwr_datasets():
+def test_results_are_those_of_flwr_datasets_on_shuffled_rows():
     from flwr_datasets import partitioner as flwr
 
+    order = shuffled(rows())
+    assert sorted(order) == list(range(1000))
     mine = [part.tolist() for part in Dirichlet(alpha=0.5).assign(rows()).values()]
-    assert mine == flower(flwr.DirichletPartitioner(10, "label", 0.5, 10, False, seed=3))
+    assert mine == flower(flwr.DirichletPartitioner(10, "label", 0.5, 10, False, seed=3), order)
     mine = [part.tolist() for part in Pathological(3).assign(rows()).values()]
-    assert mine == flower(flwr.PathologicalPartitioner(10, "label", 3, "first-deterministic", seed=3))
+    assert mine == flower(flwr.PathologicalPartitioner(10, "label", 3, "first-deterministic", seed=3), order)
+    mine = [part.tolist() for part in Shard(2).assign(rows()).values()]
+    assert mine == flower(flwr.ShardPartitioner(10, "label", 2, 50, seed=3), order)
 
 
 def test_natural_is_flwr_datasets_natural_id():

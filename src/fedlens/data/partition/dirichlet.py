@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import LABEL, check_clients, deal
+from fedlens.data.partition.flower import LABEL, check_clients, deal, shuffled
 from fedlens.errors import DataError
 
 RESTARTS = 10
@@ -24,8 +24,8 @@ RESTARTS = 10
 @schemes.register("dirichlet", "label skew: a Dirichlet draw shares out each class (small alpha: few classes each)")
 @dataclass(frozen=True)
 class Dirichlet(Scheme):
-    """alpha: 0.1 is strong skew, 100 nearly iid. `balanced`: a client that holds its even share gets no further
-    class (the cap of NIID-Bench)."""
+    """Each class is shuffled, then cut into the clients' shares. alpha: 0.1 is strong skew, 100 nearly iid.
+    `balanced`: a client that holds its even share gets no further class (the cap of NIID-Bench)."""
 
     alpha: Annotated[float, Field(gt=0)] = 0.5
     min_size: Annotated[int, Field(ge=0)] = 10
@@ -52,4 +52,5 @@ class Dirichlet(Scheme):
                 rows.clients, LABEL, self.alpha, self.min_size, self.balanced, shuffle=False, seed=seed
             ),
             rows,
+            shuffled(rows),
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedlens.data.base import ToPartition
 from fedlens.errors import DataError
+from fedlens.seeds import derive
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,16 +26,23 @@ LABEL = "label"
 """The name of the label column."""
 
 
-def deal(
-    make: Callable[[], Partitioner], rows: ToPartition, order: NDArray[np.int64] | None = None
-) -> dict[str, NDArray[np.int64]]:
-    """Run one partitioner over `rows` (in `order`, where given); clients are "client1", "client2", ….
+def shuffled(rows: ToPartition) -> NDArray[np.int64]:
+    """The positions of `rows` in a random order of the seed, independent of what a partitioner draws from that seed.
+
+    A partitioner cuts a class, or the list of rows sorted by class, where it stands. Neighbouring rows are often
+    alike (one patient, one scene): cut in the order of the files, they would go to one client, and label skew would
+    carry feature skew with it. NIID-Bench (`dirichlet`'s citation) also shuffles a class before it cuts it.
+    """
+    return np.random.default_rng(derive(rows.seed, "partition", "order")).permutation(len(rows.labels))
+
+
+def deal(make: Callable[[], Partitioner], rows: ToPartition, order: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Run one partitioner over `rows` in `order`; clients are "client1", "client2", ….
 
     Raises:
         ValueError: the partitioner cannot meet what it was asked; the caller says so in the scheme's own terms.
         FloatingPointError: its arithmetic broke down (extreme parameters).
     """
-    order = np.arange(len(rows.labels)) if order is None else order
     with warnings.catch_warnings(), np.errstate(divide="raise", invalid="raise"):
         warnings.simplefilter("ignore")
         partitioner = make()

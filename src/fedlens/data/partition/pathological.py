@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import LABEL, check_clients, deal
+from fedlens.data.partition.flower import LABEL, check_clients, deal, shuffled
 from fedlens.errors import DataError
 
 
@@ -22,7 +22,7 @@ from fedlens.errors import DataError
 @dataclass(frozen=True)
 class Pathological(Scheme):
     """The first class goes round by client, so that none is left out when there are enough clients; the others
-    are drawn. A class is cut evenly among the clients that hold it."""
+    are drawn. A class is shuffled, then cut evenly among the clients that hold it."""
 
     classes_per_client: Annotated[int, Field(ge=1)] = 2
 
@@ -42,6 +42,7 @@ class Pathological(Scheme):
                     rows.clients, LABEL, self.classes_per_client, "first-deterministic", shuffle=False, seed=rows.seed
                 ),
                 rows,
+                shuffled(rows),
             )
         except ValueError as error:
             raise DataError(

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import LABEL, deal
+from fedlens.data.partition.flower import LABEL, deal, shuffled
 from fedlens.errors import DataError
 
 
 @schemes.register("shard", "label-sorted shards, shards_per_client each: the non-IID split of the FedAvg paper")
 @dataclass(frozen=True)
 class Shard(Scheme):
-    """All shards are equal; what is left when the rows do not divide evenly belongs to nobody."""
+    """Each class is shuffled before the sorted rows are cut. All shards are equal; what is left when the rows do not
+    divide evenly belongs to nobody."""
 
     shards_per_client: Annotated[int, Field(ge=1)] = 2
 
@@ -39,4 +40,5 @@ class Shard(Scheme):
         return deal(
             lambda: ShardPartitioner(rows.clients, LABEL, self.shards_per_client, size, shuffle=False, seed=rows.seed),
             rows,
+            shuffled(rows),
         )
