@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlens.data.assignment import assign
 from fedlens.data.base import Scheme, ToPartition
+from fedlens.data.labels import check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.natural import Natural
 from fedlens.data.splits import client_splits, global_test
@@ -67,8 +68,10 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
     validation rows of the client that owns them.
 
     Raises:
-        DataError: the scheme cannot be met; nothing is left to train on, or one class only.
+        DataError: the scheme cannot be met; nothing is left to train on, or one class only; the data's own test or
+            validation split has a class of which there is no training image.
     """
+    check_held_out(columns.labels, columns.class_names, columns.split)
     notes: list[str] = []
     scheme = plan.scheme or _automatic(columns, notes)
     pool, test = _pool(columns, plan, isinstance(scheme, Natural), notes)

@@ -81,7 +81,7 @@ def export(
         name = error.filename2 or error.filename or out
         hint = "; leave out --link to copy" if link else ""
         raise DataError(f"cannot write {name}: {error.strerror or error}{hint}") from error
-    notes = list(division.notes)
+    notes = [*table.notes, *division.notes]
     if table.groups is not None:
         notes.append(f"folders cannot say which images belong together; {MANIFEST_FILE} can: train on that file")
     return Export({name: len(rows) for name, rows in held.items()}, tuple(notes))

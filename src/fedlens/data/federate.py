@@ -49,6 +49,6 @@ def federate(
         table.class_names,
         division.clients,
         division.test,
-        replace(cached.report, notes=(*cached.report.notes, *division.notes)),
+        replace(cached.report, notes=(*table.notes, *cached.report.notes, *division.notes)),
         cached.key,
     )

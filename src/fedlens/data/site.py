@@ -76,4 +76,5 @@ def one_client(
     if not len(client.train):
         raise DataError(f"no images to train on: of {len(rows)} images, {len(rows)} are held out for tests")
     labels = torch.from_numpy(columns.labels)
-    return FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], cached.report, cached.key)
+    report = replace(cached.report, notes=(*table.notes, *cached.report.notes))
+    return FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], report, cached.key)

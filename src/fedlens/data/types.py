@@ -28,6 +28,7 @@ class ImageTable:
     groups       (N,) rows of one group (a patient, a module) never straddle a split, or None
     channels     1 when every image is grey, else 3
     native_size  typical side in pixels, or None when unknown (photographs)
+    notes        how the images were read, and what is doubtful about them: lines for the user
     """
 
     images: Sequence[Path] | NDArray[np.uint8]
@@ -38,6 +39,7 @@ class ImageTable:
     groups: NDArray[np.str_] | None = None
     channels: Literal[1, 3] = 3
     native_size: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
