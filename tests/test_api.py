@@ -160,6 +160,16 @@ def test_resuming_on_other_images_is_refused(tmp_path: Path) -> None:
         fedlens.resume(short.folder, "federated.num_rounds=2", show=False)
 
 
+def test_resuming_with_clients_that_hold_other_rows_is_refused(tmp_path: Path) -> None:
+    """As a run of an older version, whose partition was dealt out by another rule: nothing is known of its rows."""
+    partition = run(tmp_path, "federated.num_rounds=1").folder / "partition.json"
+    told = json.loads(partition.read_text())
+    for division in ("other rows", None):
+        partition.write_text(json.dumps(told | {"division": division}))
+        with pytest.raises(CheckpointError, match="dealt out to the clients in another way than when this run began"):
+            fedlens.resume(partition.parent, "federated.num_rounds=2", show=False)
+
+
 def test_a_finished_run_resumed_is_left_as_it_is(tmp_path: Path) -> None:
     done = run(tmp_path)
     before = weights(done)

@@ -55,6 +55,11 @@ def open_personal(
             f"{run.path}: the images are not those of this run; put them back, or, where they were given from Python, "
             "use fedlens.load_run(…).model_of(client, data=…)"
         )
+    if not run.divides(experiment.shown):
+        raise ModelError(
+            f"{run.path}: the images are dealt out to the clients in another way than when this run was made, "
+            "which was perhaps with an older version of FedLens: make the run again"
+        )
     settings, version = {"lr": build_plan(config).lr(checkpoint.round)}, checkpoint.versions.get(client)
     experiment.trainer.take_home(Task(client, checkpoint.round, "evaluate", checkpoint.state.shared, settings, version))
     return PersonalModel(

@@ -160,12 +160,17 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
     """The newest whole checkpoint, or the beginning.
 
     Raises:
-        CheckpointError: the images are not those that the run began with.
+        CheckpointError: the images, or who holds them, are not as they were when the run began.
     """
     fingerprint = folder.fingerprint
     if fingerprint.exists() and read_json(fingerprint) != experiment.shown.cache_key:
         raise CheckpointError(
             f"the images have changed since {folder.path} began: put them back, or start a new run with `fedlens run`"
+        )
+    if not folder.divides(experiment.shown):
+        raise CheckpointError(
+            f"{folder.path}: the images are dealt out to the clients in another way than when this run began, "
+            "which was perhaps with an older version of FedLens: start a new run with `fedlens run`"
         )
     write_json(fingerprint, experiment.shown.cache_key)
     first = Checkpoint(0, experiment.algorithm.strategy.init(experiment.shared))

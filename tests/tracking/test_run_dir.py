@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -137,5 +138,9 @@ def test_the_partition_file_says_who_holds_what(tmp_path: Path) -> None:
     # rows 12–23 of labels 0×16, 1×16, …: train 12–19 holds four of class 0 (12–15) and four of class 1 (16–19)
     assert partition["clients"][CLIENTS[1]] == {"train": [4, 4, 0], "val": [0, 2, 0], "test": [0, 2, 0]}
     assert partition["test"] == [8, 0, 0]
+    one, two = federated_data().clients[:2]
+    swapped = (replace(one, train=two.train), replace(two, train=one.train))
+    assert run.divides(federated_data())
+    assert not run.divides(replace(federated_data(), clients=swapped + federated_data().clients[2:]))
     data = json.loads(run.data.read_text())
     assert data == {"read": 57, "skipped": [["bad <photo>.png", "empty file"]], "notes": ["one class is rare"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,16 @@ class FederatedData:
     @property
     def channels(self) -> int:
         return int(self.images.shape[-1]) if self.images.dtype.is_floating_point is False else int(self.images.shape[1])
+
+    @property
+    def division(self) -> str:
+        """A digest of who holds which rows. Class counts do not tell: another draw may give as many of each class."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, rows in [(c.name, rows) for c in self.clients for rows in (c.train, c.val, c.test)] + [
+            ("", self.test)
+        ]:
+            digest.update(f"{name}\0{len(rows)}\0".encode() + rows.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     @property
     def val(self) -> Rows:

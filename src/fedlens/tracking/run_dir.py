@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlens.errors import ConfigError
-from fedlens.files import write_json
+from fedlens.files import read_json, write_json
 from fedlens.tracking.versions import collect_versions
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
@@ -150,16 +150,23 @@ class RunDir:
         write_json(self.versions, collect_versions(device))
 
     def save_data(self, data: FederatedData, clients: Sequence[ClientInfo]) -> None:
-        """Write `partition.json` (class counts of every client's splits and of the global test set) and `data.json`."""
+        """Write `partition.json` (class counts of every client's splits and of the global test set, and a digest of who
+        holds which rows) and `data.json`."""
         write_json(
             self.partition,
             {
                 "class_names": list(data.class_names),
                 "clients": {client.name: client.counts for client in clients},
                 "test": data.class_counts(data.test).tolist(),
+                "division": data.division,
             },
         )
         write_json(self.data, asdict(data.report))
+
+    def divides(self, data: FederatedData) -> bool:
+        """The run's clients hold the same rows as those of `data`; True, too, before the run has begun. A run of an
+        older version does not know its clients' rows, and classes may have been cut in another order then: False."""
+        return not self.partition.exists() or read_json(self.partition).get("division") == data.division
 
     def finish(self, reason: str) -> None:
         """Write `result.json`: the run has ended, and why (all rounds, target reached, …)."""
