@@ -145,3 +145,16 @@ def test_plain_output_has_no_control_characters():
 
 def test_a_folder_with_spaces_is_quoted():
     assert next_commands(Path("my logs/run 1"), "x")[0] == "fedlens predict 'my logs/run 1' photo.jpg"
+
+
+def test_no_text_from_outside_reaches_the_terminal_as_it_is(shown):
+    tracker, text = shown
+    hostile = "gone\x1b[2J\x9b31m\u202e\ud800"
+    tracker.start({"model": hostile, "folder": hostile}, 12, 0)
+    tracker.progress(hostile)(0, 2)
+    tracker.note(hostile)
+    tracker.round(record(1, (ClientFailure(hostile, 1, hostile),)))
+    tracker.interrupted()
+    assert "gone�[2J" in text()
+    assert not {"\x9b", "\u202e", "\ud800"} & set(text())
+    assert "\x1b[2J" not in text()

@@ -9,6 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from fedlens import clean
 from fedlens.cli import (
     certs,
     client,
@@ -41,7 +42,7 @@ class Commands(TyperGroup):
         except FedLensError as error:
             if ctx.params["debug"]:
                 raise
-            typer.secho(str(error), fg=typer.colors.RED, err=True)
+            typer.secho(clean.block(str(error)), fg=typer.colors.RED, err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:

@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from fedlens import clean
 from fedlens.federation.records import RoundRecord
 from fedlens.files import read_json
 from fedlens.tracking.metrics import read_metrics
@@ -63,7 +64,7 @@ class ConsoleTracker:
         def show(done: int, total: int) -> None:
             nonlocal task, drawn
             if task is None and done < total:
-                task = self._bars.add_task(label, total=total)
+                task = self._bars.add_task(clean.line(label), total=total)
                 if not self._console.is_terminal:
                     self._say(f"{label}: {total:,}")
             if task is None:
@@ -99,7 +100,7 @@ class ConsoleTracker:
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}")
         if self._console.is_terminal:
             body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
-            self._console.print(Panel(Text(body), title="Result", border_style="green", expand=False))
+            self._console.print(Panel(Text(clean.block(body)), title="Result", border_style="green", expand=False))
             return
         self._lines(lines)
         self._say("Next:\n" + "\n".join(f"  {command}" for command in advice))
@@ -122,7 +123,7 @@ class ConsoleTracker:
         self._say(_table(values))
 
     def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(clean.block(text), style=style), soft_wrap=True)
 
 
 def round_line(record: RoundRecord, num_rounds: int) -> str:
