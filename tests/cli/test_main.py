@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from fedlens.cli.main import app
+from fedlens.cli.main import app, complain
 from fedlens.errors import ConfigError, DataError
 
 COMMANDS = (
@@ -52,6 +53,29 @@ def test_every_command_explains_itself(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+def every_command(command, *names):
+    yield names
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, *names, name)
+
+
+def test_help_has_no_markup_of_another_reader():
+    helps = {names: invoke(*names, "--help").stdout for names in every_command(typer.main.get_command(app))}
+    assert "[required]" in helps["sweep",]
+    assert not [names for names, text in helps.items() if "\\[" in text]
+
+
+def test_errors_on_a_terminal_are_folded_between_words(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    complain("config.yaml: a long line with a/path/that-stays-whole-however-long-it-is in it")
+    assert typer.unstyle(capsys.readouterr().err).splitlines() == [
+        "config.yaml: a long line with",
+        "  a/path/that-stays-whole-however-long-it-is",
+        "  in it",
+    ]
 
 
 def test_version():

@@ -14,9 +14,9 @@ from fedlens.errors import DataError
 HELD = Holdings(("client1", "client2"), ("cat", "dog"), np.array([[3, 0], [1, 1200]]), np.array([5, 5]))
 
 
-def printed(held):
-    console = Console(file=io.StringIO(), width=140)
-    console.print(table(held))
+def printed(held, width=140):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(held, width))
     return console.file.getvalue()
 
 
@@ -72,6 +72,15 @@ def test_table_of_many_is_short():
     assert "60 more" in text
     assert "class7 (51%)" in text
     assert len(text.splitlines()) < 60
+
+
+def test_class_names_that_do_not_fit_stand_below_whole():
+    names = tuple(f"a-long-class-name-{number}" for number in range(10))
+    held = Holdings(("client1",), names, np.full((1, 10), 100))
+    lines = printed(held, 80).splitlines()
+    assert ["client", "images", *(f"({number})" for number in range(1, 11))] in [line.split() for line in lines]
+    assert lines[-1].split() == ["(10)", names[-1]]
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(1, 2), (2, 10), (100, 10), (30, 1000)])

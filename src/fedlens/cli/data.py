@@ -111,7 +111,8 @@ def show(
     from fedlens.data.show import holdings, save_pictures, table
 
     held = holdings(path)
-    Console().print(table(held))
+    console = Console(highlight=False)
+    console.print(table(held, console.width))
     beside = Path() if path is None else path if path.is_dir() else path.parent
     png, html = save_pictures(held, out or beside)
     typer.echo(f"{png}\n{html}")

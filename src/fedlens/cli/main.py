@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Annotated, Any
 
 import click
 import typer
+import typer.core
 from typer.core import TyperGroup
 
 from fedlens import clean
@@ -26,6 +28,9 @@ from fedlens.cli import (
     sweep,
 )
 from fedlens.errors import ConfigError, FedLensError
+from fedlens.lines import folded
+
+typer.core.HAS_RICH = False  # where rich is installed, typer writes "\\[required]" into plain help
 
 
 class Commands(TyperGroup):
@@ -42,7 +47,7 @@ class Commands(TyperGroup):
         except FedLensError as error:
             if ctx.params["debug"]:
                 raise
-            typer.secho(clean.block(str(error)), fg=typer.colors.RED, err=True)
+            complain(clean.block(str(error)))
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:
@@ -59,6 +64,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: fedlens run",
 )
+
+
+def complain(text: str) -> None:
+    """Red lines on standard error: folded between words for a terminal, whole in a file."""
+    if sys.stderr.isatty():
+        text = folded(text, shutil.get_terminal_size().columns, hang=2)
+    typer.secho(text, fg=typer.colors.RED, err=True)
 
 
 def _version(wanted: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -20,6 +20,7 @@ from fedlens.files import read_json
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from matplotlib.figure import Figure
+    from rich.console import Group
     from rich.table import Table
 
 MOST_CLIENTS, MOST_CLASSES = 100, 60
@@ -85,38 +86,64 @@ def _of_run(folder: Path) -> Holdings:
         raise DataError(f"{file} cannot be read ({error}); the run stopped before its data was ready?") from error
 
 
-def table(held: Holdings, most_clients: int = 40, most_classes: int = 12) -> Table:
-    """A row for each client. With many classes: how many it holds, and its commonest, instead of a column each."""
+def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int = 12) -> Group:
+    """A row for each client, and a column for each class. Where the classes' names do not fit into `width` columns,
+    numbers stand for them, and the names are listed below. With many classes: how many a client holds, and its
+    commonest."""
+    from rich.console import Group
+    from rich.text import Text
+
+    names = held.class_names
+    title = f"{held.counts.sum():,} images of {len(names)} classes at {len(held.clients)} clients"
+    if len(names) <= most_classes:
+        named = _table(held, names, _every_class, most_clients)
+        if _width(named) <= width:
+            return Group(title, named)
+        numbers = [f"({number})" for number in range(1, len(names) + 1)]
+        numbered = _table(held, numbers, _every_class, most_clients)
+        if _width(numbered) <= width:
+            key = (Text(f"{number:>4}  {name}") for number, name in zip(numbers, names, strict=True))
+            return Group(title, numbered, *key)
+    return Group(title, _table(held, ("classes", "commonest class"), _commonest, most_clients))
+
+
+def _width(view: Table) -> int:
+    """Columns that `view` takes where nothing is folded."""
+    from rich.console import Console
+
+    console = Console(width=100_000)
+    return console.measure(view).maximum
+
+
+def _table(held: Holdings, heads: Sequence[str], cells: Callable[[Counts, Holdings], list[str]], most: int) -> Table:
     from rich import box, markup
     from rich.table import Table
 
-    title = f"{held.counts.sum():,} images of {len(held.class_names)} classes at {len(held.clients)} clients"
-    view = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("client", no_wrap=True)
-    view.add_column("images", justify="right", no_wrap=True)
-    wide = len(held.class_names) <= most_classes
-    for name in held.class_names if wide else ("classes", "commonest class"):
-        view.add_column(markup.escape(name), justify="right", overflow="fold")  # long names break, none is cut
+    for name in ("images", *heads):
+        view.add_column(markup.escape(name), justify="right", overflow="fold")  # nothing is cut
     rows = list(zip(held.clients, held.counts, strict=True))
-    for name, counts in rows[:most_clients]:
-        view.add_row(markup.escape(name), *_cells(counts, held, wide))
-    if len(rows) > most_clients:
-        rest = np.sum([counts for _, counts in rows[most_clients:]], axis=0)
-        view.add_row(f"{len(rows) - most_clients} more", *_cells(rest, held, wide))
+    for name, counts in rows[:most]:
+        view.add_row(markup.escape(name), *cells(counts, held))
+    if len(rows) > most:
+        rest = np.sum([counts for _, counts in rows[most:]], axis=0)
+        view.add_row(f"{len(rows) - most} more", *cells(rest, held))
     view.add_section()
-    view.add_row("all clients", *_cells(held.counts.sum(axis=0), held, wide))
+    view.add_row("all clients", *cells(held.counts.sum(axis=0), held))
     if held.test is not None:
-        view.add_row("test set", *_cells(held.test, held, wide))
+        view.add_row("test set", *cells(held.test, held))
     return view
 
 
-def _cells(counts: Counts, held: Holdings, wide: bool) -> list[str]:
+def _every_class(counts: Counts, _held: Holdings) -> list[str]:
+    return [f"{int(counts.sum()):,}", *(f"{count:,}" if count else "·" for count in counts.tolist())]
+
+
+def _commonest(counts: Counts, held: Holdings) -> list[str]:
     from rich import markup
 
-    total = int(counts.sum())
-    if wide:
-        return [f"{total:,}", *(f"{count:,}" if count else "·" for count in counts.tolist())]
-    most = int(counts.argmax())
+    total, most = int(counts.sum()), int(counts.argmax())
     share = f"{markup.escape(held.class_names[most])} ({counts[most] / total:.0%})" if total else "–"
     return [f"{total:,}", str(np.count_nonzero(counts)), share]
 

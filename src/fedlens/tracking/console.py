@@ -1,7 +1,7 @@
-"""A run on the terminal: what is about to run, a bar over the rounds, a line a round, the result and what to try next.
+"""A run on the terminal: what is about to run, a bar over the rounds, a row a round, the result and what to try next.
 
-Without a terminal (a log file, CI) the same as plain lines. The bar is redrawn when something happens, by no thread
-of its own: worker processes are forked from this one.
+Without a terminal (a log file, CI) the same as plain lines, each of them whole. On a terminal, lines are folded between
+words. The bar is redrawn when something happens, by no thread of its own: worker processes are forked from this one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.rule import Rule
 from rich.text import Text
 
 from fedlens import clean
 from fedlens.federation.records import RoundRecord
 from fedlens.files import read_json
+from fedlens.lines import folded
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.rounds import RoundTable
 from fedlens.tracking.run_dir import RunDir, find_runs
 from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
 
@@ -43,6 +45,7 @@ class ConsoleTracker:
         self._num_rounds = 0
         self._round = 0
         self._rounds: TaskID | None = None
+        self._table: RoundTable | None = None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
         self._bars.start()
@@ -80,9 +83,12 @@ class ConsoleTracker:
         self._say(f"note: {text}", "cyan")
 
     def round(self, record: RoundRecord) -> None:
-        """One line, and a line for each client that failed."""
+        """One row, and a line for each client that failed."""
         self._round = record.round
-        self._say(round_line(record, self._num_rounds), "yellow" if record.failures else "")
+        if self._table is None:
+            self._table = RoundTable(self._num_rounds, timed=record.virtual_seconds is not None)
+            self._say(self._table.header(), "bold")
+        self._say(self._table.row(record), "yellow" if record.failures else "")
         for failure in record.failures[:_MOST_FAILURES]:
             self._say(f"    {failure.client}: {failure.reason}", "yellow")
         if len(record.failures) > _MOST_FAILURES:
@@ -99,11 +105,11 @@ class ConsoleTracker:
         lines["time"] += f"; this call took {duration(seconds)} in all"
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}")
         if self._console.is_terminal:
-            body = _table(lines) + "\n\nNext:\n" + "\n".join(f"  {command}" for command in advice)
-            self._console.print(Panel(Text(clean.block(body)), title="Result", border_style="green", expand=False))
-            return
+            self._console.print(Rule("Result", style="green", align="left"))
         self._lines(lines)
-        self._say("Next:\n" + "\n".join(f"  {command}" for command in advice))
+        self._say("Next:")
+        for command in advice:  # whole, however long: they are there to be copied
+            self._console.print(Text(clean.block(f"  {command}")), soft_wrap=True)
 
     def interrupted(self) -> None:
         """After Ctrl-C: what is kept, and how to go on."""
@@ -120,27 +126,15 @@ class ConsoleTracker:
         self._bars.stop()
 
     def _lines(self, values: Mapping[str, str]) -> None:
-        self._say(_table(values))
+        width = max(map(len, values), default=0)
+        for name, value in values.items():
+            self._say(f"{name:{width}}  {value}", hang=width + 2)
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(clean.block(text), style=style), soft_wrap=True)
-
-
-def round_line(record: RoundRecord, num_rounds: int) -> str:
-    """One round: loss on the training images, accuracies, clients, traffic (10⁶ bytes), seconds."""
-    width = len(str(num_rounds))
-    parts = [f"round {record.round:{width}}/{num_rounds}", f"train loss {record.train_loss:.4f}"]
-    if record.test:
-        parts.append(f"test {percent(record.test.accuracy):>7}")
-    if record.validation:
-        parts.append(f"validation {percent(record.validation.accuracy):>7}")
-    failed = f", {len(record.failures)} failed" if record.failures else ""
-    parts.append(f"{len(record.reports)} clients ok{failed}")
-    parts.append(f"down {record.bytes_down / 1e6:.2f} MB, up {record.bytes_up / 1e6:.2f} MB")
-    parts.append(f"{sum(record.seconds.values()):.2f} s")
-    if record.virtual_seconds is not None:
-        parts.append(f"clock {duration(record.virtual_seconds)}")
-    return "  ".join(parts)
+    def _say(self, text: str, style: str = "", hang: int = 4) -> None:
+        text = clean.block(text)
+        if self._console.is_terminal:
+            text = folded(text, self._console.width, hang)
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[str, str]:
@@ -194,8 +188,3 @@ def _settings(run: RunDir, section: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = (yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}).get(section, {})
     return found
-
-
-def _table(values: Mapping[str, str]) -> str:
-    width = max(map(len, values), default=0)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in values.items())

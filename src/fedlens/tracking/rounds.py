@@ -1,0 +1,54 @@
+"""The rounds of a run as a table with one header, narrow enough for 80 columns."""
+
+from __future__ import annotations
+
+from fedlens.federation.records import RoundRecord
+from fedlens.tracking.summary import duration, percent
+
+SAME = '"'
+"""The traffic of the row above again."""
+
+LARGEST_PLAIN = 10_000
+
+
+class RoundTable:
+    """The header, and a row for each round. `timed`: clients are simulated with a clock, which has a column."""
+
+    def __init__(self, num_rounds: int, *, timed: bool) -> None:
+        self._num_rounds = num_rounds
+        self._timed = timed
+        self._traffic = ""
+
+    def header(self) -> str:
+        return self._line("round", "loss", "test", "val", "clients", "MB", "s", "clock")
+
+    def row(self, record: RoundRecord) -> str:
+        """Loss on the training images, accuracies on the test and the validation images, clients that answered of
+        those that were asked, 10⁶ bytes in both directions, seconds."""
+        moved = number((record.bytes_down + record.bytes_up) / 1e6)
+        traffic, self._traffic = SAME if moved == self._traffic else moved, moved
+        return self._line(
+            f"{record.round}/{self._num_rounds}",
+            loss(record.train_loss),
+            percent(record.test.accuracy if record.test else None),
+            percent(record.validation.accuracy if record.validation else None),
+            f"{len(record.reports)}/{record.arrivals}",
+            traffic,
+            number(sum(record.seconds.values())),
+            "" if record.virtual_seconds is None else duration(record.virtual_seconds),
+        )
+
+    def _line(self, *cells: str) -> str:
+        widths = (2 * len(str(self._num_rounds)) + 1, 7, 7, 7, 7, 8, 7, 12)
+        kept = len(cells) if self._timed else len(cells) - 1
+        return "  ".join(f"{cell:>{max(width, 5)}}" for cell, width in zip(cells[:kept], widths[:kept], strict=True))
+
+
+def loss(value: float) -> str:
+    """Four decimals; of a loss that has run away, its size."""
+    return f"{value:.4f}" if abs(value) < LARGEST_PLAIN else f"{value:.1e}"
+
+
+def number(value: float) -> str:
+    """Two decimals where they say something."""
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
