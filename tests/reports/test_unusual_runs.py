@@ -18,8 +18,9 @@ from fedlens.federation.types import ClientFailure, Mean, Report
 from fedlens.files import write_json
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import headline
-from fedlens.reports.html import write_report
+from fedlens.reports.html import MEASURED, write_report
 from fedlens.reports.load import load_run
+from fedlens.reports.uses import USES
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
 
@@ -69,12 +70,13 @@ def test_bars_show_the_metrics(tmp_path: Path) -> None:
     moved = traces(rounds.communication(run.metrics))
     assert moved["clients → server"] == near([(number, 1.0 * number) for number in range(1, 7)])
     assert moved["server → clients"] == near([(number, 2.0 * number) for number in range(1, 7)])
+    assert {trace.stackgroup for trace in rounds.communication(run.metrics).data} == {"moved"}  # stacked: the sum
     seconds = traces(rounds.timing(run.metrics))
     assert {phase: points[0] for phase, points in seconds.items()} == {
         "broadcast": (1, 0.1), "train": (1, 2.0), "aggregate": (1, 0.2), "evaluate": (1, 0.5), "checkpoint": (1, 0.2),
     }  # fmt: skip
     at_home = traces(clients.client_accuracies(run.metrics))
-    assert at_home["has trained"] == [("west", 0.3), ("east", 0.6), ("north &amp; south", 0.9)]
+    assert at_home["has trained"] == [("north &amp; south", 0.9), ("east", 0.6), ("west", 0.3)]
     assert at_home["never sampled"] == [("centre", 0.1)]
     # see fake_runs.federated_data: the first 8 rows of each client's 12 train
     held = traces(clients.partition(run.partition))
@@ -95,10 +97,23 @@ def test_ticks_next_to_each_other_differ(leading: int, digits: int, tmp_path: Pa
     assert step < 0.01 or form == ".0%"  # and no more decimals than it takes
 
 
-def test_a_class_has_its_colour_in_every_run() -> None:
-    def colours(names: list[str]) -> list[str]:
+def test_all_plots_of_clients_have_one_order(tmp_path: Path) -> None:
+    """That of the partition: the first client is neither the best nor the one most unlike the others."""
+    run = load_run(write_run(tmp_path).path)
+    ordered = ["north &amp; south", "east", "west", "centre"]
+    assert list(clients.client_accuracies(run.metrics).layout.xaxis.categoryarray) == ordered
+    assert list(clients.partition(run.partition).data[0].x) == ordered
+    assert list(clients.label_distances(run.partition).data[0].x) == ordered
+
+
+def test_a_class_looks_the_same_in_every_run_and_like_no_other() -> None:
+    """20 classes are as many as bars show; Okabe and Ito's colours are 8, so patterns tell the others apart."""
+
+    def colours(names: list[str]) -> list[tuple[str, str]]:
         held = {"class_names": names, "clients": {"a": {"train": [1] * len(names)}}}
-        return [bar.marker.color for bar in clients.partition(held).data]
+        figure = clients.partition(held)
+        assert figure.layout.legend.traceorder == "normal"  # that of the classes; plotly reverses stacked bars
+        return [(bar.marker.color, bar.marker.pattern.shape) for bar in figure.data]
 
     many = colours([str(number) for number in range(20)])
     assert colours(["cat", "dog"]) == many[:2]
@@ -207,3 +222,14 @@ def test_a_page_reaches_for_nothing_on_a_network(tmp_path: Path) -> None:
     assert len(without_plotly) < len(page) / 10
     assert not re.search(r"https?://|//cdn", without_plotly)
     assert not re.search(r"""\b(src|href)\s*=|@import|url\(""", without_plotly)
+
+
+def test_every_plot_says_what_it_is_good_for(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path))
+    titles = re.findall(r"<h3>([^<]+)</h3><figcaption>", page)
+    assert len(titles) == page.count('class="use"') >= 10
+    assert len(set(re.findall(r'class="use">([^<]+)', page))) == len(titles)
+
+
+def test_every_group_of_measured_numbers_says_what_it_is_good_for() -> None:
+    assert {group.capitalize() for group in MEASURED} <= USES.keys()

@@ -8,6 +8,7 @@ from importlib import resources
 from string import Template
 
 from fedlens.reports.figures.base import Figure
+from fedlens.reports.uses import USES
 
 _MOST_ROWS = 200
 
@@ -43,8 +44,14 @@ def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) ->
     name = title.lower().replace(" ", "-")
     config = {"displayModeBar": False, "responsive": True}
     drawn = plotly.io.to_html(figure, config=config, include_plotlyjs=False, full_html=False, div_id=name)
+    return titled(title, caption, drawn, wide)
+
+
+def titled(title: str, caption: str, content: str, wide: bool = False) -> str:
+    """HTML in a card of its own, under its title, what it shows, and what that is good for (`USES`)."""
+    use = f'<p class="use">{USES[title]}</p>' if title in USES else ""
     kind = "plot wide" if wide else "plot"
-    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}</figcaption>{drawn}</figure>'
+    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}{use}</figcaption>{content}</figure>'
 
 
 def table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:

@@ -15,8 +15,11 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 _DASHES = ("solid", "dash", "dot")
 """When the colours have been through."""
 
-_GOLDEN_ANGLE = 137.508
-"""Degrees. Hues so far apart stay apart, however many follow."""
+_PATTERNS = ("", "/", ".")
+"""Fills of bars when the colours have been through: more than eight colours cannot be told apart by everybody."""
+
+SHADES = ((0.0, "rgba(0,114,178,0)"), (1.0, "rgba(0,114,178,0.75)"))
+"""Colours of a heat map, from the page's ground to blue: the page's ink can be read on all of them, light or dark."""
 
 _PERCENT = (
     {"dtickrange": [0.009, None], "value": ".0%"},
@@ -26,6 +29,7 @@ _PERCENT = (
 """As many decimals as the distance between two ticks needs (it is 1, 2 or 5 times a power of ten)."""
 
 GRID = "rgba(128,128,128,0.22)"
+_PAPER = "rgba(255,255,255,0.6)"
 
 
 def blank(x: str, y: str) -> Figure:
@@ -40,7 +44,7 @@ def blank(x: str, y: str) -> Figure:
             "font": {"family": "system-ui, sans-serif", "size": 13},
             "margin": {"l": 60, "r": 20, "t": 20, "b": 50},
             "height": 360,
-            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "traceorder": "normal"},
             "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": "#222222"}},
             "xaxis": {"title": {"text": x, "standoff": 10}, **axis},
             "yaxis": {"title": {"text": y, "standoff": 10}, **axis},
@@ -76,6 +80,10 @@ def over_rounds(figure: Figure, last: float) -> Figure:
     return figure.update_layout(hovermode="x unified").update_xaxes(dtick=1 if last <= 10 else None)
 
 
-def class_colour(number: int) -> str:
-    """A class' colour depends on its label alone, so that pages of several runs can be compared."""
-    return f"hsl({_GOLDEN_ANGLE * number % 360:.0f}, 55%, {48 if number % 2 else 64}%)"
+def bar_style(number: int) -> dict[str, Any]:
+    """The marker of the bars of series `number`. Up to 24 differ in colour or pattern. It depends on the number alone:
+    a class looks the same in the pages of several runs."""
+    turn, colour = divmod(number, len(COLOURS))
+    line = {"color": _PAPER, "width": 0.5}  # between neighbours of similar lightness
+    pattern = {"shape": _PATTERNS[turn % len(_PATTERNS)], "fgcolor": "#ffffff", "size": 6, "solidity": 0.4}
+    return {"color": COLOURS[colour], "line": line, "pattern": {**pattern, "fillmode": "overlay"}}

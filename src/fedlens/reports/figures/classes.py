@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.reports.figures.base import COLOURS, Figure, blank
+from fedlens.reports.figures.base import COLOURS, SHADES, Figure, blank
 from fedlens.tracking.summary import named_confusion
 
 MOST_CLASSES = 40
@@ -25,7 +25,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Fi
         y=names,
         zmin=0,
         zmax=1,
-        colorscale="Blues",
+        colorscale=SHADES,
         colorbar={"tickformat": ".0%", "thickness": 12},
         customdata=counts,
         hovertemplate="true: %{y}<br>predicted: %{x}<br>%{customdata} images, %{z:.1%}<extra></extra>",

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from fedlens.federation.labels import jensen_shannon, total_variation
-from fedlens.reports.figures.base import COLOURS, GRID, Figure, blank, class_colour
+from fedlens.reports.figures.base import COLOURS, GRID, SHADES, Figure, bar_style, blank
 from fedlens.tracking.summary import last_with
 
 _MOST_BARS = 60
 
 
 def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Accuracy of every client at home in the last evaluation, worst first; a histogram for many clients."""
+    """Accuracy of every client at home in the last evaluation, in their own order; a histogram for many clients."""
     evaluated = last_with(metrics, "clients")
     if evaluated is None:
         return None
-    clients = sorted(evaluated["by_client"], key=lambda client: client["accuracy"])
+    clients = evaluated["by_client"]
     return _accuracy_bars(clients) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
 
 
@@ -96,27 +96,25 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
         figure = blank("client", "training images").update_layout(barmode="stack")
         for number, name in enumerate(classes):
             hover = f"%{{x}}: %{{y}} × {name}<extra></extra>"
-            colour = class_colour(number)
-            figure.add_bar(x=clients, y=counts[:, number], name=name, marker_color=colour, hovertemplate=hover)
+            style = bar_style(number)
+            figure.add_bar(x=clients, y=counts[:, number], name=name, marker=style, hovertemplate=hover)
         return figure.update_xaxes(type="category")
     figure = blank("class", "client")
     hover = "%{y}: %{z} × %{x}<extra></extra>"
-    figure.add_heatmap(z=counts, x=classes, y=clients, colorscale="Blues", hovertemplate=hover)
+    figure.add_heatmap(z=counts, x=classes, y=clients, colorscale=SHADES, hovertemplate=hover)
     return figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
 
 
 def label_distances(held: Mapping[str, Any]) -> Figure | None:
-    """How far the labels of every client's training images are from everybody's, the farthest first."""
+    """How far the labels of every client's training images are from everybody's, in the clients' own order."""
     counts = {name: splits["train"] for name, splits in held.get("clients", {}).items() if sum(splits["train"])}
     if len(counts) < 2:
         return None
     rows = np.array(list(counts.values()))
     distances = {"total variation": total_variation, "Jensen-Shannon divergence": jensen_shannon}
     found = {what: distance(rows, rows.sum(axis=0)) for what, distance in distances.items()}
-    order = np.argsort(-found["total variation"], kind="stable")
     names = [escape(name, quote=False) for name in counts]
     figure = blank("client", "distance")
     for number, (what, values) in enumerate(found.items()):
-        shown = [names[index] for index in order]
-        figure.add_bar(x=shown, y=values[order], name=what, marker_color=COLOURS[number])
+        figure.add_bar(x=names, y=values, name=what, marker_color=COLOURS[number])
     return figure.update_xaxes(type="category").update_yaxes(range=[0, 1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.reports.figures.base import COLOURS, Figure, blank, curves, from_zero, over_rounds
+from fedlens.reports.figures.base import COLOURS, Figure, bar_style, blank, curves, from_zero, over_rounds
 
 VIRTUAL_TIME = "virtual seconds"
 
@@ -62,14 +62,15 @@ def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Megabytes moved since the start, by direction."""
+    """Megabytes moved since the start: both directions, stacked, so that the upper edge is the sum."""
     rounds = [line["round"] for line in metrics]
-    totals = {
-        "clients → server": np.cumsum([line["bytes_up"] for line in metrics]) / 1e6,
-        "server → clients": np.cumsum([line["bytes_down"] for line in metrics]) / 1e6,
-    }
-    named = {name: list(zip(rounds, total.tolist(), strict=True)) for name, total in totals.items()}
-    return from_zero(curves(named, "MB since the start"))
+    figure = blank("round", "MB since the start")
+    directions = {"clients → server": "bytes_up", "server → clients": "bytes_down"}
+    for colour, (name, key) in zip(COLOURS, directions.items(), strict=False):
+        moved = np.cumsum([line[key] for line in metrics]) / 1e6
+        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "stackgroup": "moved"}
+        figure.add_scatter(x=rounds, y=moved, name=name, hovertemplate="%{y:,.1f} MB", **style)
+    return from_zero(over_rounds(figure, rounds[-1]))
 
 
 def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -77,8 +78,8 @@ def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     figure = blank("round", "seconds")
     for number, phase in enumerate(dict.fromkeys(phase for line in metrics for phase in line["seconds"])):
         seconds = [line["seconds"].get(phase, 0) for line in metrics]
-        colour = COLOURS[number % len(COLOURS)]
-        figure.add_bar(x=[line["round"] for line in metrics], y=seconds, name=escape(phase), marker_color=colour)
+        rounds = [line["round"] for line in metrics]
+        figure.add_bar(x=rounds, y=seconds, name=escape(phase), marker=bar_style(number))
     return over_rounds(figure, metrics[-1]["round"]).update_layout(barmode="stack")
 
 

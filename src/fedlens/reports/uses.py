@@ -1,0 +1,29 @@
+"""What each plot of a page is good for, in one line under its title."""
+
+from __future__ import annotations
+
+USES = {
+    "Accuracy": "Shows whether more rounds would help, and whether some clients are left behind.",
+    "Accuracy over virtual time": "Compares schedules fairly: a round with slow clients takes longer.",
+    "Loss": "Moves before accuracy does. Training falls while validation rises: the model overfits.",
+    "Accuracy at home": "Shows which clients the model serves badly. Few test images make a bar uncertain.",
+    "Shared against personal": "Shows who gains from a model of its own: points above the line.",
+    "Who holds what": "Shows how heterogeneous (non-IID) the partition is, and classes that few clients hold.",
+    "How unlike the others": "Explains slow learning and low accuracy at home: look at the highest bars first.",
+    "Confusion matrix": "Shows which classes are taken for which: collect more images of those, or merge them.",
+    "Recall by class": "Shows classes that are missed, which accuracy hides when a class is rare.",
+    "Drift": "Large or growing drift: fewer local epochs, a smaller learning rate, or FedProx and SCAFFOLD help.",
+    "Diversity": "High values: clients cancel each other out, and averaging moves the model little.",
+    "Cosine": "Falling towards 0: clients no longer agree. A client below 0 may hold wrong labels or attack.",
+    "Labels": "Explains jumps between rounds: the round's clients did not represent everybody.",
+    "Attack": "Shows whether a defence works: success should stay near what chance gives.",
+    "Time": "Shows what to speed up first.",
+    "Communication": "Tells what a round costs on slow or paid networks.",
+    "Update norm": "Falls as training settles. Growth means that it diverges: lower the learning rate.",
+    "Staleness": "High values: many updates are computed from old models. Lower the concurrency.",
+    "Learning rate": "Confirms the schedule, when a curve bends for no other reason.",
+    "Test accuracy": "Shows which run learns faster, and which ends higher.",
+    "Test accuracy for what was moved": "Shows which run learns most for its traffic.",
+    "Most confident mistakes": "Look here first for wrong labels and for classes that look alike.",
+    "Least confident hits": "Shows what the model is nearly wrong about: collect more images like these.",
+}
