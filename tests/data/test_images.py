@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from fedlens.data.images import decode, fit, read, resize, to_channels
+from fedlens.data.images import decode, fit, pixel_size, read, resize, to_channels
 from fedlens.errors import DataError
 
 RED, GREEN, BLUE, SAND = (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 180, 40)
@@ -211,3 +216,150 @@ def test_reduced_jpeg_gives_nearly_the_same_square(tmp_path):
     assert decode(file, for_size=1000).shape == (1200, 1600, 3)
     whole = fit(decode(file), size=100, channels=3)
     assert np.abs(read(file, size=100, channels=3).astype(int) - whole).mean() < 1
+
+
+def with_orientation(kind: int, value: bytes) -> bytes:
+    """A JPEG, 60 × 40, whose EXIF orientation has the given TIFF type and bytes."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x112, kind, 1) + value.ljust(4, b"\0") + bytes(4)
+    buffer = io.BytesIO()
+    Image.fromarray(quadrants()).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "turned"),
+    [
+        (3, b"\6\0", True),  # a short, as the standard has it
+        (4, b"\6\0\0\0", True),  # a long
+        (1, b"\6", False),  # a byte
+        (7, b"\6", False),  # undefined
+        (5, b"\x1a\0\0\0", False),  # a fraction that points beyond the end
+        (2, b"top", False),  # text
+        (12, b"\0\0\0\0", False),  # a double that points at its own tag
+        (3, b"\0\0", False),
+        (3, b"\x09\0", False),
+        (8, b"\xff\xff", False),  # -1
+    ],
+)
+def test_an_orientation_that_is_no_number_from_1_to_8_is_ignored(tmp_path, kind, value, turned):
+    (tmp_path / "a.jpg").write_bytes(with_orientation(kind, value))
+
+    assert decode(tmp_path / "a.jpg").shape == ((60, 40, 3) if turned else (40, 60, 3))
+
+
+def test_a_photograph_over_the_limit_is_read_in_a_reduced_size(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.fromarray(quadrants(400, 600)).save(file)
+
+    assert [decode(file, max_pixels=limit).shape[:2] for limit in (240_000, 239_999, 60_000, 59_999, 3_750)] == [
+        *((400, 600), (200, 300), (200, 300), (100, 150), (50, 75))
+    ]
+    with pytest.raises(DataError, match=r"600 × 400 pixels are more than data.max_pixels=3,749"):  # 240,000 / 8²
+        decode(file, max_pixels=3_749)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "webp", "tif", "tga", "jp2", "avif", "ppm"])
+def test_other_formats_over_the_limit_are_refused(tmp_path, suffix):
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(quadrants(40, 40)).save(file)
+
+    assert pixel_size(file) == (40, 40)
+    assert decode(file, max_pixels=1_600).shape == (40, 40, 3)
+    with pytest.raises(DataError, match=r"40 × 40 pixels are more than data.max_pixels=1,599"):
+        decode(file, max_pixels=1_599)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_a_header_of_billions_of_pixels_is_refused_before_anything_is_decoded(tmp_path):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 16, 2, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
+
+    with pytest.raises(DataError, match=r"a.png: 30,000 × 30,000 pixels are more than data.max_pixels=100,000,000$"):
+        decode(tmp_path / "a.png")
+
+
+def test_pillows_own_limit_is_as_it_was(tmp_path):
+    Image.new("1", (16_000, 12_000)).save(tmp_path / "a.png")  # what Pillow alone refuses to open
+
+    before = Image.MAX_IMAGE_PIXELS
+    assert pixel_size(tmp_path / "a.png") == (16_000, 12_000)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_the_first_frame_of_an_animation(tmp_path, suffix):
+    frames = [Image.new("RGB", (20, 10), colour) for colour in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+
+    assert np.allclose(decode(tmp_path / f"a.{suffix}"), np.full((10, 20, 3), RED), atol=3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
+def test_sixteen_bits_in_every_format(tmp_path, suffix):
+    values = np.linspace(0, 65_535, 400).astype(np.uint16).reshape(20, 20)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+
+    pixels = decode(tmp_path / f"a.{suffix}")
+
+    assert pixels.shape == (20, 20, 1)
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+    assert abs(int(pixels[10, 0, 0]) - 128) <= 1
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_colour_modes_of_tiff(tmp_path, mode):
+    image = Image.fromarray(quadrants())
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.applyTransform(image, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    else:
+        image = image.quantize(4) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.tif")
+
+    assert np.allclose(corners(decode(tmp_path / "a.tif")), [RED, GREEN, BLUE, SAND], atol=25 if mode == "LAB" else 4)
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("1", 255), ("L", 255), ("LA", 255), ("I;16", 0), ("I", 0), ("F", 0)])
+def test_grey_modes_of_tiff(tmp_path, mode, shown):
+    value = np.full((10, 10), 255, {"I;16": "u2", "I": "i4", "F": "f4"}.get(mode, "u1"))
+    image = Image.fromarray(value)
+    (image if image.mode == mode else image.convert(mode)).save(tmp_path / "a.tif")
+
+    assert (decode(tmp_path / "a.tif") == shown).all()  # what is windowed and of one value is black
+
+
+def test_what_libraries_print_stays_off_the_console(tmp_path, capfd):
+    buffer = io.BytesIO()
+    Image.fromarray(quadrants()).save(buffer, "PNG", icc_profile=b"no profile" * 20)  # libpng warns
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:-100])
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.tif", compression="tiff_lzw")
+    data = (tmp_path / "b.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(data[:3000] + bytes(500) + data[3500:])  # libtiff reports an error
+    palette = Image.fromarray(quadrants()).quantize(4)
+    palette.save(tmp_path / "c.png", transparency=bytes([255, 0, 255, 255]))  # Pillow warns
+
+    for name in ("a.png", "b.tif", "c.png", "cut.png"):
+        try:
+            decode(tmp_path / name)
+        except DataError as error:
+            assert name in ("b.tif", "cut.png"), error
+    os.write(2, b"afterwards\n")
+
+    assert capfd.readouterr() == ("", "afterwards\n")
+
+
+def test_pipes_and_devices_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+
+    with pytest.raises(DataError, match=r"pipe.png: a named pipe, not a regular file"):
+        decode(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"device.png: a device, not a regular file"):
+        decode(tmp_path / "device.png")

@@ -30,7 +30,7 @@ from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 from fedlens.files import mark_used, read_json, write_json
 
-DECODING = 1
+DECODING = 2
 """Part of every key. Add one when `images` turns a file into other pixels than before."""
 
 CHUNK = 256

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.data.images import pixel_size
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
@@ -107,15 +108,8 @@ def common_size(images: Sequence[Path]) -> int | None:
 
     Only headers are read. Exported samples and small research sets come in one size; photographs do not.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    sizes = set()
-    for path in images[:: max(len(images) // _LOOKS, 1)][:_LOOKS]:
-        try:
-            with Image.open(path) as image:
-                sizes.add(max(image.size))
-        except (OSError, UnidentifiedImageError):  # what cannot be decoded is counted later
-            continue
+    some = images[:: max(len(images) // _LOOKS, 1)][:_LOOKS]
+    sizes = {max(size) for size in map(pixel_size, some) if size}  # what cannot be read is counted later
     return sizes.pop() if len(sizes) == 1 else None
 
 

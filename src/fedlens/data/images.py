@@ -1,50 +1,53 @@
-"""One image file → uint8 pixels, by OpenCV; Pillow reads the few formats that OpenCV lacks (ICO, TGA, PSD …).
+"""One image file → uint8 pixels.
 
 Every file ends the same way, whatever it was:
 
-- EXIF orientation is applied; palettes and CMYK become RGB; grey stays grey (one channel).
+- EXIF orientation is applied; palettes and CMYK become RGB; grey stays grey (one channel); of an animation the first
+  frame is taken, of a TIFF's further bands none (see `tiffs`).
 - Transparent pixels are composited on white.
 - Samples that are not 8 bits (16-bit PNG and TIFF, float TIFF) are windowed per image: the 0.1st to the 99.9th
   percentile of all its colour samples is mapped linearly onto 0–255 and clipped. Where both percentiles are one
   value, the minimum and the maximum are taken instead. Values of different files are not comparable afterwards.
 - A square of S pixels is the central square of the image, scaled: proportions stay, the ends of the longer side go.
   Scaling uses INTER_AREA when it shrinks (no aliasing) and INTER_CUBIC when it enlarges.
+- A file of more than `max_pixels` is refused before anything is decoded; a JPEG is read in a reduced size if that is
+  enough.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.data.decoders import JPEG, REDUCTIONS, Samples, by_opencv, by_pillow, size_of
+from fedlens.data.quiet import quiet
+from fedlens.data.tiffs import TIFF, read_tiff
 from fedlens.errors import DataError
+from fedlens.files import open_regular
 
 Pixels = NDArray[np.uint8]
 
-_JPEG = b"\xff\xd8\xff"
-_TIFF = (b"II*\0", b"MM\0*")
-_ORIENTATION = 0x0112
-_REDUCED = {
-    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
-    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
-    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
-}
+MAX_PIXELS = 100_000_000
+"""Default of `max_pixels`: 300 MB in RGB."""
 
-# A damaged file is reported by whoever reads it; OpenCV's own lines would only break the progress display.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+MAX_FILE = 2**30
+"""Bytes of an image file."""
+
+BYTES_A_PIXEL = 16
+"""Of all bands together: four of 32 bits. With `max_pixels` it bounds the memory that a TIFF of many bands takes."""
 
 
-def read(path: Path, *, size: int, channels: Literal[1, 3]) -> Pixels:
+def read(path: Path, *, size: int, channels: Literal[1, 3], max_pixels: int = MAX_PIXELS) -> Pixels:
     """The image as a square: uint8 (size, size, channels), RGB or grey.
 
     Raises:
         DataError: as `decode`.
     """
-    return fit(decode(path, for_size=size), size=size, channels=channels)
+    return fit(decode(path, for_size=size, max_pixels=max_pixels), size=size, channels=channels)
 
 
 def fit(image: NDArray[np.uint8], *, size: int, channels: Literal[1, 3]) -> Pixels:
@@ -52,28 +55,74 @@ def fit(image: NDArray[np.uint8], *, size: int, channels: Literal[1, 3]) -> Pixe
     return to_channels(resize(image, size), channels)
 
 
-def decode(path: Path, *, for_size: int | None = None) -> Pixels:
+def decode(path: Path, *, for_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels of an image file: uint8 (H, W, 3) RGB or (H, W, 1) grey.
 
-    With `for_size`, a JPEG whose shorter side is several times that many pixels may come at a half, a quarter or
-    an eighth of its size, in colour (never below twice `for_size`): libjpeg decodes that two to three times faster.
+    A JPEG of more than `max_pixels` comes at a half, a quarter or an eighth of its size, in colour; so does, with
+    `for_size`, one whose shorter side is several times that many pixels (never below twice `for_size`): libjpeg
+    decodes that two to three times faster.
 
     Raises:
-        DataError: the file cannot be read, is empty or cannot be decoded: "<path>: <reason>".
+        DataError: the file cannot be read, is no regular file, is empty, too large or cannot be decoded:
+            "<path>: <reason>".
     """
     try:
-        data = Path(path).read_bytes()
+        with quiet(), open_regular(Path(path), MAX_FILE) as file:
+            return _to_uint8_rgb(_samples(file, for_size, max_pixels))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: there is not enough memory to decode it") from error
+
+
+def pixel_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) as the header has them; None where that cannot be read."""
+    try:
+        with quiet(), open_regular(path) as file:
+            return size_of(file)
+    except OSError:
+        return None
+
+
+def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:
+    """Raises: DataError, without the file's name."""
+    size = size_of(file)
+    data = file.read()
     if not data:
-        raise DataError(f"{path}: the file is empty")
-    raw = _opencv(data, for_size)
-    if raw is None:
-        try:
-            raw = _pillow(data)
-        except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
-            raise DataError(f"{path}: not an image that OpenCV or Pillow can decode, or a damaged one") from error
-    return _to_uint8_rgb(raw)
+        raise DataError("the file is empty")
+    is_tiff = data.startswith(TIFF)
+    if size is None and not is_tiff:
+        raise DataError(_NO_IMAGE)
+    reduction = _reduction(data, size, for_size, max_pixels) if size else 1
+    try:
+        if is_tiff:
+            return read_tiff(data, max_pixels * BYTES_A_PIXEL)
+        found = by_opencv(data, reduction)
+        return by_pillow(data) if found is None else found
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # readers raise whatever a damaged file leads them to
+        raise DataError(_NO_IMAGE) from error
+
+
+_NO_IMAGE = "not an image that OpenCV or Pillow can decode, or a damaged one"
+
+
+def _reduction(data: bytes, size: tuple[int, int], for_size: int | None, max_pixels: int) -> int:
+    """How many times smaller the image is to be decoded; more than 1 for JPEG only.
+
+    Raises:
+        DataError: it has too many pixels even then.
+    """
+    width, height = size
+    possible = (*REDUCTIONS, 1) if data.startswith(JPEG) else (1,)
+    small_enough = [factor for factor in possible if width * height <= max_pixels * factor**2]
+    if not small_enough:
+        raise DataError(f"{width:,} × {height:,} pixels are more than data.max_pixels={max_pixels:,}")
+    enough_left = [factor for factor in small_enough if for_size and min(size) >= 2 * for_size * factor]
+    return enough_left[0] if enough_left else small_enough[-1]
 
 
 def resize(image: NDArray[np.uint8], size: int) -> Pixels:
@@ -99,86 +148,14 @@ def to_channels(image: NDArray[np.uint8], channels: Literal[1, 3]) -> Pixels:
     return grey[..., None]
 
 
-def _opencv(data: bytes, for_size: int | None) -> NDArray[Any] | None:
-    """(H, W, 1, 3 or 4) of any sample type, RGB(A), upright; None when OpenCV cannot decode it."""
-    buffer = np.frombuffer(data, np.uint8)
-    flags = cv2.IMREAD_UNCHANGED
-    if for_size is not None and data.startswith(_JPEG):
-        flags = _REDUCED.get(_reduction(data, for_size), flags)
-    try:
-        image, kinds, chunks = cv2.imdecodeWithMetadata(buffer, flags=flags)
-    except cv2.error:
-        return None
-    if image is None or image.size == 0:
-        return None
-    if data.startswith(_TIFF) and image.dtype == np.uint8 and image.shape[2:] == (4,):
-        return None  # OpenCV multiplies a TIFF's colours by alpha, Pillow gives them as they are
-    if image.ndim == 2:
-        image = image[..., None]
-    elif image.shape[2] >= 3:
-        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    # TIFF comes upright from OpenCV and without its EXIF block; all the others come as stored.
-    exif = dict(zip(kinds, chunks, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
-    return image if exif is None else _upright(image, _orientation(exif.tobytes()))
-
-
-def _reduction(data: bytes, for_size: int) -> int:
-    """How many times smaller a JPEG may be decoded so that its shorter side keeps 2 × for_size pixels."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as header:
-            shorter = min(header.size)
-    except Exception:  # a header that Pillow dislikes may still be one that OpenCV reads
-        return 1
-    return next((factor for factor in _REDUCED if shorter >= 2 * for_size * factor), 1)
-
-
-def _orientation(exif: bytes) -> int:
-    from PIL import Image
-
-    block = Image.Exif()
-    try:
-        block.load(exif)
-    except Exception:  # a damaged EXIF block does not make the picture unusable
-        return 1
-    return int(block.get(_ORIENTATION, 1))
-
-
-def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo the camera's rotation and mirroring (EXIF 2.32, tag 0x0112, values 1 to 8)."""
-    if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
-
-
-def _pillow(data: bytes) -> NDArray[Any]:
-    """As `_opencv`, for the formats that only Pillow reads."""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(data)) as file:
-        image: Image.Image = ImageOps.exif_transpose(file)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode in ("1", "LA"):
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB", "F") and not image.mode.startswith("I"):
-        image = image.convert("RGB")
-    pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 def _to_uint8_rgb(raw: NDArray[Any]) -> Pixels:
-    """Window to 8 bits and composite on white: (H, W, 1, 3 or 4) → uint8 (H, W, 1 or 3)."""
-    colour = raw[..., :3]
+    """Window to 8 bits and composite on white: (H, W, 1 to 4) → uint8 (H, W, 1 or 3)."""
+    transparent = raw.shape[2] in (2, 4)
+    colour = raw[..., :-1] if transparent else raw
     pixels = np.ascontiguousarray(colour) if colour.dtype == np.uint8 else _window(colour)
-    if raw.shape[2] < 4:
+    if not transparent:
         return pixels
-    alpha = raw[..., 3:].astype(np.float32)
+    alpha = raw[..., -1:].astype(np.float32)
     alpha /= np.iinfo(raw.dtype).max if np.issubdtype(raw.dtype, np.integer) else 1.0
     return np.asarray(np.rint(pixels * alpha + 255 * (1 - alpha)), np.uint8)
 

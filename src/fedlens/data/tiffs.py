@@ -1,0 +1,123 @@
+"""TIFF → samples as they are stored: any number of bands, any sample type, interleaved or plane by plane.
+
+OpenCV and Pillow each take some of these files for others (two bands, 16-bit planes), without a word. So tifffile reads
+the tags and, where it can, the samples; what another library decoded is compared with the tags. A band is alpha only
+where the file says so: a fourth band without a name may as well be infrared. Of other bands than alpha the first is
+grey, and the first three, where there are three or more, are red, green and blue.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+
+from fedlens.data.decoders import Samples, by_opencv, by_pillow, upright
+from fedlens.errors import DataError
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How such files begin; + is BigTIFF."""
+
+_WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+_DEFLATE = (8, 32946)
+
+Page = Any
+"""A tifffile.TiffPage."""
+
+
+def read_tiff(data: bytes, most_bytes: int) -> Samples:
+    """The first page: (H, W, 1 to 4), upright, colours not multiplied by alpha.
+
+    Raises:
+        DataError: the kind of file cannot be read, or its samples take more than `most_bytes`.
+        Exception: whatever a damaged file leads the libraries to.
+    """
+    from tifffile import TiffFile
+
+    with TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        if page.nbytes > most_bytes:
+            raise DataError(f"its samples take {page.nbytes:,} bytes, and at most {most_bytes:,} are decoded")
+        plain = page.photometric in (_WHITE_IS_0, _BLACK_IS_0, _RGB) and page.dtype is not None and _bits(page) >= 8
+        if not plain:  # palettes, CMYK, YCbCr, Lab, fewer than eight bits
+            return by_pillow(data)
+        samples = _by_tifffile(page)
+        if samples is None:
+            return _by_others(data, page)
+        orientation = page.tags.valueof(274, 1)
+        return upright(_bands(samples, page), orientation if orientation in range(1, 9) else 1)
+
+
+def _bits(page: Page) -> int:
+    bits = page.bitspersample
+    return int(min(bits) if isinstance(bits, tuple) else bits)
+
+
+def _by_tifffile(page: Page) -> Samples | None:
+    """(H, W, bands); None where tifffile lacks the compression."""
+    if page.compression in _DEFLATE:
+        _refuse_bombs(page)
+    try:
+        samples = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            return None
+        raise
+    separate, depth, height, width, together = page.shaped
+    planes: Samples = samples.reshape(separate, depth, height, width, together)[:, 0]
+    return np.moveaxis(planes, 0, -1).reshape(height, width, separate * together)
+
+
+def _refuse_bombs(page: Page) -> None:
+    """tifffile inflates a strip whatever comes out of it."""
+    for strip, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+        inflater = zlib.decompressobj()
+        inflater.decompress(strip or b"", page.nbytes + 1)
+        if inflater.unconsumed_tail:
+            raise DataError("a strip inflates to more bytes than the whole picture has")
+
+
+def _bands(samples: Samples, page: Page) -> Samples:
+    """Grey or RGB, with alpha where there is one; white is the largest value."""
+    kind, bands = _alpha(page), samples.shape[2]
+    colour = samples[..., : 3 if bands - (kind is not None) >= 3 else 1]
+    if page.photometric == _WHITE_IS_0:
+        colour = np.invert(colour) if np.issubdtype(colour.dtype, np.integer) else -colour
+    if kind is None:
+        return colour
+    alpha = samples[..., bands - len(page.extrasamples) + page.extrasamples.index(kind)][..., None]
+    return np.concatenate([_divided(colour, alpha) if kind == _ASSOCIATED else colour, alpha], axis=2)
+
+
+def _alpha(page: Page) -> int | None:
+    """Of which kind the alpha band is."""
+    return next((int(kind) for kind in page.extrasamples if kind in (_ASSOCIATED, _UNASSOCIATED)), None)
+
+
+def _divided(colour: Samples, alpha: Samples) -> Samples:
+    """Colours that were multiplied by alpha, as they were before; 0 where nothing can be seen of them."""
+    whole = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1.0
+    share = alpha.astype(np.float64) / whole
+    clear = np.divide(colour, share, out=np.zeros(colour.shape, np.float64), where=share > 0)
+    return (np.rint(clear.clip(0, whole)) if whole != 1.0 else clear).astype(colour.dtype)
+
+
+def _by_others(data: bytes, page: Page) -> Samples:
+    """By OpenCV or Pillow, if what comes agrees with the tags.
+
+    Raises:
+        DataError: neither reads this kind.
+    """
+    one_byte, bands = page.dtype.itemsize == 1, page.samplesperpixel
+    multiplied = one_byte and _alpha(page)  # by OpenCV, with alpha
+    if page.photometric != _WHITE_IS_0 and not multiplied and (one_byte or page.planarconfig == 1):
+        samples = by_opencv(data)
+        if samples is not None and samples.dtype == page.dtype and samples.shape[2] == bands:
+            return _bands(samples, page)
+    if page.dtype == np.uint8 and (bands < 3 or page.photometric == _RGB):
+        return by_pillow(data)
+    kind = f"{bands} bands of type {page.dtype}" if bands > 1 else f"type {page.dtype}"
+    raise DataError(f"a TIFF of {kind} with {page.compression.name} compression cannot be read; save it with Deflate")
