@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedlens.data.images import Pixels, decode, read, to_channels
+from fedlens.data.images import MAX_PIXELS, Pixels, decode, read, to_channels
 from fedlens.errors import ModelError
 from fedlens.models.artefact import DESCRIPTION, load_model
 from fedlens.models.base import ModelRequest, Recognizer, models
@@ -45,7 +45,7 @@ class Prediction:
 class Loader(Protocol):
     """Image file → uint8 (S, S, C), as the model's own images were made."""
 
-    def __call__(self, path: Path) -> Pixels: ...
+    def __call__(self, path: Path, *, max_pixels: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,18 @@ class Predictor:
     load: Loader
     remark: str = ""
 
-    def predict(self, images: Iterable[Path], top: int = 5) -> Iterator[Prediction]:
-        """One prediction an image, in order, each as soon as it is there.
+    def predict(self, image: Path, top: int = 5, max_pixels: int = MAX_PIXELS) -> Prediction:
+        """The `top` classes of an image file.
 
         Raises:
-            DataError: an image cannot be read; the message names it.
+            DataError: the image cannot be read; the message names it.
         """
-        for path in images:
-            pixels = torch.tensor(self.load(path))[None]
-            with torch.inference_mode():
-                probabilities = self.model(self.model.prepare(pixels)).softmax(dim=1)[0]
-            best = probabilities.topk(min(top, len(probabilities)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            yield Prediction(path, tuple(Guess(self.name(index), value) for index, value in pairs))
+        pixels = torch.tensor(self.load(image, max_pixels=max_pixels))[None]
+        with torch.inference_mode():
+            probabilities = self.model(self.model.prepare(pixels)).softmax(dim=1)[0]
+        best = probabilities.topk(min(top, len(probabilities)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return Prediction(image, tuple(Guess(self.name(index), value) for index, value in pairs))
 
     def name(self, index: int) -> str:
         """A model may have more outputs than the data had classes: those have no name."""
@@ -125,7 +124,7 @@ def _personal(run: RunDir, client: str) -> Predictor:
 
 def _loader(size: int, image_channels: int) -> Loader:
     channels: Literal[1, 3] = 1 if image_channels == 1 else 3
-    return lambda path: read(path, size=size, channels=channels)
+    return partial(read, size=size, channels=channels)
 
 
 def _imagenet(name: str) -> Predictor:
@@ -135,7 +134,11 @@ def _imagenet(name: str) -> Predictor:
         raise ModelError(f"{name} has no ImageNet weights; these have: {', '.join(with_weights)}; or give a run folder")
     size = builder.default_image_size
     model = build_model(builder, ModelRequest(CLASSES, size, image_channels=3, pretrained=True)).eval()
-    return Predictor(model, imagenet_names(), lambda path: central_square(to_channels(decode(path), 3), size))
+
+    def load(path: Path, *, max_pixels: int) -> Pixels:
+        return central_square(to_channels(decode(path, max_pixels=max_pixels), 3), size)
+
+    return Predictor(model, imagenet_names(), load)
 
 
 def imagenet_names() -> tuple[str, ...]:

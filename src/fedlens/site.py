@@ -142,6 +142,7 @@ class Site:
             client_test=config.data.client_test,
             seed=config.seed,
             on_bad_image=self._config.on_bad_image,
+            max_pixels=self._config.max_pixels,
             cache_dir=self._config.cache_dir,
             progress=self._progress("decoding images"),
         )

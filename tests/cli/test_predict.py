@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedlens.cli.predict import predict
-from fedlens.errors import ConfigError, DataError, ModelError
+from fedlens.errors import ConfigError, ModelError
 from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
@@ -86,8 +86,6 @@ def test_the_table(trained, tmp_path):
 
 
 def test_what_cannot_be_opened(trained, tmp_path):
-    with pytest.raises(DataError, match=r"gone\.png"):
-        run(trained, tmp_path / "gone.png")
     with pytest.raises(ModelError, match="no saved model there"):
         run(tmp_path, PHOTOGRAPHS / "coffee.png")
     with pytest.raises(ModelError, match="there is no such run folder"):
@@ -112,13 +110,43 @@ def test_a_folder_of_runs_lists_them_newest_first(tmp_path):
         run(tmp_path / "logs" / "run1", PHOTOGRAPHS / "coffee.png")
 
 
-def test_a_folder_of_images_is_answered_with_how(tmp_path):
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_bad_picture_does_not_end_it(trained, tmp_path, as_json):
+    white = picture(tmp_path / "white.png", 255)
     (tmp_path / "my photos").mkdir()
-    with pytest.raises(DataError) as caught:
-        run("efficientnet_lite0", tmp_path / "my photos")
-    assert str(caught.value) == (
+    (tmp_path / "a\x1b[2Jb.png").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = ["gone.png", "my photos", "a\x1b[2Jb.png", "pipe.png"]
+    arguments = [trained, *(tmp_path / name for name in bad), white, *(["--json"] if as_json else [])]
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"{tmp_path}/gone.png: No such file or directory",
         f"{tmp_path}/my photos is a folder, and image files are wanted: "
-        f"fedlens predict efficientnet_lite0 '{tmp_path}/my photos'/*.jpg"
+        f"fedlens predict {trained} '{tmp_path}/my photos'/*.jpg",
+        f"{tmp_path}/a\ufffd[2Jb.png: not an image that OpenCV or Pillow can decode, or a damaged one",
+        f"{tmp_path}/pipe.png: a named pipe, not a regular file",
+        "4 of 5 images could not be read",
+    ]
+    if as_json:
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [line["image"] for line in lines] == [str(path) for path in arguments[1:6]]
+        assert lines[0]["error"] == "No such file or directory"
+        assert lines[4]["top"][0]["class"] == "bright"
+    assert "bright" in result.stdout
+
+
+def test_the_limit_on_pixels(trained, tmp_path):
+    white = picture(tmp_path / "white.png", 255)  # 50 × 40
+
+    assert CliRunner().invoke(app, [str(trained), str(white), "--max-pixels", "2000"]).exit_code == 0
+    refused = CliRunner().invoke(app, [str(trained), str(white), "--max-pixels", "1999"])
+    assert refused.exit_code == 1
+    assert refused.stderr == (
+        f"{white}: 40 × 50 pixels are more than the limit of 1,999; make it smaller, or raise data.max_pixels "
+        "(predict: --max-pixels)\n"
     )
 
 

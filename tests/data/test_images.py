@@ -255,7 +255,7 @@ def test_a_photograph_over_the_limit_is_read_in_a_reduced_size(tmp_path):
     assert [decode(file, max_pixels=limit).shape[:2] for limit in (240_000, 239_999, 60_000, 59_999, 3_750)] == [
         *((400, 600), (200, 300), (200, 300), (100, 150), (50, 75))
     ]
-    with pytest.raises(DataError, match=r"600 × 400 pixels are more than data.max_pixels=3,749"):  # 240,000 / 8²
+    with pytest.raises(DataError, match=r"600 × 400 pixels are more than the limit of 3,749"):  # 240,000 / 8²
         decode(file, max_pixels=3_749)
 
 
@@ -266,7 +266,7 @@ def test_other_formats_over_the_limit_are_refused(tmp_path, suffix):
 
     assert pixel_size(file) == (40, 40)
     assert decode(file, max_pixels=1_600).shape == (40, 40, 3)
-    with pytest.raises(DataError, match=r"40 × 40 pixels are more than data.max_pixels=1,599"):
+    with pytest.raises(DataError, match=r"40 × 40 pixels are more than the limit of 1,599"):
         decode(file, max_pixels=1_599)
 
 
@@ -278,7 +278,7 @@ def test_a_header_of_billions_of_pixels_is_refused_before_anything_is_decoded(tm
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 16, 2, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
 
-    with pytest.raises(DataError, match=r"a.png: 30,000 × 30,000 pixels are more than data.max_pixels=100,000,000$"):
+    with pytest.raises(DataError, match=r"a.png: 30,000 × 30,000 pixels are more than the limit of 100,000,000; "):
         decode(tmp_path / "a.png")
 
 

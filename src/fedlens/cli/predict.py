@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlens import clean
 from fedlens.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fedlens.predict import Prediction
 
 
@@ -22,35 +21,49 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="photographs")],
     client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="largest image; a JPEG of more is read in a reduced size")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one line of JSON for each image")] = False,
 ) -> None:
     """Name what is in photographs.
 
-    Shows the most probable classes of a trained run, or of ImageNet's thousand.
+    Shows the most probable classes of a trained run, or of ImageNet's thousand. An image that cannot be read is named,
+    and the exit status is then 1.
     """
+    from fedlens.data.images import MAX_PIXELS
     from fedlens.predict import open_predictor
 
-    refuse_folders(model, images)
     predictor = open_predictor(model, client)
     if predictor.remark:
         typer.echo(f"note: {predictor.remark}", err=True)
-    for prediction in predictor.predict(images, top):
-        if as_json:
-            _print_json(prediction)
-        else:
-            _print_table(prediction)
-
-
-def refuse_folders(model: str, images: Sequence[Path]) -> None:
-    """Each image is a file.
-
-    Raises:
-        DataError: one of `images` is a folder.
-    """
+    failed = 0
     for image in images:
-        if image.is_dir():
-            advice = f"fedlens predict {shlex.quote(model)} {shlex.quote(str(image))}/*.jpg"
-            raise DataError(f"{image} is a folder, and image files are wanted: {advice}")
+        try:
+            refuse_folder(model, image)
+            prediction = predictor.predict(image, top, max_pixels or MAX_PIXELS)
+        except DataError as error:
+            failed += 1
+            _print_problem(image, str(error), as_json)
+        else:
+            _print_json(prediction) if as_json else _print_table(prediction)
+    if failed and len(images) > 1:
+        typer.echo(f"{failed:,} of {len(images):,} images could not be read", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def refuse_folder(model: str, image: Path) -> None:
+    """Raises DataError, with the command that takes the images in it, where `image` is a folder."""
+    if image.is_dir():
+        advice = f"fedlens predict {shlex.quote(model)} {shlex.quote(str(image))}/*.jpg"
+        raise DataError(f"{image} is a folder, and image files are wanted: {advice}")
+
+
+def _print_problem(image: Path, problem: str, as_json: bool) -> None:
+    typer.secho(clean.block(problem), fg=typer.colors.RED, err=True)
+    if as_json:
+        typer.echo(json.dumps({"image": str(image), "error": problem.removeprefix(f"{image}: ")}, ensure_ascii=False))
 
 
 def _print_json(prediction: Prediction) -> None:
@@ -67,7 +80,7 @@ def _print_table(prediction: Prediction) -> None:
     table.add_column("class")
     table.add_column("probability", justify="right")
     for guess in prediction.guesses:
-        table.add_row(escape(guess.label), f"{guess.probability:.1%}")
+        table.add_row(escape(clean.line(guess.label)), f"{guess.probability:.1%}")
     console = Console()
-    console.print(escape(str(prediction.image)), soft_wrap=True, highlight=False)
+    console.print(escape(clean.line(str(prediction.image))), soft_wrap=True, highlight=False)
     console.print(table)

@@ -67,6 +67,7 @@ def build_data(config: Config, progress: Progress) -> FederatedData:
         seed=config.seed,
         partition_seed=section.partition.seed,
         on_bad_image=section.on_bad_image,
+        max_pixels=section.max_pixels,
         cache_dir=section.cache_dir,
         progress=progress("decoding images"),
     )

@@ -105,6 +105,9 @@ class DataSection(BlockSection):
     client_test: Fraction = Field(0.1, description="share of each client's rows held out for its own test")
     test: Fraction = Field(0.2, description="share held out as the global test set when the source has none")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
+    max_pixels: PositiveInt = Field(
+        100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
+    )
     cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
     partition: PartitionSection = Field(default_factory=PartitionSection)
 

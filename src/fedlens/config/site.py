@@ -52,6 +52,9 @@ class SiteConfig(Section):
     state_dir: Path | None = Field(None, description="what the site keeps: private layers, journal, outbox")
     cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
+    max_pixels: PositiveInt = Field(
+        100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlens.data.images import Pixels, fit, read
+from fedlens.data.images import MAX_PIXELS, Pixels, fit, read
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 from fedlens.files import mark_used, read_json, write_json
@@ -45,6 +45,9 @@ A_DAY = 86400
 OnBadImage = Literal["skip", "fail"]
 Skipped = dict[int, tuple[str, str]]
 """Row → (file, reason)."""
+
+Decode = Callable[[Path], "Pixels | str"]
+"""A file → its square image, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def build_cache(
     image_size: int,
     cache_dir: Path | None,
     on_bad_image: OnBadImage,
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> CachedImages:
     """Decode every image of `table` to `image_size` pixels a side, or find that this was done before.
@@ -87,13 +91,14 @@ def build_cache(
         DataError: no image can be decoded; or one cannot and `on_bad_image` is "fail"; or the disk is full or the
             cache folder cannot be written.
     """
-    key = cache_key(table, image_size)
+    key = cache_key(table, image_size, max_pixels)
     folder = (cache_dir.expanduser() if cache_dir else default_cache_dir()) / "images"
     pixels, index = folder / f"{key}.u8", folder / f"{key}.json"
     row_bytes = image_size * image_size * table.channels
     skipped = _find(pixels, index, len(table.labels), row_bytes)
     if skipped is None:
-        skipped = _write(table, image_size, pixels, index, on_bad_image, progress)
+        decode_one = partial(_read_or_reason, size=image_size, channels=table.channels, max_pixels=max_pixels)
+        skipped = _write(table, image_size, decode_one, pixels, index, on_bad_image, progress)
     else:
         mark_used(pixels)
     if skipped and on_bad_image == "fail":
@@ -103,9 +108,9 @@ def build_cache(
     return CachedImages(torch.from_numpy(mapped), kept, DataReport(len(kept), tuple(skipped.values())), key, pixels)
 
 
-def cache_key(table: ImageTable, image_size: int) -> str:
+def cache_key(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS) -> str:
     """32 hex digits: of the files' paths, sizes, modes and times of change, or of the pixels of decoded images."""
-    digest = hashlib.blake2b(f"{DECODING} {image_size} {table.channels}\n".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{DECODING} {image_size} {table.channels} {max_pixels}\n".encode(), digest_size=16)
     if isinstance(table.images, np.ndarray):
         digest.update(f"{table.images.shape}".encode())
         digest.update(np.ascontiguousarray(table.images).data)
@@ -136,6 +141,7 @@ def _find(pixels: Path, index: Path, rows: int, row_bytes: int) -> Skipped | Non
 def _write(
     table: ImageTable,
     size: int,
+    decode_one: Decode,
     pixels: Path,
     index: Path,
     on_bad_image: OnBadImage,
@@ -151,7 +157,7 @@ def _write(
         with TemporaryDirectory(dir=pixels.parent, prefix=STAGING) as staging:
             new_pixels, new_index = Path(staging, pixels.name), Path(staging, index.name)
             with new_pixels.open("wb") as file:
-                skipped = _write_rows(file, table, size, on_bad_image, progress)
+                skipped = _write_rows(file, table, _decoded(table, size, decode_one), on_bad_image, progress)
             listed = [[row, *why] for row, why in skipped.items()]
             write_json(new_index, {"skipped": listed, "folder": _common_folder(table)})
             new_pixels.replace(pixels)
@@ -194,14 +200,14 @@ def _printable(path: str | Path) -> str:
 def _write_rows(
     file: BinaryIO,
     table: ImageTable,
-    size: int,
+    images: Iterable[Pixels | str],
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
 ) -> Skipped:
     """Append every image that can be decoded to `file`, in order."""
     total = len(table.labels)
     skipped: Skipped = {}
-    for row, image in enumerate(_decoded(table, size)):
+    for row, image in enumerate(images):
         if isinstance(image, str):
             skipped[row] = (_printable(table.images[row]), image)
             if on_bad_image == "fail":
@@ -216,21 +222,20 @@ def _write_rows(
     return skipped
 
 
-def _decoded(table: ImageTable, size: int) -> Iterator[Pixels | str]:
+def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Pixels | str]:
     """Each row's square image, or the reason why there is none; a few threads decode a chunk ahead at most."""
     if isinstance(table.images, np.ndarray):
         for image in table.images:
             yield fit(image, size=size, channels=table.channels)
         return
-    decode_one = partial(_read_or_reason, size=size, channels=table.channels)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(table.images), CHUNK):
             yield from pool.map(decode_one, table.images[start : start + CHUNK])
 
 
-def _read_or_reason(path: Path, size: int, channels: Literal[1, 3]) -> Pixels | str:
+def _read_or_reason(path: Path, size: int, channels: Literal[1, 3], max_pixels: int) -> Pixels | str:
     try:
-        return read(path, size=size, channels=channels)
+        return read(path, size=size, channels=channels, max_pixels=max_pixels)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
 

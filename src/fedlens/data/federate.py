@@ -12,6 +12,7 @@ import torch
 from fedlens.data.base import Scheme
 from fedlens.data.cache import build_cache, default_cache_dir
 from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.images import MAX_PIXELS
 from fedlens.data.types import FederatedData, ImageTable
 
 
@@ -27,6 +28,7 @@ def federate(
     seed: int,
     partition_seed: int | None = None,
     on_bad_image: Literal["skip", "fail"] = "skip",
+    max_pixels: int = MAX_PIXELS,
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FederatedData:
@@ -38,7 +40,12 @@ def federate(
         DataError: images cannot be decoded, the scheme cannot be met, or nothing is left to train on.
     """
     cached = build_cache(
-        table, image_size=image_size, cache_dir=cache_dir, on_bad_image=on_bad_image, progress=progress
+        table,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        max_pixels=max_pixels,
+        progress=progress,
     )
     columns = Columns.of(table, cached.kept)
     plan = Plan(scheme, clients, validation, client_test, test, seed, partition_seed)

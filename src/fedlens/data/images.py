@@ -120,7 +120,10 @@ def _reduction(data: bytes, size: tuple[int, int], for_size: int | None, max_pix
     possible = (*REDUCTIONS, 1) if data.startswith(JPEG) else (1,)
     small_enough = [factor for factor in possible if width * height <= max_pixels * factor**2]
     if not small_enough:
-        raise DataError(f"{width:,} × {height:,} pixels are more than data.max_pixels={max_pixels:,}")
+        raise DataError(
+            f"{width:,} × {height:,} pixels are more than the limit of {max_pixels:,}; make it smaller, or raise "
+            "data.max_pixels (predict: --max-pixels)"
+        )
     enough_left = [factor for factor in small_enough if for_size and min(size) >= 2 * for_size * factor]
     return enough_left[0] if enough_left else small_enough[-1]
 

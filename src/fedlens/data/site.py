@@ -12,6 +12,7 @@ import torch
 
 from fedlens.data.cache import build_cache
 from fedlens.data.division import Columns
+from fedlens.data.images import MAX_PIXELS
 from fedlens.data.splits import client_splits
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError
@@ -45,6 +46,7 @@ def one_client(
     client_test: float,
     seed: int,
     on_bad_image: Literal["skip", "fail"] = "skip",
+    max_pixels: int = MAX_PIXELS,
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FederatedData:
@@ -57,7 +59,12 @@ def one_client(
         DataError: images cannot be decoded, or none is left to train on.
     """
     cached = build_cache(
-        table, image_size=image_size, cache_dir=cache_dir, on_bad_image=on_bad_image, progress=progress
+        table,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        max_pixels=max_pixels,
+        progress=progress,
     )
     columns = Columns.of(table, cached.kept)
     rows = np.arange(len(columns.labels))
