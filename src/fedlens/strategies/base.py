@@ -47,7 +47,8 @@ class LocalContext:
     momentum   of the local SGD steps; None: the optimizer is another
     start      (P,) the received trainable parameters as one vector, a client's private ones included
     module     the model: as it was received in `terms`, trained in `finish`; look at it, leave it as it is
-    loss       mean cross-entropy of the received model over the client's training images; NaN unless `needs_loss`
+    loss       mean cross-entropy of the received model over the images that the client trains on, a malicious one's as
+               it poisons them; NaN unless `needs_loss`
     received   what `broadcast` sent beyond the model
     private    what this client kept under the strategy's names last time it took part
     flatten    named trainable tensors → (P,), in the order of `start`; 0 where a name is missing

@@ -125,28 +125,32 @@ class ClientTrainer:
             self._at_home(bench)
         client = self._clients[task.client]
         held = {"test": client.test, "val": client.val}
-        found = {split: self._score(rows) for split, rows in held.items() if len(rows) and task.settings.get(split)}
+        found = {
+            split: self._score(self._examples(rows))
+            for split, rows in held.items()
+            if len(rows) and task.settings.get(split)
+        }
         metrics = {f"{split}.loss": Mean(one.loss * one.examples, one.examples) for split, one in found.items()}
         weight = float(sum(one.examples for one in found.values()))
         counts = {split: torch.from_numpy(one.confusion) for split, one in found.items()}
         return Answer(task.round, "count", Report(task.client, weight, metrics), counts)
 
-    def _score(self, rows: Rows) -> Evaluation:
+    def _score(self, examples: Examples) -> Evaluation:
         return evaluate(
             self._model.module,
-            self._examples(rows, None),
+            examples,
             len(self._data.class_names),
             precision=self._settings.precision,
             batch_size=self._settings.micro_batch,
         )
 
     def _evaluate(self, task: Task, kept: State) -> Answer:
-        rows = self._clients[task.client].test
+        examples = self._examples(self._clients[task.client].test)
         bench = self._received(task, kept)
-        metrics = accuracy_of(self._score(rows), "shared.") if self.shows_shared else {}
+        metrics = accuracy_of(self._score(examples), "shared.") if self.shows_shared else {}
         self._at_home(bench)
-        metrics |= accuracy_of(self._score(rows))
-        return Answer(task.round, "evaluate", Report(task.client, float(len(rows)), metrics), {})
+        metrics |= accuracy_of(self._score(examples))
+        return Answer(task.round, "evaluate", Report(task.client, float(len(examples)), metrics), {})
 
     def _received(self, task: Task, kept: State) -> Bench:
         """As `_bench`, for a task that keeps nothing."""
@@ -202,6 +206,7 @@ class ClientTrainer:
         )
 
     def _training(self, client: str) -> Examples:
+        """What the client trains on: a malicious one on poisoned images."""
         rows, threat = self._clients[client].train, self._algorithm.threat
         return replace(self._examples(rows, self._augment), poison=threat.poison(client, rows) if threat else None)
 
@@ -232,8 +237,9 @@ class ClientTrainer:
         )
 
     def _received_loss(self, client: str) -> float:
-        wanted = self._algorithm.strategy.needs_loss
-        return self._score(self._clients[client].train).loss if wanted else math.nan
+        if not self._algorithm.strategy.needs_loss:
+            return math.nan
+        return self._score(replace(self._training(client), augment=None)).loss
 
     def _unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         return {name: value for name, value in self._model.unflatten(vector).items() if name not in self._private}
@@ -265,7 +271,7 @@ class ClientTrainer:
     def _norm(self, state: State) -> float:
         return l2_norm(state[name] for name in sorted(state.keys() & self._model.trainable))
 
-    def _examples(self, rows: Rows, augment: Augment | None) -> Examples:
+    def _examples(self, rows: Rows, augment: Augment | None = None) -> Examples:
         return Examples(
             self._data, rows, self._prepare, self._model.device, augment, channels_last=self._settings.channels_last
         )
