@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedlens.data.show import Holdings, holdings, of_table, partition_figure, partition_plotly, save_pictures, table
+from fedlens.data.show import Holdings, holdings, of_table, partition_figure, table
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
@@ -94,22 +94,9 @@ def test_figures(clients, classes):
     assert len(axes.get_yticklabels()) == clients
     assert len(axes.get_xticklabels()) <= 60
     assert len(axes.texts) == (counts.size if counts.size <= 400 else 0)
-    heat = partition_plotly(counts, names, labels).data[0]
-    assert np.array_equal(heat.z, counts)
-    assert list(heat.y) == names
-
-
-def test_pictures_are_files_that_stand_alone(tmp_path):
-    png, html = save_pictures(HELD, tmp_path / "new")
-    assert png.read_bytes().startswith(b"\x89PNG")
-    page = html.read_text(encoding="utf-8")
-    assert "client2" in page
-    assert "<script src=" not in page  # plotly itself is inside
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):
     names = ("$x_$ [red] <b>", "[/] a$")
     held = Holdings(names, names, np.eye(2, dtype=np.int64))
     assert "[/] a$" in printed(held)
-    _, html = save_pictures(held, tmp_path)
-    assert "&lt;b&gt;" in html.read_text(encoding="utf-8").replace("\\u0026", "&")

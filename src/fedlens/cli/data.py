@@ -108,13 +108,14 @@ def show(
     """
     from rich.console import Console
 
-    from fedlens.data.show import holdings, save_pictures, table
+    from fedlens.data.show import holdings, table
+    from fedlens.reports.partition import write_partition
 
     held = holdings(path)
     console = Console(highlight=False)
     console.print(table(held, console.width))
     beside = Path() if path is None else path if path.is_dir() else path.parent
-    png, html = save_pictures(held, out or beside)
+    png, html = write_partition(held, out or beside)
     typer.echo(f"{png}\n{html}")
 
 

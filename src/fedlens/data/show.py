@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from fedlens.errors import DataError
 from fedlens.files import read_json
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from matplotlib.figure import Figure
     from rich.console import Group
     from rich.table import Table
@@ -175,43 +173,3 @@ def _ticks(put: Any, names: Sequence[str], most: int, **style: Any) -> None:
     """Every name, or as many as can be read."""
     at = list(range(0, len(names), -(-len(names) // most) or 1))
     put(at, [names[index] for index in at], fontsize=8, parse_math=False, **style)
-
-
-def partition_plotly(counts: Counts, clients: Sequence[str], class_names: Sequence[str]) -> go.Figure:
-    """The heat map of `partition_figure`, to be looked at in a browser: hovering gives client, class and number."""
-    import plotly.graph_objects as go
-
-    heat = go.Heatmap(
-        z=counts,
-        x=[escape(name, quote=False) for name in class_names],
-        y=[escape(name, quote=False) for name in clients],
-        colorscale="Blues",
-        colorbar={"title": "images"},
-        hovertemplate="%{y}: %{z} × %{x}<extra></extra>",
-        texttemplate="%{z}" if counts.size <= MOST_NUMBERS else None,
-    )
-    figure = go.Figure(heat)
-    figure.update_layout(
-        title="Who holds how many images of which class",
-        template="plotly_white",
-        height=int(np.clip(len(clients) * 22 + 200, 400, 2400)),
-        xaxis={"type": "category", "title": "class"},
-        yaxis={"type": "category", "title": "client", "autorange": "reversed"},
-    )
-    return figure
-
-
-def save_pictures(held: Holdings, folder: Path) -> tuple[Path, Path]:
-    """Write `partition.png` and the self-contained `partition.html`; gives both paths.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
-    png, html = folder / "partition.png", folder / "partition.html"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partition_figure(held.counts, held.clients, held.class_names).savefig(png, dpi=120)
-        partition_plotly(held.counts, held.clients, held.class_names).write_html(html, include_plotlyjs=True)
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}; choose another --out") from error
-    return png, html

@@ -13,11 +13,15 @@ from fedlens.reports.uses import USES
 _MOST_ROWS = 200
 
 
-def page(title: str, subtitle: str, sections: Iterable[str], cards: Iterable[tuple[str, str]] = ()) -> str:
-    """A whole page, with plotly.js in it once. `title` is plain text, `subtitle` and `sections` are HTML; `cards`: what
-    stands out, each a figure and what it is."""
-    from plotly.offline import get_plotlyjs
-
+def page(
+    title: str,
+    subtitle: str,
+    sections: Iterable[str],
+    cards: Iterable[tuple[str, str]] = (),
+    plotted: bool = True,
+) -> str:
+    """A whole page, with plotly.js in it once where something is `plotted` (4.5 MB). `title` is plain text, `subtitle`
+    and `sections` are HTML; `cards`: what stands out, each a figure and what it is."""
     empty = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
     drawn = (f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
     return empty.substitute(
@@ -25,8 +29,17 @@ def page(title: str, subtitle: str, sections: Iterable[str], cards: Iterable[tup
         subtitle=subtitle,
         cards="".join(drawn),
         sections="\n".join(sections),
-        plotly=get_plotlyjs(),
+        script=_script() if plotted else "",
     )
+
+
+def _script() -> str:
+    """plotly.js, and what puts the plots in their places: a plot is drawn while its row is still being read, and takes
+    the whole row; once all are there, each takes its own place."""
+    from plotly.offline import get_plotlyjs
+
+    place = 'document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot))'
+    return f'<script>{get_plotlyjs()}</script>\n<script>addEventListener("load", () => {place});</script>'
 
 
 def section(title: str, *plots: str) -> str:
