@@ -19,10 +19,10 @@ CLASSES = ("cat", "dog", "<script>window.broken=1</script>")
 CLIENTS = ("north & south", "east", "west", "centre")
 
 
-def evaluation(right: int, loss: float) -> Evaluation:
+def evaluation(right: int, loss: float, majority: float | None = None) -> Evaluation:
     """30 images, 10 a class: `right` of each class are recognised, the others taken for the next class."""
     confusion = right * np.eye(3, dtype=np.int64) + (10 - right) * np.roll(np.eye(3, dtype=np.int64), 1, axis=1)
-    return Evaluation(loss=loss, confusion=confusion)
+    return Evaluation(loss=loss, confusion=confusion, majority=majority)
 
 
 def record(number: int, clients: bool = False) -> RoundRecord:
@@ -39,10 +39,11 @@ def record(number: int, clients: bool = False) -> RoundRecord:
         bytes_down=2_000_000,
         bytes_up=1_000_000,
         seconds={"broadcast": 0.1, "train": 2.0, "aggregate": 0.2, "evaluate": 0.5, "checkpoint": 0.2},
-        test=evaluation(2 + number, 2.0 - 0.2 * number),
-        validation=evaluation(1 + number, 1.0 + abs(number - 4)),
+        test=evaluation(2 + number, 2.0 - 0.2 * number, majority=0.25),
+        validation=evaluation(1 + number, 1.0 + abs(number - 4), majority=0.25),
         clients=client_evaluations() if clients else (),
         measures={"drift/mean": 3.0 / number},
+        chance=1 / 3,
     )
 
 

@@ -121,3 +121,20 @@ def test_too_few_usable_answers_stop_the_run_which_is_kept() -> None:
         )
     (folder,) = Path("logs").iterdir()
     assert (folder / "config.yaml").exists()
+
+
+def test_attackers_count_in_no_figure_that_judges_the_run() -> None:
+    """With FedPer each client has a head of its own; four of the ten flip labels. Validation is of the other six."""
+    run = fedlens.run(
+        None, *FEW, "personalization.name=fedper", "attack.name=label_flip", "attack.fraction=0.4",
+        "federated.fraction_fit=1.0", "federated.local_epochs=2", show=False,
+    )  # fmt: skip
+    last = read_metrics(run.folder / "metrics.jsonl")[-1]
+    benign = [one for one in last["clients"]["by_client"] if not one["malicious"]]
+    others = [one for one in last["clients"]["by_client"] if one["malicious"]]
+    assert (len(benign), len(others), last["clients"]["malicious"]) == (6, 4, 4)
+    assert last["clients"]["accuracy"] == pytest.approx(sum(one["accuracy"] for one in benign) / 6)
+    assert last["clients"]["malicious_accuracy"] == pytest.approx(sum(one["accuracy"] for one in others) / 4)
+    assert last["clients"]["accuracy"] > last["clients"]["malicious_accuracy"]
+    partition = read_json(run.folder / "partition.json")["clients"]
+    assert last["validation"]["examples"] == sum(sum(partition[one["client"]]["val"]) for one in benign)

@@ -200,7 +200,7 @@ def test_what_a_partly_private_run_says(runs) -> None:
     page = re.sub(r"<[^>]+>", " ", run.report.read_text(encoding="utf-8"))
     assert re.search(r"–\s+test accuracy, last round", page)
     ditto = read_metrics(RunDir(runs["ditto"].folder).metrics)[-1]
-    assert ditto["clients"]["shared_mean"] is not None
+    assert ditto["clients"]["shared_accuracy"] is not None
     assert 'id="shared-against-personal"' in runs["ditto"].report.read_text(encoding="utf-8")
 
 

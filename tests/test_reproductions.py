@@ -33,7 +33,7 @@ def test_scaffold_is_ahead_of_fedavg_where_parties_differ(tmp_path: Path) -> Non
 def test_models_of_ones_own_are_ahead_of_a_shared_one_at_home(tmp_path: Path) -> None:
     short = ("federated.num_rounds=4", "federated.evaluate_every=0")
     found = {
-        name: last(tmp_path, "pfllib/dirichlet.yaml", "clients.mean", *short, f"personalization.name={name}")
+        name: last(tmp_path, "pfllib/dirichlet.yaml", "clients.accuracy", *short, f"personalization.name={name}")
         for name in ("none", "fedper", "ditto")
     }
     assert min(found["fedper"], found["ditto"]) > found["none"] + 0.3, found

@@ -93,7 +93,7 @@ def test_seconds_by_phase(board, metrics, phase: str) -> None:
 
 @pytest.mark.parametrize(
     ("tag", "key"),
-    [("accuracy_mean", "mean"), ("accuracy_worst_tenth", "worst_tenth"), ("loss_mean", "loss")],
+    [("accuracy", "accuracy"), ("accuracy_worst_tenth", "accuracy_worst_tenth"), ("loss", "loss")],
 )
 def test_clients_at_home_together(board, metrics, tag: str, key: str) -> None:
     expected = {line["round"]: line["clients"][key] for line in metrics if line["clients"]}
@@ -108,7 +108,7 @@ def test_every_client_at_home(board, metrics) -> None:
         assert curve(board, f"client_accuracy/{name}")[3] == pytest.approx(client["accuracy"], rel=1e-6)
         assert curve(board, f"client_loss/{name}")[3] == pytest.approx(client["loss"], rel=1e-6)
     accuracies = [client["accuracy"] for client in at_home.values()]
-    assert curve(board, "clients/accuracy_mean")[3] == pytest.approx(sum(accuracies) / 3)
+    assert curve(board, "clients/accuracy")[3] == pytest.approx(sum(accuracies) / 3)
     assert curve(board, "clients/accuracy_worst_tenth")[3] == pytest.approx(min(accuracies))  # of 3: the worst one
 
 
@@ -121,13 +121,15 @@ def test_hyper_parameters_with_the_final_figures(board, metrics) -> None:
     assert hparams["strategy.name"].string_value == "fedavg"
     assert hparams["federated.num_rounds"].number_value == 3
     assert hparams["optimizer.lr"].number_value == 0.05
-    final = {name: board.Scalars(f"final/{name}")[0].value for name in ("test_accuracy", "test_loss", "personal_mean")}
+    final = {
+        name: board.Scalars(f"final/{name}")[0].value for name in ("test_accuracy", "test_loss", "client_accuracy")
+    }
     last = metrics[-1]
     assert final == pytest.approx(
         {
             "test_accuracy": last["test"]["accuracy"],
             "test_loss": last["test"]["loss"],
-            "personal_mean": last["clients"]["mean"],
+            "client_accuracy": last["clients"]["accuracy"],
         },
         rel=1e-6,
     )

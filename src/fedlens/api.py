@@ -65,7 +65,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a round; nested figures as `test.accuracy`, `clients.worst_tenth`, `seconds.train`, …"""
+        """One row a round; nested figures as `test.accuracy`, `clients.accuracy`, `seconds.train`, …"""
         import pandas as pd
 
         from fedlens.tracking.metrics import read_metrics

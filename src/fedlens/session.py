@@ -100,9 +100,10 @@ def check_rule(config: Config, cohort: int) -> None:
 
 
 def by_clients(experiment: Experiment, runtime: Runtime) -> Scoring:
-    """Where parts of the model are private: no test accuracy, for there is no model for everybody; validation is every
-    client's own model on its own validation images."""
-    survey = Survey(runtime, ("val",), build_plan(experiment.config).lr)
+    """Where parts of the model are private: no test accuracy, for there is no model for everybody; validation is the
+    own models of the clients that have trained and do not attack, on their own validation images."""
+    lr, malicious = build_plan(experiment.config).lr, experiment.malicious
+    survey = Survey(runtime, ("val",), lr, personal=True, malicious=malicious)
     return Scoring(None, partial(survey, "val"))
 
 
@@ -218,6 +219,7 @@ def coordinating(
             describe=ClientMeasures(
                 experiment.trained, experiment.algorithm.summed, experiment.whole_model, experiment.malicious
             ),
+            malicious=experiment.malicious,
             note=note,
         )
     finally:
@@ -341,9 +343,9 @@ def final_metrics(folder: RunDir) -> dict[str, float | None]:
     return {
         "test_accuracy": test.get("accuracy"),
         "test_loss": test.get("loss"),
-        "personal_mean": clients.get("mean"),
-        "shared_mean": clients.get("shared_mean"),
-        "worst_tenth": clients.get("worst_tenth"),
+        "client_accuracy": clients.get("accuracy"),
+        "client_accuracy_worst_tenth": clients.get("accuracy_worst_tenth"),
+        "shared_accuracy": clients.get("shared_accuracy"),
     }
 
 

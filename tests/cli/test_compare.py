@@ -38,7 +38,7 @@ def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> 
     lines = re.sub(r"\x1b\[[0-9;]*m", "", command(f"compare {logs}").stdout).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "run, model, strategy"
-    assert lines[1].split() == ["rounds", "accuracy", "best", "at", "home", "worst", "10th", "MB", "time"]
+    assert lines[1].split() == ["rounds", "accuracy", "best", "client", "accuracy", "worst", "tenth", "MB", "time"]
     assert len(lines[1]) == len(lines[3]) == len(lines[5])  # figures stand below each other
     assert re.fullmatch(r"whole-\d{8}-\d{6}, lenet, fedavg", lines[2])
     assert lines[3].split() == ["6/6", "80.0", "%", "60.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]

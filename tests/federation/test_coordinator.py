@@ -344,3 +344,20 @@ def test_a_server_s_step_to_numbers_that_are_none_is_never_kept(tmp_path) -> Non
 def test_what_a_strategy_would_send_is_finite_or_not_sent(tmp_path) -> None:
     with pytest.raises(TrainingDiverged, match=r"round 1: none of the 2 clients .*what it would send is not finite"):
         run(tmp_path, strategy=Overflowing(sends=True))
+
+
+def test_records_say_who_attacks_and_what_needs_no_learning(tmp_path) -> None:
+    """Floors of each client and of the validation, counted from the labels."""
+    data = tiny_data()
+    plan = replace(PLAN, num_rounds=1, evaluate_clients_every=1)
+    malicious = frozenset({"client1"})
+    _, (record,), _ = run(tmp_path, plan, data=data, malicious=malicious, validation=judged_by([0.25]))
+    labels = data.labels.numpy()
+    everybody = np.bincount(np.concatenate([labels[client.train] for client in data.clients])).argmax()
+    assert record.chance == 1 / len(data.class_names)
+    assert record.validation.majority == (1.0 if everybody == 0 else 0.0)  # all images of judged_by are of class 0
+    for client, found in zip(data.clients, record.clients, strict=True):
+        own = np.bincount(labels[client.train]).argmax()
+        assert found.malicious == (client.name == "client1")
+        assert found.majority == pytest.approx((labels[client.test] == everybody).mean())
+        assert found.own_majority == pytest.approx((labels[client.test] == own).mean())

@@ -150,3 +150,27 @@ def test_matrices_of_different_sizes_add_up() -> None:
     small, large = np.eye(2, dtype=np.int64), np.ones((3, 3), np.int64)
     assert added([small, large, small]).tolist() == [[3, 1, 1], [1, 3, 1], [1, 1, 1]]
     assert torch.equal(torch.from_numpy(small), torch.eye(2, dtype=torch.int64)), "what was added up is as it was"
+
+
+def test_of_own_models_those_that_have_trained_and_do_not_attack_are_scored(data, runtime) -> None:
+    """client0 attacks, client3 was never sampled: the validation is of client1 and client2."""
+    score = Survey(runtime, ("val",), lambda _round: 0.1, personal=True, malicious=frozenset({"client0"}))
+    shared = FlatModel(tiny_model(), CPU).state()
+    found = score("val", stands(shared, dict.fromkeys(("client0", "client1", "client2"))))
+    assert runtime.asked == ["client1", "client2"]
+    assert np.array_equal(found.confusion, together(data, "val", shared, slice(1, 3)).confusion)
+    assert score("val", stands(shared)) is None, "nobody has trained"
+
+
+def test_own_models_are_held_against_each_clients_own_commonest_class(data, runtime) -> None:
+    """The accuracy of a classifier that knows nothing but its client's training labels, on all validation images."""
+    score = Survey(runtime, ("val",), lambda _round: 0.1, personal=True)
+    found = score("val", stands(FlatModel(tiny_model(), CPU).state(), {one.name: None for one in data.clients}))
+    right = images = 0
+    for client in data.clients:
+        named = np.bincount(data.labels[client.train].numpy()).argmax()
+        right += int((data.labels[client.val].numpy() == named).sum())
+        images += len(client.val)
+    assert found.majority == pytest.approx(right / images)
+    shared = survey(runtime, "val")("val", stands(FlatModel(tiny_model(), CPU).state()))
+    assert shared.majority is None, "the coordinator knows the floor of a shared model"

@@ -19,7 +19,7 @@ from fedlens.tracking.run_dir import RunDir
 PLOTS = (
     "accuracy",
     "loss",
-    "accuracy-at-home",
+    "client-accuracy",
     "who-holds-what",
     "how-unlike-the-others",
     "confusion-matrix",
@@ -42,8 +42,8 @@ def test_the_page_opens_with_the_figures_that_count(tmp_path: Path) -> None:
     text = text_of(write_report(write_run(tmp_path).path))
     assert "80.0 % test accuracy, last round" in text  # round 6: 8 of 10 of each class
     assert "60.0 % test accuracy at round 4, best by validation" in text
-    assert "60.0 % accuracy at home, mean over clients" in text
-    assert "30.0 % accuracy at home, worst tenth of clients" in text
+    assert "60.0 % client accuracy, mean over clients" in text
+    assert "30.0 % client accuracy, worst client" in text
     assert "18.0 MB moved" in text  # 6 rounds × (2 + 1) MB
     assert "18.0 s time of all rounds" in text  # 6 rounds × 3 s
     assert "6 of 6 rounds done" in text
@@ -73,7 +73,7 @@ def test_an_unfinished_run_has_a_page(rounds: int, tmp_path: Path) -> None:
     assert "stopped" in text
     assert f"{rounds} of 6 rounds done" in text
     assert ("No round has finished yet." in text) == (rounds == 0)
-    assert "– accuracy at home, mean over clients" in text  # clients are first evaluated in round 3
+    assert "– client accuracy, mean over clients" in text  # clients are first evaluated in round 3
 
 
 def test_a_run_with_nothing_but_its_configuration_has_a_page(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_shared_and_personal_accuracy_of_every_client(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8").count('id="shared-against-personal"') == 1
     text = text_of(page)
     # (0.5 + 0.7 + 0.3) / 3; the client that was never sampled is counted apart
-    assert "50.0 % accuracy at home of the shared model, mean over clients" in text
+    assert "50.0 % client accuracy of the shared model, which no client uses" in text
     table = text[text.index("points gained") :]
     assert re.findall(r"(east|west|south|never sampled\)) (\d+) ([\d.]+) % ([\d.]+) % ([+-][\d.]+)", table) == [
         ("east", "20", "70.0", "60.0", "-10.0"),

@@ -54,8 +54,8 @@ def test_curves_show_the_metrics(tmp_path: Path) -> None:
     # see fake_runs.record: of 10 images a class, 2 + round are right in the test, 1 + round in the validation set
     assert accuracy["test"] == near([(number, (2 + number) / 10) for number in range(1, 7)])
     assert accuracy["validation"] == near([(number, (1 + number) / 10) for number in range(1, 7)])
-    assert accuracy["clients at home, mean"] == near([(3, 0.6), (6, 0.6)])
-    assert accuracy["clients at home, worst tenth"] == near([(3, 0.3), (6, 0.3)])
+    assert accuracy["client accuracy"] == near([(3, 0.6), (6, 0.6)])
+    assert accuracy["worst client"] == near([(3, 0.3), (6, 0.3)])
     loss = traces(rounds.loss_curves(metrics))
     assert loss["training"] == loss["test"] == near([(number, 2 - 0.2 * number) for number in range(1, 7)])
     assert loss["validation"] == near([(1, 4), (2, 3), (3, 2), (4, 1), (5, 2), (6, 3)])

@@ -9,8 +9,9 @@ from tests.fake_runs import CLIENTS, client_evaluations, record
 from fedlens.errors import FedLensError
 from fedlens.federation.records import ClientEvaluation, Evaluation
 from fedlens.federation.types import Mean
+from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.metrics import MetricsFile, read_metrics
-from fedlens.tracking.summary import best_round, last_with, summarize_clients
+from fedlens.tracking.summary import best_round, last_with
 from fedlens.tracking.tensorboard import scalars_of
 
 
@@ -29,6 +30,11 @@ def test_a_line_holds_the_whole_round(tmp_path: Path) -> None:
     assert second["test"] == {
         "loss": pytest.approx(1.6),
         "accuracy": pytest.approx(0.4),
+        # Wilson, 12 of 30: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n), z = 1.96
+        "accuracy_low": pytest.approx(0.2459, abs=1e-4),
+        "accuracy_high": pytest.approx(0.5768, abs=1e-4),
+        "chance": pytest.approx(1 / 3),
+        "majority": 0.25,
         "balanced_accuracy": pytest.approx(0.4),
         "recalls": pytest.approx([0.4, 0.4, 0.4]),
         "auroc": None,
@@ -41,7 +47,7 @@ def test_a_line_holds_the_whole_round(tmp_path: Path) -> None:
     assert (second["bytes_up"], second["bytes_down"], second["seconds"]["train"]) == (1_000_000, 2_000_000, 2.0)
     assert second["measures"] == {"drift/mean": 1.5}
     assert second["clients"] is None
-    assert third["clients"]["mean"] == pytest.approx(0.6)
+    assert third["clients"]["accuracy"] == pytest.approx(0.6)
     assert third["clients"]["by_client"][3] == dataclasses.asdict(client_evaluations()[3])
     assert second.keys() == third.keys()
 
@@ -142,27 +148,35 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_client_means_count_clients_and_images() -> None:
     summary = summarize_clients(client_evaluations())
-    assert summary.mean == pytest.approx(0.6)
-    assert summary.mean_over_examples == pytest.approx(0.42)
-    assert summary.worst_tenth == pytest.approx(0.3)  # ⌈3/10⌉ = 1 client
-    assert summary.best_tenth == pytest.approx(0.9)
-    assert summary.deviation == pytest.approx(0.06**0.5)  # variance (0.3² + 0 + 0.3²) / 3
+    assert summary.accuracy == pytest.approx(0.6)
+    assert summary.accuracy_over_examples == pytest.approx(0.42)
+    assert summary.accuracy_worst_tenth == pytest.approx(0.3)  # ⌈3/10⌉ = 1 client
+    assert summary.accuracy_best_tenth == pytest.approx(0.9)
+    assert summary.accuracy_deviation == pytest.approx(0.06**0.5)  # variance (0.3² + 0 + 0.3²) / 3
     assert summary.loss == pytest.approx(0.6)
-    assert (summary.evaluated, summary.never_sampled, summary.never_sampled_mean) == (3, 1, 0.1)
+    assert (summary.evaluated, summary.never_sampled, summary.never_sampled_accuracy) == (3, 1, 0.1)
 
 
 def test_the_worst_tenth_of_eleven_clients_is_two() -> None:
     clients = [ClientEvaluation(str(k), accuracy=k / 10, loss=1.0, examples=5, trained=True) for k in range(11)]
-    assert summarize_clients(clients).worst_tenth == pytest.approx((0.0 + 0.1) / 2)
-    assert summarize_clients(clients).best_tenth == pytest.approx((0.9 + 1.0) / 2)
+    assert summarize_clients(clients).accuracy_worst_tenth == pytest.approx((0.0 + 0.1) / 2)
+    assert summarize_clients(clients).accuracy_best_tenth == pytest.approx((0.9 + 1.0) / 2)
 
 
 def test_no_trained_client_is_no_mean() -> None:
     summary = summarize_clients(client_evaluations()[3:])
-    figures = (summary.mean, summary.mean_over_examples, summary.worst_tenth, summary.best_tenth, summary.deviation)
-    assert figures == (None,) * 5
-    assert summary.loss is None
-    assert summary.never_sampled_mean == 0.1
+    figures = (
+        summary.accuracy,
+        summary.accuracy_low,
+        summary.accuracy_over_examples,
+        summary.accuracy_worst_tenth,
+        summary.accuracy_best_tenth,
+        summary.accuracy_deviation,
+        summary.loss,
+        summary.majority,
+    )
+    assert set(figures) == {None}
+    assert summary.never_sampled_accuracy == 0.1
 
 
 def test_the_best_round_is_chosen_by_validation_loss(tmp_path: Path) -> None:
@@ -176,3 +190,34 @@ def test_the_best_round_is_chosen_by_validation_loss(tmp_path: Path) -> None:
     assert clients["evaluated"] == 3
     assert best_round([{**line, "validation": None} for line in metrics]) is None
     assert last_with([], "test") is None
+
+
+def test_attackers_and_clients_that_never_trained_are_summarised_apart() -> None:
+    """The figures of `client_evaluations`, with "west" (30 % of 70 images) among the attackers: (0.9 + 0.6) / 2."""
+    clients = [dataclasses.replace(one, malicious=one.client == CLIENTS[2]) for one in client_evaluations()]
+    clients[3] = dataclasses.replace(clients[3], own_majority=1.0)  # never sampled
+    clients[0] = dataclasses.replace(clients[0], majority=0.1, own_majority=0.5)
+    clients[1] = dataclasses.replace(clients[1], majority=0.3, own_majority=0.7)
+    summary = summarize_clients(clients)
+    assert summary.accuracy == pytest.approx(0.75)
+    assert summary.accuracy_worst_tenth == pytest.approx(0.6)
+    assert summary.accuracy_over_examples == pytest.approx((9 + 12) / 30)
+    assert (summary.majority, summary.own_majority) == pytest.approx((0.2, 0.6))
+    assert (summary.evaluated, summary.examples) == (2, 30)
+    assert (summary.malicious, summary.malicious_accuracy) == (1, pytest.approx(0.3))
+    assert (summary.never_sampled, summary.never_sampled_accuracy) == (1, pytest.approx(0.1))
+
+
+def test_names_that_earlier_versions_wrote_are_read(tmp_path: Path) -> None:
+    old = {"mean": 0.6, "worst_tenth": 0.3, "shared_mean": 0.5, "deviation": 0.1, "evaluated": 3}
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps({"round": 1, "clients": old}) + "\n" + json.dumps({"round": 2, "clients": None}) + "\n")
+    first, second = read_metrics(file)
+    assert first["clients"] == {
+        "accuracy": 0.6,
+        "accuracy_worst_tenth": 0.3,
+        "shared_accuracy": 0.5,
+        "accuracy_deviation": 0.1,
+        "evaluated": 3,
+    }
+    assert second["clients"] is None

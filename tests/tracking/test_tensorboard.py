@@ -54,7 +54,7 @@ def test_every_number_of_a_round_is_there(written: Any) -> None:
     assert scalar(written, "communication/bytes_up")[0] == (1, 1e6)
     assert scalar(written, "communication/bytes_down")[0] == (1, 2e6)
     assert scalar(written, "seconds/train")[0] == (1, 2.0)
-    assert scalar(written, "clients/accuracy_mean") == [(3, 0.6)]
+    assert scalar(written, "clients/accuracy") == [(3, 0.6)]
     assert scalar(written, "clients/accuracy_worst_tenth") == [(3, 0.3)]
     assert scalar(written, f"client_accuracy/{CLIENTS[1]}") == [(3, 0.6)]
     assert scalar(written, f"client_loss/{CLIENTS[2]}") == [(3, 0.9)]
@@ -101,7 +101,7 @@ def test_a_resumed_run_hides_later_rounds_of_the_killed_one(tmp_path: Path) -> N
 def test_many_clients_get_no_curve_each() -> None:
     many = tuple(ClientEvaluation(f"c{k}", accuracy=0.5, loss=1.0, examples=1, trained=True) for k in range(51))
     tags = scalars_of(dataclasses.replace(record(1), clients=many))
-    assert tags["clients/accuracy_mean"] == 0.5
+    assert tags["clients/accuracy"] == 0.5
     assert not [tag for tag in tags if tag.startswith("client_")]
 
 

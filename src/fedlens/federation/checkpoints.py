@@ -157,7 +157,7 @@ class Checkpoints:
         return Checkpoint(
             meta["round"],
             ServerState(under("shared", tensors), under("extra", tensors)),
-            Progress(**meta["progress"]),
+            Progress(**({"counted_loss": meta["progress"]["best_loss"]} | meta["progress"])),  # new in a later version
             meta["versions"],
             meta["finished"],
             Moment(**meta["moment"]),

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from fedlens.aggregation.base import Aggregator, Total
 from fedlens.aggregation.norms import all_finite, l2_norm
 from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.buffer import Buffer, Collected
 from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.floors import Floors, own_majority, share
 from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.federation.schedule import CohortRule, Stopping
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Partial, Report, State, Task, following
@@ -80,10 +83,11 @@ class Coordinator:
         validation: Evaluate | None = None,
         measure: Measure | None = None,
         describe: Describe = lambda _total, _reports, _clients: {},
+        malicious: frozenset[str] = frozenset(),
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`trainable`: names that clients train; `describe` says what else to record of a round; `note` is told of one
-        that is repeated."""
+        """`trainable`: names that clients train; `describe` says what else to record of a round; `malicious`: clients
+        that attack; `note` is told of a round that is repeated."""
         self._plan = plan
         self._strategy = strategy
         self._runtime = runtime
@@ -94,6 +98,7 @@ class Coordinator:
         self._validation = validation
         self._measure = measure
         self._describe = describe
+        self._malicious = malicious
         self._note = note
         self._buffer: Buffer | None = None
         if isinstance(plan.schedule, Asynchronous):
@@ -211,13 +216,15 @@ class Coordinator:
 
     def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
         """Record and checkpoint with what the evaluations say; the test images have no say in stopping."""
+        floors = Floors(self._runtime.known())
         if self._plan.due(self._plan.evaluate_every, after.round):
             more = self._measure(after.state.shared) if self._measure else {}
             record = replace(
                 record,
-                test=self._test(after) if self._test else None,
-                validation=self._validation(after) if self._validation else None,
+                test=scored(self._test, after, floors),
+                validation=scored(self._validation, after, floors),
                 measures={**record.measures, **more},
+                chance=floors.chance,
             )
         if record.validation is not None:
             progress = after.progress.after(after.round, record.validation, self._plan.stopping)
@@ -225,22 +232,40 @@ class Coordinator:
             after = replace(after, progress=progress, finished=finished)
         every = self._plan.evaluate_clients_every
         if every and (after.finished or self._plan.due(every, after.round)):
-            record = replace(record, clients=self._at_home(after))
+            record = replace(record, clients=self._at_clients(after, floors), chance=floors.chance)
         return record, after
 
-    def _at_home(self, after: Checkpoint) -> tuple[ClientEvaluation, ...]:
+    def _at_clients(self, after: Checkpoint, floors: Floors) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""
-        clients = [client.name for client in self._runtime.clients() if client.holds("test")]
+        clients = {client.name: client for client in self._runtime.clients() if client.holds("test")}
         settings = {"lr": self._plan.lr(after.round)}
         self._runtime.submit(
             Task(name, after.round, "evaluate", after.state.shared, settings, after.versions.get(name))
             for name in clients
         )
         answers = {outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)}
-        return tuple(at_home(answers[name], name in after.versions) for name in clients if name in answers)
+        label = floors.label
+        return tuple(
+            replace(
+                client_evaluation(answers[name], name in after.versions),
+                malicious=name in self._malicious,
+                majority=share(np.array(client.counts["test"]), label),
+                own_majority=own_majority(client, "test"),
+            )
+            for name, client in clients.items()
+            if name in answers
+        )
 
 
-def at_home(answer: Answer, trained: bool) -> ClientEvaluation:
+def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Evaluation | None:
+    """What `evaluate` says, with the majority-class floor of a shared model where it gives none of its own."""
+    found = evaluate(after) if evaluate else None
+    if found is None or found.majority is not None:
+        return found
+    return replace(found, majority=floors.of_confusion(found.confusion))
+
+
+def client_evaluation(answer: Answer, trained: bool) -> ClientEvaluation:
     """A client's answer to an evaluation task, as a record."""
     metrics, examples = answer.report.metrics, int(answer.report.weight)
     shared = metrics["shared.accuracy"].value if "shared.accuracy" in metrics else None

@@ -20,6 +20,8 @@ class Evaluation:
     confusion: NDArray[np.int64]
     auroc: float | None = None
     """Area under the ROC curve, for two classes only."""
+    majority: float | None = None
+    """Accuracy of always naming the commonest training class: see `federation.floors`."""
 
     @property
     def examples(self) -> int:
@@ -44,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClientEvaluation:
-    """One client's model at home, on its own test rows."""
+    """The model that one client uses, on its own test rows."""
 
     client: str
     accuracy: float
@@ -54,6 +56,17 @@ class ClientEvaluation:
     """False while the client has never been sampled: counted apart."""
     shared_accuracy: float | None = None
     """Of the shared model on the same rows; None where the client uses that one, or parts of it are private."""
+    malicious: bool = False
+    """The client attacks: counted apart."""
+    majority: float | None = None
+    """Accuracy of always naming the commonest class of all clients' training images, on the same rows."""
+    own_majority: float | None = None
+    """Accuracy of always naming the commonest class of the client's own training images, on the same rows."""
+
+    @property
+    def counted(self) -> bool:
+        """Its accuracy enters the figures over clients."""
+        return self.trained and not self.malicious and self.examples > 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class RoundRecord:
     clients: tuple[ClientEvaluation, ...] = field(default=())
     measures: Mapping[str, float] = field(default_factory=dict)
     """What else was measured, by names such as attack/success."""
+    chance: float | None = None
+    """1 / classes; None where no client says how many there are."""
     virtual_seconds: float | None = None
 
     @property

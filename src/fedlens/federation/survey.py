@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.floors import own_majority
 from fedlens.federation.records import Evaluation
-from fedlens.federation.types import Answer, Split, Task
+from fedlens.federation.types import Answer, ClientInfo, Split, Task
 from fedlens.runtimes.base import Runtime
 
 
@@ -20,12 +21,27 @@ class Survey:
     Losses and confusion counts add exactly, so this is the evaluation of one set that nobody has to bring together. All
     `splits` are asked for at once: scoring one checkpoint on both costs one exchange. `lr`: the clients'
     learning rate of a round, for those that train before they use a model.
+
+    personal   each client scores a model of its own. Only clients that have trained are asked then, as in the figures
+               over clients: a head that was never trained would have the loss fall as soon as it is trained once.
+    malicious  clients that attack; they are not asked for their own models
     """
 
-    def __init__(self, runtime: Runtime, splits: Sequence[Split], lr: Callable[[int], float]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        splits: Sequence[Split],
+        lr: Callable[[int], float],
+        *,
+        personal: bool = False,
+        malicious: frozenset[str] = frozenset(),
+    ) -> None:
         self._runtime = runtime
         self._splits = splits
         self._lr = lr
+        self._personal = personal
+        self._malicious = malicious
+        self._asked: dict[str, ClientInfo] = {}
         self._scored: Checkpoint | None = None
         self._answers: list[Answer] = []
 
@@ -38,14 +54,32 @@ class Survey:
             return None
         losses = [answer.report.metrics[f"{split}.loss"] for answer in answers]
         total = sum(losses[1:], losses[0])
-        return Evaluation(total.value, added([answer.payload[split].numpy() for answer in answers]))
+        counts = added([answer.payload[split].numpy() for answer in answers])
+        majority = self._own_majority(split, answers) if self._personal else None
+        return Evaluation(total.value, counts, majority=majority)
+
+    def _own_majority(self, split: Split, answers: Sequence[Answer]) -> float | None:
+        """The majority-class floor of the clients' own models, over the images of all of them."""
+        floors = [
+            (own_majority(self._asked[answer.client], split), int(answer.payload[split].sum())) for answer in answers
+        ]
+        total = sum(images for _, images in floors)
+        if not total or any(floor is None for floor, _ in floors):
+            return None
+        return sum(floor * images for floor, images in floors if floor is not None) / total
+
+    def _takes_part(self, client: ClientInfo, checkpoint: Checkpoint) -> bool:
+        if not any(map(client.holds, self._splits)):
+            return False
+        return not self._personal or (client.name in checkpoint.versions and client.name not in self._malicious)
 
     def _ask(self, checkpoint: Checkpoint) -> None:
         settings = {"lr": self._lr(checkpoint.round), **dict.fromkeys(map(str, self._splits), 1.0)}
-        clients = [client.name for client in self._runtime.clients() if any(map(client.holds, self._splits))]
+        clients = [client for client in self._runtime.clients() if self._takes_part(client, checkpoint)]
+        self._asked = {client.name: client for client in clients}
         shared, versions = checkpoint.state.shared, checkpoint.versions
         self._runtime.submit(
-            Task(name, checkpoint.round, "count", shared, settings, versions.get(name)) for name in clients
+            Task(name, checkpoint.round, "count", shared, settings, versions.get(name)) for name in self._asked
         )
         self._answers = [outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)]
         self._scored = checkpoint

@@ -14,6 +14,7 @@ from fedlens.reports.figures.runs import compared, compared_by_traffic
 from fedlens.reports.headline import headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
+from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.run_dir import find_runs
 from fedlens.tracking.summary import duration, percent
 
@@ -48,7 +49,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
 
 
 NAMES = ("run", "model", "strategy")
-FIGURES = ("rounds", "accuracy", "best", "at home", "worst 10th", "MB", "time")
+FIGURES = ("rounds", "accuracy", "best", "client accuracy", "worst tenth", "MB", "time")
 VIRTUAL = "virtual time"
 """A column where some run has a clock of simulated clients."""
 
@@ -66,8 +67,8 @@ def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
         percent(row["accuracy"]),
         percent(row["best_accuracy"]),
-        percent(row["personal_mean"]),
-        percent(row["worst_tenth"]),
+        percent(row["client_accuracy"]),
+        percent(row["client_accuracy_worst_tenth"]),
         f"{row['megabytes']:.1f}",
         duration(row["seconds"]),
     )
@@ -80,13 +81,13 @@ def _virtual(row: Mapping[str, Any]) -> str:
 def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """The plots for which some run has something to show."""
     tested = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
-    at_home = [sum(bool(line["clients"]) for line in metrics) for metrics in runs.values()]
+    at_clients = [sum(bool(line["clients"]) for line in metrics) for metrics in runs.values()]
     if tested:
         figure = compared(tested, "test", "accuracy")
         yield plot("Test accuracy", "Of the shared model, on the global test images.", figure, wide=True)
-    if max(at_home) > 1 or (max(at_home) and len(tested) < len(runs)):
-        figure = compared(runs, "clients", "mean")
-        yield plot("Accuracy at home", "Of each client's model on its own test images; mean.", figure, wide=True)
+    if max(at_clients) > 1 or (max(at_clients) and len(tested) < len(runs)):
+        figure = compared(runs, "clients", "accuracy")
+        yield plot("Client accuracy", CLIENT_ACCURACY, figure, wide=True)
     if tested:
         figure = compared_by_traffic(tested)
         yield plot("Test accuracy for what was moved", "In both directions, since the start.", figure, wide=True)

@@ -30,10 +30,14 @@ class Headline:
     best_round: int | None
     balanced_accuracy: float | None
     auroc: float | None
-    personal_mean: float | None
-    shared_mean: float | None
-    worst_tenth: float | None
-    deviation: float | None
+    client_accuracy: float | None
+    """Mean over clients of each client's model on its own test images."""
+    client_accuracy_worst_tenth: float | None
+    client_accuracy_deviation: float | None
+    evaluated_clients: int | None
+    """Whose accuracies these are: benign clients that have trained."""
+    shared_accuracy: float | None
+    """Mean over clients of the shared model on the clients' own test images, where clients use others beside it."""
     megabytes: float
     seconds: float
     virtual_seconds: float | None
@@ -44,8 +48,8 @@ def headline(run: LoadedRun) -> Headline:
     planned = run.config.get("federated", {}).get("num_rounds")
     rounds = run.metrics[-1]["round"] if run.metrics else 0
     test = last_with(run.metrics, "test") or {}
-    personal = last_with(run.metrics, "clients") or {}
-    best = best_round(run.metrics, run.config.get("stopping", {}).get("min_delta", 0.0)) or {}
+    clients = last_with(run.metrics, "clients") or {}
+    best = best_round(run.metrics) or {}
     return Headline(
         run=run.folder.name,
         model=_block(run.config, "model"),
@@ -58,10 +62,11 @@ def headline(run: LoadedRun) -> Headline:
         best_round=best.get("round"),
         balanced_accuracy=test.get("balanced_accuracy"),
         auroc=test.get("auroc"),
-        personal_mean=personal.get("mean"),
-        shared_mean=personal.get("shared_mean"),
-        worst_tenth=personal.get("worst_tenth"),
-        deviation=personal.get("deviation"),
+        client_accuracy=clients.get("accuracy"),
+        client_accuracy_worst_tenth=clients.get("accuracy_worst_tenth"),
+        client_accuracy_deviation=clients.get("accuracy_deviation"),
+        evaluated_clients=clients.get("evaluated"),
+        shared_accuracy=clients.get("shared_accuracy"),
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
         seconds=time_of_rounds(run.metrics),
         virtual_seconds=run.metrics[-1].get("virtual_seconds") if run.metrics else None,

@@ -12,6 +12,7 @@ from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
+from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import duration, percent
 
 
@@ -49,15 +50,15 @@ def _cards(head: Headline) -> list[tuple[str, str]]:
         (percent(head.accuracy), "test accuracy, last round"),
         (percent(head.best_accuracy), at or "no validation images"),
         (percent(head.balanced_accuracy), "balanced accuracy: mean recall of the classes"),
-        (percent(head.personal_mean), "accuracy at home, mean over clients"),
-        (percent(head.worst_tenth), "accuracy at home, worst tenth of clients"),
-        (percent(head.deviation), "its standard deviation over clients"),
+        (percent(head.client_accuracy), "client accuracy, mean over clients"),
+        (percent(head.client_accuracy_worst_tenth), f"client accuracy, {worst_clients(head.evaluated_clients)}"),
+        (percent(head.client_accuracy_deviation), "standard deviation of the client accuracy"),
         (f"{head.megabytes:,.1f} MB", "moved, both directions"),
         (duration(head.seconds), "time of all rounds"),
         (rounds, "rounds done"),
     ]
-    if head.shared_mean is not None:
-        cards.insert(4, (percent(head.shared_mean), "accuracy at home of the shared model, mean over clients"))
+    if head.shared_accuracy is not None:
+        cards.insert(4, (percent(head.shared_accuracy), "client accuracy of the shared model, which no client uses"))
     if head.auroc is not None:
         cards.insert(3, (f"{head.auroc:.3f}", "AUROC: area under the ROC curve of the two classes"))
     return cards
@@ -86,7 +87,7 @@ def _clients(run: LoadedRun) -> str:
     return section(
         "Clients",
         plot(
-            "Accuracy at home",
+            "Client accuracy",
             "The model that each client uses, on its own test images, in the last evaluation on clients.",
             clients.client_accuracies(run.metrics),
             wide=True,
@@ -110,14 +111,14 @@ def _clients(run: LoadedRun) -> str:
 
 
 def _both_models(run: LoadedRun) -> str:
-    """Shared against personal accuracy of every client, the one that gains least first, those never sampled last."""
+    """Shared against personal accuracy of every client, the one that gains least first, those set apart last."""
     rows = clients.both_accuracies(run.metrics)
     if not rows:
         return ""
-    ordered = sorted(rows, key=lambda one: (not one["trained"], one["accuracy"] - one["shared_accuracy"]))
+    ordered = sorted(rows, key=lambda one: (bool(clients.set_apart(one)), one["accuracy"] - one["shared_accuracy"]))
     cells = [
         (
-            client["client"] if client["trained"] else f"{client['client']} (never sampled)",
+            client["client"] + clients.set_apart(client),
             client["examples"],
             percent(client["shared_accuracy"]),
             percent(client["accuracy"]),

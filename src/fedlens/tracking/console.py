@@ -22,6 +22,7 @@ from fedlens import clean
 from fedlens.federation.records import RoundRecord
 from fedlens.files import read_json
 from fedlens.lines import folded
+from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.rounds import RoundTable
 from fedlens.tracking.run_dir import RunDir, find_runs
@@ -141,15 +142,15 @@ def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[s
     """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
     test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     lines = {"test accuracy": percent(test.get("accuracy"))}
-    best = best_round(metrics, _settings(folder, "stopping").get("min_delta", 0.0))
+    best = best_round(metrics)
     if best and best["test"]:
         lines["  of the best model"] = (
             f"{percent(best['test']['accuracy'])} (round {best['round']}, by validation loss)"
         )
-    lines["accuracy at the clients"] = percent(clients.get("mean"))
-    lines["  of their worst tenth"] = percent(clients.get("worst_tenth"))
-    if clients.get("shared_mean") is not None:
-        lines["  of the shared model there"] = percent(clients["shared_mean"])
+    lines["client accuracy"] = percent(clients.get("accuracy"))
+    lines[f"  {worst_clients(clients.get('evaluated'))}"] = percent(clients.get("accuracy_worst_tenth"))
+    if clients.get("shared_accuracy") is not None:
+        lines["  of the shared model"] = percent(clients["shared_accuracy"])
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
     lines["time"] = f"{duration(time_of_rounds(metrics))} for {len(metrics)} round{'s' * (len(metrics) != 1)}"

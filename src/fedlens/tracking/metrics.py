@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedlens.errors import FedLensError
 from fedlens.files import to_json, write_atomic, write_json
-from fedlens.tracking.summary import summarize_clients
+from fedlens.tracking.clients import summarize_clients
+from fedlens.tracking.intervals import wilson
+from fedlens.tracking.renamed import with_names_of_today
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
     from fedlens.federation.records import Evaluation, RoundRecord
@@ -66,20 +68,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(texts[:-1], start=1):  # a whole line ends in a newline, so the last piece is no line
         try:
-            lines.append(json.loads(text))
+            lines.append(with_names_of_today(json.loads(text)))
         except json.JSONDecodeError as error:
             raise FedLensError(f"{path}, line {number}: not JSON. Remove the line, or run again.") from error
     return lines
 
 
 def line_of(record: RoundRecord) -> dict[str, Any]:
-    """One round as plain JSON values: losses, accuracies in 0–1, bytes, seconds. Keys are the same in every line."""
+    """One round as plain JSON values: losses, accuracies in 0–1, bytes, seconds. Keys are the same in every line.
+
+    accuracy_low, accuracy_high  95 % interval of the accuracy: see `tracking.intervals`
+    chance, majority             accuracies that need no learning: see `federation.floors`
+    """
     return {
         "round": record.round,
         "lr": record.lr,
         "train_loss": record.train_loss,
-        "test": _evaluation(record.test),
-        "validation": _evaluation(record.validation),
+        "test": _evaluation(record.test, record.chance),
+        "validation": _evaluation(record.validation, record.chance),
         "clients": _clients(record),
         "cohort": [_report(report) for report in record.reports],
         "virtual_seconds": record.virtual_seconds,
@@ -103,12 +109,17 @@ def confusion_of(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+def _evaluation(evaluation: Evaluation | None, chance: float | None) -> dict[str, Any] | None:
     if evaluation is None or not evaluation.examples:
         return None
+    low, high = wilson(evaluation.accuracy, evaluation.examples) or (None, None)
     return {
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "chance": chance,
+        "majority": evaluation.majority,
         "balanced_accuracy": evaluation.balanced_accuracy,
         "recalls": evaluation.recalls.tolist(),
         "auroc": evaluation.auroc,
@@ -125,6 +136,7 @@ def _clients(record: RoundRecord) -> dict[str, Any] | None:
         return None
     return {
         **asdict(summarize_clients(record.clients)),
+        "chance": record.chance,
         "by_client": [asdict(client) for client in record.clients],
     }
 

@@ -4,61 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:  # reading a run must not wait for torch
-    from fedlens.federation.records import ClientEvaluation
-
-
-@dataclass(frozen=True)
-class ClientsSummary:
-    """Accuracy of the models that clients use at home, each on its own test images.
-
-    The means, the loss and the worst tenth are over clients that have trained at least once; clients that were
-    never sampled are counted apart, so that they neither drag the figures down nor hide. None: there are none.
-    """
-
-    mean: float | None
-    """Mean accuracy over clients: every client counts the same."""
-    mean_over_examples: float | None
-    """Mean accuracy over images: a client counts by its test images."""
-    worst_tenth: float | None
-    """Mean accuracy of the worst ⌈n/10⌉ clients."""
-    shared_mean: float | None
-    """Mean accuracy over clients of the shared model, where clients use models of their own beside it."""
-    best_tenth: float | None
-    """Mean accuracy of the best ⌈n/10⌉ clients."""
-    deviation: float | None
-    """Standard deviation of the accuracy over clients (n in the denominator)."""
-    loss: float | None
-    """Mean loss over clients."""
-    evaluated: int
-    never_sampled: int
-    never_sampled_mean: float | None
-
-
-def summarize_clients(clients: Sequence[ClientEvaluation]) -> ClientsSummary:
-    trained = [client for client in clients if client.trained and client.examples]
-    apart = [client for client in clients if not client.trained and client.examples]
-    accuracies = sorted(client.accuracy for client in trained)
-    tenth = math.ceil(len(accuracies) / 10)
-    return ClientsSummary(
-        mean=_mean(accuracies),
-        mean_over_examples=_weighted_mean(trained),
-        worst_tenth=_mean(accuracies[:tenth]),
-        best_tenth=_mean(accuracies[len(accuracies) - tenth :]),
-        deviation=float(np.std(accuracies)) if accuracies else None,
-        shared_mean=_mean([client.shared_accuracy for client in trained if client.shared_accuracy is not None]),
-        loss=_mean([client.loss for client in trained]),
-        evaluated=len(trained),
-        never_sampled=len(apart),
-        never_sampled_mean=_mean([client.accuracy for client in apart]),
-    )
-
 
 PLAIN = {"personalization": "none", "aggregation": "mean", "schedule": "sync"}
 """Parts of an algorithm that a run's name says nothing of."""
@@ -79,8 +28,8 @@ def algorithm_name(config: Mapping[str, Any]) -> str:
     return f"{name}, {100 * attack['fraction']:.3g} % attack by {attack['name']}"
 
 
-def best_round(metrics: Sequence[Mapping[str, Any]], min_delta: float = 0.0) -> Mapping[str, Any] | None:
-    """The line of the last round that improved the validation loss by more than `min_delta`; None without validation.
+def best_round(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of the round with the lowest validation loss, the first of equal ones; None without validation.
 
     This is the round whose model is kept as the best. Test figures play no part in the choice, so the test
     accuracy of this round is an honest estimate.
@@ -88,7 +37,7 @@ def best_round(metrics: Sequence[Mapping[str, Any]], min_delta: float = 0.0) -> 
     best, lowest = None, math.inf
     for line in metrics:
         loss = line["validation"] and line["validation"]["loss"]
-        if loss is not None and loss < lowest - min_delta:
+        if loss is not None and loss < lowest:
             best, lowest = line, loss
     return best
 
@@ -128,12 +77,3 @@ def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) ->
     kept = [*range(named), *(index for index in counted if index >= named)]
     names = [class_names[index] if index < named else f"class {index}" for index in kept]
     return confusion[np.ix_(kept, kept)], names
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _weighted_mean(clients: Sequence[ClientEvaluation]) -> float | None:
-    examples = sum(client.examples for client in clients)
-    return sum(client.accuracy * client.examples for client in clients) / examples if examples else None

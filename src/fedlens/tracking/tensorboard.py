@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image
-from fedlens.tracking.summary import summarize_clients
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -128,14 +128,15 @@ def _clients(record: RoundRecord) -> dict[str, float | None]:
         return {}
     summary = summarize_clients(record.clients)
     scalars = {
-        "clients/accuracy_mean": summary.mean,
-        "clients/accuracy_mean_over_examples": summary.mean_over_examples,
-        "clients/accuracy_worst_tenth": summary.worst_tenth,
-        "clients/accuracy_shared_model": summary.shared_mean,
-        "clients/accuracy_best_tenth": summary.best_tenth,
-        "clients/accuracy_deviation": summary.deviation,
-        "clients/accuracy_never_sampled": summary.never_sampled_mean,
-        "clients/loss_mean": summary.loss,
+        "clients/accuracy": summary.accuracy,
+        "clients/accuracy_over_examples": summary.accuracy_over_examples,
+        "clients/accuracy_worst_tenth": summary.accuracy_worst_tenth,
+        "clients/accuracy_best_tenth": summary.accuracy_best_tenth,
+        "clients/accuracy_deviation": summary.accuracy_deviation,
+        "clients/shared_accuracy": summary.shared_accuracy,
+        "clients/never_sampled_accuracy": summary.never_sampled_accuracy,
+        "clients/malicious_accuracy": summary.malicious_accuracy,
+        "clients/loss": summary.loss,
     }
     if len(record.clients) <= _MOST_CLIENTS:
         scalars |= {f"client_accuracy/{client.client}": client.accuracy for client in record.clients}

@@ -14,10 +14,11 @@ from fedlens.reports.figures.base import COLOURS, GRID, SHADES, Figure, bar_styl
 from fedlens.tracking.summary import last_with
 
 _MOST_BARS = 60
+NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
 
 
 def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Accuracy of every client at home in the last evaluation, in their own order; a histogram for many clients."""
+    """Accuracy of every client in the last evaluation, in their own order; a histogram for many clients."""
     evaluated = last_with(metrics, "clients")
     if evaluated is None:
         return None
@@ -26,7 +27,7 @@ def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def both_accuracies(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The clients of the last evaluation at home that tried the shared model beside their own."""
+    """The clients of the last evaluation that tried the shared model beside their own."""
     evaluated = last_with(metrics, "clients") or {"by_client": []}
     return [client for client in evaluated["by_client"] if client.get("shared_accuracy") is not None]
 
@@ -81,8 +82,21 @@ def _accuracy_histogram(clients: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _by_training(clients: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
-    for name, colour, trained in (("has trained", COLOURS[0], True), ("never sampled", COLOURS[7], False)):
-        yield name, colour, [client for client in clients if client["trained"] is trained]
+    """Clients whose accuracies count, and those that are set apart."""
+    for name, apart, colour in (
+        ("has trained", "", 0),
+        ("never sampled", NEVER_SAMPLED, 7),
+        ("malicious", MALICIOUS, 4),
+    ):
+        if chosen := [client for client in clients if set_apart(client) == apart]:
+            yield name, COLOURS[colour], chosen
+
+
+def set_apart(client: Mapping[str, Any]) -> str:
+    """Why a client does not enter the figures over clients; "" for one that does."""
+    if client.get("malicious"):
+        return MALICIOUS
+    return "" if client["trained"] else NEVER_SAMPLED
 
 
 def partition(held: Mapping[str, Any]) -> Figure | None:

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from fedlens.reports.figures.base import COLOURS, Figure, bar_style, blank, curves, from_zero, over_rounds
+from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.summary import last_with
 
 VIRTUAL_TIME = "virtual seconds"
 
 
 def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    evaluated = last_with(metrics, "clients") or {}
     return curves(
         {
             "test": series_of(metrics, "test", "accuracy"),
             "validation": series_of(metrics, "validation", "accuracy"),
-            "clients at home, mean": series_of(metrics, "clients", "mean"),
-            "clients at home, worst tenth": series_of(metrics, "clients", "worst_tenth"),
+            "client accuracy": series_of(metrics, "clients", "accuracy"),
+            worst_clients(evaluated.get("evaluated")): series_of(metrics, "clients", "accuracy_worst_tenth"),
         },
         "accuracy",
         percent=True,
