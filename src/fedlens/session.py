@@ -28,6 +28,7 @@ from fedlens.federation.measures import ClientMeasures
 from fedlens.federation.records import RoundRecord, Tracker
 from fedlens.federation.survey import Survey
 from fedlens.files import read_json, write_atomic, write_json
+from fedlens.fonts import missing_note
 from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.models.lora import merged
 from fedlens.reports.html import write_report
@@ -122,7 +123,7 @@ def conduct(
     `make_scoring` says how the shared model is scored, where there is one.
     """
     config = experiment.config
-    for note in (*experiment.notes, *data_notes(experiment.shown)):
+    for note in (*experiment.notes, *data_notes(experiment.shown), *font_notes(experiment)):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = [starting_point(folder, experiment, checkpoints, observer)]
@@ -155,6 +156,14 @@ def data_notes(data: FederatedData) -> list[str]:
     file, reason = skipped[0]
     left_out = f"{len(skipped)} of {data.report.read + len(skipped)} images left out, such as {file} ({reason})"
     return [f"{left_out}; the report lists them", *data.report.notes]
+
+
+def font_notes(experiment: Experiment) -> list[str]:
+    """Which names TensorBoard's pictures cannot show."""
+    data = experiment.shown
+    names = (*data.class_names, *(client.name for client in data.clients))
+    note = missing_note(names) if experiment.config.tracking.tensorboard else None
+    return [note] if note else []
 
 
 def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoints, observer: Observer) -> Checkpoint:

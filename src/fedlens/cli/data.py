@@ -109,6 +109,7 @@ def show(
     from rich.console import Console
 
     from fedlens.data.show import holdings, table
+    from fedlens.fonts import missing_note
     from fedlens.reports.partition import write_partition
 
     held = holdings(path)
@@ -117,6 +118,8 @@ def show(
     beside = Path() if path is None else path if path.is_dir() else path.parent
     png, html = write_partition(held, out or beside)
     typer.echo(f"{png}\n{html}")
+    if note := missing_note((*held.clients, *held.class_names)):
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command("sources")

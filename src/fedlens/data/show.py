@@ -15,6 +15,7 @@ from fedlens.data.folders import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import read_json
+from fedlens.fonts import lettering
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,4 +173,6 @@ def partition_figure(counts: Counts, clients: Sequence[str], class_names: Sequen
 def _ticks(put: Any, names: Sequence[str], most: int, **style: Any) -> None:
     """Every name, or as many as can be read."""
     at = list(range(0, len(names), -(-len(names) // most) or 1))
-    put(at, [names[index] for index in at], fontsize=8, parse_math=False, **style)
+    letters = lettering(names)
+    shown, fonts = [letters.plain(names[index]) for index in at], list(letters.families)
+    put(at, shown, fontsize=8, parse_math=False, fontfamily=fonts, **style)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.fonts import Lettering, lettering
 from fedlens.tracking.summary import named_confusion
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
     figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true")
     if classes <= _MOST_LABELS:
-        axes.set_xticks(range(classes), [_plain(name) for name in names], rotation=90)
-        axes.set_yticks(range(classes), [_plain(name) for name in names])
+        letters = lettering(names)
+        labels, fonts = [_plain(name, letters) for name in names], list(letters.families)
+        axes.set_xticks(range(classes), labels, rotation=90, fontfamily=fonts)
+        axes.set_yticks(range(classes), labels, fontfamily=fonts)
     if classes <= 20:
         _write_counts(axes, confusion, shares)
     return figure
@@ -54,13 +57,15 @@ def predictions_figure(images: NDArray[np.uint8], truth: Sequence[str], predicte
     columns = min(len(images), 8)
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
+    letters = lettering((*truth, *predicted))
     for number, (image, true, guess) in enumerate(zip(images, truth, predicted, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         right = true == guess
         title = guess if right else f"{guess}\n(is {true})"
-        axes.set_title(_plain(title), fontsize=8, color="darkgreen" if right else "firebrick")
+        colour, fonts = "darkgreen" if right else "firebrick", list(letters.families)
+        axes.set_title(_plain(title, letters), fontsize=8, color=colour, fontfamily=fonts)
     return figure
 
 
@@ -71,5 +76,5 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], shares: NDArray[np.f
             axes.text(predicted, true, str(count), ha="center", va="center", fontsize=7, color=colour)
 
 
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib reads $…$ as mathematics
+def _plain(text: str, letters: Lettering) -> str:
+    return letters.plain(text).replace("$", r"\$")  # matplotlib reads $…$ as mathematics
