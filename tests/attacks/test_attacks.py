@@ -10,11 +10,12 @@ import torch
 from tests.aggregation.updates import random_updates
 from tests.helpers import tiny_data
 
-from fedlens.attacks.alie import ALittleIsEnough, z_max
+from fedlens.attacks.alie import ALittleIsEnough, moments_of, z_max
 from fedlens.attacks.backdoor import Backdoor
 from fedlens.attacks.base import Scene, attacks
 from fedlens.attacks.gaussian import Gaussian
 from fedlens.attacks.label_flip import LabelFlip
+from fedlens.attacks.moments import Moments
 from fedlens.attacks.none import NoAttack
 from fedlens.attacks.scale import Scale
 from fedlens.attacks.sign_flip import SignFlip
@@ -23,8 +24,8 @@ ROWS = np.arange(10, 50)
 DATA = tiny_data()
 
 
-def scene(answers: int = 10, seed: int = 0) -> Scene:
-    return Scene(answers, torch.Generator().manual_seed(seed))
+def scene(answers: int = 10, seed: int = 0, share: float = 0.2, benign: Moments | None = None) -> Scene:
+    return Scene(answers, torch.Generator().manual_seed(seed), share, benign)
 
 
 def pictures(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,11 +59,21 @@ def test_noise_has_the_asked_deviation_and_is_drawn_from_the_seed() -> None:
     assert not torch.equal(Gaussian(std=3.0).craft(honest, scene(seed=1))[0]["bias"], one)
 
 
-def test_a_little_is_enough_by_hand() -> None:
-    # mean 3, deviation √((4 + 0 + 4) / 3) of 1, 3, 5
+@pytest.mark.parametrize("malicious", [1, 3])
+def test_a_little_is_enough_by_hand(malicious: int) -> None:
+    # the benign clients' 1, 3, 5: mean 3, deviation √((4 + 0 + 4) / 3); what the malicious would have sent is not in it
+    benign = moments_of([{"bias": torch.tensor([value])} for value in (1.0, 3.0, 5.0)])
+    honest = [{"bias": torch.tensor([float(value)])} for value in range(malicious)]
+    sent = ALittleIsEnough(z=1.5).craft(honest, scene(benign=benign))
+    assert [update["bias"].item() for update in sent] == pytest.approx([3 - 1.5 * (8 / 3) ** 0.5] * malicious)
+
+
+def test_a_little_is_enough_by_what_the_malicious_know() -> None:
     honest = [{"bias": torch.tensor([value])} for value in (1.0, 3.0, 5.0)]
-    sent = ALittleIsEnough(z=1.5).craft(honest, scene())
+    sent = ALittleIsEnough(z=1.5, knows="own").craft(honest, scene())
     assert [update["bias"].item() for update in sent] == pytest.approx([3 - 1.5 * (8 / 3) ** 0.5] * 3)
+    (alone,) = ALittleIsEnough(z=1.5, knows="own").craft(honest[:1], scene())
+    assert alone["bias"].item() == 1.0  # of one update σ is 0
 
 
 @pytest.mark.parametrize(
@@ -123,8 +134,8 @@ def test_the_trigger_is_on_every_image() -> None:
 
 def test_model_replacement_makes_the_mean_the_malicious_model() -> None:
     honest = random_updates(2)
-    (one, other) = Scale().craft(honest, scene(answers=10))
-    # the other eight send nothing: the mean of ten is the mean of the two
+    (one, other) = Scale().craft(honest, scene(answers=10, share=2 / 10))
+    # the other eight send nothing, and all weigh alike: the mean of ten is the mean of the two
     assert torch.allclose((one["bias"] + other["bias"]) / 10, (honest[0]["bias"] + honest[1]["bias"]) / 2)
     assert torch.equal(Scale(factor=7.0).craft(honest, scene())[0]["bias"], 7 * honest[0]["bias"])
     assert Scale(share=1.0).poison(ROWS, 3, 0) is not None

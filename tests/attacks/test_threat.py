@@ -11,11 +11,12 @@ from tests.helpers import combined, infos, tiny_data, tiny_trainer
 from fedlens.aggregation.base import Rule
 from fedlens.aggregation.mean import Mean
 from fedlens.aggregation.median import Median
-from fedlens.attacks.alie import ALittleIsEnough
+from fedlens.attacks.alie import ALittleIsEnough, moments_of
 from fedlens.attacks.backdoor import Backdoor
 from fedlens.attacks.base import Attack
 from fedlens.attacks.gaussian import Gaussian
 from fedlens.attacks.label_flip import LabelFlip
+from fedlens.attacks.scale import Scale
 from fedlens.attacks.sign_flip import SignFlip
 from fedlens.attacks.threat import Threat, malicious_clients
 from fedlens.federation.types import Task
@@ -79,6 +80,38 @@ def test_made_up_answers_replace_the_malicious_ones_only() -> None:
         assert torch.equal(one.payload["bias"], factor * updates[source]["bias"])
         assert torch.equal(one.payload["running_var"], updates[source]["running_var"])
         assert one.report.weight == 5.0
+
+
+def one_round(attack: Attack, *updates: tuple[str, float, float]) -> float:
+    """The mean of (client, update, weight)."""
+    stream = threat(attack, "evil").around(Mean().aggregator(TRAINABLE), TRAINABLE)
+    for client, value, weight in updates:
+        stream.add(answer(client, {"bias": torch.tensor([value])}, weight))
+    total = stream.result()
+    assert total is not None
+    return total.delta["bias"].item()
+
+
+def test_model_replacement_undoes_a_weighted_mean() -> None:
+    # γ = (3 + 1) / 1, so that the mean is (3 · 0 + 1 · 4 · 1) / 4 = 1, the malicious model; by numbers, γ = 2 gives 0.5
+    assert one_round(Scale(), ("honest", 0.0, 3.0), ("evil", 1.0, 1.0)) == pytest.approx(1.0)
+
+
+def test_a_single_malicious_client_knows_the_deviation_of_the_others() -> None:
+    # the others' 1 and 3: μ = 2, σ = 1, sent is 2 − 1.5; the mean of 1, 3 and 0.5. Its own 7 is nowhere in it
+    updates = (("a", 1.0, 1.0), ("evil", 7.0, 1.0), ("b", 3.0, 1.0))
+    assert one_round(ALittleIsEnough(z=1.5), *updates) == pytest.approx(1.5)
+    assert one_round(ALittleIsEnough(z=1.5, knows="own"), *updates) == pytest.approx(11 / 3)
+    assert one_round(ALittleIsEnough(z=1.5), ("evil", 7.0, 1.0)) == pytest.approx(7.0)  # nobody else is there
+
+
+def test_running_moments_are_those_of_all_updates() -> None:
+    updates = random_updates(5)
+    moments = moments_of(updates)
+    for name in updates[0]:
+        values = torch.stack([update[name] for update in updates])
+        torch.testing.assert_close(moments.mean[name], values.mean(0))
+        torch.testing.assert_close(moments.deviation[name], values.std(0, correction=0))
 
 
 def test_a_round_without_a_malicious_answer_is_an_honest_one() -> None:

@@ -7,22 +7,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from fedlens.attacks.base import Attack, Scene, attacks
+from fedlens.attacks.moments import Moments, RunningMoments
 from fedlens.federation.types import State
 
 
-@attacks.register("alie", summary="a little is enough: all send their own mean, moved by a part of their deviation")
+@attacks.register(
+    "alie", summary="a little is enough: all send the honest mean, moved by a part of the honest deviation"
+)
 @dataclass(frozen=True)
 class ALittleIsEnough(Attack):
-    """All m malicious clients of a round send μ − z σ, with mean and deviation of every coordinate taken over their own
-    honest updates: far enough to do harm, near enough to pass for one of the n. The authors take z σ from gradients,
-    which is the other direction.
+    """All m malicious clients of a round send μ − z σ, with mean and deviation of every coordinate taken over honest
+    updates: far enough to do harm, near enough to pass for one of the n. The authors take z σ from gradients, which is
+    the other direction.
+
+    Whose updates they are: by default those of the benign clients, an attacker that knows all, as a defence should be
+    tried with. `knows=own` is the attacker of Algorithm 3, who has to guess both from what the malicious clients would
+    have sent: with one of them in a round σ is 0 then, and it sends its honest update.
 
     By default z is the paper's z_max: with s = ⌊n/2 + 1⌋ − m honest clients that are to lie farther out, the largest z
     with φ(z) < (n − m − s) / (n − m). With few malicious clients that is nearly 0, and below it counts as 0; a
@@ -32,15 +37,28 @@ class ALittleIsEnough(Attack):
     crafts: ClassVar[bool] = True
 
     z: Annotated[float | None, Field(ge=0, description="z; default: the paper's z_max")] = None
+    knows: Annotated[
+        Literal["benign", "own"],
+        Field(description="whose updates μ and σ are of; own: the malicious clients' (the paper)"),
+    ] = "benign"
+
+    @property
+    def omniscient(self) -> bool:
+        return self.knows == "benign"
 
     def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
         z = z_max(scene.answers, len(honest)) if self.z is None else self.z
-
-        def moved(values: Tensor) -> Tensor:
-            return values.mean(0) - z * values.std(0, correction=0)
-
-        crafted = {name: moved(torch.stack([update[name] for update in honest])) for name in honest[0]}
+        known = scene.benign or moments_of(honest)
+        crafted = {name: value - z * known.deviation[name] for name, value in known.mean.items()}
         return [crafted] * len(honest)
+
+
+def moments_of(updates: Sequence[State]) -> Moments:
+    """Of one update or more."""
+    moments = RunningMoments()
+    for update in updates:
+        moments.add(update)
+    return moments.result()
 
 
 def z_max(answers: int, malicious: int) -> float:

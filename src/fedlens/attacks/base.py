@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedlens.attacks.moments import Moments
 from fedlens.data.types import FederatedData, Rows
 from fedlens.federation.types import State
 from fedlens.registry import Registry
@@ -23,10 +24,15 @@ class Scene:
     """What the malicious clients of a round know when they make their updates up.
 
     answers  how many updates the server gets, theirs included
+    share    the malicious clients' part of the sum of all answers' weights
+    benign   of the other clients' updates (trainable tensors only), where the attack is `omniscient`; None: nobody else
+             answered
     """
 
     answers: int
     generator: torch.Generator
+    share: float
+    benign: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,16 @@ class Trigger:
 class Attack:
     """One attack. The dataclass' fields are its configuration keys under `attack`.
 
-    crafts  it replaces what malicious clients send (`craft`), and not only what they train on
+    crafts      it replaces what malicious clients send (`craft`), and not only what they train on
+    omniscient  its malicious clients also know mean and deviation of the others' updates (`Scene.benign`), which takes
+                two more models in memory
     """
 
     crafts: ClassVar[bool] = False
+
+    @property
+    def omniscient(self) -> bool:
+        return False
 
     def poison(self, rows: Rows, classes: int, seed: int) -> Poison | None:
         """What becomes of a malicious client's training images, `rows`; None: nothing."""

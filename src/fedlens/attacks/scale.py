@@ -18,15 +18,18 @@ from fedlens.federation.types import State
 @attacks.register("scale", summary="model replacement: train a backdoor, and send its update many times as long")
 @dataclass(frozen=True)
 class Scale(Backdoor):
-    """A malicious client trains as for `backdoor` and sends γ Δ. With γ = n / m the mean of n answers becomes the mean
-    of the m malicious models, as far as the others' updates cancel out, which they do near convergence: the paper's
-    γ, which undoes the server's averaging, shared among m.
+    """A malicious client trains as for `backdoor` and sends γ Δ. With γ = Σ w / Σ w of the malicious clients, the
+    weighted mean of all answers becomes that of the malicious models, as far as the others' updates cancel out, which
+    they do near convergence: the paper's γ, which undoes the server's averaging, shared among the malicious. Where all
+    answers count alike, it is their number divided by that of the malicious ones.
     """
 
     crafts: ClassVar[bool] = True
 
-    factor: Annotated[float | None, Field(gt=0, le=1e6, description="γ; default: answers / malicious ones")] = None
+    factor: Annotated[float | None, Field(gt=0, le=1e6, description="γ; default: weight of all / of the malicious")] = (
+        None
+    )
 
     def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
-        factor = scene.answers / len(honest) if self.factor is None else self.factor
+        factor = 1 / scene.share if self.factor is None else self.factor
         return [{name: value * factor for name, value in update.items()} for update in honest]

@@ -12,6 +12,7 @@ import torch
 
 from fedlens.aggregation.base import Aggregator, Total
 from fedlens.attacks.base import Attack, Poison, Scene
+from fedlens.attacks.moments import Moments, RunningMoments
 from fedlens.data.types import Rows
 from fedlens.federation.types import Answer, Partial, State
 from fedlens.seeds import derive
@@ -54,15 +55,20 @@ class Attacked(Aggregator):
         self._inner = inner
         self._threat = threat
         self._trainable = trainable
-        self._honest = 0
+        self._benign = RunningMoments()
+        self._count = 0
+        self._weight = 0.0
         self._held: list[Answer] = []
 
     def add(self, answer: Answer) -> None:
+        self._count += 1
+        self._weight += answer.report.weight
         if answer.client in self._threat.malicious:
             self._held.append(answer)
             return
+        if self._threat.attack.omniscient:
+            self._benign.add(self._trained(answer))
         self._inner.add(answer)
-        self._honest += 1
 
     def merge(self, partial: Partial) -> NoReturn:
         raise TypeError("an attack needs every answer by itself")
@@ -79,8 +85,12 @@ class Attacked(Aggregator):
         if not self._held:
             return []
         place = derive(self._threat.seed, "attack", "craft", self._held[0].round)
-        scene = Scene(self._honest + len(self._held), torch.Generator().manual_seed(place))
+        share = sum(answer.report.weight for answer in self._held) / self._weight
+        scene = Scene(self._count, torch.Generator().manual_seed(place), share, self._known())
         return self._threat.attack.craft([self._trained(answer) for answer in self._held], scene)
+
+    def _known(self) -> Moments | None:
+        return None if self._benign.empty else self._benign.result()
 
     def _trained(self, answer: Answer) -> State:
         return {name: value for name, value in answer.payload.items() if name in self._trainable}
