@@ -26,7 +26,7 @@ from fedlens.config.site import SiteConfig, load_site
 from fedlens.data.excerpt import excerpt
 from fedlens.data.export import take
 from fedlens.data.folders import existing_folder, sub_folders
-from fedlens.data.sources.clients import TEST_FOLDER
+from fedlens.data.split_names import split_word
 from fedlens.data.types import ImageTable
 from fedlens.errors import ConfigError, ConnectionFailed, FedLensError
 from fedlens.runtimes.flower.bundle import files
@@ -125,7 +125,7 @@ def simulated(partition: int, data: str) -> SiteConfig:
     """
     folder, name = Path(), f"client{partition + 1}"
     if data:
-        held = [folder for folder in sub_folders(existing_folder(Path(data))) if folder.name != TEST_FOLDER]
+        held = [folder for folder in sub_folders(existing_folder(Path(data))) if split_word(folder.name) != "test"]
         if partition >= len(held):
             raise ConfigError(f"data={data!r} holds the folders of {len(held)} clients: simulate no more SuperNodes")
         folder, name = held[partition], held[partition].name

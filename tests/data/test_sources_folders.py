@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -127,13 +129,117 @@ def test_empty_missing_and_flat_folders(tmp_path, source):
 
 def test_detect_says_what_it_looked_for(tmp_path):
     assert detect(None) == "sample"
-    with pytest.raises(DataError, match=r"no source fits .*<client>/<class>/<image>.*manifest"):
+    with pytest.raises(DataError, match=r"no images in .*<client>/<class>/<image>.*manifest"):
         detect(tmp_path)
     with pytest.raises(DataError, match=r"does not exist .*data\.source to huggingface"):
         detect(tmp_path / "ylecun" / "mnist")
     (tmp_path / "data.txt").touch()
     with pytest.raises(DataError, match=r"neither a folder nor a \.csv or \.parquet"):
         detect(tmp_path / "data.txt")
+
+
+def test_system_and_other_files_are_counted_not_read(tmp_path):
+    put(tmp_path, "cat/1.png", "dog/2.png", "loose.png", "__MACOSX/cat/._1.png", "cat/@eaDir/1.png/preview.jpg")
+    put(tmp_path, "$RECYCLE.BIN/dog/9.png", "dog/.thumbnails/2.png", "dog/._2.png", "System Volume Information/x/1.png")
+    for name in ("cat/Thumbs.db", "dog/.DS_Store", "cat/notes.txt", "cat/more.TXT", "dog/README", "partition.png"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "fox").mkdir()
+
+    table = ImageFolder(tmp_path).load()
+
+    assert names(table, tmp_path) == ["cat/1.png", "dog/2.png"]
+    assert table.class_names == ("cat", "dog")
+    summary, loose, empty, system, other = table.notes
+    assert summary.endswith("read as <class>: 2 classes (cat, dog), no splits")
+    assert loose.startswith("left out 1 image outside class folders, such as") and loose.endswith("loose.png")
+    assert empty == "no images in fox: not a class, client or split"
+    assert all(name in system for name in ("1 __MACOSX", "1 $RECYCLE.BIN", "1 ._…", "and 3 more"))
+    assert other == "ignored files that are no images by their names: 2 .txt, 1 no suffix, 1 broken link"
+
+
+def test_every_real_folder_is_read_once(tmp_path):
+    root = tmp_path / "data"
+    put(root, "cup/1.png", "fork/2.png")
+    put(tmp_path, "elsewhere/3.png")
+    (root / "plate").symlink_to(tmp_path / "elsewhere")  # a class on another disk
+    (root / "cup" / "all").symlink_to("..")
+    (root / "fork" / "all").symlink_to("..")
+    (root / "fork" / "above").symlink_to(tmp_path)
+    (root / "again").symlink_to("cup")
+
+    table = ImageFolder(root).load()
+
+    assert names(table, root) == ["cup/1.png", "fork/2.png", "plate/3.png"]
+    assert "not followed: 4 links" in table.notes[1]
+
+
+def test_one_class_in_two_unicode_forms(tmp_path):
+    put(tmp_path, "a/caf\u00e9/1.png", "b/cafe\u0301/2.png", "a/dog/3.png", "b/Dog/4.png")
+
+    table = ClientFolders(tmp_path).load()
+
+    assert table.class_names == ("Dog", "caf\u00e9", "dog")
+    assert table.labels.tolist() == [1, 2, 0, 1]
+    assert table.notes[1] == "the class 'caf\u00e9' is written in 2 Unicode forms: read as one class"
+    assert table.notes[2].startswith("the classes 'Dog' and 'dog' differ in case")
+
+
+def test_splits_and_clients_in_one_folder(tmp_path):
+    put(tmp_path, *[f"{c}/{s}/{k}/{c}{s}.png" for c in "ab" for s in ("Training", "eval") for k in ("cat", "dog")])
+
+    table = ClientFolders(tmp_path).load()
+
+    assert table.clients.tolist() == ["a"] * 4 + ["b"] * 4
+    assert table.split.tolist() == ["train", "train", "val", "val"] * 2
+    assert table.labels.tolist() == [0, 1] * 4
+    assert table.notes[0] == (
+        f"{tmp_path} read as <client>/<split>/<class>: 2 clients (a, b), splits train/val (folders Training, eval), "
+        "2 classes (cat, dog)"
+    )
+    assert detect(tmp_path) == "clients"
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[2J"])
+def test_names_that_cannot_be_shown(tmp_path, name):
+    put(tmp_path, "dog/1.png")
+    put(tmp_path, os.fsdecode(name) + "/1.png")
+
+    with pytest.raises(DataError) as raised:
+        ImageFolder(tmp_path).load()
+
+    assert str(raised.value).isprintable()
+    assert "rename the folder" in str(raised.value)
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    put(tmp_path, "cat/1.png", "dog/2.png")
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "dog":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"dog: the folder cannot be listed \(Permission denied\)"):
+        ImageFolder(tmp_path).load()
+
+
+def test_an_unlabelled_test_folder_is_left_out(tmp_path):
+    put(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/3.png", "test/4.png")
+
+    table = ImageFolder(tmp_path).load()
+
+    assert table.split.tolist() == ["train", "train"]
+    assert table.notes[1].startswith("left out 2 images outside class folders")
+
+
+def test_no_folders_of_clients(tmp_path):
+    put(tmp_path, "cat/1.png", "dog/2.png")
+
+    with pytest.raises(DataError, match="no folders of clients in"):
+        ClientFolders(tmp_path).load()
 
 
 def test_manifest_reads_all_columns(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlens.data.folders import SPLITS, holds_images, sub_folders
+from fedlens.data.folders import folder_layout
+from fedlens.data.tree import printable
 from fedlens.errors import DataError
 
 HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json")
@@ -22,27 +23,13 @@ def detect(path: Path | None) -> str:
     path = path.expanduser()
     if not path.exists():
         raise DataError(
-            f"data.path: {path} does not exist (for a data set of the Hugging Face hub, set data.source to huggingface)"
+            f"data.path: {printable(path)} does not exist (for a data set of the Hugging Face hub, set data.source to "
+            "huggingface)"
         )
     if path.is_file():
         if path.suffix.lower() in (".csv", ".parquet"):
             return "manifest"
-        raise DataError(f"data.path: {path} is neither a folder nor a .csv or .parquet manifest")
-    return _detect_folder(path)
-
-
-def _detect_folder(path: Path) -> str:
+        raise DataError(f"data.path: {printable(path)} is neither a folder nor a .csv or .parquet manifest")
     if any((path / name).exists() for name in HUGGING_FACE_FILES):
         return "huggingface"
-    folders = sub_folders(path)
-    names = {folder.name for folder in folders}
-    if "train" in names and names <= set(SPLITS):
-        return "imagefolder"
-    if any(map(holds_images, folders)):
-        return "imagefolder"
-    if any(holds_images(inner) for folder in folders for inner in sub_folders(folder)):
-        return "clients"
-    raise DataError(
-        f"data.path: no source fits {path}; looked for <class>/<image>, train/<class>/<image>, "
-        "<client>/<class>/<image>, a data set saved by Hugging Face datasets, or a .csv or .parquet manifest"
-    )
+    return "clients" if folder_layout(path).has_clients else "imagefolder"

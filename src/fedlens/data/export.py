@@ -20,7 +20,7 @@ import numpy as np
 
 from fedlens.data.base import schemes
 from fedlens.data.division import Columns, Division, Plan, divide
-from fedlens.data.folders import CLASSES_FILE
+from fedlens.data.tree import CLASSES_FILE
 from fedlens.data.types import ImageTable, Rows
 from fedlens.errors import DataError
 from fedlens.files import read_json, write_json

@@ -1,63 +1,33 @@
-"""Folders of images: what the folder sources share. Hidden files and folders are never looked at."""
+"""Folders of images as a table: what the sources `imagefolder` and `clients` share."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.images import pixel_size
-from fedlens.data.types import ImageTable
+from fedlens.data.labels import class_notes, composed, spelling_notes
+from fedlens.data.layout import Layout, read_layout
+from fedlens.data.tree import CLASSES_FILE, PassedOver, is_system, natural, printable, walk
+from fedlens.data.types import ImageTable, Split
 from fedlens.errors import DataError
 
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
-"""What counts as an image by its name; .heic is among them so that such files are reported, not passed over."""
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names of official splits."""
-
 _LOOKS = 8
-
-CLASSES_FILE = "classes.json"
-"""Beside the folders: a JSON list of the class names in the order of their labels."""
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that reads digits as numbers: client2 comes before client10."""
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name))
+_SHOWN = 5
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def sub_folders(folder: Path) -> list[Path]:
-    """The visible folders in `folder`, in natural order."""
+    """The folders in `folder` that are not a system's, in natural order."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        names = [entry.name for entry in entries if entry.is_dir() and not is_system(entry.name)]
     return [folder / name for name in sorted(names, key=natural)]
-
-
-def is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def holds_images(folder: Path) -> bool:
-    """Whether an image file lies directly in `folder`."""
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and entry.is_file() for entry in entries)
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """All image files in `folder` and its sub-folders, in a fixed order."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(parent)
-        yield from (here / name for name in sorted(files) if is_image(name))
 
 
 def existing_folder(path: Path) -> Path:
@@ -69,38 +39,126 @@ def existing_folder(path: Path) -> Path:
     folder = path.expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.path: {folder} {what}")
+        raise DataError(f"data.path: {printable(folder)} {what}")
     return folder
 
 
-def folder_table(root: Path, parts: Sequence[tuple[Path, str, str]], *, with_clients: bool) -> ImageTable:
-    """One table of several folders of class folders: `parts` holds (folder, split or "", client or "").
-
-    Labels follow `classes.json` in `root` where there is one, else the sorted names of all class folders.
+def folder_layout(root: Path, *, clients: bool | None = None) -> Layout:
+    """How the folders below `root` are read; `clients` as for `read_layout`.
 
     Raises:
-        DataError: no images; images outside class folders; class folders that `classes.json` does not name.
+        DataError: as `folder_table`.
     """
-    found = [(part, folder) for part in parts for folder in sub_folders(part[0])]
-    names = _class_names(root, {folder.name for _, folder in found})
-    label_of = {name: label for label, name in enumerate(names)}
-    images: list[Path] = []
-    rows: list[tuple[int, str, str]] = []
-    for (_, split, client), folder in found:
-        files = list(images_below(folder))
-        images += files
-        rows += [(label_of[folder.name], split, client)] * len(files)
-    if not images:
-        raise DataError(_nothing_in(root))
-    labels, splits, clients = zip(*rows, strict=True)
-    return ImageTable(
-        images=images,
-        labels=np.array(labels, np.int64),
-        class_names=names,
-        split=_column(splits),
-        clients=_column(clients) if with_clients else None,
-        native_size=common_size(images),
-    )
+    return _Read(root, clients).layout
+
+
+def folder_table(root: Path, *, clients: bool | None = None) -> ImageTable:
+    """The images below `root`, by what their folders are: splits, clients, classes. `clients` as for `read_layout`.
+
+    Labels follow `classes.json` in `root` where there is one, else the sorted names of all class folders. The first
+    note says how the folders were read, others what was passed over.
+
+    Raises:
+        DataError: no images, or only outside class folders; it cannot be told how the folders are to be read; class
+            folders that `classes.json` does not name; a folder cannot be listed, or its name is not UTF-8.
+    """
+    return _Read(root, clients).table()
+
+
+class _Read:
+    """One reading of a folder."""
+
+    def __init__(self, root: Path, clients: bool | None) -> None:
+        self._root = root
+        self._tree, self._passed = walk(root)
+        self._listed = _listed_classes(root)
+        self._held = [(names, folder) for names, folder in self._tree.below() if folder.images]
+        if not self._held:
+            raise DataError(_no_images(root, self._passed))
+        try:
+            paths = {names for names, _ in self._held}
+            self.layout = read_layout(paths, clients=clients, classes=self._listed or ())
+        except DataError as error:
+            raise DataError(f"data.path: {printable(root)}: {printable(str(error))}") from error
+
+    def table(self) -> ImageTable:
+        images: list[Path] = []
+        rows: list[tuple[str, str, str]] = []
+        loose: list[Path] = []
+        for names, folder in self._held:
+            files = [folder.path / name for name in folder.images]
+            place = self.layout.place(names)
+            if place is None:
+                loose += files
+                continue
+            images += files
+            rows += [(place[0] or ("train" if self.layout.tests else ""), *place[1:])] * len(files)
+        if not images:
+            raise DataError(f"data.path: the images in {printable(self._root)} lie outside class folders")
+        splits, clients, classes = zip(*rows, strict=True)
+        self._refuse_unreadable({*clients, *classes})
+        names = _class_names(self._root, set(classes), self._listed)
+        label_of = {name: label for label, name in enumerate(names)}
+        return ImageTable(
+            images=images,
+            labels=np.array([label_of[name] for name in classes], np.int64),
+            class_names=names,
+            split=_column(splits),
+            clients=_column(clients) if self.layout.has_clients else None,
+            native_size=common_size(images),
+            notes=(self._summary(names, splits, clients), *self._doubts(loose)),
+        )
+
+    def _refuse_unreadable(self, names: Collection[str]) -> None:
+        """Raises DataError: a folder that names a class or a client has a name that cannot be written or shown."""
+        for name in sorted(names):
+            if printable(name) != name:
+                raise DataError(
+                    f"data.path: {printable(self._root)}: the folder's name '{printable(name)}' is not UTF-8 text: "
+                    "rename the folder"
+                )
+
+    def _summary(self, classes: Sequence[str], splits: Sequence[str], clients: Sequence[str]) -> str:
+        """How the folders were read, in one line."""
+        layout = self.layout
+        shape = "/".join("*" if level == "-" else f"<{level}>" for level in layout.levels)
+        owners = sorted({name for name in clients if name}, key=natural)
+        parts = [f"{_count(len(owners), 'client')} ({_some(owners)})"] if owners else []
+        if layout.tests:
+            parts.append(f"test set in {_some(sorted(layout.tests))}")
+        if layout.splits:
+            folders = {split: name for name, split in layout.splits.items()}
+            known = [split for split in _SPLITS if split in folders and split in splits]
+            named = [folders[split] for split in known]
+            parts.append(f"splits {'/'.join(known)}" + (f" (folders {', '.join(named)})" if named != known else ""))
+        parts.append(f"{_count(len(classes), 'class')} ({_some(classes)})")
+        if not layout.splits and not layout.tests:
+            parts.append("no splits")
+        return f"{printable(self._root)} read as {shape}: {', '.join(parts)}"
+
+    def _doubts(self, loose: Sequence[Path]) -> list[str]:
+        """Notes on what was passed over, and on names that may be one."""
+        passed, depth = self._passed, len(self.layout.levels)
+        folders = [names for names, folder in self._tree.below() if len(names) <= depth]
+        used = {names[:place] for names, _ in self._held for place in range(len(names) + 1)}
+        empty = ["/".join(names) for names in folders if names not in used and names[:-1] in used]
+        place = self.layout.levels.index("class")
+        original = {folder.path.name: folder.name for names, folder in self._tree.below() if len(names) == place + 1}
+        notes = []
+        if loose:
+            notes.append(f"left out {_count(len(loose), 'image')} outside class folders, such as {printable(loose[0])}")
+        if empty:
+            notes.append(f"no images in {printable(_some(empty))}: not a class, client or split")
+        if passed.links:
+            notes.append(
+                f"not followed: {_count(len(passed.links), 'link')} to a folder that is read anyway or lies around, "
+                f"such as {printable(passed.links[0])}"
+            )
+        if passed.system:
+            notes.append(f"ignored hidden and system files: {_counted(passed.system)}")
+        if passed.other:
+            notes.append(f"ignored files that are no images by their names: {_counted(passed.other)}")
+        return [*notes, *spelling_notes(original), *class_notes(original.values())]
 
 
 def common_size(images: Sequence[Path]) -> int | None:
@@ -117,24 +175,47 @@ def _column(values: Sequence[str]) -> NDArray[np.str_] | None:
     return np.array(values, np.str_) if any(values) else None
 
 
-def _class_names(root: Path, found: set[str]) -> tuple[str, ...]:
+def _listed_classes(root: Path) -> tuple[str, ...] | None:
+    """The names in `classes.json`; None where there is no such file."""
     file = root / CLASSES_FILE
     if not file.exists():
-        return tuple(sorted(found))
+        return None
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not a JSON list of class names: {error}") from error
+        raise DataError(f"{printable(file)}: not a JSON list of class names: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise DataError(f"{file}: must be a JSON list of different class names")
-    if extra := sorted(found - set(names)):
-        raise DataError(f"{file} lacks the class folders {', '.join(extra)}; add them, or remove the file")
-    return tuple(names)
+        raise DataError(f"{printable(file)}: must be a JSON list of different class names")
+    return tuple(map(composed, names))
 
 
-def _nothing_in(root: Path) -> str:
-    if holds_images(root):
-        return f"data.path: the images in {root} lie outside class folders; make one folder a class: {root}/<class>/…"
+def _class_names(root: Path, found: set[str], listed: tuple[str, ...] | None) -> tuple[str, ...]:
+    if listed is None:
+        return tuple(sorted(found))
+    if extra := sorted(found - set(listed)):
+        raise DataError(
+            f"{printable(root / CLASSES_FILE)} lacks the class folders {_some(extra)}; add them, or remove the file"
+        )
+    return listed
+
+
+def _no_images(root: Path, passed: PassedOver) -> str:
+    there = f" ({_counted(passed.other)} are no images by their names)" if passed.other else ""
     return (
-        f"data.path: no images in {root}; expected <class>/<image>, <split>/<class>/<image> or <client>/<class>/<image>"
+        f"data.path: no images in {printable(root)}{there}; expected <class>/<image>, <split>/<class>/<image> or "
+        "<client>/<class>/<image>, a data set saved by Hugging Face datasets, or a .csv or .parquet manifest"
     )
+
+
+def _count(number: int, what: str) -> str:
+    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{plural}"
+
+
+def _counted(found: Counter[str]) -> str:
+    return _some([f"{count:,} {printable(name)}" for name, count in found.most_common()])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

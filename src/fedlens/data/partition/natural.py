@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.folders import natural
+from fedlens.data.tree import natural
 from fedlens.errors import DataError
 
 

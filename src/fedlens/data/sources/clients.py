@@ -9,10 +9,10 @@ from typing import Annotated
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
-from fedlens.data.folders import existing_folder, folder_table, sub_folders
+from fedlens.data.folders import existing_folder, folder_table
+from fedlens.data.tree import printable
 from fedlens.data.types import ImageTable
-
-TEST_FOLDER = "test"
+from fedlens.errors import DataError
 
 
 @sources.register(
@@ -20,18 +20,16 @@ TEST_FOLDER = "test"
 )
 @dataclass(frozen=True)
 class ClientFolders(Source):
-    """Each folder in PATH is a client, in natural order, but for test: the global test set, nobody's.
-    PATH/classes.json gives the order of the classes; without it they are sorted by name."""
+    """Each folder in PATH is a client, in natural order, but for test: the global test set, nobody's. Splits may lie
+    above the clients, in each client, or in each class; clients may also lie in each class, if their names say so
+    (client1, site_a, hospital-2). PATH/classes.json gives the order of the classes; without it they are sorted."""
 
     path: Annotated[Path, Field(description="folder with a folder for each client")]
 
     def load(self) -> ImageTable:
-        """List the images. Raises: DataError, as `folder_table`."""
+        """List the images. Raises: DataError, as `folder_table`; or there are no folders of clients."""
         root = existing_folder(self.path)
-        folders = sub_folders(root)
-        has_test = any(folder.name == TEST_FOLDER for folder in folders)
-        parts = [
-            (folder, "test", "") if folder.name == TEST_FOLDER else (folder, "train" if has_test else "", folder.name)
-            for folder in folders
-        ]
-        return folder_table(root, parts, with_clients=True)
+        table = folder_table(root, clients=True)
+        if table.clients is None:
+            raise DataError(f"data.path: no folders of clients in {printable(root)}; expected <client>/<class>/<image>")
+        return table

@@ -16,7 +16,7 @@ from pydantic import Field
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.detect import HUGGING_FACE_FILES
-from fedlens.data.folders import natural
+from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import mark_used

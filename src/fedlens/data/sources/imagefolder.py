@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
-from fedlens.data.folders import SPLITS, existing_folder, folder_table, sub_folders
+from fedlens.data.folders import existing_folder, folder_table
 from fedlens.data.types import ImageTable
 
 
@@ -19,16 +19,12 @@ from fedlens.data.types import ImageTable
 @dataclass(frozen=True)
 class ImageFolder(Source):
     """Images at any depth below a class folder belong to the class. Labels follow the sorted class names, as in
-    torchvision's ImageFolder, unless PATH/classes.json orders them. Sub-folders named train, val (valid, validation)
-    and test are the official splits when they are all there is and train is among them."""
+    torchvision's ImageFolder, unless PATH/classes.json orders them. Folders with names of splits (train, Training,
+    seg_train; val, valid, validation, dev, eval; test, testing, …), above the classes or in each of them, are the
+    official splits. What a folder was taken for is one line of the run's notes."""
 
     path: Annotated[Path, Field(description="folder with a folder for each class")]
 
     def load(self) -> ImageTable:
         """List the images. Raises: DataError, as `folder_table`."""
-        root = existing_folder(self.path)
-        folders = sub_folders(root)
-        names = {folder.name for folder in folders}
-        if "train" in names and names <= set(SPLITS):
-            return folder_table(root, [(folder, SPLITS[folder.name], "") for folder in folders], with_clients=False)
-        return folder_table(root, [(root, "", "")], with_clients=False)
+        return folder_table(existing_folder(self.path), clients=False)

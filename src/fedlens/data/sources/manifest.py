@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
-from fedlens.data.folders import natural
+from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 

@@ -1,0 +1,156 @@
+"""A folder of images as a tree: every real folder once, and a count of what was passed over."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedlens.data.labels import composed
+from fedlens.errors import DataError
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""What counts as an image by its name; .heic is among them so that such files are reported, not passed over."""
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "recycler"),
+        *("lost+found", "system volume information", "__pycache__"),
+    }
+)
+"""Made by operating systems and network drives, in lower case; they may hold previews and deleted images."""
+
+SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+
+CLASSES_FILE = "classes.json"
+"""Beside the folders: a JSON list of the class names in the order of their labels."""
+
+OWN_FILES = frozenset({CLASSES_FILE, "partition.json", "manifest.csv", "partition.png", "partition.html"})
+"""What FedLens writes beside folders of clients or classes."""
+
+
+@dataclass
+class Folder:
+    """images: names of the image files directly in it; folders: in natural order once the walk is over."""
+
+    path: Path
+    images: list[str] = field(default_factory=list)
+    folders: list[Folder] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """In Unicode's composed form."""
+        return composed(self.path.name)
+
+    def below(self, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Folder]]:
+        """This folder and all below it, parents first, each with the names that lead to it."""
+        waiting = [(parts, self)]
+        while waiting:
+            names, folder = waiting.pop()
+            yield names, folder
+            waiting.extend(((*names, inner.name), inner) for inner in reversed(folder.folders))
+
+
+@dataclass
+class PassedOver:
+    """system: hidden and system files and folders; other: files that are no images, by suffix; links: those that lead
+    to a folder that is read already."""
+
+    system: Counter[str] = field(default_factory=Counter)
+    other: Counter[str] = field(default_factory=Counter)
+    links: list[Path] = field(default_factory=list)
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that reads digits as numbers: client2 comes before client10."""
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name))
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems make for themselves."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS or name.casefold() in SYSTEM_FILES
+
+
+def is_image(name: str) -> bool:
+    return name.casefold().endswith(IMAGE_SUFFIXES)
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that can be shown: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def walk(root: Path) -> tuple[Folder, PassedOver]:
+    """The tree below `root`. Links to folders are followed, unless they lead to a folder that is read anyway.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    return _Walk(root).done()
+
+
+class _Walk:
+    """One walk: real folders first, then links, so that a folder is met under its own name where it has one."""
+
+    def __init__(self, root: Path) -> None:
+        real = Path(os.path.realpath(root))
+        self._top, self._passed = Folder(root), PassedOver()
+        self._known = {str(folder) for folder in (real, *real.parents)}  # a link to a parent is a loop
+        self._waiting = [(self._top, str(real))]
+        self._links: list[tuple[Folder, str]] = []
+
+    def done(self) -> tuple[Folder, PassedOver]:
+        while self._waiting or self._links:
+            while self._waiting:
+                self._list(*self._waiting.pop())
+            if self._links:
+                parent, name = self._links.pop(0)
+                self._enter(parent, name, os.path.realpath(parent.path / name))
+        for _, folder in self._top.below():
+            folder.folders.sort(key=lambda inner: natural(inner.path.name))
+            folder.images.sort()
+        return self._top, self._passed
+
+    def _list(self, folder: Folder, real: str) -> None:
+        try:
+            with os.scandir(folder.path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    self._take(folder, real, entry)
+        except OSError as error:
+            raise DataError(
+                f"{printable(folder.path)}: the folder cannot be listed ({error.strerror}); make it readable, or move "
+                "it away"
+            ) from error
+
+    def _take(self, folder: Folder, real: str, entry: os.DirEntry[str]) -> None:
+        name = entry.name
+        if folder is self._top and name in OWN_FILES:
+            return
+        if is_system(name):
+            self._passed.system["._…" if name.startswith("._") else name] += 1
+        elif entry.is_dir():
+            if entry.is_symlink():
+                self._links.append((folder, name))
+            else:
+                self._enter(folder, name, os.path.join(real, name))  # noqa: PTH118 - a Path takes twenty times as long
+        elif is_image(name) and entry.is_file():
+            folder.images.append(name)
+        else:
+            broken = entry.is_symlink() and not entry.is_file()
+            self._passed.other["broken link" if broken else os.path.splitext(name)[1].casefold() or "no suffix"] += 1  # noqa: PTH122
+
+    def _enter(self, parent: Folder, name: str, real: str) -> None:
+        path = parent.path / name
+        if real in self._known:
+            self._passed.links.append(path)
+            return
+        self._known.add(real)
+        parent.folders.append(Folder(path))
+        self._waiting.append((parent.folders[-1], real))
