@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.tensorboard import placed
 
 CLIENTS = ("client1", "client2", "client3")
 PHASES = ("broadcast", "train", "aggregate", "evaluate", "checkpoint")
@@ -52,7 +53,7 @@ def metrics(run: RunDir) -> list[dict[str, Any]]:
 
 
 def curve(board: Any, tag: str) -> dict[int, float]:
-    return {event.step: event.value for event in board.Scalars(tag)}
+    return {event.step: event.value for event in board.Scalars(placed(tag))}
 
 
 def shown(values: dict[int, float]) -> Any:
@@ -122,7 +123,8 @@ def test_hyper_parameters_with_the_final_figures(board, metrics) -> None:
     assert hparams["federated.num_rounds"].number_value == 3
     assert hparams["optimizer.lr"].number_value == 0.05
     final = {
-        name: board.Scalars(f"final/{name}")[0].value for name in ("test_accuracy", "test_loss", "client_accuracy")
+        name: board.Scalars(placed(f"final/{name}"))[0].value
+        for name in ("test_accuracy", "test_loss", "client_accuracy")
     }
     last = metrics[-1]
     assert final == pytest.approx(
@@ -137,7 +139,7 @@ def test_hyper_parameters_with_the_final_figures(board, metrics) -> None:
 
 @pytest.mark.parametrize("tag", ["data/partition", "confusion/test", "predictions/test"])
 def test_pictures(board, tag: str) -> None:
-    (event,) = board.Images(tag)
+    (event,) = board.Images(placed(tag))
     picture = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert min(picture.shape[:2]) > 150
     assert picture.std() > 10  # not a blank page

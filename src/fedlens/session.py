@@ -16,6 +16,7 @@ from torch import nn
 from fedlens.config.blocks import AGGREGATION, MODEL, find
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
+from fedlens.config.hparams import hyper_parameters
 from fedlens.config.load import dump
 from fedlens.config.runtimes import build_runtime, check_clients
 from fedlens.config.schema import Config
@@ -356,17 +357,3 @@ def final_metrics(folder: RunDir) -> dict[str, float | None]:
         "client_accuracy_worst_tenth": clients.get("accuracy_worst_tenth"),
         "shared_accuracy": clients.get("shared_accuracy"),
     }
-
-
-def hyper_parameters(config: Config) -> dict[str, str | float | bool]:
-    """The configuration as flat names, without what only says where files lie."""
-    sections = config.model_dump(mode="json", exclude={"tracking", "plugins", "runtime"})
-    flat: dict[str, str | float | bool] = {}
-    for section, values in sections.items():
-        if not isinstance(values, dict):
-            flat[section] = values
-            continue
-        for key, value in values.items():
-            if isinstance(value, (str, int, float)):
-                flat[f"{section}.{key}"] = value
-    return flat

@@ -10,7 +10,7 @@ import pytest
 from tests.fake_runs import CLASSES, CLIENTS, record
 
 from fedlens.federation.records import ClientEvaluation, Evaluation
-from fedlens.tracking.tensorboard import TensorBoardTracker, scalars_of
+from fedlens.tracking.tensorboard import TensorBoardTracker, placed, scalars_of
 
 
 def events(folder: Path) -> Any:
@@ -22,11 +22,11 @@ def events(folder: Path) -> Any:
 
 
 def scalar(accumulator: Any, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, pytest.approx(event.value, rel=1e-5)) for event in accumulator.Scalars(tag)]
+    return [(event.step, pytest.approx(event.value, rel=1e-5)) for event in accumulator.Scalars(placed(tag))]
 
 
 def picture(accumulator: Any, tag: str) -> np.ndarray:
-    (event,) = accumulator.Images(tag)
+    (event,) = accumulator.Images(placed(tag))
     return cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
 
 
@@ -58,6 +58,15 @@ def test_every_number_of_a_round_is_there(written: Any) -> None:
     assert scalar(written, "clients/accuracy_worst_tenth") == [(3, 0.3)]
     assert scalar(written, f"client_accuracy/{CLIENTS[1]}") == [(3, 0.6)]
     assert scalar(written, f"client_loss/{CLIENTS[2]}") == [(3, 0.9)]
+
+
+def test_groups_come_in_the_order_in_which_they_are_looked_at(written: Any) -> None:
+    """TensorBoard sorts them by name."""
+    groups = list(dict.fromkeys(tag.partition("/")[0] for tag in sorted(written.Tags()["scalars"])))
+    assert groups == [
+        *("1_test", "2_validation", "3_train", "4_drift", "5_communication", "6_seconds", "7_final"),
+        *("8_clients", "9_client_accuracy", "9_client_loss"),
+    ]
 
 
 def test_hyper_parameters_and_final_metrics_are_in_the_same_run(written: Any) -> None:

@@ -1,0 +1,49 @@
+"""The hyper-parameters of a run, for pages that set runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from fedlens.config.blocks import AUTO, FAMILIES, find
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError
+
+FIRST = ("strategy.name", "seed")
+"""What is always told, before everything else."""
+
+Value = str | float | bool
+
+
+def hyper_parameters(config: Config) -> dict[str, Value]:
+    """Dotted key → value for `FIRST` and for every key that has another value than its default. What only says where
+    files lie, and where clients run, is left out."""
+    own = {"tracking", "plugins", "runtime"}
+    given = dict(_flat(config.model_dump(mode="json", exclude=own)))
+    plain = dict(_flat(Config().model_dump(mode="json"))) | dict(_defaults(given))
+    differing = {key: value for key, value in given.items() if key not in plain or plain[key] != value}
+    return {key: given[key] for key in FIRST} | differing
+
+
+def _defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What the parameters of the chosen blocks are when nobody gives them."""
+    for family in FAMILIES.values():
+        name = str(given[f"{family.section}.{family.key}"])
+        if name == AUTO:
+            continue
+        try:
+            entry, _ = find(family, name)
+        except ConfigError:  # a name that only the user's own Python code knows
+            continue
+        for field in fields(entry.factory):
+            if field.name not in family.own and field.default is not MISSING:
+                yield f"{family.section}.{field.name}", field.default
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Value]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{at}{key}.")
+        elif isinstance(value, (str, int, float)):
+            yield f"{at}{key}", value
