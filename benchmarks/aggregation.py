@@ -11,11 +11,11 @@ before all else, and needs about 2.5 GB.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from collections.abc import Iterable, Iterator
 from statistics import median
+from typing import Any
 
 import machine
 import psutil
@@ -26,13 +26,18 @@ from fedlens.federation.types import Answer, Report
 from fedlens.models.base import ModelRequest, models
 from fedlens.training.flat import FlatModel
 
-NEED = {"trimmed_mean": {"beta": 0.2}, "krum": {"f": 4}, "multikrum": {"f": 4}, "bulyan": {"f": 4}}
+NEED: dict[str, dict[str, Any]] = {
+    "trimmed_mean": {"beta": 0.2},
+    "krum": {"f": 4},
+    "multikrum": {"f": 4},
+    "bulyan": {"f": 4},
+}
 """For a fifth of 20 clients; Bulyan bears 4 of 19."""
 
 
-def resident() -> FlatModel:
-    """A ResNet-50 for 1000 classes, without weights worth having."""
-    builder = models.get("resnet50").build({})
+def resident(name: str) -> FlatModel:
+    """The network of that name for 1000 classes, with random weights."""
+    builder = models.get(name).build({})
     return FlatModel(builder.build(ModelRequest(1000, 224, 3)), torch.device("cpu"), channels_last=False)
 
 
@@ -60,14 +65,16 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--rules", nargs="+", default=["median"], choices=[*rules.names(), "all"])
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's, for mean and rule")
     options = parser.parse_args()
+    if options.small:
+        options.clients, options.repetitions = 5, 1
     torch.set_num_threads(options.threads)
-    before, model = machine.facts(), resident()
+    before, model = machine.facts(), resident("resnet18" if options.small else "resnet50")
     shapes, trainable = {name: value.shape for name, value in model.state().items()}, model.trainable
     parameters, one_model = model.vector.numel(), sum(shape.numel() for shape in shapes.values()) * 4
     del model
@@ -108,6 +115,7 @@ def main() -> None:
                 "median_memory_mb": memory / 1e6,
                 "updates_and_one_model_mb": allowed / 1e6,
             },
+            small=options.small,
         )
     )
 

@@ -7,10 +7,11 @@ As a program, sixteen of them in one process, each with a connection of its own:
 
 from __future__ import annotations
 
+import argparse
 import secrets
-import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +67,8 @@ class Unwatched:
 
     def note(self, text: str) -> None: ...
 
-    def progress(self, label: str) -> None: ...
+    def progress(self, label: str) -> Callable[[int, int], None]:
+        return lambda _done, _all: None
 
 
 def echo(number: int, _tell: Tell, _progress: Progress) -> Echo:
@@ -98,9 +100,13 @@ def answer_all(address: str, number: int, turn: threading.Semaphore) -> None:
 
 
 def main() -> None:
-    address, count = sys.argv[1], int(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", help="host:port of a FedLens server on this machine")
+    parser.add_argument("sites", type=int)
+    options = parser.parse_args()
     turn = threading.Semaphore(AT_ONCE)
-    sites = [threading.Thread(target=answer_all, args=(address, number, turn)) for number in range(count)]
+    places = [(options.address, number, turn) for number in range(options.sites)]
+    sites = [threading.Thread(target=answer_all, args=place) for place in places]
     for site in sites:
         site.start()
     for site in sites:

@@ -16,25 +16,28 @@ from statistics import median
 import machine
 from fedlens_run import CONFIGS, FedLensRun
 
+SMALL = ("data.whole=sample", "data.rows=100", "data.image_size=32", "federated.num_rounds=2")
 
-def run(cache: str) -> tuple[float, float]:
+
+def run(cache: str, *overrides: str) -> tuple[float, float]:
     """Seconds from the command to the first round's result, and of a later round's training phase."""
-    with FedLensRun(CONFIGS / "features.yaml", f"data.cache_dir={cache}") as running:
+    with FedLensRun(CONFIGS / "features.yaml", f"data.cache_dir={cache}", *overrides) as running:
         rounds = list(running.rounds())
     return rounds[0][0], median(line["seconds"]["train"] for _, line in rounds[1:])
 
 
 def main() -> None:
-    before = machine.facts()
+    options, before = machine.parser(__doc__).parse_args(), machine.facts()
+    overrides = SMALL if options.small else ()
     with tempfile.TemporaryDirectory(prefix="fedlens-features-") as cache:
-        empty, _ = run(cache)
-        filled, later = run(cache)
+        empty, _ = run(cache, *overrides)
+        filled, later = run(cache, *overrides)
     first = empty - filled + later
     figures = {"first_epoch_s": first, "later_epoch_s": later, "ratio": first / later}
     for name, value in figures.items():
         print(f"{name:16} {value:.4f}")
     first_results = {"first_result_empty_cache_s": empty, "first_result_filled_cache_s": filled}
-    print(machine.save("features", before, figures | first_results))
+    print(machine.save("features", before, figures | first_results, small=options.small))
 
 
 if __name__ == "__main__":

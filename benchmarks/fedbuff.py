@@ -44,8 +44,7 @@ class Size:
 
 
 FULL = Size(1000, 100, 10, 12_000, ("data.source=fashion_mnist", "data.partition.min_size=4"))
-SMALL = Size(50, 10, 2, 150, ("data.source=sample",))
-"""A smoke run: the sample data, a minute at most, and no figure worth keeping."""
+SMALL = Size(20, 5, 2, 10, ("data.source=sample",))
 
 
 def methods(size: Size) -> dict[str, tuple[str, ...]]:
@@ -140,11 +139,10 @@ def picture(found: dict[str, dict[str, Any]], target: float, path: Path) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--target", type=float, default=0.7, help="validation accuracy")
     parser.add_argument("--server_lr", type=float, nargs="+", default=[1.0], help="tried for every method")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--small", action="store_true", help="sample data, a minute at most: does it run?")
     parser.add_argument("--picture", type=Path, help="write the curves as a picture, too")
     options, before = parser.parse_args(), machine.facts()
     size = SMALL if options.small else FULL
@@ -162,8 +160,8 @@ def main() -> None:
     }
     for name, ratio in speed_up.items():
         print(f"{name:24}", "target not reached" if ratio is None else f"{ratio:.2f} x FedBuff's time")
-    if not options.small:
-        print(machine.save("fedbuff", before, {"target": options.target, "methods": found, "speed_up": speed_up}))
+    figures = {"target": options.target, "methods": found, "speed_up": speed_up}
+    print(machine.save("fedbuff", before, figures, small=options.small))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 `empty` and `empty-database`: clients give ten numbers back; the SuperLink's state is in memory, or in a database.
 `large`: the same with 100 MB. Here FedLens is its runtime in this process and two resident clients: the transport
 alone. `mobilenetv3`: ten rounds of training on two folders of 200 pictures at 64 pixels, each side by its own commands.
-`memory`: what `fedlens server` needs for a ResNet-50 and sixteen clients.
+`memory`: what `fedlens server` needs for a ResNet-50 and sixteen clients. `--small` leaves Flower out, and networks are
+small.
 
 Flower runs peers/stock_app, a plain ClientApp and FedAvg.start, with its defaults. Both take turns, several times over;
 a ratio is taken between turns that follow each other, and the median of the ratios is reported.
@@ -14,7 +15,6 @@ a ratio is taken between turns that follow each other, and the median of the rat
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,20 +33,21 @@ import machine
 import psutil
 import torch
 from echo_sites import METRICS, reside
-from fedlens_run import FEDLENS, QUIET
+from fedlens_run import FEDLENS, QUIET, Line, spent
 from rich.console import Console
 from rich.table import Table
 from stock_flower import StockFlower, free_port
 
+from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
-from fedlens.federation.coordinator import collect
+from fedlens.federation.coordinator import take_in
 from fedlens.federation.types import State, Task
 from fedlens.runtimes.flower.codec import Expected, shapes_of
 from fedlens.runtimes.flower.messages import Setup
 from fedlens.runtimes.flower.own_superlink import OwnSuperLink
 from fedlens.runtimes.flower.runtime import FlowerRuntime
 from fedlens.runtimes.flower.superlink import SuperLink
-from fedlens.strategies.fedavg import FedAvg
+from fedlens.tracking.metrics import read_metrics
 
 TINY = {"array0": torch.zeros(10)}
 LARGE = {f"array{number}": torch.full((2_500_000,), float(number)) for number in range(10)}
@@ -88,36 +91,43 @@ class ResidentFedLens:
         started = time.perf_counter()
         clients = [info.name for info in self._runtime.clients(2)]
         self._runtime.submit([Task(name, self._round, "train", self._state, {"lr": 0.01}) for name in clients])
-        collected = collect(self._runtime.completed(), FedAvg().aggregator())
+        mean = WeightedMean()
+        _, failures = take_in(self._runtime.completed(), mean)
+        total = mean.result()
         seconds = time.perf_counter() - started
-        if collected.total is None or collected.failures:
-            raise SystemExit(f"a client failed: {collected.failures}")
-        self._state = collected.total.delta
+        if total is None or failures:
+            raise SystemExit(f"a client failed: {failures}")
+        self._state = total.delta
         return seconds
 
     def _expected(self, task: Task, _client: object) -> Expected:
         return Expected(1, METRICS, shapes_of(task.payload), {}, l2_norm(task.payload.values()))
 
 
-def transport(work: str, state: State, folder: Path, *, database: bool, repetitions: int) -> dict[str, Any]:
+def transport(work: str, state: State, folder: Path, options: Namespace, *, database: bool = False) -> dict[str, Any]:
     """Turns of both sides, empty rounds being quick with FedLens and slow with Flower."""
+    if options.small:
+        with ResidentFedLens(state, folder, database=database) as own:
+            return {"fedlens_s": median(own.burst(2))}
     with (
         StockFlower(work, folder / "flower", database=database) as flower,
         ResidentFedLens(state, folder / "fedlens", database=database) as own,
     ):
         for side in (own, flower):
             side.burst(1)
-        turns = [(own.burst(5), flower.burst(2)) for _ in range(repetitions)]
+        turns = [(own.burst(5), flower.burst(2)) for _ in range(options.repetitions)]
     return compared([median(mine) for mine, _ in turns], [median(theirs) for _, theirs in turns])
 
 
-def trained(folder: Path, repetitions: int) -> dict[str, Any]:
+def trained(folder: Path, options: Namespace) -> dict[str, Any]:
     """Ten rounds of MobileNetV3-small, from the first round's begin to the last one's end."""
     data = folder / "data"
     subprocess.run([str(FEDLENS), "data", "sample", "--clients", "2", "--out", str(data)], check=True)
+    if options.small:
+        return {"fedlens_s": by_commands(folder / "fedlens", data, "lenet")}
     turns = []
-    for number in range(repetitions):
-        mine = by_commands(folder / f"fedlens{number}", data)
+    for number in range(options.repetitions):
+        mine = by_commands(folder / f"fedlens{number}", data, "mobilenetv3")
         with StockFlower("mobilenetv3", folder / f"flower{number}", data=data) as flower:
             turns.append((mine, sum(flower.burst(ROUNDS_TRAINED))))
             if not flower.losses[-1] < flower.losses[0]:
@@ -125,47 +135,44 @@ def trained(folder: Path, repetitions: int) -> dict[str, Any]:
     return compared([mine for mine, _ in turns], [theirs for _, theirs in turns])
 
 
-def by_commands(folder: Path, data: Path) -> float:
-    """Seconds of the rounds of `fedlens server` and two `fedlens client`."""
+def by_commands(folder: Path, data: Path, network: str) -> float:
+    """Seconds of ten rounds of `fedlens server` and two `fedlens client`."""
     with Commands(folder) as commands:
         commands.server(
-            *("model.name=mobilenetv3", f"federated.num_rounds={ROUNDS_TRAINED}", "data.image_size=64"),
+            *(f"model.name={network}", f"federated.num_rounds={ROUNDS_TRAINED}", "data.image_size=64"),
             *("data.validation=0", "data.client_test=0", "federated.evaluate_every=0"),
             "federated.evaluate_clients_every=0",
         )
         for number in range(2):
             place = ["--data_dir", str(data / f"client{number + 1}"), "--partition_id", str(number)]
             commands.start(str(FEDLENS), "client", *place, "--server_address", commands.address)
-        commands.wait_for("holding 400 training images")
-        began = time.perf_counter()
-        commands.wait_for(f"round {ROUNDS_TRAINED}/")
-        seconds = time.perf_counter() - began
-        (metrics,) = folder.glob("logs/*/metrics.jsonl")
-        losses = [json.loads(line)["train_loss"] for line in metrics.read_text().splitlines()]
+        lines = commands.rounds(ROUNDS_TRAINED)
+        losses = [line["train_loss"] for line in lines]
         if not losses[-1] < losses[0]:
             raise SystemExit(f"FedLens does not learn: {losses}")
-        return seconds
+        return sum(spent(line) for line in lines)
 
 
-def memory(folder: Path) -> dict[str, Any]:
+def memory(folder: Path, options: Namespace) -> dict[str, Any]:
     """Largest resident sets over three rounds, above what they are when the model is built and nobody has come: the
     coordinator's, and its SuperLink's. In models: parameters and buffers of a ResNet-50 in float32."""
+    network, sites = ("lenet", 2) if options.small else ("resnet50", SITES)
     data = folder / "data"
     sample = ["data", "sample", "--clients", "2", "--images", "10", "--out", str(data)]
     subprocess.run([str(FEDLENS), *sample], check=True)
     with Commands(folder) as commands:
         server = commands.server(
-            *("model.name=resnet50", "federated.num_rounds=9", f"federated.min_fit_clients={SITES}"),
+            *(f"model.name={network}", "federated.num_rounds=9", f"federated.min_fit_clients={sites}"),
             *("federated.evaluate_every=0", "federated.evaluate_clients_every=0"),
             *(f"data.path={data}", "data.image_size=32"),
         )
-        commands.wait_for(f"0 of {SITES} ready")
+        commands.wait_for(f"0 of {sites} ready")
         (superlink,) = (child for child in server.children() if "superlink_process" in " ".join(child.cmdline()))
         both = {"coordinator": server, "superlink": superlink}
         idle = {name: process.memory_info().rss for name, process in both.items()}
-        commands.start(sys.executable, str(Path(__file__).with_name("echo_sites.py")), commands.address, str(SITES))
+        commands.start(sys.executable, str(Path(__file__).with_name("echo_sites.py")), commands.address, str(sites))
         peak = dict(idle)
-        while "round 3/9" not in commands.said():
+        while len(commands.done()) < 3:
             for name, process in both.items():
                 peak[name] = max(peak[name], process.memory_info().rss)
             time.sleep(0.002)
@@ -215,6 +222,17 @@ class Commands:
                 raise SystemExit((self._folder / f"{number}.log").read_text()[-3000:])
         return (self._folder / "0.log").read_text()
 
+    def done(self) -> Sequence[Line]:
+        """The rounds that the server has finished."""
+        self.said()
+        return [line for metrics in self._folder.glob("logs/*/metrics.jsonl") for line in read_metrics(metrics)]
+
+    def rounds(self, wanted: int) -> Sequence[Line]:
+        """The first so many rounds, once they are done."""
+        while len(self.done()) < wanted:
+            time.sleep(0.05)
+        return self.done()[:wanted]
+
     def wait_for(self, text: str) -> None:
         """Until the server prints `text`."""
         while text not in self.said():
@@ -227,12 +245,12 @@ def compared(mine: list[float], theirs: list[float]) -> dict[str, Any]:
     return {"fedlens_s": median(mine), "flower_s": median(theirs), "ratio": median(ratios), "ratios": ratios}
 
 
-MEASURES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "empty": lambda folder, times: transport("tiny", TINY, folder, database=False, repetitions=times),
-    "empty-database": lambda folder, times: transport("tiny", TINY, folder, database=True, repetitions=times),
-    "large": lambda folder, times: transport("large", LARGE, folder, database=False, repetitions=times),
+MEASURES: dict[str, Callable[[Path, Namespace], dict[str, Any]]] = {
+    "empty": partial(transport, "tiny", TINY),
+    "empty-database": partial(transport, "tiny", TINY, database=True),
+    "large": partial(transport, "large", LARGE),
     "mobilenetv3": trained,
-    "memory": lambda folder, _times: memory(folder),
+    "memory": memory,
 }
 ASKED = {"empty": 0.1, "empty-database": 0.2, "large": 0.5, "mobilenetv3": 1 / 3}
 
@@ -252,7 +270,7 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("measures", nargs="*", metavar=f"{{{','.join(MEASURES)}}}", help="default: all")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
@@ -263,8 +281,11 @@ def main() -> None:
     for name in options.measures or MEASURES:
         before = machine.facts()
         with tempfile.TemporaryDirectory(prefix="flower-rounds-") as folder:
-            results[name] = MEASURES[name](Path(folder), options.repetitions)
-        print(machine.save(f"flower-rounds-{name}", before, results[name]), flush=True)
+            results[name] = MEASURES[name](Path(folder), options)
+        print(machine.save(f"flower-rounds-{name}", before, results[name], small=options.small), flush=True)
+    if options.small:
+        print(json.dumps(results, indent=2))
+        return
     Console(width=120).print(table(results))
 
 

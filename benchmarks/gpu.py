@@ -1,6 +1,7 @@
 """Training on a GPU: images a second beside a bare PyTorch loop, and the GPU memory that it takes.
 
     python benchmarks/gpu.py
+    python benchmarks/gpu.py --device cpu --networks lenet      # without a GPU: the same code, no figures of memory
     python benchmarks/gpu.py --networks resnet50 --precisions bf16
 
 Four clients, all in every round, one local epoch, SGD with momentum, uint8 noise for pictures, which costs what
@@ -12,7 +13,6 @@ take turns; a ratio is taken within a turn.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import dataclass
@@ -72,44 +72,53 @@ class Figure:
 
 
 def peak() -> float:
-    return float(torch.cuda.max_memory_allocated() / 2**30)
+    return float(torch.cuda.max_memory_allocated() / 2**30) if torch.cuda.is_initialized() else 0.0
 
 
-def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int) -> Figure:
-    torch.cuda.reset_peak_memory_stats()
+def synchronized(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int, device: str) -> Figure:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         settings = (
             *(f"model.name={work.network}", f"memory.precision={precision}", f"federated.batch_size={work.batch}"),
             *("data.validation=0", "data.client_test=0", "federated.fraction_fit=1", f"federated.num_rounds={rounds}"),
             *("federated.evaluate_every=0", "federated.evaluate_clients_every=0", "optimizer.momentum=0.9"),
-            *("runtime.device=cuda", "tracking.tensorboard=false", "tracking.report=false", f"tracking.dir={folder}"),
+            *(f"runtime.device={device}", "runtime.workers=1", "tracking.tensorboard=false", "tracking.report=false"),
+            f"tracking.dir={folder}",
         )
         lines = fedlens.run(None, *settings, data=clients, test=noise(8, work.size, CLIENTS), show=False).metrics
     return Figure(CLIENTS * work.images / median(lines["seconds.train"].iloc[1:]), peak())
 
 
-def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int) -> Figure:
-    torch.cuda.reset_peak_memory_stats()
-    model = build_model(builder_named(work.network), ModelRequest(CLASSES, work.size, 3)).cuda().train()
-    model.to(memory_format=torch.channels_last)
-    pixels, labels = (torch.cat(own).cuda() for own in zip(*(one.tensors for one in clients.values()), strict=True))
+def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int, device: str) -> Figure:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    model = build_model(builder_named(work.network), ModelRequest(CLASSES, work.size, 3)).to(device).train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
+    pixels, labels = (torch.cat(own).to(device) for own in zip(*(one.tensors for one in clients.values()), strict=True))
     pixels = pixels.permute(0, 2, 3, 1).contiguous()
     took = []
     for _ in range(rounds):
-        torch.cuda.synchronize()
+        synchronized(device)
         began = time.perf_counter()
         epoch(model, pixels, labels, work.batch, precision)
-        torch.cuda.synchronize()
+        synchronized(device)
         took.append(time.perf_counter() - began)
     return Figure(len(labels) / median(took[1:]), peak())
 
 
 def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: int, precision: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
-    for rows in torch.randperm(len(labels), device="cuda").split(batch):
+    device = labels.device.type
+    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # type: ignore[attr-defined]  # not in the stubs
+    for rows in torch.randperm(len(labels), device=device).split(batch):
         optimizer.zero_grad()
-        with torch.autocast("cuda", DTYPES[precision], enabled=precision != "fp32"):
+        with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
             inputs = model.prepare(pixels[rows]).contiguous(memory_format=torch.channels_last)
             logits = model(inputs)
         scaler.scale(nn.functional.cross_entropy(logits.float(), labels[rows])).backward()
@@ -117,11 +126,9 @@ def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: 
         scaler.update()
 
 
-def measure(work: Work, precision: str, turns: int, rounds: int) -> dict[str, Any]:
+def measure(work: Work, precision: str, turns: int, rounds: int, device: str) -> dict[str, Any]:
     clients = work.clients()
-    pairs = [
-        (federated(work, precision, clients, rounds), bare(work, precision, clients, rounds)) for _ in range(turns)
-    ]
+    pairs = [tuple(side(work, precision, clients, rounds, device) for side in (federated, bare)) for _ in range(turns)]
     ratios = [ours.speed / theirs.speed for ours, theirs in pairs]
     return {
         "images_a_second": median(ours.speed for ours, _ in pairs),
@@ -143,19 +150,30 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4, help="a turn; the first is not counted")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
-    before = machine.facts() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    if options.small:
+        options.networks, options.precisions, options.turns, options.rounds = ["lenet"], ["fp32"], 1, 2
+        options.device = "cpu"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU here; --device cpu measures the same on the CPU")
+    before = machine.facts()
+    if options.device == "cuda":
+        before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     found: dict[str, Any] = {}
     for name in options.networks:
         for precision in options.precisions:
-            found[f"{name} {precision}"] = measure(NETWORKS[name], precision, options.turns, options.rounds)
-            machine.save("gpu", before, {"found": found})
+            found[f"{name} {precision}"] = measure(
+                NETWORKS[name], precision, options.turns, options.rounds, options.device
+            )
+            kept = machine.save("gpu", before, {"found": found}, small=options.small or options.device == "cpu")
             Console(width=110).print(table(found))
+    print(kept)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,6 +15,13 @@ from typing import Any
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A script's arguments. With `--small` a script does its least work, to show that it still runs."""
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--small", action="store_true", help="the least work, to see that it runs; nothing is kept")
+    return arguments
 
 
 def facts() -> dict[str, Any]:
@@ -37,11 +45,16 @@ def cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def save(name: str, before: dict[str, Any], figures: dict[str, Any]) -> Path:
-    """Write results/<name>.json: the machine's `facts` taken before the run, the command, the date, the figures."""
+def save(name: str, before: dict[str, Any], figures: dict[str, Any], *, small: bool) -> str:
+    """Write results/<name>.json: the machine's `facts` taken before the run, the command, the date, the figures.
+
+    Gives its path. Figures of `--small` work mean nothing, and are not written.
+    """
+    if small:
+        return "figures of the least work are not kept"
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     record = {"command": command, "date": datetime.now(UTC).date().isoformat(), "machine": before, **figures}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
+    return str(path)

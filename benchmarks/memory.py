@@ -9,46 +9,51 @@ without evaluation and without the first round; runs taken in turn.
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 
 import machine
 from fedlens_run import CONFIGS, FedLensRun, spent
 
 CONFIG = CONFIGS / "speed-lenet.yaml"
+SMALL = ("data.source=sample",)
 
 
-def peak_mib(clients: int) -> float:
+def peak_mib(clients: int, *overrides: str) -> float:
     """The coordinator's peak resident set in MiB with so many clients, 10 of them a round."""
-    overrides = (
+    size = (
         f"data.partition.clients={clients}",
         f"federated.fraction_fit={10 / clients}",
         "federated.num_rounds=5",
     )
-    with FedLensRun(CONFIG, *overrides) as run:
+    with FedLensRun(CONFIG, *size, *overrides) as run:
         for _ in run.rounds(poll_s=0.01):
             pass
         return run.peak_rss / 2**20
 
 
-def seconds_a_round(cohort: int, rounds: int) -> float:
-    """Median seconds of a round over `cohort` of 1,000 clients."""
-    overrides = (
-        "data.partition.clients=1000",
-        f"federated.fraction_fit={cohort / 1000}",
+def seconds_a_round(cohort: int, clients: int, rounds: int, *overrides: str) -> float:
+    """Median seconds of a round over `cohort` of so many clients."""
+    size = (
+        f"data.partition.clients={clients}",
+        f"federated.fraction_fit={cohort / clients}",
         f"federated.min_fit_clients={cohort}",
         f"federated.num_rounds={rounds}",
     )
-    with FedLensRun(CONFIG, *overrides) as run:
+    with FedLensRun(CONFIG, *size, *overrides) as run:
         return median([spent(line) for _, line in run.rounds(poll_s=0.01)][1:])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
-    repetitions, before = range(parser.parse_args().repetitions), machine.facts()
-    peaks = [(peak_mib(10), peak_mib(10_000)) for _ in repetitions]
-    times = [(seconds_a_round(1000, rounds=4), seconds_a_round(100, rounds=31)) for _ in repetitions]
+    options, before = parser.parse_args(), machine.facts()
+    repetitions = range(1 if options.small else options.repetitions)
+    clients, many, overrides = (40, 4, SMALL) if options.small else (1000, 31, ())
+    peaks = [(peak_mib(10, *overrides), peak_mib(10 * clients, *overrides)) for _ in repetitions]
+    times = [
+        (seconds_a_round(clients, clients, 4, *overrides), seconds_a_round(clients // 10, clients, many, *overrides))
+        for _ in repetitions
+    ]
     figures = {
         "peak_mib_10_clients": median(few for few, _ in peaks),
         "peak_mib_10000_clients": median(many for _, many in peaks),
@@ -59,7 +64,7 @@ def main() -> None:
     }
     for name, value in figures.items():
         print(f"{name:24} {value:.3f}")
-    print(machine.save("memory", before, figures | {"peaks": peaks, "times": times}))
+    print(machine.save("memory", before, figures | {"peaks": peaks, "times": times}, small=options.small))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ is not made again. Figures are kept in results/reproductions.json, also those of
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +91,9 @@ SETTINGS = {
 }
 
 
+SMALL = ["data.source=sample", "federated.num_rounds=1", "federated.local_epochs=1"]
+
+
 def made(folder: Path, setting: Setting, method: str, overrides: Sequence[str]) -> None:
     """The run, unless it has ended before."""
     runs = find_runs(folder)
@@ -152,7 +154,7 @@ def picture(settings: Mapping[str, Setting], found: Mapping[str, Any], path: Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--logs", type=Path, default=Path("logs/reproductions"))
@@ -160,6 +162,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for niid-bench.png and pfllib.png")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for every run; figures are not kept")
     options, before = parser.parse_args(), machine.facts()
+    if options.small:
+        options.settings, options.methods, options.set = ["niid-bench-iid"], ["fedavg"], SMALL
     kept = machine.RESULTS / f"{NAME}.json"
     found: dict[str, dict[str, Any]] = json.loads(kept.read_text())["found"] if kept.exists() else {}
     for name in options.settings:
@@ -177,8 +181,7 @@ def main() -> None:
             chosen = {name: setting for name, setting in SETTINGS.items() if name.startswith(family) and name in found}
             if chosen:
                 picture(chosen, found, options.pictures / f"{family}.png")
-    if not options.set:
-        print(machine.save(NAME, before, {"found": found}))
+    print(machine.save(NAME, before, {"found": found}, small=options.small or bool(options.set)))
 
 
 if __name__ == "__main__":

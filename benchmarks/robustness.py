@@ -10,7 +10,6 @@ test images of other classes that are taken for the target. A run whose every up
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -103,12 +102,14 @@ def picture(results: dict[str, dict[str, Any]], attacks: list[str], path: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--rounds", type=int, help="in place of the configuration's")
     parser.add_argument("--picture", type=Path, help="write the table as a picture, too")
     options = parser.parse_args()
+    if options.small:
+        options.rules, options.attacks, options.rounds = ["mean", "krum"], ["none", "scale"], 1
     before, overrides = machine.facts(), [f"federated.num_rounds={options.rounds}"] if options.rounds else []
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
@@ -120,7 +121,7 @@ def main() -> None:
     if options.picture:
         picture(results, options.attacks, options.picture)
     print(f"\n{markdown(results, options.attacks)}\n")
-    print(machine.save("robustness", before, {"results": results}))
+    print(machine.save("robustness", before, {"results": results}, small=options.small))
 
 
 if __name__ == "__main__":

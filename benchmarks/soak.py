@@ -10,7 +10,6 @@ missing that is not said to be, and with a server that needs hardly more memory 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -130,16 +129,18 @@ def rss_mib(pid: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--kills", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     options, before = parser.parse_args(), machine.facts()
+    if options.small:
+        options.rounds, options.kills = 3, 1
     with tempfile.TemporaryDirectory(prefix="fedlens-soak-") as folder, federation(Path(folder), CLIENTS) as place:
         figures = soak(place, options.rounds, options.kills, options.seed)
     for name, value in figures.items():
         print(f"{name:24} {value}")
-    print(machine.save("soak", before, figures))
+    print(machine.save("soak", before, figures, small=options.small))
     if not figures["rss_ratio"] <= 1.1:
         raise SystemExit("the server's memory has grown by more than a tenth")
 

@@ -11,7 +11,6 @@ machine's mood, which changes from minute to minute, cancels out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from contextlib import ExitStack
@@ -84,8 +83,8 @@ def table(workload: Workload, results: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", choices=WORKLOADS)
+    parser = machine.parser(__doc__)
+    parser.add_argument("workload", choices=WORKLOADS, nargs="?", default="lenet")
     parser.add_argument(
         "--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="the first is compared with all"
     )
@@ -93,6 +92,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds a burst")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before the first burst")
     options = parser.parse_args()
+    if options.small:
+        options.workload, options.contenders = "small", ["fedlens", "bare"]
+        options.repetitions, options.rounds, options.warm_up = 1, 1, 1
     workload, before = WORKLOADS[options.workload], machine.facts()
     contenders = [Contender(name, command(name, workload.name)) for name in options.contenders]
     start_up: dict[str, float] = {}
@@ -109,7 +111,7 @@ def main() -> None:
         check(contender, workload)
     results = figures(contenders, start_up)
     Console(width=120).print(table(workload, results))
-    print(machine.save(f"speed-{workload.name}", before, {"contenders": results}))
+    print(machine.save(f"speed-{workload.name}", before, {"contenders": results}, small=workload.sample))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ folder each time. Training begins when the first round does: the arrival of its 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import tempfile
 import time
@@ -49,29 +48,32 @@ def write_photographs(folder: Path, count: int) -> None:
         cv2.imwrite(str(target / f"{index:05}.jpg"), pixels)
 
 
-def photographs(count: int) -> dict[str, float]:
-    """Seconds until training begins on a folder of photographs: the first run, and the median of three later ones."""
+def photographs(count: int, again: int) -> dict[str, float]:
+    """Seconds until training begins on a folder of photographs: the first run, and the median of later ones."""
     with tempfile.TemporaryDirectory(prefix="fedlens-photographs-") as name:
         images, cache = Path(name) / "images", Path(name) / "cache"
         images.mkdir()
         write_photographs(images, count)
         overrides = ("data.source=imagefolder", f"data.path={images}", "data.image_size=64", f"data.cache_dir={cache}")
-        first, *later = [first_round(*overrides)[0] for _ in range(4)]
+        first, *later = [first_round(*overrides)[0] for _ in range(1 + again)]
     return {"photographs_first_begin_s": first, "photographs_again_begin_s": median(later)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--photographs", type=int, default=20_000)
     options, before = parser.parse_args(), machine.facts()
+    if options.small:
+        options.photographs = 200
+    overrides = ("data.source=sample",) if options.small else ()
     figures = {
-        "help_s": median(help_seconds() for _ in range(11)),
-        "first_result_s": median(first_round()[1] for _ in range(5)),
-        **photographs(options.photographs),
+        "help_s": median(help_seconds() for _ in range(1 if options.small else 11)),
+        "first_result_s": median(first_round(*overrides)[1] for _ in range(1 if options.small else 5)),
+        **photographs(options.photographs, again=1 if options.small else 3),
     }
     for name, value in figures.items():
         print(f"{name:28} {value:.3f}")
-    print(machine.save("startup", before, figures | {"photographs": options.photographs}))
+    print(machine.save("startup", before, figures | {"photographs": options.photographs}, small=options.small))
 
 
 if __name__ == "__main__":

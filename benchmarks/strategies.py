@@ -11,7 +11,6 @@ over the median of FedAvg's.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack
 from statistics import median
@@ -32,9 +31,9 @@ MOST = {"fedprox": 1.10, "scaffold": 1.25}
 """What is asked: a strategy costs what its mathematics costs."""
 
 
-def contender(name: str) -> Contender:
+def contender(name: str, *overrides: str) -> Contender:
     script = HERE / "peers" / "fedlens_fedavg.py"
-    overrides = (*TEN_CLIENTS, f"strategy.name={name}")
+    overrides = (*TEN_CLIENTS, f"strategy.name={name}", *overrides)
     return Contender(name, [sys.executable, str(script), "lenet", *overrides])
 
 
@@ -65,13 +64,16 @@ def table(results: dict[str, Any]) -> Table:
 
 def main() -> None:
     others = [name for name in strategies.names() if name != BASE]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--strategies", nargs="+", choices=others, default=others)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=3, help="rounds a burst")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before the first burst")
     options, before = parser.parse_args(), machine.facts()
-    contenders = [contender(name) for name in (BASE, *options.strategies)]
+    if options.small:
+        options.strategies, options.repetitions, options.rounds, options.warm_up = ["fedprox"], 1, 1, 0
+    overrides = ("data.source=sample",) if options.small else ()
+    contenders = [contender(name, *overrides) for name in (BASE, *options.strategies)]
     with ExitStack() as running:
         for one in contenders:
             one.start()
@@ -80,7 +82,7 @@ def main() -> None:
         compete(contenders, options.repetitions, options.rounds)
     results = figures(contenders)
     Console(width=120).print(table(results))
-    print(machine.save("strategies", before, {"strategies": results}))
+    print(machine.save("strategies", before, {"strategies": results}, small=options.small))
 
 
 if __name__ == "__main__":

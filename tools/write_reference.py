@@ -6,6 +6,7 @@ python tools/write_reference.py --check  exit with 1 when a page is not what the
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import re
@@ -196,9 +197,17 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--check"]:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail when a page is not what the code says"
+    )
+    if parser.parse_args().check:
         sys.exit("\n".join(f"{path}: run tools/write_reference.py" for path in stale()) or 0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         (FOLDER / name).write_text(_page(make), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -44,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
     settings = message.content["config"]
     workload, partition = WORKLOADS[str(settings["workload"])], int(context.node_config["partition-id"])
     model, batches = STYLES[str(settings["style"])](workload, partition)
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.lr, momentum=workload.momentum)
     total, steps = torch.zeros(()), 0
     for images, labels in batches:
@@ -54,6 +54,6 @@ def train(message: Message, context: Context) -> Message:
         optimizer.step()
         total += loss.detach()
         steps += 1
-    metrics = {"loss": float(total) / steps, "steps": steps, "num-examples": workload.images}
-    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)})
+    metrics = MetricRecord({"loss": float(total) / steps, "steps": steps, "num-examples": workload.images})
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
     return Message(content=content, reply_to=message)

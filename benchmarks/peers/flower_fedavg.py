@@ -45,7 +45,10 @@ def main(grid: Grid, context: Context) -> None:
         result = strategy.start(grid, arrays, num_rounds=1, train_config=settings)
         seconds = time.perf_counter() - started
         arrays, metrics = result.arrays, result.train_metrics_clientapp[1]
-        report(number, seconds, metrics["loss"], round(metrics["steps"] * workload.cohort))
+        loss, steps = metrics["loss"], metrics["steps"]
+        assert not isinstance(loss, list)
+        assert not isinstance(steps, list)
+        report(number, seconds, loss, round(steps * workload.cohort))
 
 
 if __name__ == "__main__":

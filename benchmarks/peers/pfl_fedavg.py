@@ -50,7 +50,7 @@ class Trainable(nn.Module):
         return {"images": Weighted(len(labels), 1)}
 
 
-class Turns(TrainingProcessCallback):
+class Turns(TrainingProcessCallback):  # type: ignore[misc]  # pfl is not in this environment
     """Times pfl's rounds on the first process and holds all processes until a round is asked for."""
 
     def __init__(self, module: Trainable) -> None:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+EXCERPT = Path(__file__).parents[2] / "src" / "fedlens" / "data" / "sample" / "fashion_mnist_excerpt.npz"
 
 Client = tuple[Tensor, Tensor]
 """float32 (N, 1, side, side) images in [0, 1] and int64 (N,) labels."""
@@ -66,7 +69,8 @@ class Workload:
     """One comparison. `side` in pixels; every client holds `images` of them.
 
     By default the peers get the network exactly as FedLens trains it, channels-last included. `textbook` gives them
-    what most people write: PyTorch's default memory layout, and ReLU before pooling.
+    what most people write: PyTorch's default memory layout, and ReLU before pooling. `sample`: the images are the
+    excerpt that ships with FedLens.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Workload:
     images: int
     side: int = 28
     textbook: bool = False
+    sample: bool = False
     clients: int = 100
     cohort: int = 10
     batch: int = 32
@@ -98,12 +103,13 @@ BASIC = (
     Workload("mobilenetv3", mobilenetv3, images=96, side=96),
 )
 TEXTBOOK = tuple(replace(workload, name=f"{workload.name}-textbook", textbook=True) for workload in BASIC)
-WORKLOADS = {workload.name: workload for workload in (*BASIC, *TEXTBOOK)}
+SMALL = Workload("small", lenet, images=500, clients=10, cohort=2, sample=True)
+WORKLOADS = {workload.name: workload for workload in (*BASIC, *TEXTBOOK, SMALL)}
 
 
 def clients(workload: Workload) -> list[Client]:
     """Every client's images and labels, in memory."""
-    pixels, labels = fashion_mnist()
+    pixels, labels = excerpt() if workload.sample else fashion_mnist()
     order = np.random.default_rng(0).permutation(len(labels))[: workload.clients * workload.images]
     images = torch.from_numpy(pixels[order]).unsqueeze(1).float().div_(255)
     if workload.side != images.shape[-1]:
@@ -112,7 +118,14 @@ def clients(workload: Workload) -> list[Client]:
     return list(zip(images.split(workload.images), targets.split(workload.images), strict=True))
 
 
-def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
+def excerpt() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """uint8 (5000, 28, 28) training images and uint8 (5000,) labels of FedLens' sample."""
+    with np.load(EXCERPT, allow_pickle=False) as kept:
+        train = kept["clients"] != ""
+        return kept["images"][train], kept["labels"][train]
+
+
+def fashion_mnist() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """uint8 (60000, 28, 28) training images and uint8 (60000,) labels.
 
     From `FASHION_MNIST`, by default where the Debian package `dataset-fashion-mnist` puts them.

@@ -11,7 +11,7 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round's work of one client."""
-    arrays = message.content["arrays"]
+    arrays = message.content.array_records["arrays"]
     if context.run_config["work"] == "mobilenetv3":
         from stock_app.training import trained
 

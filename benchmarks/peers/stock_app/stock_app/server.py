@@ -54,10 +54,16 @@ def main(grid: Grid, context: Context) -> None:
         arrays = result.arrays
         done = {
             "seconds": [end - begin for begin, end in pairwise(stamps)],
-            "loss": [float(metrics["loss"]) for metrics in result.train_metrics_clientapp.values()],
+            "loss": [number(metrics["loss"]) for metrics in result.train_metrics_clientapp.values()],
         }
         (folder / "part").write_text(json.dumps(done))
         (folder / "part").rename(folder / f"done-{turn}")
+
+
+def number(value: int | float | list[int] | list[float]) -> float:
+    """A metric that is one number, as Flower's types cannot say."""
+    assert not isinstance(value, list)
+    return float(value)
 
 
 def first(work: str) -> ArrayRecord:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from flwr.app import ArrayRecord
 from torch import nn
@@ -17,10 +19,11 @@ CLASSES = 10
 def network() -> nn.Module:
     """The untrained model, from seed 0."""
     torch.manual_seed(0)
-    return mobilenet_v3_small(weights=None, num_classes=CLASSES)
+    network: nn.Module = mobilenet_v3_small(weights=None, num_classes=CLASSES)
+    return network
 
 
-def loader(folder: str) -> DataLoader:
+def loader(folder: str) -> DataLoader[Any]:
     """Shuffled batches of the pictures in `folder`/<class>/."""
     look = v2.Compose(
         [
@@ -35,7 +38,7 @@ def loader(folder: str) -> DataLoader:
 
 def trained(arrays: ArrayRecord, folder: str) -> tuple[ArrayRecord, float, int]:
     """The arrays after one epoch, its mean loss, and the number of pictures."""
-    model, batches = network(), loader(folder)
+    model, batches, count = network(), loader(folder), 0
     model.load_state_dict(arrays.to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     losses = []
@@ -45,4 +48,5 @@ def trained(arrays: ArrayRecord, folder: str) -> tuple[ArrayRecord, float, int]:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return ArrayRecord(model.state_dict()), sum(losses) / len(losses), len(batches.dataset)
+        count += len(labels)
+    return ArrayRecord(model.state_dict()), sum(losses) / len(losses), count

@@ -1,0 +1,85 @@
+"""Benchmarks and tools start: each shows its help without doing anything, and does its smallest work."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(
+    path
+    for path in (*BENCHMARKS.glob("*.py"), *(ROOT / "tools").glob("*.py"))
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+HERE = ("aggregation", "fedbuff", "gpu", "reproductions", "robustness")
+"""Their smallest work is done in this process."""
+STARTED = ("features", "flower_rounds", "speed")
+"""They start programs, which takes seconds."""
+LONG = ("memory", "soak", "solar", "startup", "strategies")
+MORE = {"flower_rounds": ("empty",)}
+TOOLS = ("echo_sites", "build_sample", "write_reference")
+"""What other scripts start, or what makes files of the repository: other tests use them."""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Where a script finds what lies beside it; its results and logs would be written in a temporary folder."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def test_every_script_is_started_by_a_test() -> None:
+    assert {path.stem for path in SCRIPTS} == {*HERE, *STARTED, *LONG, *TOOLS}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_help_is_shown_and_nothing_started(
+    path: Path, script: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.setattr(sys, "argv", [str(path), "--help"])
+    script.setattr(subprocess, "Popen", None)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    assert f"usage: {path.name}" in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_smallest_work(
+    name: str, script: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.setattr(sys, "argv", [f"{name}.py", "--small"])
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    assert "figures of the least work are not kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*STARTED, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+def test_the_smallest_work_of_a_script_that_starts_programs(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *MORE.get(name, ()), "--small"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "figures of the least work are not kept" in done.stdout
+
+
+@pytest.mark.slow
+def test_rounds_between_machines_beside_stock_flower(tmp_path: Path) -> None:
+    """What `--small` leaves out: Flower's own SuperLink, SuperNodes and app."""
+    sys.path.append(str(BENCHMARKS))
+    try:
+        from stock_flower import StockFlower
+
+        with StockFlower("tiny", tmp_path / "flower") as flower:
+            seconds = flower.burst(1)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    assert len(seconds) == 1
+    assert seconds[0] > 0
