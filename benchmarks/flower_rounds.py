@@ -42,10 +42,11 @@ from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
 from fedlens.federation.coordinator import take_in
 from fedlens.federation.types import State, Task
-from fedlens.runtimes.flower.codec import Expected, shapes_of
 from fedlens.runtimes.flower.messages import Setup
 from fedlens.runtimes.flower.own_superlink import OwnSuperLink
+from fedlens.runtimes.flower.roster import Bounds
 from fedlens.runtimes.flower.runtime import FlowerRuntime
+from fedlens.runtimes.flower.screening import Expected, shapes_of
 from fedlens.runtimes.flower.superlink import SuperLink
 from fedlens.tracking.metrics import read_metrics
 
@@ -71,7 +72,9 @@ class ResidentFedLens:
         self._clients = [context.Process(target=reside, args=place) for place in places]
         for client in self._clients:
             client.start()
-        self._runtime = FlowerRuntime(self._link, "benchmark", deadline=600, rejoin=30, note=lambda _text: None)
+        self._runtime = FlowerRuntime(
+            self._link, "benchmark", deadline=600, rejoin=30, bounds=Bounds(1, 1), note=lambda _text: None
+        )
         self._runtime.open(Setup("benchmark", {}, ("picture",), 28, 1), self._expected)
         self._runtime.clients(2)
         return self

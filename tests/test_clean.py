@@ -29,7 +29,22 @@ UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 )
 def test_one_line(text: str, shown: str) -> None:
     assert clean.line(text) == shown
-    assert clean.is_clean(text) == (text == shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("cat", True),
+        (" 北京  ", True),
+        ("a\tb", False),
+        ("a\n", False),
+        ("\x7f", False),
+        ("\u2029", False),
+        ("\u202e", False),
+    ],
+)
+def test_what_can_be_shown_as_it_is(text: str, good: bool) -> None:
+    assert clean.is_clean(text) is good
 
 
 @pytest.mark.parametrize("length", [9, 10, 11, 39, 40, 41, 5_000_000])

@@ -6,7 +6,8 @@ import pytest
 from tests.helpers import infos, tiny_data, tiny_trainer
 
 from fedlens.federation.types import Answer, Task
-from fedlens.runtimes.flower.codec import answer_from, answer_record, shapes_of
+from fedlens.runtimes.flower.codec import answer_from, answer_record
+from fedlens.runtimes.flower.screening import shapes_of
 from fedlens.serve import expectation
 from fedlens.strategies.base import RoundContext, strategies
 from fedlens.training.settings import LocalSettings

@@ -46,9 +46,9 @@ def block(text: str) -> str:
     return "\n".join(_shown(part.expandtabs(4)) for part in text.split("\n"))
 
 
-def is_clean(text: str, longest: int = LONGEST) -> bool:
-    """Whether `line` would leave `text` as it is: for names that must not change, such as those of classes."""
-    return line(text, longest) == text
+def is_clean(text: str) -> bool:
+    """Whether all of `text` can be shown: for names that must not change, such as those of classes."""
+    return _shown(text) == text
 
 
 def _shown(text: str) -> str:

@@ -35,7 +35,7 @@ from fedlens.runtimes.flower.internals.parts import taken_apart
 from fedlens.runtimes.flower.journal import Outbox
 from fedlens.runtimes.flower.messages import Refusal, reply
 from fedlens.runtimes.flower.runtime import FlowerRuntime
-from fedlens.serve import NO_DEADLINE, check_serving, conduct_sites
+from fedlens.serve import NO_DEADLINE, bounds, check_serving, conduct_sites
 from fedlens.site import Site, alone
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Silent
@@ -167,6 +167,7 @@ def serve_grid(grid: Grid, context: Context) -> None:
         folder.name,
         deadline=config.federated.round_deadline or NO_DEADLINE,
         rejoin=config.server.rejoin_seconds,
+        bounds=bounds(config),
         note=observer.note,
     )
     with folder.alone():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
@@ -23,17 +23,18 @@ from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import ConfigError
 from fedlens.federation.records import Tracker
 from fedlens.federation.survey import Survey
-from fedlens.federation.types import ClientInfo, State, Task
+from fedlens.federation.types import ClientInfo, Split, State, Task
 from fedlens.files import read_json, write_json
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
 from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
-from fedlens.runtimes.flower.codec import Expected, shapes_of
 from fedlens.runtimes.flower.heap import one_heap
 from fedlens.runtimes.flower.messages import Description, Setup
 from fedlens.runtimes.flower.own_superlink import OwnSuperLink
+from fedlens.runtimes.flower.roster import Bounds
 from fedlens.runtimes.flower.runtime import Expect, FlowerRuntime
+from fedlens.runtimes.flower.screening import Expected, shapes_of
 from fedlens.runtimes.flower.superlink import SuperLink
 from fedlens.runtimes.flower.worker import Watcher
 from fedlens.session import Scoring, check_rule, conduct
@@ -74,6 +75,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
             folder.name,
             deadline=config.federated.round_deadline or NO_DEADLINE,
             rejoin=config.server.rejoin_seconds,
+            bounds=bounds(config),
             note=observer.note,
         )
         return conduct_sites(config, folder, runtime, observer, trackers, started)
@@ -107,7 +109,9 @@ def conduct_sites(
     experiment = build_experiment(config, folder.path, observer.progress, model=None, data=data)
     outputs = config.model.num_classes or len(data.class_names)
     at_home = HOME_METRICS + (SHARED_METRICS if experiment.trainer.shows_shared else ())
-    expect = expectation(experiment.resident, experiment.shared, experiment.algorithm.strategy, outputs, at_home)
+    algorithm = experiment.algorithm
+    passes = algorithm.personalization.passes(config.federated.local_epochs)
+    expect = expectation(experiment.resident, experiment.shared, algorithm.strategy, outputs, at_home, passes)
     runtime.open(setup_of(experiment, folder.name), expect)
     runtime.clients(config.federated.min_fit_clients)
     scoring = partial(scoring_of, experiment)
@@ -135,6 +139,11 @@ def join(site: SiteConfig, watcher: Watcher) -> None:
     with alone(site):
         watcher.note(f"{site.client}: images in {site.data_dir}, state in {site.state}")
         ResidentClient(place, terms, site_maker(site), site.state, watcher).run()
+
+
+def bounds(config: Config) -> Bounds:
+    """What sites may claim."""
+    return Bounds(config.server.max_examples, config.server.max_classes)
 
 
 def check_clock(config: Config) -> None:
@@ -269,9 +278,10 @@ def expectation(
     strategy: Strategy,
     outputs: int,
     at_home: tuple[str, ...] = HOME_METRICS,
+    passes: int = 1,
 ) -> Expect:
     """What an honest answer looks like: for training, what the strategy itself makes of an update of zeros. `at_home`:
-    what clients measure on their own test images."""
+    what clients measure on their own test images; `passes`: the most passes over its images that training takes."""
     zeros = {name: torch.zeros_like(value) for name, value in shared.items()}
 
     def expect(task: Task, client: ClientInfo | None) -> Expected:
@@ -279,7 +289,8 @@ def expectation(
         if task.kind == "evaluate":
             return Expected(held_out, at_home)
         if task.kind == "count":
-            return Expected(held_out + (sum(client.counts["val"]) if client else 0), (), outputs=outputs)
+            counts: Mapping[Split, Sequence[int]] = client.counts if client else {}
+            return Expected(held_out + sum(counts.get("val", ())), (), outputs=outputs, counts=counts)
         examples = client.examples if client else 0
         sent = {name: value for name, value in task.payload.items() if name in resident.names}
         context = LocalContext(
@@ -299,6 +310,6 @@ def expectation(
         )
         honest = strategy.finish(context, zeros)
         norm = l2_norm(sent.values())
-        return Expected(examples, TRAINING_METRICS, shapes_of(honest.payload), shapes_of(honest.extra), norm)
+        return Expected(examples, TRAINING_METRICS, shapes_of(honest.payload), shapes_of(honest.extra), norm, passes)
 
     return expect

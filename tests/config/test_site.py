@@ -99,9 +99,9 @@ def test_where_a_sites_state_is(monkeypatch) -> None:
         ("allow=everything", "allow = 'everything': must be a section of keys"),
         ("plugins=own.py", "plugins = 'own.py': must be a list, each item a path"),
         ("plugins=[[own.py]]", "plugins = ['own.py']: must be a list, each item a path"),
-        ("name=a/b", "name = 'a/b': must be text such as clinic-4 or null"),
-        ("name=..", "name = '..': must be text such as clinic-4 or null"),
-        ("name=''", "name = '': must be text such as clinic-4 or null"),
+        ("name=a/b", "name = 'a/b': must be letters (of any script), digits, spaces and"),
+        ("name=..", "name = '..': must be letters (of any script), digits, spaces and"),
+        ("name=''", "name = '': must be letters (of any script), digits, spaces and"),
         ("partition_id", "'partition_id': must be key.sub=value (command line)"),
     ],
 )

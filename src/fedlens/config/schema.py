@@ -88,6 +88,12 @@ class ServerSection(Section):
     rejoin_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="how long a round waits for a client that was lost, once all others have answered"
     )
+    max_examples: PositiveInt = Field(
+        10_000_000, description="most images that a client may claim: it is counted by them"
+    )
+    max_classes: PositiveInt = Field(
+        1000, description="most classes that the clients may bring in, where the server has no images"
+    )
 
 
 class PartitionSection(BlockSection):

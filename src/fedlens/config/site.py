@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from fedlens import clean
 from fedlens.config import problems
 from fedlens.config.keys import properties
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import PositiveInt, Section
 from fedlens.errors import ConfigError
 
-Name = Annotated[str, Field(max_length=200, pattern=r"^[^./\\][^/\\]*$", examples=["clinic-4"])]
+Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
 """It names folders too."""
 
 
@@ -122,5 +123,6 @@ def _line(detail: ErrorDetails, layer: Layer) -> str:
         everywhere = [*SiteConfig.model_fields, *(f"allow.{field}" for field in AllowSection.model_fields)]
         text = problems.unknown_key(key, list(model.model_fields), everywhere)
         return problems.line(key, text, where=layer.where(key))
-    text = f"must be {problems.allowed(properties(model)[name], detail['input'])}"
+    permitted = clean.NAME_RULE if key == "name" else problems.allowed(properties(model)[name], detail["input"])
+    text = f"must be {permitted}"
     return problems.line(key, text, detail["input"], layer.where(key))

@@ -7,12 +7,13 @@ from importlib.metadata import version
 
 from flwr.app import ConfigRecord, Message
 
+from fedlens import clean
 from fedlens.diagnose.outcome import HEAR_SECONDS, Barred, Joined, Outcome, Welcome
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.internals.fleet import FleetLink, Keys, NotActivated
 from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, taken_apart
-from fedlens.runtimes.flower.messages import HEAD, Refusal, Reply, Visit, reply
+from fedlens.runtimes.flower.messages import HEAD, LONGEST_VERSION, Refusal, Reply, Visit, reply
 
 POLL_SECONDS = 0.05
 MESSAGE_BYTES = 1_000_000
@@ -75,12 +76,13 @@ def _welcome(head: ConfigRecord, heard: float, same_code: bool) -> Welcome:
     """`heard`: this machine's time in Unix seconds when the message came."""
     try:
         return Welcome(
-            fedlens=str(head["fedlens"]),
-            flwr=str(head["flwr"]),
+            fedlens=clean.line(str(head["fedlens"]), LONGEST_VERSION),
+            flwr=clean.line(str(head["flwr"]), LONGEST_VERSION),
             ahead=heard - float(head["clock"]),  # type: ignore[arg-type]
-            registered=str(head["registered"]),
-            present=tuple(head["present"]),  # type: ignore[arg-type]
+            registered=clean.line(str(head["registered"])),
+            present=tuple(map(int, head["present"])),  # type: ignore[arg-type]
             same_code=same_code,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"FedLens is {version('fedlens')} here, {head.get('fedlens')!s} at the server") from error
+        theirs = clean.line(str(head.get("fedlens")), LONGEST_VERSION)
+        raise ProtocolError(f"FedLens is {version('fedlens')} here, {theirs} at the server") from error

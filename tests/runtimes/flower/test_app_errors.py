@@ -11,9 +11,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedlens.federation.types import ClientFailure, Task
 from fedlens.flower_app import GivenGrid
-from fedlens.runtimes.flower.codec import Expected
 from fedlens.runtimes.flower.messages import HEAD, Description, Prepared, Setup, reply
+from fedlens.runtimes.flower.roster import Bounds
 from fedlens.runtimes.flower.runtime import FlowerRuntime
+from fedlens.runtimes.flower.screening import Expected
 
 CRASHED, GONE = 8, 5
 """Flower's codes for an app that died over a message, and for a node that is offline."""
@@ -61,7 +62,7 @@ def inside_a_run(monkeypatch) -> None:
 
 
 def runtime_over(grid: Grid, notes: list[str]) -> FlowerRuntime:
-    runtime = FlowerRuntime(GivenGrid(grid), "run", deadline=60, rejoin=0.2, note=notes.append)
+    runtime = FlowerRuntime(GivenGrid(grid), "run", deadline=60, rejoin=0.2, bounds=Bounds(100, 5), note=notes.append)
     runtime.open(Setup("run", {}, ("cup",), 28, 3), lambda _task, _client: Expected(5, ()))
     return runtime
 

@@ -16,16 +16,15 @@ from fedlens.federation.types import Answer, Mean, Report, Task
 from fedlens.runtimes.flower.codec import (
     DTYPES,
     STYPE,
-    Expected,
     answer_from,
     answer_record,
     arrays,
-    shapes_of,
     task_from,
     task_record,
     tensors,
 )
 from fedlens.runtimes.flower.messages import HEAD, PROTOCOL, Refusal, Setup, query, reply
+from fedlens.runtimes.flower.screening import Expected, shapes_of
 
 SETUP = Setup("run-1", {"seed": 3}, ("cat", "dog"), 8, 1)
 MODEL = {"conv.weight": torch.ones(4, 1, 3, 3), "head.bias": torch.ones(3)}
@@ -33,7 +32,7 @@ UPDATE = {name: value / 8 for name, value in MODEL.items()}
 TASK = Task("client1", 7, "train", MODEL, {"lr": 0.1})
 METRICS = {"loss": Mean(4.5, 10), "seconds": Mean(0.25, 1)}
 NORM = math.sqrt(4 * 9 + 3)
-EXPECTED = Expected(10, ("loss", "seconds"), shapes_of(UPDATE), {}, NORM)
+EXPECTED = Expected(10, ("loss", "seconds"), shapes_of(UPDATE), {}, NORM, passes=2)
 
 
 def answer(payload=UPDATE, weight=10.0, metrics=METRICS, extra=None, **report) -> Answer:
@@ -259,6 +258,36 @@ HOSTILE = {
     "loss NaN": (metric(math.nan, 10), r"a metric of \[nan, 10\.0\]"),
     "loss infinite": (metric(math.inf, 10), r"a metric of \[inf, 10\.0\]"),
     "loss beyond counting": (metric(1e308, 10), r"a metric of \[1e\+308, 10\.0\]"),
+    "loss negative": (metric(-4.5, 10), r"a loss of -0\.45, which is not between 0 and inf"),
+    "loss of nothing": (metric(0, 0), "a loss of nan"),
+    "loss of more images": (
+        metric(4.5, 21),
+        "a loss over 21 images, but .* reported 10, to be passed 2 times",
+    ),
+    **{
+        f"{name} of {value:g}": (
+            answer(metrics={**METRICS, name: Mean(value, 1)}),
+            f"an? {name} of .*, which is not between",
+        )
+        for name, values in {
+            "accuracy": (-5e91, -1e-9, 1.001, 5.0),
+            "shared.accuracy": (-1.0, 2.0),
+            "own.accuracy": (-1.0, 2.0),
+            "own.loss": (-1.0,),
+            "seconds": (-1.0,),
+            "update_norm": (-1.0,),
+            "drift": (-1.0,),
+            "bytes_up": (-1.0, 39 * 4 + 1.0),  # 4·9 + 3 floats of 4 bytes
+            "bytes_down": (-1.0, 39 * 4 + 1.0),
+        }.items()
+        for value in values
+    },
+    "too many metrics": (
+        answer(metrics={**METRICS, **{f"own{number}": Mean(1, 1) for number in range(99)}}),
+        "101 metrics, where 100 may be sent at most",
+    ),
+    "a metric's long name": (answer(metrics={**METRICS, "x" * 101: Mean(1, 1)}), "a metric of the name 'x+…'"),
+    "a metric's wild name": (answer(metrics={**METRICS, "a\x1b[2J": Mean(1, 1)}), r"a metric of the name 'a�\[2J'"),
     "metric's weight negative": (metric(4.5, -10), r"a metric of \[4\.5, -10\.0\]"),
     "another round": (replace(answer(), round=6), "a reply that does not answer the task"),
     "another client": (replace(answer(), report=Report("client2", 10.0, METRICS)), "does not answer the task"),
@@ -338,8 +367,10 @@ def test_a_record_of_another_kind(record: str) -> None:
 # -- confusion counts --------------------------------------------------------------------------------------------------
 
 COUNT = Task("client1", 7, "count", MODEL, {"test": 1.0, "val": 1.0})
-COUNTING = Expected(6, (), outputs=3)
 COUNTS = torch.tensor([[2, 1], [0, 1]])
+HELD = (3, 1)
+"""Images of each class that the site has reported: the sums of the rows."""
+COUNTING = Expected(6, (), outputs=3, counts={"test": HELD, "val": HELD})
 
 
 def counted(value=COUNTS, name="test", **loss: Mean) -> Answer:
@@ -377,6 +408,19 @@ HOSTILE_COUNTS = {
     "none": (counted(torch.zeros(2, 2).long(), test=Mean(0.0, 0.0)), "0 counts of test"),
     "empty": (counted(torch.zeros(0, 0).long(), test=Mean(0.0, 0.0)), "0 counts of test"),
     "surplus extra": (replace(counted(), extra={"more": torch.ones(9)}), "the extra has more, which nobody asked for"),
+    "of other classes": (
+        counted(COUNTS.flip(0)),
+        "1 counts of test in class 0, but the site has reported 3 images",
+    ),
+    "of a class that it does not have": (
+        counted(torch.tensor([[2, 1, 0], [0, 0, 0], [0, 0, 1]])),
+        "0 counts of test in class 1, but the site has reported 1 images",
+    ),
+    "of fewer images": (
+        counted(torch.tensor([[2, 1], [0, 0]]), test=Mean(2.0, 3.0)),
+        "0 counts of test in class 1, but the site has reported 1 images",
+    ),
+    "negative loss": (counted(test=Mean(-2.0, 4.0)), r"a test\.loss of -0\.5, which is not between 0 and inf"),
     "weight too large": (replace(counted(), report=Report("client1", 7.0, {})), "a weight of 7, but .* 6 images"),
 }
 
@@ -392,6 +436,11 @@ def test_counts_that_cannot_be_honest(sent: Answer, line: str) -> None:
     [
         (answer({}, metrics={"loss": Mean(1, 2)}), "lacks the metric accuracy"),
         (answer(UPDATE, metrics={"loss": Mean(1, 2), "accuracy": Mean(1, 2)}), "which nobody asked for"),
+        (answer({}, metrics={"loss": Mean(1, 10), "accuracy": Mean(1, 2)}), "an accuracy over 2 images in .* about 10"),
+        (
+            answer({}, metrics={"loss": Mean(1, 2), "accuracy": Mean(1, 10)}),
+            "a loss over 2 images in an .* about 10",
+        ),
     ],
 )
 def test_an_evaluation_that_cannot_be_honest(sent: Answer, line: str) -> None:

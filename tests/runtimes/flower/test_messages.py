@@ -127,7 +127,22 @@ def test_a_missing_field_is_named(content, field: str) -> None:
     [
         (DESCRIPTION, "name", 5, "name: Input should be a valid string"),
         (DESCRIPTION, "name", "", "name: String should have at least 1 character"),
-        (DESCRIPTION, "name", "x" * 201, "name: String should have at most 200 characters"),
+        (DESCRIPTION, "name", "x" * 101, "name: String should have at most 100 characters"),
+        (DESCRIPTION, "name", "../../pwned", "name: String should match"),
+        (DESCRIPTION, "name", "a\x1b[2J", "name: String should match"),
+        (DESCRIPTION, "identity", "", "identity: String should have at least 1 character"),
+        (DESCRIPTION, "identity", "x\x07", "identity: Value error, it has characters that cannot be shown: x�"),
+        (
+            DESCRIPTION,
+            "class_names",
+            ["cat\x1b[2J"],
+            r"class_names\.0: Value error, it has .* cannot be shown: cat�\[2J",
+        ),
+        (DESCRIPTION, "class_names", ["x" * 201], r"class_names\.0: String should have at most 200 characters"),
+        (DESCRIPTION, "images", 46 * 10**18 // 5, "images: Input should be less than 9007199254740992"),
+        (DESCRIPTION, "channels", 2, "channels: Input should be 1 or 3"),
+        (DESCRIPTION, "clock", -1.0, "clock: Input should be greater than or equal to 0"),
+        (DESCRIPTION, "clock", 1e300, "clock: Input should be less than"),
         (DESCRIPTION, "partition", "0", "partition: Input should be a valid integer"),
         (DESCRIPTION, "partition", -1, "partition: Input should be greater than or equal to 0"),
         (DESCRIPTION, "partition", True, "partition: Input should be a valid integer"),
@@ -169,6 +184,8 @@ def told(**changes) -> str:
         (told(run=".."), "run: String should match"),
         (told(run=""), "run: String should match"),
         (told(run="x" * 201), "run: String should have at most"),
+        (told(run="run\x1b[2J"), "run: Value error, it has characters that cannot be shown: run�"),
+        (told(class_names=["\u202egpj"]), r"class_names\.0: Value error, it has characters that cannot be shown: �gpj"),
         (told(config=[]), "config: Input should be an object"),
         (told(image_size=0), "image_size: Input should be greater"),
         (told(image_size=5000), "image_size: Input should be less"),
@@ -179,3 +196,22 @@ def told(**changes) -> str:
 def test_a_setup_that_cannot_be_read(text: str, line: str) -> None:
     with pytest.raises(ProtocolError, match=rf"the server's description of the run cannot be read: .*{line}"):
         Setup.from_json(text)
+
+
+HOSTILE = "gone\x1b[2J\x9b31m\u202e\n" + "x" * 5_000_000
+
+
+@pytest.mark.parametrize("field", ["device", "fedlens", "flwr"])
+def test_what_is_only_shown_is_cleaned_and_cut(field: str) -> None:
+    record = reply(DESCRIPTION)
+    record[HEAD][field] = HOSTILE
+    shown = asdict(read_reply(record))[field]
+    assert len(shown) == 50
+    assert shown.startswith("gone�[2J�31m� xxx")
+
+
+def test_a_refusal_is_one_short_line_at_both_ends() -> None:
+    assert len(Refusal(HOSTILE).reason) == 1000
+    record = reply(Refusal(""))
+    record[HEAD]["reason"] = HOSTILE
+    assert read_reply(record) == Refusal(HOSTILE)

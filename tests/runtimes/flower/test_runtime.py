@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from safetensors.torch import load_file
-from tests.helpers import CPU, combined, one_thread, tiny_data, tiny_model, tiny_trainer
-from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering, silent
+from tests.helpers import CPU, combined, tiny_model, tiny_trainer
+from tests.runtimes.flower.fakes import Script, TinySite, altering, silent
+from tests.runtimes.flower.stage import DATA, SETTINGS, SETUP, SHARED, Stage, content, put, quick_looks
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.errors import ConnectionFailed
@@ -28,73 +29,20 @@ from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes.flower import runtime as module
 from fedlens.runtimes.flower.codec import arrays, tensors
-from fedlens.runtimes.flower.messages import HEAD, Prepared, Refusal, Setup, Visit, reply
-from fedlens.runtimes.flower.runtime import FlowerRuntime
+from fedlens.runtimes.flower.messages import HEAD, Prepared, Refusal, Visit, reply
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.schedules.fedbuff import FedBuff
 from fedlens.serve import HOME_METRICS, SHARED_METRICS, expectation
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.flat import FlatModel
-from fedlens.training.settings import LocalSettings
-
-DATA = tiny_data(clients=4)
-SETTINGS = LocalSettings(batch_size=4)
-SETUP = Setup("run-1", {}, DATA.class_names, 8, 1)
-SHARED = FlatModel(tiny_model(), CPU).state()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Looks without pauses."""
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(module, "SLOWEST_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(module, "NODES_SECONDS", 0.0)
-    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
-    with one_thread():
+    with quick_looks(monkeypatch):
         yield
-
-
-class Stage:
-    """A server, its SuperLink, and what it said."""
-
-    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, renewed=None) -> None:
-        self.folder = folder
-        self.notes: list[str] = []
-        self.superlink = FakeSuperLink()
-        self.link = FakeLink(self.superlink, renewed)
-        self.runtime = FlowerRuntime(self.link, "run-1", deadline=deadline, rejoin=rejoin, note=self.notes.append)
-        self.nodes: dict[str, int] = {}
-
-    def site(self, index: int, **changes) -> TinySite:
-        name = f"client{index}"
-        trainer = tiny_trainer(FedAvg(), DATA, self.folder / name, SETTINGS)
-        site = TinySite(trainer, DATA, name, index, identity=f"machine of {name}", clock=time.time())
-        return replace(site, **changes)
-
-    def join(self, index: int, key: str = "", site: TinySite | None = None, **before) -> Script:
-        """A site joins; `before`: what it does in place of its desk, by kind of message."""
-        script = Script(site or self.site(index), **before)
-        self.nodes[f"client{index}"] = self.superlink.join(script, key)
-        return script
-
-    def open(self, at_least: int = 0) -> list[str]:
-        resident = FlatModel(tiny_model(), CPU)
-        self.runtime.open(SETUP, expectation(resident, SHARED, FedAvg(), 3))
-        self.runtime.clients(at_least)
-        return self.ready()
-
-    def ready(self) -> list[str]:
-        """Who is ready, a few looks later."""
-        return [[client.name for client in self.runtime.clients()] for _ in range(5)][-1]
-
-    def train(self, *names: str, round_number: int = 1, enough: int | None = None):
-        tasks = [Task(name, round_number, "train", SHARED, {"lr": 0.1}) for name in names]
-        self.runtime.submit(tasks, enough)
-        return self.runtime.completed()
-
-    def heard(self, index: int) -> list[str]:
-        return [kind for node, kind in self.superlink.heard if node == self.nodes[f"client{index}"]]
 
 
 @pytest.fixture
@@ -187,20 +135,6 @@ def test_answers_are_handed_on_one_by_one(stage) -> None:
 
 
 # -- rubbish -----------------------------------------------------------------------------------------------------------
-
-
-def content(change):
-    """An answer whose content is altered."""
-
-    def altered(message: Message) -> Message:
-        change(message.content)
-        return message
-
-    return altering(altered)
-
-
-def put(record: str, **values):
-    return content(lambda records: records[record].update(values))
 
 
 def without_content(script, incoming, parts):

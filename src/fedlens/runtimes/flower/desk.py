@@ -8,6 +8,7 @@ from typing import Protocol
 
 from flwr.app import Message, RecordDict
 
+from fedlens import clean
 from fedlens.errors import ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.runtimes.flower.internals.parts import Incoming, Outgoing, envelope_of, message_of, taken_apart
@@ -99,11 +100,11 @@ class Desk:
 
     def _read(self, message: Message, content_id: str) -> Said | Farewell:
         record = read_head(message.content)
-        kind, run = str(record.get("kind")), message.metadata.group_id
+        kind, run = str(record.get("kind")), clean.line(message.metadata.group_id)
         if kind not in FLOWER_TYPES:
-            raise ProtocolError(f"a message of the kind {kind!r}")
+            raise ProtocolError(f"a message of the kind {clean.line(kind, 20)!r}")
         if kind in ("refuse", "finish"):
-            return Farewell(kind, str(record.get("text", "")))
+            return Farewell(kind, clean.line(str(record.get("text", ""))))
         if kind == "describe":
             return Said(reply(self._site.describe()), run, kind, "")
         setup = Setup.from_json(str(record.get("setup", "")))

@@ -15,9 +15,10 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fedlens import clean
 from fedlens.errors import ProtocolError
 
 PROTOCOL = 1
@@ -36,13 +37,36 @@ FLOWER_TYPES: Mapping[Kind, str] = {
 CHECKED = ConfigDict(strict=True, extra="forbid")
 """Whatever comes from the other side has the types and the bounds that are written here."""
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-FolderName = Annotated[str, Field(max_length=200, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+LONGEST_CLASS_NAME = 200
+LONGEST_REASON = 1000
+LONGEST_VERSION = 50
+
+
+def _visible(text: str) -> str:
+    """Raises ValueError: `text` has characters that cannot be shown."""
+    if not clean.is_clean(text):
+        raise ValueError(f"it has characters that cannot be shown: {clean.line(text, LONGEST_CLASS_NAME)}")
+    return text
+
+
+def _cut(longest: int) -> BeforeValidator:
+    """Makes a text one line of at most `longest` characters; anything else is left to the type's own check."""
+    return BeforeValidator(lambda value: clean.line(value, longest) if isinstance(value, str) else value)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=clean.LONGEST_NAME, pattern=clean.NAME)]
+FolderName = Annotated[str, Field(max_length=200, pattern=r"^[^./\\\x00][^/\\\x00]*$"), AfterValidator(_visible)]
+ClassName = Annotated[str, Field(max_length=LONGEST_CLASS_NAME), AfterValidator(_visible)]
+Identity = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_visible)]
+Version = Annotated[str, _cut(LONGEST_VERSION)]
 LARGEST_IMAGE = 4096
 """Pixels a side that a site decodes its images to at most: their number is the server's to say, the disk the site's."""
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+"""Exact as a float, too: counts become weights."""
 Counts = tuple[Count, ...]
+Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1e11)]
+"""Unix time, of some thousands of years."""
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -56,7 +80,7 @@ class Setup:
 
     run: FolderName
     config: Mapping[str, Any]
-    class_names: tuple[str, ...]
+    class_names: tuple[ClassName, ...]
     image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
     channels: Literal[1, 3]
 
@@ -79,15 +103,15 @@ class Description:
 
     name: Name
     partition: Count
-    identity: str
-    class_names: tuple[str, ...]
+    identity: Identity
+    class_names: tuple[ClassName, ...]
     images: Count
     native_size: Count
-    channels: int
-    device: str
-    fedlens: str
-    flwr: str
-    clock: Annotated[float, Field(allow_inf_nan=False)]
+    channels: Literal[1, 3]
+    device: Version
+    fedlens: Version
+    flwr: Version
+    clock: Seconds
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -101,9 +125,9 @@ class Prepared:
 
 @dataclass(frozen=True, config=CHECKED)
 class Refusal:
-    """A site does not do what it was asked, and why. `final`: asking again is of no use."""
+    """A site does not do what it was asked, and why, in one line. `final`: asking again is of no use."""
 
-    reason: str
+    reason: Annotated[str, _cut(LONGEST_REASON)]
     final: bool = True
 
 
@@ -151,8 +175,9 @@ def read_head(content: RecordDict) -> ConfigRecord:
         raise ProtocolError("a message that is not FedLens'")
     spoken = records[HEAD].get("protocol")
     if spoken != PROTOCOL:
+        said = clean.line(repr(spoken), 20)
         raise ProtocolError(
-            f"the other side speaks version {spoken!r} of FedLens' protocol, this one {PROTOCOL}: install the same "
+            f"the other side speaks version {said} of FedLens' protocol, this one {PROTOCOL}: install the same "
             "FedLens on both"
         )
     return records[HEAD]
@@ -180,7 +205,7 @@ def _first(error: ValidationError) -> str:
     """The first mistake: which field, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return clean.line(f"{where}: {first['msg']}" if where else first["msg"])
 
 
 def fingerprint(setup: Setup) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from flwr.app import Message, RecordDict
 
+from fedlens import clean
 from fedlens.errors import ProtocolError
 from fedlens.federation.types import ClientInfo, Split
 from fedlens.runtimes.flower.internals.grid import NODE_GONE, Connection
@@ -27,6 +28,16 @@ from fedlens.runtimes.flower.post import Post
 
 CLOCK_SECONDS = 30
 PREPARE_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What sites may claim. `examples`: images of one site; `classes`: of all sites together, where the server has no
+    classes of its own."""
+
+    examples: int
+    classes: int
+
 
 Stage = Literal["describing", "described", "preparing", "ready", "out"]
 
@@ -54,8 +65,9 @@ class Roster:
     note  told what a person wants to know
     """
 
-    def __init__(self, post: Post, *, left: Callable[[str], None], note: Callable[[str], None]) -> None:
+    def __init__(self, post: Post, bounds: Bounds, *, left: Callable[[str], None], note: Callable[[str], None]) -> None:
         self._post = post
+        self._bounds = bounds
         self._left = left
         self._note = note
         self._sites: dict[int, Site] = {}
@@ -127,7 +139,7 @@ class Roster:
             failed = Refusal(f"Flower reports: {message.error.reason}") if message.has_error() else None
             content = failed or read_reply(message.content)
         except ProtocolError as error:
-            return self._refuse(site, str(error))
+            return self._refuse(site, clean.line(str(error)))
         if isinstance(content, Refusal | Visit):
             return self._stays_out(site, content)
         if kind == "describe" and isinstance(content, Description):
@@ -151,6 +163,8 @@ class Roster:
         site.description = description
         if site.connection.name not in ("", description.name):
             return self._refuse(site, f"its key is {site.connection.name}'s: start it with that name or partition_id")
+        if excess := self._excess(description):
+            return self._refuse(site, excess)
         for other in list(self._sites.values()):
             if other is site or other.description is None or other.stage == "out":
                 continue
@@ -171,6 +185,25 @@ class Roster:
             self._prepare(site, self.setup)
         return None
 
+    def _excess(self, description: Description) -> str | None:
+        """Why what a site claims is too much; None: it is not."""
+        bounds = self._bounds
+        if description.images > bounds.examples:
+            return (
+                f"it claims {description.images:,} images, and server.max_examples is {bounds.examples:,}; set that to "
+                "the most that a site really has"
+            )
+        if self.setup is not None:  # the classes are settled: a site that has others refuses by itself
+            return None
+        others = {name for other in self.here() if other.name != description.name for name in other.class_names}
+        classes = len(others.union(description.class_names))
+        if classes > bounds.classes:
+            return (
+                f"with its {len(description.class_names):,} classes there would be {classes:,}, and server.max_classes "
+                f"is {bounds.classes:,}; set that to the number of classes, or give the server images (data.path)"
+            )
+        return None
+
     def _prepare(self, site: Site, setup: Setup) -> None:
         site.stage = "preparing"
         self._ask(site.node, "prepare", query("prepare", setup))
@@ -180,6 +213,9 @@ class Roster:
         about, classes = site.description, len(setup.class_names)
         if any(len(split) != classes for split in (ready.train, ready.val, ready.test)) or not any(ready.train):
             return self._refuse(site, f"it has no training images of the run's {classes} classes")
+        held_in_all = sum(map(sum, (ready.train, ready.val, ready.test)))
+        if held_in_all > about.images:
+            return self._refuse(site, f"it reports {held_in_all} images, and has introduced itself with {about.images}")
         counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
         site.info = ClientInfo(about.name, about.partition, counts, about.device)
         site.stage = "ready"

@@ -15,14 +15,16 @@ from itertools import chain
 
 from flwr.app import Message, RecordDict
 
+from fedlens import clean
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Task
 from fedlens.runtimes.base import Arrival, Outcome
-from fedlens.runtimes.flower.codec import Expected, answer_from, arrays, task_record
+from fedlens.runtimes.flower.codec import answer_from, arrays, task_record
 from fedlens.runtimes.flower.internals.grid import NODE_GONE, nodes_online, replies
-from fedlens.runtimes.flower.messages import Description, Refusal, Setup, read_reply
+from fedlens.runtimes.flower.messages import LONGEST_REASON, Description, Refusal, Setup, read_reply
 from fedlens.runtimes.flower.post import Link, Post
-from fedlens.runtimes.flower.roster import Roster
+from fedlens.runtimes.flower.roster import Bounds, Roster
+from fedlens.runtimes.flower.screening import Expected
 
 POLL_SECONDS = 0.05
 SLOWEST_POLL_SECONDS = 0.5
@@ -76,6 +78,7 @@ class FlowerRuntime:
     run       name of the run
     deadline  seconds that a task may take; whoever has not answered then has failed
     rejoin    seconds that a site that was lost is waited for; a batch begins to count once all others have answered
+    bounds    what sites may claim
     note      told what a person wants to know
     """
 
@@ -88,11 +91,12 @@ class FlowerRuntime:
         *,
         deadline: float | None,
         rejoin: float,
+        bounds: Bounds,
         note: Callable[[str], None],
     ) -> None:
         self._link = link
         self._post = Post(link, run)
-        self._roster = Roster(self._post, left=self._orphan, note=note)
+        self._roster = Roster(self._post, bounds, left=self._orphan, note=note)
         self._deadline = deadline
         self._rejoin = rejoin
         self._note = note
@@ -102,6 +106,7 @@ class FlowerRuntime:
         self._arrived: dict[str, Arrival] = {}
         self._expect: Expect = lambda _task, _client: Expected(0, ())
         self._looked = 0.0
+        link.allow(ENVELOPE_BYTES)
 
     # -- what the coordinator sees -------------------------------------------------------------------------------
 
@@ -267,13 +272,15 @@ class FlowerRuntime:
         task = owed.task
         try:
             if message.has_error():
-                raise ProtocolError(str(message.error.reason))
+                raise ProtocolError(clean.line(str(message.error.reason)))
             refusal = read_reply(message.content)
             if isinstance(refusal, Refusal):
                 return ClientFailure(task.client, task.round, refusal.reason)
             return self._read(task, message.content)
         except ProtocolError as error:
-            return ClientFailure(task.client, task.round, f"its answer was not used: {error}")
+            return ClientFailure(
+                task.client, task.round, clean.line(f"its answer was not used: {error}", LONGEST_REASON)
+            )
 
     def _arrives(self, client: str, outcome: Answer | ClientFailure) -> None:
         self._arrived[client] = self._flow.pop(client).task, outcome

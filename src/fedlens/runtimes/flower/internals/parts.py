@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flwr.app import Array, Message
 from flwr.app.message import remove_content_from_message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree
@@ -26,6 +27,10 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from fedlens.errors import ProtocolError
 
 FIRST_BACKOFF = 0.05
+
+LARGEST_RECORD = 2_000_000
+"""Bytes of a part that holds no tensor: names, numbers, the description of a run. Flower takes seconds to read so much
+of it."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,18 @@ def pull_parts(tree: ObjectTree, pull: Callable[[str], bytes], limit: int) -> di
 
 def inflated(name: str, parts: dict[str, bytes]) -> InflatableObject:
     """The object `name`; `parts` is empty then. Flower keeps the pieces of all arrays until the whole message is there,
-    which is a second model; here those of an array are free once it is made."""
+    which is a second model; here those of an array are free once it is made.
+
+    Raises:
+        ProtocolError: a part without tensors is larger than `LARGEST_RECORD`.
+    """
     arrays: dict[str, InflatableObject] = {}
-    for part in list(parts):
-        if part in parts and get_object_type_from_object_content(parts[part]) == Array.__name__:
+    kinds = {part: get_object_type_from_object_content(content) for part, content in parts.items()}
+    for part, kind in kinds.items():
+        if kind not in (Array.__name__, ArrayChunk.__name__) and len(parts[part]) > LARGEST_RECORD:
+            raise ProtocolError(f"a {kind} of {len(parts[part]) / 1e6:.1f} MB")
+    for part, kind in kinds.items():
+        if part in parts and kind == Array.__name__:
             arrays[part] = inflate_object_from_contents(part, parts)
     return inflate_object_from_contents(name, parts, objects=arrays)
 

@@ -1,0 +1,182 @@
+"""Answers that no honest site gives: each number, name, type and shape is held against what is known of the site and of
+the task, before anything is added to a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fedlens.errors import ProtocolError
+from fedlens.federation.types import Answer, Mean, Report, Split, State, Task
+
+LONGEST_UPDATE = 1e3
+"""How many times longer (L2 norm) than the model an update may be: far above what training gives."""
+
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an honest answer looks like.
+
+    examples        images that the site has reported for this kind of task
+    metrics         names that have to be there
+    payload, extra  of a training task: name → (type, shape)
+    norm            L2 norm of the shared model
+    passes          of a training task: most passes over the images
+    outputs         of a "count" task: the model's outputs, which is the largest side of a confusion matrix
+    counts          of a "count" task: images of each class that the site has reported, by split
+    """
+
+    examples: int
+    metrics: tuple[str, ...]
+    payload: Shapes = field(default_factory=dict)
+    extra: Shapes = field(default_factory=dict)
+    norm: float = 0.0
+    passes: int = 1
+    outputs: int = 0
+    counts: Mapping[Split, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        shapes = (*self.payload.values(), *self.extra.values())
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 2 * 8 * self.outputs**2
+
+
+def shapes_of(state: State) -> Shapes:
+    return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+
+
+def check(answer: Answer, task: Task, expected: Expected) -> None:
+    """Raises ProtocolError: no honest site answers `task` like that; the message says what is wrong."""
+    report, payload, extra = answer.report, answer.payload, answer.extra
+    if missing := [name for name in expected.metrics if name not in report.metrics]:
+        raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
+    if report.weight > expected.examples:
+        raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
+    _check_shapes("extra", extra, expected.extra)
+    for name, value in extra.items():
+        if value.dim() == 0 and float(value) < 0:
+            raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
+    if answer.kind == "count":
+        _check_confusion(payload, report, expected)
+    else:
+        _check_update(payload, extra, expected)
+    _check_metrics(answer, task, expected)
+
+
+def _check_update(payload: State, extra: State, expected: Expected) -> None:
+    _check_shapes("update", payload, expected.payload)
+    norm, _ = _norm(payload), _norm(extra)
+    if norm > LONGEST_UPDATE * (expected.norm + 1):
+        raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
+
+
+def _check_metrics(answer: Answer, task: Task, expected: Expected) -> None:
+    """Values in their ranges, over no more images than there are. What a plugin measures has no known range."""
+    largest = dict.fromkeys(("seconds", "update_norm", "drift"), math.inf)
+    largest["bytes_up"] = float(_nbytes(answer.payload) + _nbytes(answer.extra))
+    largest["bytes_down"] = float(_nbytes(task.payload))
+    for name, mean in answer.report.metrics.items():
+        word = name.rpartition(".")[2]
+        counts_images = word in ("loss", "accuracy")
+        most = {"loss": math.inf, "accuracy": 1.0}[word] if counts_images else largest.get(name)
+        if most is not None and not 0 <= mean.value <= most:
+            raise ProtocolError(f"{_an(name)} of {mean.value:.3g}, which is not between 0 and {most:g}")
+        if counts_images:
+            _check_images(name, mean, answer, expected)
+
+
+def _check_images(name: str, mean: Mean, answer: Answer, expected: Expected) -> None:
+    """Raises ProtocolError: a loss or accuracy over more, or other, images than the answer is about."""
+    if answer.kind == "train" and mean.weight > expected.passes * expected.examples:
+        raise ProtocolError(
+            f"{_an(name)} over {mean.weight:g} images, but the site has reported {expected.examples}, to be passed "
+            f"{expected.passes} times at most"
+        )
+    if answer.kind == "evaluate" and mean.weight != answer.report.weight:
+        raise ProtocolError(f"{_an(name)} over {mean.weight:g} images in an answer about {answer.report.weight:g}")
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+
+
+def _nbytes(state: State) -> int:
+    return sum(value.nbytes for value in state.values())
+
+
+def _norm(state: State) -> float:
+    """L2 norm of all together, in one look at each number.
+
+    Raises:
+        ProtocolError: numbers that are not finite.
+    """
+    norms = {name: _length(value) for name, value in state.items()}
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            raise ProtocolError(f"numbers in {name} that are not finite")
+    return math.hypot(*norms.values())
+
+
+def _length(value: Tensor) -> float:
+    """L2 norm; not finite where a number is not."""
+    single = value if value.dtype.itemsize > 2 and value.is_floating_point() else value.float()
+    norm = float(torch.linalg.vector_norm(single))
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(single, dtype=torch.float64))
+
+
+def _check_confusion(payload: State, report: Report, expected: Expected) -> None:
+    """Counts by split, each with its loss over as many images, in a square that the model can fill; their rows are the
+    images that the site has reported."""
+    for name, value in payload.items():
+        side = len(value) if value.dim() == 2 else 0
+        if name not in ("test", "val"):
+            raise ProtocolError(f"counts of {name}")
+        if f"{name}.loss" not in report.metrics:
+            raise ProtocolError(f"counts of {name}, without a loss")
+        if value.dtype != torch.int64 or value.shape != (side, side) or side > expected.outputs:
+            raise ProtocolError(f"counts of the form {_said(value.dtype, tuple(value.shape))}")
+        if bool((value < 0).any()):
+            raise ProtocolError("negative counts")
+        images, scored = float(value.double().sum()), report.metrics[f"{name}.loss"].weight
+        if not 0 < images <= expected.examples:
+            raise ProtocolError(f"{images:g} counts of {name}, but the site has reported {expected.examples} images")
+        if images != scored:
+            raise ProtocolError(f"{images:g} counts of {name}, and a loss of {scored:g} images")
+        _check_classes(name, value, expected.counts.get(cast(Split, name), ()))
+
+
+def _check_classes(name: str, value: Tensor, reported: Sequence[int]) -> None:
+    """Raises ProtocolError: the rows of the counts are not the images of each class that the site has reported."""
+    rows = value.sum(1).tolist()
+    width = max(len(rows), len(reported))
+    for label, (counted, held) in enumerate(zip(_padded(rows, width), _padded(reported, width), strict=True)):
+        if counted != held:
+            raise ProtocolError(f"{counted} counts of {name} in class {label}, but the site has reported {held} images")
+
+
+def _padded(counts: Sequence[int], width: int) -> list[int]:
+    return [*counts, *[0] * (width - len(counts))]
+
+
+def _check_shapes(what: str, state: State, wanted: Shapes) -> None:
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise ProtocolError(f"the {what} lacks {', '.join(missing[:3])}")
+    if surplus := sorted(state.keys() - wanted.keys()):
+        raise ProtocolError(f"the {what} has {', '.join(surplus[:3])}, which nobody asked for")
+    for name, (dtype, shape) in wanted.items():
+        value = state[name]
+        if (value.dtype, tuple(value.shape)) != (dtype, shape):
+            raise ProtocolError(f"{name} is {_said(value.dtype, tuple(value.shape))} instead of {_said(dtype, shape)}")
+
+
+def _said(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {'×'.join(map(str, shape)) or 'scalar'}"

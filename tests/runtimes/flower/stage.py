@@ -1,0 +1,100 @@
+"""A server's runtime over a SuperLink in memory, and small sites that join it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flwr.app import Message, RecordDict
+from tests.helpers import CPU, one_thread, tiny_data, tiny_model, tiny_trainer
+from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering
+
+from fedlens.federation.types import Task
+from fedlens.runtimes.flower import runtime as module
+from fedlens.runtimes.flower.messages import Setup
+from fedlens.runtimes.flower.roster import Bounds
+from fedlens.runtimes.flower.runtime import FlowerRuntime
+from fedlens.serve import expectation
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+
+DATA = tiny_data(clients=4)
+SETTINGS = LocalSettings(batch_size=4)
+SETUP = Setup("run-1", {}, DATA.class_names, 8, 1)
+SHARED = FlatModel(tiny_model(), CPU).state()
+BOUNDS = Bounds(examples=1000, classes=5)
+
+
+@contextmanager
+def quick_looks(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The runtime looks without pauses."""
+    patch.setattr(module, "POLL_SECONDS", 0.001)
+    patch.setattr(module, "SLOWEST_POLL_SECONDS", 0.001)
+    patch.setattr(module, "NODES_SECONDS", 0.0)
+    patch.setattr(module, "LEAVE_SECONDS", 0.05)
+    with one_thread():
+        yield
+
+
+class Stage:
+    """A server, its SuperLink, and what it said."""
+
+    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, renewed=None) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+        self.superlink = FakeSuperLink()
+        self.link = FakeLink(self.superlink, renewed)
+        self.runtime = FlowerRuntime(
+            self.link, "run-1", deadline=deadline, rejoin=rejoin, bounds=BOUNDS, note=self.notes.append
+        )
+        self.nodes: dict[str, int] = {}
+
+    def site(self, index: int, **changes) -> TinySite:
+        name = f"client{index}"
+        trainer = tiny_trainer(FedAvg(), DATA, self.folder / name, SETTINGS)
+        site = TinySite(trainer, DATA, name, index, identity=f"machine of {name}", clock=time.time())
+        return replace(site, **changes)
+
+    def join(self, index: int, key: str = "", site: TinySite | None = None, **before) -> Script:
+        """A site joins; `before`: what it does in place of its desk, by kind of message."""
+        script = Script(site or self.site(index), **before)
+        self.nodes[f"client{index}"] = self.superlink.join(script, key)
+        return script
+
+    def open(self, at_least: int = 0) -> list[str]:
+        resident = FlatModel(tiny_model(), CPU)
+        self.runtime.open(SETUP, expectation(resident, SHARED, FedAvg(), 3))
+        self.runtime.clients(at_least)
+        return self.ready()
+
+    def ready(self) -> list[str]:
+        """Who is ready, a few looks later."""
+        return [[client.name for client in self.runtime.clients()] for _ in range(5)][-1]
+
+    def train(self, *names: str, round_number: int = 1, enough: int | None = None):
+        tasks = [Task(name, round_number, "train", SHARED, {"lr": 0.1}) for name in names]
+        self.runtime.submit(tasks, enough)
+        return self.runtime.completed()
+
+    def heard(self, index: int) -> list[str]:
+        return [kind for node, kind in self.superlink.heard if node == self.nodes[f"client{index}"]]
+
+
+def content(change: Callable[[RecordDict], object]) -> Callable[..., Any]:
+    """An answer whose content is altered."""
+
+    def altered(message: Message) -> Message:
+        change(message.content)
+        return message
+
+    return altering(altered)
+
+
+def put(record: str, **values: Any) -> Callable[..., Any]:
+    """An answer with other values in one of its records."""
+    return content(lambda records: records[record].update(values))
