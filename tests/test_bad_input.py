@@ -444,3 +444,18 @@ def test_nan_at_every_client_stops_with_advice() -> None:
     data = {"east": numbers(40, broken=True), "west": numbers(30, broken=True)}
     with pytest.raises(TrainingDiverged, match=r"none of the 2 clients .*smaller optimizer\.lr.*fedlens data show"):
         fedlens.run(None, "tracking.tensorboard=false", show=False, model=model, data=data, test=numbers(10))
+
+
+def test_columns_of_a_table_by_their_names() -> None:
+    photos(Path("img"), each=10)
+    files = sorted(Path("img").glob("*/*.png"))
+    Path("all.csv").write_text("file;class\n" + "".join(f"{file};{file.parent.name}\n" for file in files))
+    table = f"run {SMALL} data.path=all.csv data.partition.clients=2"
+    refused_in_one_line(table, "data.columns.path=file data.columns.label=class", status=OTHER)
+    refused_in_one_line(f"{table} data.columns.pth=file", "data.columns.pth: no such key; known: path, label, client")
+    refused_in_one_line(
+        f"{table} data.columns.path=file data.columns.label=kind",
+        "data.columns.label: all.csv has no column 'kind'",
+        status=OTHER,
+    )
+    done(f"{table} data.columns.path=file data.columns.label=class")

@@ -8,16 +8,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
-from pyarrow import parquet
 
 from fedlens.data.base import sources
 from fedlens.data.sources import detect
 from fedlens.data.sources.clients import ClientFolders
 from fedlens.data.sources.imagefolder import ImageFolder
-from fedlens.data.sources.manifest import Manifest
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
@@ -240,72 +237,6 @@ def test_no_folders_of_clients(tmp_path):
 
     with pytest.raises(DataError, match="no folders of clients in"):
         ClientFolders(tmp_path).load()
-
-
-def test_manifest_reads_all_columns(tmp_path):
-    put(tmp_path, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
-    manifest = tmp_path / "all.csv"
-    manifest.write_text(
-        "path,label,client,group,split,text\n"
-        'photos/1.jpg,10,north,p1,train,"a note,\nof two lines"\n'
-        "photos/2.jpg,9,,,test,\n"
-        f"{tmp_path}/photos/3.jpg,007,south,,val,\n"
-    )
-
-    table = Manifest(manifest).load()
-
-    assert names(table, tmp_path) == ["photos/1.jpg", "photos/2.jpg", "photos/3.jpg"]
-    assert table.class_names == ("007", "9", "10")  # natural order; leading zeros stay
-    assert table.labels.tolist() == [2, 1, 0]
-    assert table.clients.tolist() == ["north", "", "south"]
-    assert table.split.tolist() == ["train", "test", "val"]
-    assert len(set(table.groups.tolist())) == 3  # rows without a group are not one group
-    assert detect(manifest) == "manifest"
-
-
-def test_manifest_in_parquet(tmp_path):
-    put(tmp_path, "1.jpg", "2.jpg")
-    manifest = tmp_path / "all.parquet"
-    parquet.write_table(pa.table({"path": ["1.jpg", "2.jpg"], "label": [1, 0], "client": ["a", None]}), manifest)
-
-    table = Manifest(manifest).load()
-
-    assert (table.class_names, table.labels.tolist()) == (("0", "1"), [1, 0])
-    assert table.clients.tolist() == ["a", ""]
-    assert (table.split, table.groups) == (None, None)
-    assert detect(manifest) == "manifest"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("path,label\n1.jpg,a\n2.jpg,a\n,b\n", "no such file in 2 of 3 rows: line 3: '2.jpg'; line 4: ''"),
-        ("path,label\n1.jpg,\n", "no label in 1 of 1 rows: line 2"),
-        ("path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n", "not train, val or test in 1 of 2 rows: line 3: 'Test'"),
-        ("path,Label\n1.jpg,a\n", "no column 'label' among path, Label; rename 'label'\\?"),
-        ("file,label\n1.jpg,a\n", "no column 'path' among file, label$"),
-        ("path,label\n", "has no rows"),
-        ("path,label\n1.jpg,a,b\n", "cannot be read as a table: .*Expected 2 columns, got 3"),
-        ("", "cannot be read as a table"),
-    ],
-)
-def test_manifest_errors_name_the_lines(tmp_path, content, message):
-    put(tmp_path, "1.jpg")
-    (tmp_path / "all.csv").write_text(content)
-
-    with pytest.raises(DataError, match=message) as caught:
-        Manifest(tmp_path / "all.csv").load()
-    assert str(caught.value).startswith(str(tmp_path / "all.csv"))
-
-
-def test_manifest_counts_many_bad_rows_and_parquet_rows(tmp_path):
-    manifest = tmp_path / "all.parquet"
-    parquet.write_table(pa.table({"path": [f"{n}.jpg" for n in range(9)], "label": ["a"] * 9}), manifest)
-
-    with pytest.raises(DataError, match=r"9 of 9 rows: row 0: '0\.jpg'; .*row 4: '4\.jpg'; and 4 more$"):
-        Manifest(manifest).load()
-    with pytest.raises(DataError, match="does not exist"):
-        Manifest(tmp_path / "missing.csv").load()
 
 
 def test_registered_with_their_keys(tmp_path):

@@ -190,7 +190,11 @@ def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, wh
         name = str(detail["loc"][0]) if detail["loc"] else ""
         key = f"{family.section}.{name}".rstrip(".")
         value = detail["input"] if name else ...
-        if detail["type"] == "unexpected_keyword_argument":
+        if len(detail["loc"]) > 1 and properties.get(name, {}).get("type") == "object":
+            key, text = f"{key}.{detail['loc'][1]}", detail["msg"]
+            if detail["type"] == "literal_error":
+                text, value = f"no such key; known: {', '.join(properties[name]['propertyNames']['enum'])}", ...
+        elif detail["type"] == "unexpected_keyword_argument":
             text = _not_a_parameter(name, entry, family)
         elif detail["type"] in ("missing", "missing_argument"):
             text, value = f"is missing; {entry.name} needs it", ...

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
+from fedlens.data.columns import Column, read_columns
+from fedlens.data.labels import NO_LABEL, class_notes, label_faults, label_texts, spelling_notes
+from fedlens.data.missing_files import PIXELS, are_pixels, is_file, way_out
+from fedlens.data.split_names import split_word
+from fedlens.data.tables import Table
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
-COLUMNS = ("path", "label", "client", "group", "split")
-SPLIT_NAMES = ("train", "val", "test")
-SHOWN = 5
-"""Rows that an error lists before it only counts."""
+_LABEL_WAYS_OUT = {NO_LABEL: "Remove the rows, or give them a label"}
 
 
 @sources.register("manifest", summary="a CSV or Parquet table of path and label, optionally client, group, split")
@@ -28,75 +31,97 @@ SHOWN = 5
 class Manifest(Source):
     """Columns: path (relative to the manifest's folder, or absolute), label (name or number), client ("" = nobody's),
     group (rows of one patient or module; "" = one of its own), split (train, val or test); others are left unread.
-    Class names are the different labels in natural order."""
+    `columns` says what they are called where they have other names. A file is one image: rows that say the same of it
+    count once. Class names are the different labels in natural order."""
 
     path: Annotated[Path, Field(description="the .csv or .parquet file; image paths in it are relative to its folder")]
+    columns: Annotated[
+        Mapping[Column, Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]],
+        Field(description="names of the table's columns: columns.path, columns.label, …"),
+    ] = field(default_factory=dict)
 
     def load(self) -> ImageTable:
         """Read the table and look for its files.
 
         Raises:
             DataError: the table cannot be read, lacks a column, is empty, or has rows that name a missing file, an
-                unknown split or no label; rows are given as lines of a CSV file, or counted from 0 in Parquet.
+                unknown split, no label or several; rows are given as lines of a CSV file, or counted from 0 in Parquet.
         """
-        file = self.path.expanduser()
-        columns = _read_columns(file)
-        _check(file, columns["label"], bool, "no label")
-        _check(file, columns.get("split", []), SPLIT_NAMES.__contains__, "the split is not train, val or test")
-        _check(file, columns["path"], lambda name: bool(name) and (file.parent / name).is_file(), "no such file")
-        names = tuple(sorted(set(columns["label"]), key=natural))
-        label_of = {name: label for label, name in enumerate(names)}
-        groups = columns.get("group")
-        return ImageTable(
-            images=[file.parent / name for name in columns["path"]],
-            labels=np.array([label_of[label] for label in columns["label"]], np.int64),
-            class_names=names,
-            split=_array(columns.get("split")),
-            clients=_array(columns.get("client")),
-            groups=_array(groups and [group or f"(row {row})" for row, group in enumerate(groups)]),
-        )
+        table, notes = read_columns(self.path.expanduser(), self.columns)
+        folder = table.file.parent
+        labels = table.columns["label"]
+        table.columns["label"] = label_texts(labels)
+        for problem, rows in label_faults(table.columns["label"]).items():
+            raise table.refusal("label", rows, problem, _LABEL_WAYS_OUT.get(problem, ""))
+        _read_splits(table)
+        _check_paths(table, folder)
+        notes += spelling_notes(labels)
+        table, merged = _one_row_a_file(table, folder)
+        notes += merged
+        return _image_table(table, folder, notes)
 
 
-def _check(file: Path, values: list[str], valid: Callable[[str], bool], problem: str) -> None:
-    """Raise DataError with the first rows whose value is not valid."""
-    bad = [(row, value) for row, value in enumerate(values) if not valid(value)]
-    if not bad:
-        return
-    first, unit = (2, "line") if file.suffix.lower() == ".csv" else (0, "row")
-    shown = "; ".join(f"{unit} {row + first}: {value!r}" for row, value in bad[:SHOWN])
-    more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
-    raise DataError(f"{file}: {problem} in {len(bad):,} of {len(values):,} rows: {shown}{more}")
+def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTable:
+    columns = table.columns
+    names = tuple(sorted(set(columns["label"]), key=natural))
+    label_of = {name: label for label, name in enumerate(names)}
+    groups = columns.get("group")
+    return ImageTable(
+        images=[folder / name for name in columns["path"]],
+        labels=np.array([label_of[label] for label in columns["label"]], np.int64),
+        class_names=names,
+        split=_array(columns.get("split")),
+        clients=_array(columns.get("client")),
+        groups=_array(groups and [group or f"(row {row})" for row, group in enumerate(groups)]),
+        notes=(*notes, *class_notes(names)),
+    )
 
 
 def _array(values: list[str] | None) -> NDArray[np.str_] | None:
     return None if values is None else np.array(values, np.str_)
 
 
-def _read_columns(file: Path) -> dict[str, list[str]]:
-    """The known columns as text.
+def _read_splits(table: Table) -> None:
+    """Put train, val and test in place of their synonyms, whatever their case."""
+    if given := table.columns.get("split"):
+        read = [split_word(name) or "" for name in given]
+        if bad := [row for row, split in enumerate(read) if not split]:
+            raise table.refusal("split", bad, "the split is not train, val or test")
+        table.columns["split"] = list(read)
+
+
+def _check_paths(table: Table, folder: Path) -> None:
+    paths = table.columns["path"]
+    if are_pixels(paths):
+        raise DataError(f"{table.file}: {table.place(0)}: {PIXELS}")
+    if bad := [row for row, name in enumerate(paths) if not is_file(folder, name)]:
+        raise table.refusal("path", bad, "no such file", way_out(folder, paths[bad[0]]))
+
+
+def _one_row_a_file(table: Table, folder: Path) -> tuple[Table, tuple[str, ...]]:
+    """Rows that say the same of a file count once.
 
     Raises:
-        DataError: as `Manifest.load`.
+        DataError: rows say different things of one file.
     """
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(table.columns["path"]):
+        rows_of[os.path.normpath(folder / name)].append(row)
+    if len(rows_of) == len(table):
+        return table, ()
+    for rows in rows_of.values():
+        _refuse_contradiction(table, rows)
+    note = f"{table.file.name}: {len(table) - len(rows_of):,} rows name a file that is named before: merged"
+    return table.only([rows[0] for rows in rows_of.values()]), (note,)
 
-    try:
-        if file.suffix.lower() == ".csv":
-            texts = csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))  # "007" stays as it is
-            table = csv.read_csv(file, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=texts)
-        else:
-            table = parquet.read_table(file)
-    except FileNotFoundError as error:
-        raise DataError(f"data.path: {file} does not exist") from error
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read as a table: {error}") from error
-    for name in ("path", "label"):
-        if name not in table.column_names:
-            near = difflib.get_close_matches(name, [column.strip().lower() for column in table.column_names], n=1)
-            hint = f"; rename {near[0]!r}?" if near else ""
-            raise DataError(f"{file}: no column {name!r} among {', '.join(table.column_names)}{hint}")
-    if table.num_rows == 0:
-        raise DataError(f"{file}: the table has no rows")
-    known = [name for name in COLUMNS if name in table.column_names]
-    return {name: ["" if v is None else str(v).strip() for v in table[name].to_pylist()] for name in known}
+
+def _refuse_contradiction(table: Table, rows: Sequence[int]) -> None:
+    said: Literal["label", "client", "group", "split"]
+    for said in ("label", "split", "client", "group"):
+        values = table.columns.get(said)
+        other = next((row for row in rows if values and values[row] != values[rows[0]]), None)
+        if values and other is not None:
+            raise DataError(
+                f"{table.file}: {table.columns['path'][rows[0]]!r} has {said} {values[rows[0]]!r} in "
+                f"{table.place(rows[0])} and {values[other]!r} in {table.place(other)}; keep one of the rows"
+            )

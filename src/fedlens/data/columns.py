@@ -1,0 +1,109 @@
+"""Which columns of a table hold what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from fedlens.data.missing_files import PIXELS, is_pixel_column
+from fedlens.data.tables import Table, read_table
+from fedlens.errors import DataError
+
+Column = Literal["path", "label", "client", "group", "split"]
+
+NEEDED: tuple[Column, ...] = ("path", "label")
+
+NEAR: Mapping[Column, tuple[str, ...]] = {
+    "path": (
+        *("filepath", "filename", "file", "imagepath", "image", "img", "imagefile", "imagename", "imageid", "imgpath"),
+        *("fname", "name", "src", "uri", "id"),
+    ),
+    "label": (
+        *("target", "class", "classname", "classlabel", "category", "y", "labels", "diagnosis", "dx", "species", "tag"),
+        *("annotation", "groundtruth", "gt", "finding", "findinglabels"),
+    ),
+    "client": (
+        *("clientid", "clientname", "site", "siteid", "hospital", "institution", "center", "centre", "owner", "user"),
+        *("userid", "clinic", "node", "silo"),
+    ),
+    "group": (
+        *("groupid", "patient", "patientid", "subject", "subjectid", "case", "caseid", "lesionid", "studyid", "scene"),
+        "sequence",
+    ),
+    "split": ("subset", "set", "fold", "partition", "phase", "usage", "mode", "dataset", "stage"),
+}
+"""Other names that people give these columns, without case, spaces and signs; the most telling first."""
+
+
+def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[str, ...]]:
+    """The table in `file` with those of the five columns that it has, under their own names, and notes on others.
+
+    given  column → its name in the table, where that is another; without, the name itself, in any case
+
+    Raises:
+        DataError: as `read_table`; a column that is needed or given is missing, or two have the same name.
+    """
+    table = read_table(file)
+    found: dict[Column, str] = {}
+    for column in get_args(Column):
+        names = _named(table, given.get(column), column)
+        if len(names) > 1:
+            raise DataError(f"{file}: {len(names)} columns are called {names[0]!r}; rename all but one, or remove them")
+        if names:
+            found[column] = names[0]
+        elif column in given:
+            raise DataError(f"data.columns.{column}: {file} has no column {given[column]!r} among {_some(table.names)}")
+    if missing := [column for column in NEEDED if column not in found]:
+        raise DataError(f"{file}: {_missing(table, missing, found)}")
+    notes = tuple(_unread(table, column, found) for column in ("split", "client", "group") if column not in found)
+    kept: dict[str, list[str]] = {column: table.columns[name] for column, name in found.items()}
+    return replace(table, columns=kept), tuple(filter(None, notes))
+
+
+def _named(table: Table, given: str | None, column: Column) -> list[str]:
+    """The table's columns of that name; those of `column` in any case where none has it exactly."""
+    if given is not None:
+        return [name for name in table.names if name == given.strip()]
+    exact: list[str] = [name for name in table.names if name == column]
+    return exact or [name for name in table.names if name.casefold() == column]
+
+
+def _missing(table: Table, missing: list[Column], found: Mapping[Column, str]) -> str:
+    what = " and ".join(f"no column {column!r}" for column in missing)
+    if "path" in missing and any(map(is_pixel_column, table.names)):
+        return f"{what} among {_some(table.names)}: {PIXELS}"
+    near = {column: name for column in missing if (name := _near(table, column, found))}
+    way_out = " ".join(f"data.columns.{column}={_quoted(name)}" for column, name in near.items())
+    named = f"; name {'it' if len(missing) == 1 else 'them'}: {way_out}" if near else ""
+    return f"{what} among {_some(table.names)}{named}"
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if " " in name else name
+
+
+def _near(table: Table, column: Column, found: Mapping[Column, str]) -> str | None:
+    """The column that probably is it."""
+    counts = Counter(table.names)
+    plain = {
+        "".join(filter(str.isalnum, name.casefold())): name
+        for name in table.names
+        if counts[name] == 1 and name not in found.values()
+    }
+    return next((plain[name] for name in (column, *NEAR[column]) if name in plain), None)
+
+
+def _unread(table: Table, column: Column, found: Mapping[Column, str]) -> str | None:
+    """A note where an optional column may be there under another name: to train on its test rows would be wrong."""
+    near = _near(table, column, found)
+    if near is None:
+        return None
+    what = {"split": "the splits", "client": "the clients", "group": "rows that belong together"}[column]
+    return f"the column {near!r} is not read; if it names {what}: data.columns.{column}={_quoted(near)}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

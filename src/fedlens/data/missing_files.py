@@ -1,0 +1,69 @@
+"""Why a path in a table may name no file, and how to mend it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+PIXELS = "the table holds pixel values, not image files; write the images to files first"
+
+_MANY_NUMBERS = re.compile(r"[\[(]?\s*\d+(\.\d+)?([\s,;]+\d+(\.\d+)?){15,}")
+_PIXEL_COLUMN = re.compile(r"pixels?[ _-]?\d*|\d+x\d+", re.IGNORECASE)
+
+
+def are_pixels(paths: Sequence[str]) -> bool:
+    """Whether the first path is a list of numbers."""
+    return bool(paths and _MANY_NUMBERS.match(paths[0]))
+
+
+def is_pixel_column(name: str) -> bool:
+    """`pixels`, `pixel0`, `1x1`: what tables of pixels call their columns."""
+    return _PIXEL_COLUMN.fullmatch(name) is not None
+
+
+def is_file(folder: Path, name: str) -> bool:
+    """Whether `name`, relative to `folder`, is a file; no text, however odd, is an error."""
+    try:
+        return bool(name) and (folder / name).is_file()
+    except (OSError, ValueError):  # longer than a file name may be; a zero byte
+        return False
+
+
+def way_out(folder: Path, name: str) -> str:
+    """What probably is wrong with a `name` that no file in `folder` has; "" where nothing comes to mind."""
+    if not name:
+        return "Remove the rows, or give them a file"
+    if re.match(r"[a-z][a-z0-9+]+://", name, re.IGNORECASE):
+        return "These are addresses: download the images first"
+    if "\\" in name and is_file(folder, name.replace("\\", "/")):
+        return "Write / in place of \\ in the paths"
+    if is_file(Path(), name):
+        return f"Paths are relative to the table's folder, {folder}: move the table, or write whole paths"
+    similar = _similar(folder, name.replace("\\", "/"))
+    if similar is None:
+        return "Paths are relative to the table's folder"
+    return f"There is {similar}: write the names as they are on the disk"
+
+
+def _similar(folder: Path, name: str) -> str | None:
+    """A file whose name differs in case, in Unicode form or in its suffix only."""
+    place, parts = folder, Path(name).parts
+    for part in parts:
+        try:
+            names = [part] if part == ".." or (place / part).exists() else [entry.name for entry in place.iterdir()]
+        except (OSError, ValueError):
+            return None
+        same = [entry for entry in names if _plain(entry) == _plain(part)]
+        if part is parts[-1]:
+            same = same or [entry for entry in names if _plain(Path(entry).stem) == _plain(part)]
+            same = same or [entry for entry in names if _plain(Path(entry).stem) == _plain(Path(part).stem)]
+        if not same:
+            return None
+        place /= same[0]
+    return str(place.relative_to(folder)) if place.is_file() else None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
