@@ -38,12 +38,13 @@ def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> 
     lines = re.sub(r"\x1b\[[0-9;]*m", "", command(f"compare {logs}").stdout).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "run, model, strategy"
-    assert lines[1].split() == ["rounds", "accuracy", "best", "client", "accuracy", "worst", "tenth", "MB", "time"]
+    assert lines[1].split() == ["rounds", "accuracy", "best", "client", "accuracy", "worst", "MB", "time"]
     assert len(lines[1]) == len(lines[3]) == len(lines[5])  # figures stand below each other
     assert re.fullmatch(r"whole-\d{8}-\d{6}, lenet, fedavg", lines[2])
-    assert lines[3].split() == ["6/6", "80.0", "%", "60.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
+    figures = ["80.0", "±17.3", "%", "60.0", "%", "60.0", "±60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
+    assert lines[3].split() == ["6/6", *figures]
     assert re.fullmatch(r"optimizer\.lr=0\.1-seed=1-\d{8}-\d{6}, lenet, fedadagrad", lines[4])
-    assert lines[5].split() == ["2/6", "stopped", "40.0", "%", "40.0", "%", "–", "–", "6.0", "6.0", "s"]
+    assert lines[5].split() == ["2/6", "stopped", "40.0", "±17.7", "%", "40.0", "%", "–", "–", "6.0", "6.0", "s"]
 
 
 def test_a_run_takes_one_line_where_there_is_room(logs: Path) -> None:
@@ -59,8 +60,29 @@ def test_a_run_takes_one_line_where_there_is_room(logs: Path) -> None:
 
 def test_runs_of_every_given_folder_and_single_runs(logs: Path, tmp_path: Path) -> None:
     (whole,) = logs.glob("whole-*")
-    assert len(command(f"compare {whole} {logs / 'sweep'}").stdout.splitlines()) == 3
-    assert len(command(f"compare {whole}").stdout.splitlines()) == 2
+    assert len(table_of(f"compare {whole} {logs / 'sweep'}")) == 3
+    assert len(table_of(f"compare {whole}")) == 2
+
+
+def table_of(line: str) -> list[str]:
+    """The lines above what the figures were measured on."""
+    above, _ = command(line).stdout.split("\n\n")
+    return above.splitlines()
+
+
+def test_notes_say_what_the_figures_have_to_be_held_against(logs: Path) -> None:
+    """Floors as in fake_runs; the run with FedPer is held against each client's own commonest class."""
+    (whole,) = logs.glob("whole-*")
+    _, notes = command(f"compare {whole}").stdout.split("\n\n")
+    assert "accuracy: 30 images; chance 33.3 %, majority class 25.0 %" in notes
+    assert "client accuracy: 100 images of 3 clients; chance 33.3 %, majority class 20.0 %" in notes
+    assert "no client uses" not in notes
+    with (whole / "config.yaml").open("a") as file:
+        file.write("personalization: {name: ditto}\n")
+    above, notes = command(f"compare {whole}").stdout.split("\n\n")
+    assert "80.0 ±17.3 %*" in above
+    assert "* of the shared model, which no client uses" in notes
+    assert "client accuracy: 100 images of 3 clients; chance 33.3 %, majority class of each client 40.0 %" in notes
 
 
 def test_without_a_run_it_says_how_to_get_one(tmp_path: Path, monkeypatch) -> None:

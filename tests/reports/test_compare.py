@@ -41,12 +41,22 @@ def test_one_row_a_run(logs: Path) -> None:
         "clients": 4,
         "rounds": 6,
         "planned_rounds": 6,
+        "personal": False,
         "accuracy": pytest.approx(0.8),
+        "accuracy_low": pytest.approx(0.6269, abs=1e-4),  # Wilson, 24 of 30
+        "accuracy_high": pytest.approx(0.9049, abs=1e-4),
+        "examples": 30,
+        "chance": pytest.approx(1 / 3),
+        "majority": 0.25,
         "best_accuracy": pytest.approx(0.6),
         "best_round": 4,
         "balanced_accuracy": pytest.approx(0.8),
         "auroc": None,  # of two classes only
         "client_accuracy": pytest.approx(0.6),
+        "client_accuracy_low": 0.0,  # 0.6 ± 4.3 · 0.3 / √3, cut off at 0 and 1
+        "client_accuracy_high": 1.0,
+        "client_examples": 100,
+        "client_majority": pytest.approx(0.2),
         "shared_accuracy": None,  # nobody has a model of its own
         "client_accuracy_worst_tenth": pytest.approx(0.3),
         "evaluated_clients": 3,
@@ -77,7 +87,7 @@ def test_the_command_prints_a_table(logs: Path) -> None:
     result = CliRunner().invoke(app, ["compare", str(logs)])
     assert result.exit_code == 0
     (whole,) = (line for line in result.stdout.splitlines() if line.startswith("whole-"))
-    figures = ["80.0", "%", "60.0", "%", "60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
+    figures = ["80.0", "±17.3", "%", "60.0", "%", "60.0", "±60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
     assert whole.split()[1:] == ["lenet", "fedavg", "6/6", *figures]
     (early,) = (line for line in result.stdout.splitlines() if line.startswith("early-"))
     assert "2/6 stopped" in early
@@ -123,7 +133,9 @@ def test_runs_with_a_clock_are_plotted_against_its_time(tmp_path: Path) -> None:
     runs = {run.name: read_metrics(run.metrics) for run in find_runs(tmp_path)}
     figure = compared(runs, "test", "accuracy")
     assert figure.layout.xaxis.title.text == "virtual seconds"
-    quick, slow = sorted(figure.data, key=lambda line: line.name)
+    floor, quick, slow = sorted(figure.data, key=lambda line: line.name)
+    assert (floor.name, list(floor.x), list(floor.y)) == ("majority class", [0.5, 12.0], [0.25, 0.25])
+    assert floor.line.dash == "dot"
     assert list(quick.x) == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
     assert list(slow.x) == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
     assert list(slow.y) == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
@@ -138,7 +150,11 @@ def test_the_table_and_the_plot_tell_runs_apart_by_algorithm_and_clock(tmp_path:
     (other / "config.yaml").write_text(yaml.safe_dump({**settings, **asked}))
     printed = CliRunner().invoke(app, ["compare", str(tmp_path), "--plot", str(tmp_path / "plot.html")]).stdout
     assert "fedavg + krum, 20 % attack by sign_flip" in printed
-    assert [line.split("  ")[-1].strip() for line in printed.splitlines()] == ["virtual time", "2 min 0 s", "12.0 s"]
+    assert [line.split("  ")[-1].strip() for line in printed.split("\n\n")[0].splitlines()] == [
+        "virtual time",
+        "2 min 0 s",
+        "12.0 s",
+    ]
     page = (tmp_path / "plot.html").read_text().replace("\\u002f", "/")
     assert f'"fedavg: a/{first.name}"' in page, "runs of one name do not hide each other"
     assert f'"fedavg + krum, 20 % attack by sign_flip: b/{other.name}"' in page
@@ -174,6 +190,7 @@ def test_client_accuracy_has_a_plot_where_it_was_measured_more_than_once_or_is_a
     write_comparison([private.path], page)
     assert plots(page.read_text()) == ["client-accuracy"]
     home = compared({"private": without_test}, "clients", "accuracy")
+    assert [line.name for line in home.data] == ["private", "majority class"]
     assert list(home.data[0].y) == pytest.approx(
         [line["clients"]["accuracy"] for line in without_test if line["clients"]]
     )
@@ -183,7 +200,8 @@ def test_accuracy_is_plotted_against_all_that_was_moved_until_then(tmp_path: Pat
     run = write_run(tmp_path, "whole")
     lines = read_metrics(run.metrics)
     lines[1]["test"] = None  # traffic counts whether or not a round is evaluated
-    (line,) = compared_by_traffic({"whole": lines}).data
+    line, floor = compared_by_traffic({"whole": lines}).data
+    assert (floor.name, list(floor.y)) == ("majority class", [0.25, 0.25])
     assert list(line.x) == pytest.approx([3.0, 9.0, 12.0, 15.0, 18.0])  # (2 + 1) MB a round
     assert list(line.y) == pytest.approx([0.3, 0.5, 0.6, 0.7, 0.8])
 
@@ -201,7 +219,7 @@ def test_the_command_writes_the_plot(logs: Path) -> None:
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
     assert plots(text) == ["test-accuracy", "client-accuracy", "test-accuracy-for-what-was-moved"]
-    assert "<td>6/6</td><td>80.0 %</td><td>60.0 %</td>" in text
+    assert "<td>6/6</td><td>80.0 ±17.3 %</td><td>60.0 %</td>" in text
     assert "<script src=" not in text, "it needs no network"
     result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(logs / "gone" / "curves.html")])
     assert result.exit_code == 2
@@ -246,4 +264,6 @@ def test_a_run_whose_model_is_partly_private(logs: Path) -> None:
     (row,) = compare_runs([run])
     assert (row["strategy"], row["accuracy"], row["best_accuracy"]) == ("fedavg + fedper", None, None)
     assert (row["best_round"], row["client_accuracy"]) == (4, pytest.approx(0.6))
-    assert "6/6  –  –  60.0 %  30.0 %" in re.sub(" {2,}", "  ", CliRunner().invoke(app, ["compare", str(run)]).stdout)
+    assert "6/6  –  –  60.0 ±60.0 %  30.0 %" in re.sub(
+        " {2,}", "  ", CliRunner().invoke(app, ["compare", str(run)]).stdout
+    )

@@ -44,7 +44,7 @@ def test_the_page_opens_with_the_figures_that_count(tmp_path: Path) -> None:
     assert "60.0 % test accuracy at round 4, best by validation" in text
     assert "60.0 % client accuracy, mean over clients" in text
     assert "30.0 % client accuracy, worst client" in text
-    assert "18.0 MB moved" in text  # 6 rounds × (2 + 1) MB
+    assert "18.0 MB communication" in text  # 6 rounds × (2 + 1) MB
     assert "18.0 s time of all rounds" in text  # 6 rounds × 3 s
     assert "6 of 6 rounds done" in text
     assert "finished: all rounds done" in text

@@ -56,6 +56,14 @@ def test_curves_show_the_metrics(tmp_path: Path) -> None:
     assert accuracy["validation"] == near([(number, (1 + number) / 10) for number in range(1, 7)])
     assert accuracy["client accuracy"] == near([(3, 0.6), (6, 0.6)])
     assert accuracy["worst client"] == near([(3, 0.3), (6, 0.3)])
+    # dotted, from the first round to the last: see fake_runs
+    assert accuracy["chance"] == near([(1, 1 / 3), (6, 1 / 3)])
+    assert accuracy["majority class, test"] == near([(1, 0.25), (6, 0.25)])
+    assert accuracy["majority class, clients"] == near([(1, 0.2), (6, 0.2)])
+    assert traces(rounds.accuracy_curves(metrics, personal=True))["majority class, clients"][0] == (
+        1,
+        pytest.approx(0.4),
+    )
     loss = traces(rounds.loss_curves(metrics))
     assert loss["training"] == loss["test"] == near([(number, 2 - 0.2 * number) for number in range(1, 7)])
     assert loss["validation"] == near([(1, 4), (2, 3), (3, 2), (4, 1), (5, 2), (6, 3)])
@@ -78,6 +86,9 @@ def test_bars_show_the_metrics(tmp_path: Path) -> None:
     at_home = traces(clients.client_accuracies(run.metrics))
     assert at_home["has trained"] == [("north &amp; south", 0.9), ("east", 0.6), ("west", 0.3)]
     assert at_home["never sampled"] == [("centre", 0.1)]
+    assert at_home["majority class"] == [("north &amp; south", 0.2), ("east", 0.3), ("west", 0.1)]
+    own = traces(clients.client_accuracies(run.metrics, personal=True))["majority class"]
+    assert own == [("north &amp; south", 0.5), ("east", 0.4), ("west", 0.3)]
     # see fake_runs.federated_data: the first 8 rows of each client's 12 train
     held = traces(clients.partition(run.partition))
     assert held["cat"] == [("north &amp; south", 8), ("east", 4), ("west", 0), ("centre", 0)]

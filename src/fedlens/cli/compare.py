@@ -68,13 +68,20 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table; on a terminal, so that it fits."""
+    """Print the table and what its figures are measured on; on a terminal, so that it fits."""
     from rich.console import Console
     from rich.text import Text
+
+    from fedlens.lines import folded
+    from fedlens.reports.compare import notes
 
     console = Console()
     for line, bold in table(rows, console.width if console.is_terminal else None):
         console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
+    console.print()
+    for note in notes(rows):
+        text = folded(note, console.width, 2) if console.is_terminal else note
+        console.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:

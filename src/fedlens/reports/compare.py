@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from fedlens.files import write_atomic
 from fedlens.reports.figures.runs import compared, compared_by_traffic
 from fedlens.reports.headline import headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.reports.page import page, plot, section, table
+from fedlens.reports.page import page, paragraph, plot, section, table
 from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.run_dir import find_runs
 from fedlens.tracking.summary import duration, percent
+from fedlens.tracking.wording import UNUSED, basis
 
 
 def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -41,7 +42,9 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     curves = section("Accuracy", *_curves(named))
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet")
-    text = page("Runs side by side", f"{len(runs)} runs", [table(*as_table(rows)), curves])
+    text = page(
+        "Runs side by side", f"{len(runs)} runs", [table(*as_table(rows)), *map(paragraph, notes(rows)), curves]
+    )
     try:
         write_atomic(path, text)
     except OSError as error:
@@ -49,7 +52,9 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
 
 
 NAMES = ("run", "model", "strategy")
-FIGURES = ("rounds", "accuracy", "best", "client accuracy", "worst tenth", "MB", "time")
+FIGURES = ("rounds", "accuracy", "best", "client accuracy", "worst", "MB", "time")
+UNUSED_MARK = "*"
+_MOST_GROUNDS = 5
 VIRTUAL = "virtual time"
 """A column where some run has a clock of simulated clients."""
 
@@ -65,13 +70,59 @@ def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A run's cells under `FIGURES`."""
     return (
         f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
-        percent(row["accuracy"]),
+        _with_half_interval(row, "") + (UNUSED_MARK if row["personal"] and row["accuracy"] is not None else ""),
         percent(row["best_accuracy"]),
-        percent(row["client_accuracy"]),
+        _with_half_interval(row, "client_"),
         percent(row["client_accuracy_worst_tenth"]),
         f"{row['megabytes']:.1f}",
         duration(row["seconds"]),
     )
+
+
+def _with_half_interval(row: Mapping[str, Any], prefix: str) -> str:
+    """84.4 ±2.4 %: the accuracy, and how far the farther end of its 95 % interval is."""
+    accuracy, low, high = (row[f"{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
+    if low is None or high is None:
+        return percent(accuracy)
+    return f"{100 * accuracy:.1f} ±{100 * max(accuracy - low, high - accuracy):.1f} %"
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the figures of the table are measured on, and what they have to be held against."""
+    lines = [f"{UNUSED_MARK} {UNUSED}"] if any(row["personal"] and row["accuracy"] is not None for row in rows) else []
+    if any(row["accuracy_low"] is not None or row["client_accuracy_low"] is not None for row in rows):
+        lines.append("±: 95 % interval, of accuracy over images, of client accuracy over clients")
+    if any(row["client_accuracy"] is not None for row in rows):
+        lines.append("worst: client accuracy of the worst tenth of clients, of fewer than ten clients the worst one")
+    return [*lines, *_grounds("accuracy", rows, _test), *_grounds("client accuracy", rows, _clients)]
+
+
+def _grounds(
+    name: str, rows: Sequence[Mapping[str, Any]], figures: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> list[str]:
+    """One line for all runs where they were measured alike, else one for those that were."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if text := basis(figures(row), row["personal"]):
+            groups.setdefault(text, []).append(row["run"])
+    if len(groups) == 1:
+        return [f"{name}: {next(iter(groups))}"]
+    if len(groups) > _MOST_GROUNDS:
+        return [f"{name}: images and floors differ by run; --csv and --json have them"]
+    return [f"{name} of {', '.join(runs)}: {text}" for text, runs in groups.items()]
+
+
+def _test(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["accuracy"] is None:
+        return {}
+    return {name: row[name] for name in ("examples", "chance", "majority")}
+
+
+def _clients(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["client_accuracy"] is None:
+        return {}
+    floor = {"own_majority" if row["personal"] else "majority": row["client_majority"]}
+    return {"examples": row["client_examples"], "evaluated": row["evaluated_clients"], "chance": row["chance"], **floor}
 
 
 def _virtual(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedlens.reports.load import LoadedRun
-from fedlens.tracking.summary import algorithm_name, best_round, last_with, time_of_rounds
+from fedlens.tracking.summary import algorithm_name, best_round, is_personal, last_with, time_of_rounds
+from fedlens.tracking.wording import majority
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,30 @@ class Headline:
     clients: int | None
     rounds: int
     planned_rounds: int | None
+    personal: bool
+    """Clients use models of their own, which `client_accuracy` is about: no client uses the shared one."""
     accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    """95 % interval of the accuracy over images."""
+    examples: int | None
+    """Test images."""
+    chance: float | None
+    majority: float | None
+    """Accuracy on the test images of always naming the commonest training class."""
     best_accuracy: float | None
     best_round: int | None
     balanced_accuracy: float | None
     auroc: float | None
     client_accuracy: float | None
     """Mean over clients of each client's model on its own test images."""
+    client_accuracy_low: float | None
+    client_accuracy_high: float | None
+    """95 % interval of that mean over clients."""
+    client_examples: int | None
+    """Test images of all evaluated clients."""
+    client_majority: float | None
+    """Mean over clients of always naming the commonest training class: each client's own, where `personal`."""
     client_accuracy_worst_tenth: float | None
     client_accuracy_deviation: float | None
     evaluated_clients: int | None
@@ -49,7 +67,7 @@ def headline(run: LoadedRun) -> Headline:
     rounds = run.metrics[-1]["round"] if run.metrics else 0
     test = last_with(run.metrics, "test") or {}
     clients = last_with(run.metrics, "clients") or {}
-    best = best_round(run.metrics) or {}
+    best, personal = best_round(run.metrics) or {}, is_personal(run.config)
     return Headline(
         run=run.folder.name,
         model=_block(run.config, "model"),
@@ -57,12 +75,22 @@ def headline(run: LoadedRun) -> Headline:
         clients=len(run.partition["clients"]) if run.partition else None,
         rounds=rounds,
         planned_rounds=planned,
+        personal=personal,
         accuracy=test.get("accuracy"),
+        accuracy_low=test.get("accuracy_low"),
+        accuracy_high=test.get("accuracy_high"),
+        examples=test.get("examples"),
+        chance=test.get("chance", clients.get("chance")),
+        majority=test.get("majority"),
         best_accuracy=(best.get("test") or {}).get("accuracy"),
         best_round=best.get("round"),
         balanced_accuracy=test.get("balanced_accuracy"),
         auroc=test.get("auroc"),
         client_accuracy=clients.get("accuracy"),
+        client_accuracy_low=clients.get("accuracy_low"),
+        client_accuracy_high=clients.get("accuracy_high"),
+        client_examples=clients.get("examples"),
+        client_majority=majority(clients, personal),
         client_accuracy_worst_tenth=clients.get("accuracy_worst_tenth"),
         client_accuracy_deviation=clients.get("accuracy_deviation"),
         evaluated_clients=clients.get("evaluated"),

@@ -13,7 +13,8 @@ from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
 from fedlens.tracking.clients import worst_clients
-from fedlens.tracking.summary import duration, percent
+from fedlens.tracking.summary import duration, is_personal, last_with, percent
+from fedlens.tracking.wording import UNUSED, floors, measured_on
 
 
 def write_report(folder: Path) -> Path:
@@ -33,7 +34,7 @@ def render(run: LoadedRun) -> str:
     """The page as text, with every section that the run has something for."""
     head = headline(run)
     parts = (_learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
-    return page(head.run, _subtitle(head, run.result), [part(run) for part in parts], _cards(head))
+    return page(head.run, _subtitle(head, run.result), [part(run) for part in parts], _cards(head, run))
 
 
 def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
@@ -43,25 +44,52 @@ def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
     return " · ".join([*known, f'<span class="{head.status}">{escape(state)}</span>'])
 
 
-def _cards(head: Headline) -> list[tuple[str, str]]:
-    at = "" if head.best_round is None else f"test accuracy at round {head.best_round}, best by validation"
+def _cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
+    """What clients use comes first: their own models with a personalisation, else the shared one."""
+    shared, personal = _shared_cards(head, run), _client_cards(head, run)
     rounds = f"{head.rounds} of {head.planned_rounds}" if head.planned_rounds else str(head.rounds)
-    cards = [
-        (percent(head.accuracy), "test accuracy, last round"),
-        (percent(head.best_accuracy), at or "no validation images"),
-        (percent(head.balanced_accuracy), "balanced accuracy: mean recall of the classes"),
-        (percent(head.client_accuracy), "client accuracy, mean over clients"),
-        (percent(head.client_accuracy_worst_tenth), f"client accuracy, {worst_clients(head.evaluated_clients)}"),
-        (percent(head.client_accuracy_deviation), "standard deviation of the client accuracy"),
-        (f"{head.megabytes:,.1f} MB", "moved, both directions"),
+    return [
+        *(personal + shared if head.personal else shared + personal),
+        (f"{head.megabytes:,.1f} MB", "communication, both directions"),
         (duration(head.seconds), "time of all rounds"),
         (rounds, "rounds done"),
     ]
-    if head.shared_accuracy is not None:
-        cards.insert(4, (percent(head.shared_accuracy), "client accuracy of the shared model, which no client uses"))
+
+
+def _shared_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
+    """The shared model on the test images; nothing where each client has parts of its own and there is none to test."""
+    if head.personal and head.accuracy is None:
+        return []
+    test, whose = last_with(run.metrics, "test") or {}, f" {UNUSED}" if head.personal else ""
+    at = f"test accuracy{whose} at round {head.best_round}, best by validation"
+    cards = [
+        (percent(head.accuracy), _detailed(f"test accuracy{whose}, last round", test)),
+        (percent(head.best_accuracy), at if head.best_round is not None else "no validation images"),
+        (percent(head.balanced_accuracy), f"balanced accuracy{whose}: mean recall of the classes"),
+    ]
     if head.auroc is not None:
-        cards.insert(3, (f"{head.auroc:.3f}", "AUROC: area under the ROC curve of the two classes"))
+        cards.append((f"{head.auroc:.3f}", "AUROC: area under the ROC curve of the two classes"))
     return cards
+
+
+def _client_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
+    found = last_with(run.metrics, "clients") or {}
+    cards = [
+        (percent(head.client_accuracy), _detailed("client accuracy, mean over clients", found, head.personal)),
+        (percent(head.client_accuracy_worst_tenth), f"client accuracy, {worst_clients(head.evaluated_clients)}"),
+        (percent(head.client_accuracy_deviation), "standard deviation of the client accuracy"),
+    ]
+    if head.shared_accuracy is not None:
+        cards.append((percent(head.shared_accuracy), f"client accuracy {UNUSED}"))
+    return cards
+
+
+def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> str:
+    """A figure's name, with its interval, the images behind it and its floors."""
+    low, high = found.get("accuracy_low"), found.get("accuracy_high")
+    interval = "" if low is None or high is None else f"95 %: {100 * low:.1f}–{100 * high:.1f}"
+    details = (interval, measured_on(found), floors(found, personal))
+    return "<br>".join((what, *filter(None, details)))
 
 
 def _learning(run: LoadedRun) -> str:
@@ -72,7 +100,7 @@ def _learning(run: LoadedRun) -> str:
         plot(
             "Accuracy",
             "The shared model on the global test and validation images, and on the clients' own test images.",
-            rounds.accuracy_curves(run.metrics),
+            rounds.accuracy_curves(run.metrics, is_personal(run.config)),
         ),
         plot(
             "Accuracy over virtual time",
@@ -89,7 +117,7 @@ def _clients(run: LoadedRun) -> str:
         plot(
             "Client accuracy",
             "The model that each client uses, on its own test images, in the last evaluation on clients.",
-            clients.client_accuracies(run.metrics),
+            clients.client_accuracies(run.metrics, is_personal(run.config)),
             wide=True,
         ),
         plot(

@@ -75,5 +75,10 @@ def table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
     return f'<div class="box"><table><tr>{titles}</tr>{body}</table>{more}</div>'
 
 
+def paragraph(text: str) -> str:
+    """Plain text."""
+    return f"<p>{escape(text)}</p>"
+
+
 def _cells(row: Iterable[object]) -> str:
     return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)

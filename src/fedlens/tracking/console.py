@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from fedlens import clean
 from fedlens.federation.records import RoundRecord
 from fedlens.files import read_json
 from fedlens.lines import folded
-from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable
 from fedlens.tracking.run_dir import RunDir, find_runs
-from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
+from fedlens.tracking.summary import duration, is_personal
 
 _MOST_FAILURES = 5
 _REDRAW_SECONDS = 0.1
@@ -102,7 +102,8 @@ class ConsoleTracker:
         """The result, where it lies, and three commands to try."""
         self.close()
         run = RunDir(folder)
-        lines = result_lines(read_metrics(run.metrics), run)
+        metrics, config = read_metrics(run.metrics), configuration(run)
+        lines = result_lines(metrics, run, is_personal(config))
         lines["time"] += f"; this call took {duration(seconds)} in all"
         advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}")
         if self._console.is_terminal:
@@ -138,37 +139,12 @@ class ConsoleTracker:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
-def result_lines(metrics: Sequence[Mapping[str, Any]], folder: RunDir) -> dict[str, str]:
-    """The figures at the end, by what they are called. `metrics`: the lines of the metrics file."""
-    test, clients = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
-    lines = {"test accuracy": percent(test.get("accuracy"))}
-    best = best_round(metrics)
-    if best and best["test"]:
-        lines["  of the best model"] = (
-            f"{percent(best['test']['accuracy'])} (round {best['round']}, by validation loss)"
-        )
-    lines["client accuracy"] = percent(clients.get("accuracy"))
-    lines[f"  {worst_clients(clients.get('evaluated'))}"] = percent(clients.get("accuracy_worst_tenth"))
-    if clients.get("shared_accuracy") is not None:
-        lines["  of the shared model"] = percent(clients["shared_accuracy"])
-    down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
-    lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
-    lines["time"] = f"{duration(time_of_rounds(metrics))} for {len(metrics)} round{'s' * (len(metrics) != 1)}"
-    if metrics and metrics[-1].get("virtual_seconds") is not None:
-        lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])
-    lines["folder"] = str(folder.path)
-    if folder.report.exists():
-        lines["report"] = str(folder.report)
-    return lines
-
-
 def next_commands(folder: Path, again: str) -> list[str]:
     """Three commands that make sense after a run that `again` started."""
     place = shlex.quote(str(folder.parent))
     other = shlex.join([word for word in shlex.split(again) if not word.startswith("strategy.")])
-    other += (
-        f" strategy.name={'fedavgm' if _settings(RunDir(folder), 'strategy').get('name') == 'fedprox' else 'fedprox'}"
-    )
+    tried = configuration(RunDir(folder)).get("strategy", {}).get("name")
+    other += f" strategy.name={'fedavgm' if tried == 'fedprox' else 'fedprox'}"
     third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else other
     predict = f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(RunDir(folder))}"
     return [predict, f"tensorboard --logdir {place}", third]
@@ -178,14 +154,14 @@ def whose(run: RunDir) -> str:
     """The option that names a client, where clients have models of their own and are on this machine."""
     if run.superlink.exists() or not run.partition.exists() or not run.config.exists():
         return ""
-    if _settings(run, "personalization").get("name", "none") == "none":
+    if not is_personal(configuration(run)):
         return ""
     return f" --client {shlex.quote(next(iter(read_json(run.partition)['clients'])))}"
 
 
-def _settings(run: RunDir, section: str) -> dict[str, Any]:
-    """A section of the run's configuration; empty where there is none."""
+def configuration(run: RunDir) -> dict[str, Any]:
+    """The run's configuration; empty where there is none."""
     if not run.config.exists():
         return {}
-    found: dict[str, Any] = (yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}).get(section, {})
+    found: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
     return found

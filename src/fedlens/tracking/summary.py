@@ -20,6 +20,11 @@ def algorithm_parts(config: Mapping[str, Any]) -> list[str]:
     return [strategy, *(name for section, name in chosen.items() if name != PLAIN[section])]
 
 
+def is_personal(config: Mapping[str, Any]) -> bool:
+    """Clients use models of their own: the shared model is one that no client uses."""
+    return bool(config.get("personalization", {}).get("name", "none") != "none")
+
+
 def algorithm_name(config: Mapping[str, Any]) -> str:
     """ "fedavg"; "fedavg + fedper"; "fedavg + krum, 20 % attack by sign_flip"."""
     name, attack = " + ".join(algorithm_parts(config)), config.get("attack", {})

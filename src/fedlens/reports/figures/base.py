@@ -28,6 +28,7 @@ _PERCENT = (
 )
 """As many decimals as the distance between two ticks needs (it is 1, 2 or 5 times a power of ten)."""
 
+GREY = "rgba(128,128,128,0.9)"
 GRID = "rgba(128,128,128,0.22)"
 _PAPER = "rgba(255,255,255,0.6)"
 
@@ -68,6 +69,16 @@ def curves(
     if x != "round":
         return figure
     return over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
+
+
+def floor(figure: Figure, name: str, accuracy: float | None) -> Figure:
+    """With a dotted line at an accuracy that needs no learning, over the width of what is drawn."""
+    places = [place for trace in figure.data for place in trace.x]
+    if accuracy is not None and places:
+        line = {"color": GREY, "width": 1.5, "dash": "dot"}
+        ends = [min(places), max(places)]
+        figure.add_scatter(x=ends, y=[accuracy] * 2, name=name, mode="lines", line=line, hoverinfo="skip")
+    return figure
 
 
 def from_zero(figure: Figure) -> Figure:

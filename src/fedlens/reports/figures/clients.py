@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 
 from fedlens.federation.labels import jensen_shannon, total_variation
-from fedlens.reports.figures.base import COLOURS, GRID, SHADES, Figure, bar_style, blank
+from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
+from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import last_with
 
 _MOST_BARS = 60
 NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
 
 
-def client_accuracies(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+def client_accuracies(metrics: Sequence[Mapping[str, Any]], personal: bool = False) -> Figure | None:
     """Accuracy of every client in the last evaluation, in their own order; a histogram for many clients."""
     evaluated = last_with(metrics, "clients")
     if evaluated is None:
         return None
     clients = evaluated["by_client"]
-    return _accuracy_bars(clients) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
+    return _accuracy_bars(clients, personal) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
 
 
 def both_accuracies(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -52,7 +53,8 @@ def shared_against_personal(metrics: Sequence[Mapping[str, Any]]) -> Figure | No
     return figure.update_xaxes(tickformat=".0%").update_yaxes(tickformat=".0%")
 
 
-def _accuracy_bars(clients: Sequence[Mapping[str, Any]]) -> Figure:
+def _accuracy_bars(clients: Sequence[Mapping[str, Any]], personal: bool) -> Figure:
+    """With the 95 % interval of each bar over its images, and the majority-class floor of each client."""
     figure = blank("clients", "accuracy")
     for name, colour, chosen in _by_training(clients):
         figure.add_bar(
@@ -60,12 +62,35 @@ def _accuracy_bars(clients: Sequence[Mapping[str, Any]]) -> Figure:
             y=[client["accuracy"] for client in chosen],
             name=name,
             marker_color=colour,
+            error_y=_error_bars(chosen),
             customdata=[client["examples"] for client in chosen],
             hovertemplate="%{x}: %{y:.1%} of %{customdata} images<extra></extra>",
         )
+    _floors(figure, clients, "own_majority" if personal else "majority")
     order = [escape(client["client"], quote=False) for client in clients]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     return figure.update_yaxes(tickformat=".0%", range=[0, 1])
+
+
+def _error_bars(clients: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    ends = [wilson(client["accuracy"], client["examples"]) or (client["accuracy"],) * 2 for client in clients]
+    above = [high - client["accuracy"] for client, (_, high) in zip(clients, ends, strict=True)]
+    below = [client["accuracy"] - low for client, (low, _) in zip(clients, ends, strict=True)]
+    return {"type": "data", "array": above, "arrayminus": below, "thickness": 1, "width": 3, "color": GREY}
+
+
+def _floors(figure: Figure, clients: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A mark on each bar; runs of earlier versions have none."""
+    known = [client for client in clients if client.get(key) is not None]
+    if known:
+        figure.add_scatter(
+            x=[escape(client["client"], quote=False) for client in known],
+            y=[client[key] for client in known],
+            name="majority class",
+            mode="markers",
+            marker={"symbol": "line-ew-open", "size": 14, "color": GREY, "line": {"width": 2}},
+            hovertemplate="%{x}: majority class %{y:.1%}<extra></extra>",
+        )
 
 
 def _accuracy_histogram(clients: Sequence[Mapping[str, Any]]) -> Figure:

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.reports.figures.base import COLOURS, Figure, bar_style, blank, curves, from_zero, over_rounds
+from fedlens.reports.figures.base import COLOURS, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import last_with
+from fedlens.tracking.wording import majority
 
 VIRTUAL_TIME = "virtual seconds"
 
 
-def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+def accuracy_curves(metrics: Sequence[Mapping[str, Any]], personal: bool = False) -> Figure:
+    """`personal`: clients use models of their own, whose floor is each client's own commonest class."""
     evaluated = last_with(metrics, "clients") or {}
-    return curves(
+    figure = curves(
         {
             "test": series_of(metrics, "test", "accuracy"),
             "validation": series_of(metrics, "validation", "accuracy"),
@@ -27,6 +29,20 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         "accuracy",
         percent=True,
     )
+    for name, accuracy in _floors(metrics, personal).items():
+        floor(figure, name, accuracy)
+    return figure
+
+
+def _floors(metrics: Sequence[Mapping[str, Any]], personal: bool) -> dict[str, float | None]:
+    """Chance, and the majority-class floors of what is drawn."""
+    test, evaluated = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
+    named = {
+        "chance": test.get("chance", evaluated.get("chance")),
+        "majority class, test": test.get("majority"),
+        "majority class, clients": majority(evaluated, personal),
+    }
+    return {name: accuracy for name, accuracy in named.items() if accuracy is not None}
 
 
 def accuracy_over_time(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from fedlens.reports.figures.base import Figure, curves
+from fedlens.reports.figures.base import Figure, curves, floor
 from fedlens.reports.figures.rounds import VIRTUAL_TIME, series_of, timed
+from fedlens.tracking.summary import last_with
 
 
 def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key: str) -> Figure:
@@ -15,8 +16,15 @@ def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key:
     y = "accuracy"
     if all(line.get("virtual_seconds") is not None for metrics in runs.values() for line in metrics):
         times = {name: timed(metrics, section, key) for name, metrics in runs.items()}
-        return _tall(curves(times, y, percent=True, x=VIRTUAL_TIME))
-    return _tall(curves({name: series_of(metrics, section, key) for name, metrics in runs.items()}, y, percent=True))
+        return _tall(_with_floor(curves(times, y, percent=True, x=VIRTUAL_TIME), runs, section))
+    series = {name: series_of(metrics, section, key) for name, metrics in runs.items()}
+    return _tall(_with_floor(curves(series, y, percent=True), runs, section))
+
+
+def _with_floor(figure: Figure, runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str) -> Figure:
+    """With the majority-class floor of the shared model, where all runs have the same."""
+    found = {(last_with(metrics, section) or {}).get("majority") for metrics in runs.values()}
+    return floor(figure, "majority class", found.pop()) if len(found) == 1 else figure
 
 
 def compared_by_traffic(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -26,7 +34,7 @@ def compared_by_traffic(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
         moved = accumulate((line["bytes_up"] + line["bytes_down"]) / 1e6 for line in metrics)
         places = zip(moved, metrics, strict=True)
         series[name] = [(total, line["test"]["accuracy"]) for total, line in places if line["test"]]
-    return _tall(curves(series, "accuracy", percent=True, x="megabytes moved"))
+    return _tall(_with_floor(curves(series, "accuracy", percent=True, x="megabytes moved"), runs, "test"))
 
 
 def _tall(figure: Figure) -> Figure:

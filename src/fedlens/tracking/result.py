@@ -1,0 +1,58 @@
+"""The figures that a run ends with, as the terminal shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
+from fedlens.tracking.wording import UNUSED, counted, in_full, with_interval
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> dict[str, str]:
+    """The figures by what they are called. `metrics`: the lines of the metrics file; `personal`: clients use models of
+    their own, which then come first."""
+    shared, clients = _shared(metrics, personal), _clients(metrics, personal)
+    lines = clients | shared if personal else shared | clients
+    down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
+    lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
+    lines["time"] = f"{duration(time_of_rounds(metrics))} for {counted(len(metrics), 'round')}"
+    if metrics and metrics[-1].get("virtual_seconds") is not None:
+        lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])
+    lines["folder"] = str(folder.path)
+    if folder.report.exists():
+        lines["report"] = str(folder.report)
+    return lines
+
+
+def _shared(metrics: Metrics, personal: bool) -> dict[str, str]:
+    """The shared model on the test images. Where parts of it are private there is none to test."""
+    test, best = last_with(metrics, "test"), best_round(metrics)
+    if personal and test is None:
+        return {}
+    lines = {"test accuracy": in_full(test or {}) + (f" ({UNUSED})" if personal else "")}
+    if best and best["test"]:
+        chosen = f"round {best['round']}, lowest validation loss"
+        lines["  of the best model"] = f"{with_interval(best['test'])}, {chosen}"
+    return lines
+
+
+def _clients(metrics: Metrics, personal: bool) -> dict[str, str]:
+    clients = last_with(metrics, "clients")
+    if clients is None:
+        return {"client accuracy": percent(None)}
+    lines = {
+        "client accuracy": in_full(clients, personal),
+        f"  {worst_clients(clients.get('evaluated'))}": percent(clients.get("accuracy_worst_tenth")),
+    }
+    if clients.get("shared_accuracy") is not None:
+        lines["  of the shared model"] = f"{percent(clients['shared_accuracy'])} (no client uses it)"
+    for apart, name in (("never_sampled", "never sampled"), ("malicious", "malicious")):
+        if clients.get(apart):
+            accuracy = percent(clients.get(f"{apart}_accuracy"))
+            lines[f"  {name}"] = f"{accuracy}, {counted(clients[apart], 'client')}, not in the figures above"
+    return lines
