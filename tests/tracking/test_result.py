@@ -29,13 +29,13 @@ def test_each_accuracy_has_its_interval_its_images_and_its_floors(tmp_path: Path
     )
     assert lines["  worst client"] == "30.0 %"
     assert lines["  never sampled"] == "10.0 %, 1 client, not in the figures above"
-    assert list(lines)[0] == "test accuracy"
+    assert next(iter(lines)) == "test accuracy"
 
 
 def test_with_a_personalisation_the_models_that_clients_use_come_first(tmp_path: Path) -> None:
     metrics, run = metrics_of(tmp_path, shared_accuracy=0.5, malicious=2, malicious_accuracy=0.05)
     lines = result_lines(metrics, run, personal=True)
-    assert list(lines)[0] == "client accuracy"
+    assert next(iter(lines)) == "client accuracy"
     assert lines["client accuracy"].endswith("majority class of each client 40.0 %")
     assert lines["  of the shared model"] == "50.0 % (no client uses it)"
     assert lines["  malicious"] == "5.0 %, 2 clients, not in the figures above"
