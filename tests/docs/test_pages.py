@@ -16,7 +16,7 @@ from fedlens.cli.main import app
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 TOLERANCE = 3.0
-"""Percentage points between the README's figure and this machine's: other processors add in another order."""
+"""Percentage points around the README's figure: other processors and other numbers of workers add in another order."""
 
 
 def reference():
@@ -113,6 +113,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
 def test_the_demo_reaches_what_the_readme_says(tmp_path: Path) -> None:
     import fedlens
 
+    (stated,) = percentages(demo(README))
     run = fedlens.run(ROOT / "config.yaml", f"tracking.dir={tmp_path}", "tracking.tensorboard=false", show=False)
     (reached,) = 100 * fedlens.compare(run.folder)[["accuracy", "best_accuracy"]].to_numpy()
-    assert reached == pytest.approx(percentages(demo(README)), abs=TOLERANCE)
+    assert reached == pytest.approx([stated, stated], abs=TOLERANCE)

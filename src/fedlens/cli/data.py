@@ -1,4 +1,4 @@
-"""`fedlens data`: deal images out to clients, look at who holds what, list what there is, and what is cached."""
+"""`fedlens data`: partition images among clients, look at who holds what, list what there is, and what is cached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedlens.registry import Registry
 
 app = typer.Typer(
-    help="Deal images out to clients, and look at who holds what.", no_args_is_help=True, rich_markup_mode=None
+    help="Partition images among clients, and look at who holds what.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Out = Annotated[Path, typer.Option(help="folder to write; must be empty or new")]
@@ -36,7 +36,7 @@ def partition(
     ] = None,
     source: Annotated[str, typer.Option(help="where the images come from; see `fedlens data sources`")] = "auto",
     path: Annotated[Path | None, typer.Option(help="folder or file of the source; without: the sample")] = None,
-    scheme: Annotated[str, typer.Option(help="how to deal out; see `fedlens data schemes`")] = "auto",
+    scheme: Annotated[str, typer.Option(help="partition scheme; see `fedlens data schemes`")] = "auto",
     clients: Annotated[int | None, typer.Option(help="number of clients (default 10)")] = None,
     alpha: Annotated[float | None, typer.Option(help="dirichlet: small is strong skew")] = None,
     classes_per_client: Annotated[int | None, typer.Option(help="pathological: classes of each client")] = None,
@@ -46,7 +46,7 @@ def partition(
     overwrite: Overwrite = False,
     plugin: Plugin = None,
 ) -> None:
-    """Deal images out to client folders.
+    """Partition images into client folders.
 
     Writes OUT/client1/<class>/…, OUT/client2/<class>/…, and OUT/test.
     """

@@ -1,4 +1,4 @@
-"""`fedlens doctor`: why a client and its server do not find together."""
+"""`fedlens doctor`: why a client cannot connect to its server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find out why a client cannot join a server, and what to do. Takes no part in the run.
+    """Find out why a client cannot connect to its server, and what to do. Takes no part in the run.
 
     Exit status: 1 when something fails; a warning is 0.
     """

@@ -1,4 +1,4 @@
-"""`fedlens resume`: go on with a run that was stopped."""
+"""`fedlens resume`: resume a run that was stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def resume(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What may change: federated.num_rounds=40")
     ] = None,
 ) -> None:
-    """Go on with a stopped run, from its last good checkpoint."""
+    """Resume a stopped run from its last valid checkpoint."""
     from fedlens import api
     from fedlens.cli.console import terminal
 

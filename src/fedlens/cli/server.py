@@ -43,7 +43,7 @@ def server(
         ),
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run from its last checkpoint.")
+        Path | None, typer.Option("--resume", metavar="RUN", help="Resume a run from its last checkpoint.")
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
