@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import time
 import traceback
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -40,6 +39,7 @@ from fedlens.site import Site, alone
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.stopwatch import Stopwatch
 
 SAMPLE_IMAGES = 200
 """Of each simulated client where no data is named: as `fedlens data sample` writes."""
@@ -156,7 +156,7 @@ def serve_grid(grid: Grid, context: Context) -> None:
     Raises:
         FedLensError: the run has failed; its folder keeps the last whole checkpoint.
     """
-    started = time.perf_counter()
+    watch = Stopwatch()
     file, overrides = (str(context.run_config.get(key, "")) for key in ("config", "overrides"))
     config = load(Path(file) if file else None, shlex.split(overrides))
     check_serving(config)
@@ -171,7 +171,7 @@ def serve_grid(grid: Grid, context: Context) -> None:
         note=observer.note,
     )
     with folder.alone():
-        conduct_sites(config, folder, runtime, observer, (), started)
+        conduct_sites(config, folder, runtime, observer, (), watch)
 
 
 class GivenGrid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -42,6 +41,7 @@ from fedlens.site import TOLD, alone, site_maker
 from fedlens.strategies.base import LocalContext, Strategy
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.stopwatch import Stopwatch
 from fedlens.training.device import enough_memory
 from fedlens.training.flat import FlatModel
 
@@ -56,7 +56,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
     Raises:
         FedLensError: the folder keeps the last whole checkpoint; `serve_on` continues.
     """
-    started = time.perf_counter()
+    watch = Stopwatch()
     one_heap()
     check_serving(config)
     check_weights(config)
@@ -78,7 +78,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
             bounds=bounds(config),
             note=observer.note,
         )
-        return conduct_sites(config, folder, runtime, observer, trackers, started)
+        return conduct_sites(config, folder, runtime, observer, trackers, watch)
     finally:
         link.close()
 
@@ -102,20 +102,25 @@ def conduct_sites(
     runtime: FlowerRuntime,
     observer: Observer,
     trackers: Sequence[Tracker],
-    started: float,
+    watch: Stopwatch,
 ) -> torch.nn.Module:
     """The run itself, over sites that `runtime` reaches."""
+    watch.part("waiting for clients")
     data = own_data(config, folder, runtime, observer)
-    experiment = build_experiment(config, folder.path, observer.progress, model=None, data=data)
+    watch.part("start")
+    progress = watch.timed(observer.progress)
+    experiment = build_experiment(config, folder.path, progress, model=None, data=data)
     outputs = config.model.num_classes or len(data.class_names)
     at_home = HOME_METRICS + (SHARED_METRICS if experiment.trainer.shows_shared else ())
     algorithm = experiment.algorithm
     passes = algorithm.personalization.passes(config.federated.local_epochs)
     expect = expectation(experiment.resident, experiment.shared, algorithm.strategy, outputs, at_home, passes)
     runtime.open(setup_of(experiment, folder.name), expect)
+    watch.part("waiting for clients")
     runtime.clients(config.federated.min_fit_clients)
+    watch.part("start")
     scoring = partial(scoring_of, experiment)
-    module = conduct(experiment, folder, lambda: runtime, scoring, observer, trackers, started)
+    module = conduct(experiment, folder, lambda: runtime, scoring, observer, trackers, watch)
     runtime.finish(f"all its rounds are done ({config.federated.num_rounds})")
     return module
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from fedlens.runtimes.base import Runtime
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.stopwatch import Stopwatch
 from fedlens.tracking.summary import algorithm_name, last_with
 from fedlens.tracking.tensorboard import TensorBoardTracker
 from fedlens.training.client import ClientTrainer
@@ -62,8 +62,9 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
         FedLensError: the folder keeps the last whole checkpoint.
         KeyboardInterrupt: passed on after what is finished is on disk.
     """
-    started = time.perf_counter()
-    experiment = build_experiment(config, folder.path, observer.progress, model=given.model, data=given.data)
+    watch = Stopwatch()
+    progress = watch.timed(observer.progress)
+    experiment = build_experiment(config, folder.path, progress, model=given.model, data=given.data)
     # too few clients: say so before there is a run
     check_rule(config, build_plan(config).cohorts.size(len(experiment.data.clients)))
     data = experiment.data
@@ -73,11 +74,13 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
         folder,
         lambda: build_runtime(experiment, partial(rebuild_trainer, config, folder.path, given, experiment.holdings)),
         lambda _runtime: Scoring(
-            experiment.evaluator(data.test), experiment.evaluator(data.val), experiment.attack_measure()
+            experiment.evaluator(data.test, observer.progress("test images")),
+            experiment.evaluator(data.val, observer.progress("validation images")),
+            experiment.attack_measure(),
         ),
         observer,
         trackers,
-        started,
+        watch,
     )
 
 
@@ -116,7 +119,7 @@ def conduct(
     make_scoring: Callable[[Runtime], Scoring],
     observer: Observer,
     trackers: Sequence[Tracker],
-    started: float,
+    watch: Stopwatch,
 ) -> nn.Module:
     """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model, on the
     CPU as when it is read from the folder.
@@ -130,6 +133,7 @@ def conduct(
     start = [starting_point(folder, experiment, checkpoints, observer)]
     begun = start[0].round
     with running(make_runtime()) as runtime:
+        runtime.watch = observer.standing
         prepare_folder(folder, experiment, runtime)
         observer.start(header(experiment, folder, runtime), config.federated.num_rounds, begun)
         board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
@@ -137,7 +141,9 @@ def conduct(
         everybody = [*files, observer, *trackers]
         scoring = by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:
+            watch.part("rounds")
             end = coordinator.run(start.pop())  # nobody else holds the first model, so it goes when the next is there
+            watch.part("report")
             folder.save_data(experiment.shown, runtime.known())
             leave_behind(experiment, folder, end, checkpoints)
             if board:
@@ -145,7 +151,7 @@ def conduct(
     folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
     if config.tracking.report:
         write_report(folder.path)
-    observer.finish(folder.path, time.perf_counter() - started)
+    observer.finish(folder.path, watch.spent())
     return experiment.model.to("cpu")
 
 

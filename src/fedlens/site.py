@@ -27,6 +27,8 @@ from fedlens.errors import ConfigError, DataError, FedLensError, RuntimeFailure
 from fedlens.federation.types import Answer, ClientFailure, Task
 from fedlens.files import write_atomic
 from fedlens.runtimes.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
+from fedlens.runtimes.meter import Meter, Seldom
+from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory, resolve_device
 
 TOLD = (
@@ -99,9 +101,25 @@ class Site:
         if not experiment.trainer.shared <= task.payload.keys():
             return Refusal("the task lacks parts of the model")
         try:
-            return experiment.trainer.run(task)
+            return self._shown(experiment.trainer, task)
         except (FedLensError, KeyError, RuntimeError) as error:
             return ClientFailure(task.client, task.round, f"{type(error).__name__}: {error}")
+
+    def _shown(self, trainer: ClientTrainer, task: Task) -> Answer | ClientFailure:
+        """Do the task, and show on the site's screen how far its training is."""
+        show, planned = self._progress(f"training, round {task.round}"), trainer.steps(task)
+        meter = Meter()
+        meter.begin([planned])
+        seldom = Seldom(lambda: show(min(meter.cells[1], planned - 1), planned))
+
+        def stepped() -> None:
+            meter.step()
+            seldom()
+
+        try:
+            return trainer.run(task, stepped)
+        finally:
+            show(planned, planned)
 
     @cached_property
     def _table(self) -> ImageTable:

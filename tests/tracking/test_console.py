@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from fedlens.federation.records import Evaluation, RoundRecord
-from fedlens.federation.types import ClientFailure, Mean, Report
+from fedlens.federation.types import ClientFailure, Mean, Report, Standing
 from fedlens.files import to_json
 from fedlens.tracking.console import ConsoleTracker, next_commands
 from fedlens.tracking.metrics import line_of
@@ -113,12 +113,13 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
     tracker.start(HEADER, 2, 1)
     tracker.round(record(2))
     tracker.close()
-    tracker.finish(folder, 61.2)
+    tracker.finish(folder, {"start": 58.0, "rounds": 2.5, "report": 0.7, "features": 0.0})
     shown_text = text().replace("\n", "")
     assert "75.0 %" in shown_text
     assert "7.0 MB (4.0 down, 3.0 up)" in shown_text
     # 1.25 s a round, the one before the resume, too
-    assert "2.5 s for 2 rounds; this call took 1 min 1 s in all" in shown_text
+    assert "2.5 s for 2 rounds" in shown_text
+    assert "1 min 1 s: start 58.0 s, rounds 2.5 s, report 0.7 s" in shown_text
     assert "report.html" in shown_text
     assert "config.yaml strategy.name=fedprox" in shown_text
 
@@ -137,14 +138,59 @@ def test_the_next_commands_fit_the_run(tmp_path):
     assert next_commands(tmp_path / "a", "x")[2] == f"fedlens compare {tmp_path}"
 
 
-def test_long_work_has_a_bar_only_while_it_lasts(shown):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the bars believe in."""
+    seconds = [0.0]
+    monkeypatch.setattr("fedlens.tracking.bars.time.monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_long_work_has_a_bar_only_while_it_lasts(clock, shown):
     tracker, text = shown
-    tracker.progress("cached")(5, 5)
-    assert "cached" not in text()
     work = tracker.progress("decoding images")
-    for done in range(0, 1001, 100):
-        work(done, 1000)
+    work(0, 1000)
+    work(500, 1000)
+    work(1000, 1000)
+    assert "decoding" not in text()  # it was soon done
+    work(0, 1000)
+    clock[0] = 30.0
+    work(250, 1000)
     assert "decoding images" in text()
+    assert "30 s, about 2 min left" in text()  # 750 more at 250 in 30 s
+
+
+def test_progress_inside_a_round(clock, shown):
+    tracker, text = shown
+    tracker.start(HEADER, 3, 0)
+    clock[0] = 5.0
+    tracker.standing(Standing(1, "train", 0, 8, 1, 100))
+    clock[0] = 15.0
+    tracker.standing(Standing(1, "train", 1, 8, 21, 100))
+    # 20 steps in 10 s: 79 more take 39.5 s; a round of 15 + 39.5 s, and two more of them
+    assert "15 s, about 2 min left" in text()
+    assert re.search(r"round 1/3.* 1(/| of )8 clients,? +21(/| of )100 steps", plain(text()).replace("\n", " "))
+
+
+def test_between_machines_it_says_who_is_waited_for(clock, shown):
+    tracker, text = shown
+    tracker.start(HEADER, 3, 0)
+    clock[0] = 15.0
+    tracker.standing(Standing(1, "train", 1, 3, waiting=("clinic-b", "clinic-c (away)")))
+    assert "waiting for clinic-b, clinic-c (away)" in text()
+
+
+def test_without_a_terminal_lines_come_ever_more_seldom(clock):
+    console = Console(file=io.StringIO(), force_terminal=False, width=80)
+    tracker = ConsoleTracker(console)
+    tracker.start(HEADER, 1, 0)
+    for second in range(1, 4001):
+        clock[0] = float(second)
+        tracker.standing(Standing(1, "train", 0, 8, second, 4000))
+    lines = [line for line in console.file.getvalue().splitlines() if "steps" in line]
+    # after 10, 20, 40, 80, 160 s, then every 300 s: (4000 - 310) / 300
+    assert len(lines) == 5 + 12
+    assert lines[0] == "round 1/1: 0 of 8 clients, 10 of 4,000 steps, 10 s"
 
 
 def test_plain_output_has_no_control_characters():

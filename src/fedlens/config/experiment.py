@@ -44,7 +44,7 @@ from fedlens.schedules.base import Asynchronous
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import resolve_device
-from fedlens.training.evaluation import evaluate
+from fedlens.training.evaluation import Seen, evaluate, unseen
 from fedlens.training.examples import Examples
 from fedlens.training.features import FEATURES_BATCH, after_frozen
 from fedlens.training.flat import FlatModel
@@ -117,8 +117,9 @@ class Experiment:
         how = partial(prepared, preprocessing=preprocessing_of(self.model, self.shown))
         return Examples(self.data, rows, how, self.device, channels_last=self.config.memory.channels_last)
 
-    def evaluator(self, rows: Rows) -> Evaluate | None:
-        """Scores a run's shared model on `rows`; None when there are none, or parts of it stay with the clients."""
+    def evaluator(self, rows: Rows, seen: Seen = unseen) -> Evaluate | None:
+        """Scores a run's shared model on `rows`, and tells `seen` how many are done; None when there are none, or
+        parts of it stay with the clients."""
         if self.partly_private or not len(rows):
             return None
         examples, precision = self.examples(rows), self.config.memory.precision
@@ -127,7 +128,13 @@ class Experiment:
         def score(checkpoint: Checkpoint) -> Evaluation:
             self.resident.load(checkpoint.state.shared)
             return evaluate(
-                self.resident.module, examples, self.classes, precision=precision, batch_size=few, ranked=True
+                self.resident.module,
+                examples,
+                self.classes,
+                precision=precision,
+                batch_size=few,
+                ranked=True,
+                seen=seen,
             )
 
         return score

@@ -107,6 +107,21 @@ class Flight:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How far a batch of tasks is: clients that are done, and training steps of all of them. `all_steps` is 0 where
+    nobody counts them, and an estimate while it is not known. `waiting`: whom the batch waits for, for people, where
+    these are sites."""
+
+    round: int
+    kind: TaskKind
+    clients: int
+    all_clients: int
+    steps: int = 0
+    all_steps: int = 0
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What one client says of its task: numbers only. `stored`: it kept private tensors, as the task's version."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Moment, Partial, Task
+from fedlens.runtimes.meter import Watch
 
 Outcome = Answer | Partial | ClientFailure
 
@@ -15,7 +16,10 @@ class Runtime(Protocol):
 
     at_once      how many tasks it works on at the same time
     may_be_late  whether some answers can come later than others: only then is it of use to ask more clients than needed
+    watch        told now and then how far the batch is, by the thread that waits for it
     """
+
+    watch: Watch
 
     @property
     def at_once(self) -> int: ...

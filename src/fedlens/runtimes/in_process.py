@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.meter import Meter, Seldom, Watch, nobody, standing
 from fedlens.runtimes.worker import MakeTrainer, work
 
 
@@ -18,6 +19,7 @@ class InProcessRuntime:
         self._clients = clients
         self._trainer = make_trainer()
         self._tasks: list[Task] = []
+        self.watch: Watch = nobody
 
     @property
     def at_once(self) -> int:
@@ -34,7 +36,8 @@ class InProcessRuntime:
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
         tasks, self._tasks = self._tasks, []
-        yield from work(self._trainer, tasks)
+        meter = Meter(changed=Seldom(lambda: self.watch(standing(tasks, [meter.cells]))))
+        yield from work(self._trainer, tasks, meter)
 
     def close(self) -> None:
         self._tasks.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from fedlens.errors import FedLensError, RuntimeFailure
 from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
+from fedlens.runtimes.meter import CELLS, LOOK_SECONDS, Meter, Watch, nobody, standing
 from fedlens.runtimes.worker import MakeTrainer, work
 from fedlens.training.device import LESS_MEMORY
 
@@ -40,11 +42,14 @@ class LocalRuntime:
     ) -> None:
         self._clients = clients
         self._examples = {client.name: client.examples for client in clients}
+        self._tasks: list[Task] = []
         self._busy: list[int] = []
+        self._cells = [multiprocessing.RawArray("q", CELLS) for _ in range(workers)]
+        self.watch: Watch = nobody
         self._workers: list[tuple[BaseProcess, Connection]] = []
-        for index in range(workers):
+        for index, cells in enumerate(self._cells):
             ours = [connection for _, connection in self._workers] if start_method == "fork" else []
-            self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, ours))
+            self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, cells, ours))
 
     @property
     def at_once(self) -> int:
@@ -57,7 +62,10 @@ class LocalRuntime:
         return self._clients
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
-        shares = share_out(list(tasks), self._examples, len(self._workers))
+        self._tasks = list(tasks)
+        shares = share_out(self._tasks, self._examples, len(self._workers))
+        for cells in self._cells:
+            cells[:] = [0] * CELLS
         self._busy = [index for index, share in enumerate(shares) if share]
         for index in self._busy:
             self._talk(index, partial(wire.send, message=shares[index]))
@@ -79,8 +87,11 @@ class LocalRuntime:
     def _receive(self, index: int, timeout: float | None) -> Outcome | None:
         """The worker's next outcome; None when its share is done."""
         process, connection = self._workers[index]
-        if not wait([connection, process.sentinel], timeout):
-            raise RuntimeFailure(f"{process.name} gave no answer within {timeout:g} s")
+        ends = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not wait([connection, process.sentinel], min(LOOK_SECONDS, max(ends - time.monotonic(), 0))):
+            if time.monotonic() >= ends:
+                raise RuntimeFailure(f"{process.name} gave no answer within {timeout:g} s")
+            self.watch(standing(self._tasks, self._cells))
         message = self._talk(index, wire.receive)
         if isinstance(message, FedLensError):
             raise message
@@ -127,20 +138,27 @@ def _has_thread(name: bytes) -> bool:
 
 
 def _start(
-    index: int, start_method: str, make_trainer: MakeTrainer, threads: int, inherited: Sequence[Connection]
+    index: int,
+    start_method: str,
+    make_trainer: MakeTrainer,
+    threads: int,
+    cells: Any,
+    inherited: Sequence[Connection],
 ) -> tuple[BaseProcess, Connection]:
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe()
     foreign = [*inherited, ours] if start_method == "fork" else []
     process = context.Process(
-        target=_serve, args=(theirs, foreign, make_trainer, threads), name=f"worker-{index}", daemon=True
+        target=_serve, args=(theirs, foreign, make_trainer, threads, cells), name=f"worker-{index}", daemon=True
     )
     process.start()
     theirs.close()
     return process, ours
 
 
-def _serve(connection: Connection, foreign: Sequence[Connection], make_trainer: MakeTrainer, threads: int) -> None:
+def _serve(
+    connection: Connection, foreign: Sequence[Connection], make_trainer: MakeTrainer, threads: int, cells: Any
+) -> None:
     """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -149,13 +167,13 @@ def _serve(connection: Connection, foreign: Sequence[Connection], make_trainer: 
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
-    trainer = None
+    trainer, meter = None, Meter(cells)
     with suppress(EOFError, ConnectionError):  # the coordinator has gone, in the middle of a message
         while connection in wait(watched):
             tasks = wire.receive(connection)
             try:
                 trainer = trainer or make_trainer()
-                for outcome in work(trainer, tasks):
+                for outcome in work(trainer, tasks, meter):
                     wire.send(connection, outcome)
                 wire.send(connection, None)
             except ConnectionError:

@@ -7,6 +7,7 @@ number of them adds in the same order.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.errors import ConfigError, DataError, FedLensError, ModelError, RuntimeFailure
-from fedlens.federation.types import Answer, ClientInfo, Partial, Task
+from fedlens.federation.types import Answer, ClientInfo, Partial, Standing, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.local import share_out
+from fedlens.runtimes.meter import LOOK_SECONDS, Watch, nobody
 from fedlens.runtimes.ray_cluster import brief, connect, disconnect, import_ray, room
 from fedlens.runtimes.ray_worker import RayWorker, frozen, unpacked
 from fedlens.runtimes.worker import MakeTrainer
@@ -68,6 +70,7 @@ class RayRuntime:
         self._actors: list[_Actor] = []
         self._shares: list[_Share] = []
         self._payloads: dict[int, Any] = {}
+        self.watch: Watch = nobody
         try:
             count = room(self._ray, workers, threads_per_worker, gpu, len(clients))
             self._start(count, threads_per_worker, gpu)
@@ -93,7 +96,9 @@ class RayRuntime:
         self._shares = self._hand_out(tasks)
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
+        tasks = [task for share in self._shares for task in share.tasks]
         while self._shares:
+            self._await(tasks, timeout)
             left: list[Task] = []
             for share in self._shares:
                 try:
@@ -103,6 +108,15 @@ class RayRuntime:
                     left.extend(share.tasks)
             self._shares = self._hand_out(left)
         self._payloads = {}
+
+    def _await(self, tasks: Sequence[Task], timeout: float | None) -> None:
+        """Wait for all shares, and tell how many clients' are done."""
+        ends = time.monotonic() + (float("inf") if timeout is None else timeout)
+        waiting = [share.answer for share in self._shares]
+        while waiting and time.monotonic() < ends:
+            _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_SECONDS)
+            left = sum(len(share.tasks) for share in self._shares if share.answer in waiting)
+            self.watch(Standing(tasks[0].round, tasks[0].kind, len(tasks) - left, len(tasks)))
 
     def close(self) -> None:
         for actor in self._actors:

@@ -16,6 +16,7 @@ from fedlens.clocks.base import Clock
 from fedlens.errors import NotEnoughClients
 from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Moment, Partial, Task
 from fedlens.runtimes.base import Arrival, Outcome, Runtime
+from fedlens.runtimes.meter import Watch
 
 AHEAD = 4
 """Answers that may wait in memory for their moment, for each task that the runtime works on at once."""
@@ -46,6 +47,14 @@ class VirtualRuntime:
         self._round: _Round | None = None
         self._flights: list[tuple[float, int, Flight]] = []
         self._outcomes: dict[int, Answer | ClientFailure] = {}
+
+    @property
+    def watch(self) -> Watch:
+        return self._inner.watch
+
+    @watch.setter
+    def watch(self, watch: Watch) -> None:
+        self._inner.watch = watch
 
     @property
     def at_once(self) -> int:

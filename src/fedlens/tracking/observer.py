@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedlens.federation.records import RoundRecord
+from fedlens.federation.types import Standing
 
 
 class Observer(Protocol):
@@ -20,14 +21,18 @@ class Observer(Protocol):
         """What to call with (done, all) while the work called `label` goes on."""
         ...
 
+    def standing(self, standing: Standing) -> None:
+        """How far the round under way is; told now and then, where anybody knows."""
+        ...
+
     def note(self, text: str) -> None:
         """Something worth a line."""
         ...
 
     def round(self, record: RoundRecord) -> None: ...
 
-    def finish(self, folder: Path, seconds: float) -> None:
-        """The run has ended, and its folder is complete."""
+    def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
+        """The run has ended, and its folder is complete. `spent`: seconds of this call by part."""
         ...
 
     def close(self) -> None: ...
@@ -41,10 +46,12 @@ class Silent:
     def progress(self, label: str) -> Callable[[int, int], None]:
         return lambda _done, _all: None
 
+    def standing(self, standing: Standing) -> None: ...
+
     def note(self, text: str) -> None: ...
 
     def round(self, record: RoundRecord) -> None: ...
 
-    def finish(self, folder: Path, seconds: float) -> None: ...
+    def finish(self, folder: Path, spent: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...

@@ -14,7 +14,7 @@ from fedlens.personalization.base import NO_TERMS, Batch, Gradients, Home, Optim
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop
+from fedlens.training.loop import LocalLoop, Stepped, unseen
 from fedlens.training.optimizers import VectorOptimizer, make_optimizer
 from fedlens.training.settings import LocalSettings
 
@@ -34,6 +34,7 @@ class Bench(Home):
         client: str,
         lr: float,
         kept: State,
+        stepped: Stepped = unseen,
     ) -> None:
         self.round = round_number
         self.client = client
@@ -47,6 +48,7 @@ class Bench(Home):
         self._examples = examples
         self._optimizer = optimizer
         self._generator = generator
+        self._stepped = stepped
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -101,7 +103,8 @@ class Bench(Home):
         return self._model.unflatten(vector)
 
     def _loop(self, terms: LocalTerms, share: Tensor | None) -> LocalLoop:
-        return LocalLoop(self._model, self._settings, terms, None if share is None else self._model.within(share))
+        moved = None if share is None else self._model.within(share)
+        return LocalLoop(self._model, self._settings, terms, moved, self._stepped)
 
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":

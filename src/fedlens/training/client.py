@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from fedlens.training.device import enough_memory, gathered, repeatable
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
+from fedlens.training.loop import Stepped, unseen
 from fedlens.training.optimizers import VectorOptimizer, make_optimizer
 from fedlens.training.settings import LocalSettings
 from fedlens.training.transfer import Pace, Transfer
@@ -100,15 +102,27 @@ class ClientTrainer:
         self._model.load({**self._first, **shared})
         self._model.count_anew()
 
-    def run(self, task: Task) -> Answer | ClientFailure:
-        """Do the task. A diverged client is a failure of that client, not of the run.
+    def steps(self, task: Task) -> int:
+        """The most gradients that a training task takes; 0 for other tasks, whose steps nobody counts."""
+        if task.kind != "train":
+            return 0
+        passes = self._algorithm.personalization.passes(self._settings.epochs)
+        return passes * math.ceil(len(self._clients[task.client].train) / self._settings.batch_size)
+
+    def run(self, task: Task, stepped: Stepped = unseen) -> Answer | ClientFailure:
+        """Do the task; `stepped` is called at every gradient of its training. A diverged client is a failure of that
+        client, not of the run.
 
         Raises:
             KeyError: the task lacks a part of the model.
             CheckpointError: what this client kept is not there, or cannot be written.
             RuntimeFailure: the GPU's memory is full.
         """
-        kinds = {"train": self._train, "evaluate": self._evaluate, "count": self._count}
+        kinds: Mapping[str, Callable[[Task, State], Answer | ClientFailure]] = {
+            "train": partial(self._train, stepped=stepped),
+            "evaluate": self._evaluate,
+            "count": self._count,
+        }
         kept = self._store.open if task.kind == "train" else self._store.read
         with self._repeatable(task), enough_memory():
             return kinds[task.kind](task, kept(task.client, task.expects))
@@ -160,10 +174,10 @@ class ClientTrainer:
         """Make the model what the bench's client uses at home."""
         self._algorithm.personalization.predict(bench)
 
-    def _train(self, task: Task, kept: State) -> Answer | ClientFailure:
+    def _train(self, task: Task, kept: State, stepped: Stepped) -> Answer | ClientFailure:
         started = time.perf_counter()
         optimizer = make_optimizer(self._settings.optimizer, self._model.beside(under(OPTIMIZER, kept)))
-        bench = self._bench(task, kept, optimizer)
+        bench = self._bench(task, kept, optimizer, stepped)
         personal, strategy = self._algorithm.personalization, self._algorithm.strategy
         ctx = self._context(task, under(STRATEGY, kept), bench.start)
         personal.arrive(bench)
@@ -186,7 +200,7 @@ class ClientTrainer:
         """The shared model in the task, always in the same order: a set's own would change sums in their last bits."""
         return {name: task.payload[name] for name in self._order}
 
-    def _bench(self, task: Task, kept: State, optimizer: VectorOptimizer) -> Bench:
+    def _bench(self, task: Task, kept: State, optimizer: VectorOptimizer, stepped: Stepped = unseen) -> Bench:
         """The client's bench, with the model as it was received and the client's private parts in place, at the pace of
         the task's round."""
         self._pace.set(task.round)
@@ -203,6 +217,7 @@ class ClientTrainer:
             client=task.client,
             lr=task.settings.get("lr", 0.0),
             kept=under(PERSONAL, kept),
+            stepped=stepped,
         )
 
     def _training(self, client: str) -> Examples:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,13 @@ from fedlens.training.settings import Precision
 
 EVALUATION_BATCH = 256
 
+Seen = Callable[[int, int], None]
+"""Called with (images done, images in all) after every batch."""
+
+
+def unseen(_done: int, _all: int) -> None:
+    """Nobody waits."""
+
 
 @torch.inference_mode()
 def evaluate(
@@ -24,6 +33,7 @@ def evaluate(
     precision: Precision = "fp32",
     batch_size: int | None = None,
     ranked: bool = False,
+    seen: Seen = unseen,
 ) -> Evaluation:
     """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
@@ -32,11 +42,13 @@ def evaluate(
     batch_size  images at once; None: `EVALUATION_BATCH`
     """
     model.eval()
-    loss, truth, scores = 0.0, [], []
+    loss, done, truth, scores = 0.0, 0, [], []
     for inputs, labels in examples.once(batch_size or EVALUATION_BATCH):
         with autocast(precision, examples.device):
             logits = model(inputs).float()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        done += len(labels)
+        seen(done, len(examples))
         truth.append(labels.cpu())
         scores.append(logits.cpu() if classes == 2 else logits.argmax(1, keepdim=True).cpu())
     labels, outputs = torch.cat(truth), torch.cat(scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,6 +20,13 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers import VectorOptimizer
 from fedlens.training.precision import LossScale, autocast
 from fedlens.training.settings import LocalSettings
+
+Stepped = Callable[[], None]
+"""Called at every gradient."""
+
+
+def unseen() -> None:
+    """Nobody counts the steps."""
 
 
 @dataclass
@@ -48,7 +55,7 @@ class _Tally:
 
 class LocalLoop:
     """Trains a resident model on one client's batches. `moved`: the only parameters that need a gradient; the way back
-    through the model ends at the first of them."""
+    through the model ends at the first of them. `stepped` is called at every gradient."""
 
     def __init__(
         self,
@@ -56,11 +63,13 @@ class LocalLoop:
         settings: LocalSettings,
         terms: LocalTerms,
         moved: Sequence[nn.Parameter] | None = None,
+        stepped: Stepped = unseen,
     ) -> None:
         self._model = model
         self._settings = settings
         self._terms = terms
         self._moved = moved
+        self._stepped = stepped
         self._scale = LossScale(settings.precision)
         self._tally = _Tally()
         self._added: Tensor | None = None
@@ -93,6 +102,7 @@ class LocalLoop:
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
         """Leave the batch's gradient, clipped, in the model's `gradient`. False: it overflowed, and is of no use."""
+        self._stepped()
         model, clip = self._model, self._settings.optimizer.clip_norm
         model.train()
         seen, draws = len(self._tally.sizes), generator.get_state()

@@ -17,7 +17,7 @@ from flwr.app import Message, RecordDict
 
 from fedlens import clean
 from fedlens.errors import ConnectionFailed, ProtocolError
-from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Task
+from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Standing, Task
 from fedlens.runtimes.base import Arrival, Outcome
 from fedlens.runtimes.flower.codec import answer_from, arrays, task_record
 from fedlens.runtimes.flower.internals.grid import NODE_GONE, nodes_online, replies
@@ -25,6 +25,7 @@ from fedlens.runtimes.flower.messages import LONGEST_REASON, Description, Refusa
 from fedlens.runtimes.flower.post import Link, Post
 from fedlens.runtimes.flower.roster import Bounds, Roster
 from fedlens.runtimes.flower.screening import Expected
+from fedlens.runtimes.meter import Watch, nobody
 
 POLL_SECONDS = 0.05
 SLOWEST_POLL_SECONDS = 0.5
@@ -107,6 +108,7 @@ class FlowerRuntime:
         self._expect: Expect = lambda _task, _client: Expected(0, ())
         self._looked = 0.0
         link.allow(ENVELOPE_BYTES)
+        self.watch: Watch = nobody
 
     # -- what the coordinator sees -------------------------------------------------------------------------------
 
@@ -141,6 +143,7 @@ class FlowerRuntime:
                 if batch.answered >= batch.enough:
                     break
             yield from self._given_up(batch)
+            self._tell(batch.owed, batch.answered)
             if idle and batch.owed:
                 time.sleep(pause(time.monotonic() - batch.began))
         self._forget()
@@ -175,6 +178,7 @@ class FlowerRuntime:
                 pass
             self._give_up()
             if not self._arrived:
+                self._tell(self._flow, 0)
                 if short and self.idle():
                     return None
                 time.sleep(pause(time.monotonic() - began))
@@ -325,6 +329,14 @@ class FlowerRuntime:
                 if owed.message:
                     self._stale.add(owed.message)
                 owed.message, owed.since = None, time.monotonic()
+
+    def _tell(self, owed: Mapping[str, _Owed], answered: int) -> None:
+        """Say whom the work waits for, and who of them is away."""
+        if not owed:
+            return
+        waiting = tuple(name if one.message else f"{name} (away)" for name, one in owed.items())
+        task = next(iter(owed.values())).task
+        self.watch(Standing(task.round, task.kind, answered, answered + len(owed), waiting=waiting))
 
     # -- tasks that are out ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,78 @@
+"""How far workers are with their shares, in numbers that another process can read without asking.
+
+A step costs one addition in shared memory, and nothing is sent: what is trained does not depend on who looks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, MutableSequence, Sequence
+
+from fedlens.federation.types import Standing, Task
+
+CELLS = 3
+"""Clients done, steps done, steps in all."""
+
+LOOK_SECONDS = 0.25
+"""How often to look while a batch runs."""
+
+Watch = Callable[[Standing], None]
+
+
+def nobody(_standing: Standing) -> None:
+    """Whom it does not concern."""
+
+
+class Meter:
+    """One worker's side. `cells` are written by it alone; `changed` is called after every change, in its process."""
+
+    def __init__(self, cells: MutableSequence[int] | None = None, changed: Callable[[], None] = lambda: None) -> None:
+        self.cells = [0] * CELLS if cells is None else cells
+        self._changed = changed
+        self._planned: list[int] = []
+        self._factor = 1.0
+        self._before = 0
+
+    def begin(self, planned: Sequence[int]) -> None:
+        """A share begins. `planned`: the most steps of each of its clients."""
+        self._planned = [round(self._factor * steps) for steps in planned]
+        self._before = 0
+        self.cells[0] = self.cells[1] = 0
+        self.cells[2] = sum(self._planned)
+
+    def step(self) -> None:
+        """A gradient was taken."""
+        self.cells[1] += 1
+        self._changed()
+
+    def client(self) -> None:
+        """A client is done. What it really took says what the others will: some methods plan more than they need."""
+        first, taken = self._planned.pop(0), self.cells[1] - self._before
+        if first and taken and taken != first:
+            change = taken / first
+            self._factor *= change
+            self._planned = [round(change * steps) for steps in self._planned]
+        self._before = self.cells[1]
+        self.cells[0] += 1
+        self.cells[2] = self._before + sum(self._planned)
+        self._changed()
+
+
+def standing(tasks: Sequence[Task], cells: Sequence[Sequence[int]]) -> Standing:
+    """How far a batch is, all workers together."""
+    clients, steps, planned = (sum(of_one[index] for of_one in cells) for index in range(CELLS))
+    return Standing(tasks[0].round, tasks[0].kind, clients, len(tasks), steps, max(planned, steps))
+
+
+class Seldom:
+    """Calls `action` when the last time is `seconds` ago; the first time after that long."""
+
+    def __init__(self, action: Callable[[], None], seconds: float = LOOK_SECONDS) -> None:
+        self._action = action
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            self._action()

@@ -1,0 +1,64 @@
+"""How long work will still take, from what is done of it."""
+
+from __future__ import annotations
+
+from fedlens.federation.types import Standing
+
+FIRST_STEPS = 10
+"""Training steps from which a first estimate is made."""
+
+
+class Estimate:
+    """Of a run: finished rounds, and the steps of the round that is under way. Moments are seconds of any clock."""
+
+    def __init__(self, num_rounds: int, done: int, now: float) -> None:
+        self._num_rounds = num_rounds
+        self._first = self._done = done
+        self._began = self._ended = now
+        self._round = 0
+        self._from = (now, 0)
+        self._left_in_round: float | None = None
+
+    def round(self, number: int, now: float) -> None:
+        """A round has ended."""
+        self._done, self._ended, self._left_in_round = number, now, None
+
+    def standing(self, standing: Standing, now: float) -> None:
+        """Something was done of a round."""
+        if standing.kind != "train" or not standing.steps:
+            return
+        if standing.round != self._round or standing.steps < self._from[1]:
+            self._round, self._from = standing.round, (now, standing.steps)
+        taken, seconds = standing.steps - self._from[1], now - self._from[0]
+        if taken >= FIRST_STEPS:
+            self._left_in_round = (standing.all_steps - standing.steps) * seconds / taken
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last round has ended; None while nobody can tell."""
+        finished, rest = self._done - self._first, self._num_rounds - self._done
+        if finished:
+            each = (self._ended - self._began) / finished
+            under_way = max(each - (now - self._ended), 0) if self._left_in_round is None else self._left_in_round
+            return (rest - 1) * each + under_way if rest else 0.0
+        if self._left_in_round is None:
+            return None
+        return self._left_in_round + (rest - 1) * (now - self._began + self._left_in_round)
+
+
+def left_of(done: int, total: int, seconds: float) -> float | None:
+    """Seconds that the rest of some even work takes; None while nothing is done."""
+    return (total - done) * seconds / done if done else None
+
+
+def brief(seconds: float) -> str:
+    """42.3 → "42 s", 192 → "3 min", 7500 → "2 h 5 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def spent_and_left(seconds: float, left: float | None) -> str:
+    """ "1 min 42 s, about 3 min left"."""
+    spent = f"{int(seconds) // 60} min {int(seconds) % 60} s" if 60 <= seconds < 600 else brief(seconds)
+    return spent + ("" if left is None else f", about {brief(left)} left")
