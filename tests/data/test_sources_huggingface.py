@@ -125,7 +125,54 @@ def test_rows_without_a_label(tmp_path):
     unlabelled = dataset(2).map(lambda row: {**row, "kind": -1})
     DatasetDict({"train": dataset(1), "test": unlabelled}).save_to_disk(tmp_path / "set")
 
-    with pytest.raises(DataError, match=r'rows without a label; leave that split out: data\.test_split: ""'):
+    with pytest.raises(DataError, match=r'no label in 1 of 2 rows, .* split test, row 0: .*: data\.test_split: ""'):
+        HuggingFace(path=tmp_path / "set").load()
+
+
+def part(labels, feature, column="photo"):
+    pictures = [Pillow.new("RGB", (4, 4))] * len(labels)
+    features = Features({column: Image(), "label": feature})
+    return Dataset.from_dict({column: pictures, "label": labels}, features=features)
+
+
+AB, BA, BC = ClassLabel(names=["a", "b"]), ClassLabel(names=["b", "a"]), ClassLabel(names=["b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "labels", "names"),
+    [
+        (part([0, 1], AB), part([0, 1, 1], BA), [0, 1, 1, 0, 0], ("a", "b")),
+        (part([0, 1], AB), part(["b", "a"], Value("string")), [0, 1, 1, 0], ("a", "b")),
+        (part([0, 1], AB), part([0], BC), [0, 1, 1], ("a", "b")),
+        (part(["x ", "y"], Value("string")), part(["y"], Value("string")), [0, 1, 1], ("x", "y")),
+        (part([3, 5], Value("int64")), part([5.0], Value("float64")), [0, 1, 1], ("3", "5")),
+    ],
+)
+def test_splits_agree_by_the_names_of_classes(tmp_path, train, test, labels, names):
+    DatasetDict({"Training": train, "Testing": test, "extra": test}).save_to_disk(tmp_path / "set")
+
+    table = HuggingFace(path=tmp_path / "set").load()
+
+    assert (table.labels.tolist(), table.class_names) == (labels, names)
+    assert "splits train/test, 2 classes" in table.notes[0]
+    assert "left unread: extra" in table.notes[0]
+    assert any("matched by name" in note for note in table.notes) == isinstance(train.features["label"], ClassLabel)
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (part([0, 1], AB, "img"), r"no column 'photo' in the test split \(img, label\)"),
+        (part([0], AB).rename_column("label", "kind"), "no column 'label' in the test split"),
+        (part([0], AB).rename_column("photo", "x").add_column("photo", ["a"]), "holds no images but Value"),
+        (part(["a|b"], Value("string")), "several labels in one row.* split test, row 0: 'a|b'"),
+        (part(["nan"], Value("string")), "no label in 1 of 3 rows"),
+    ],
+)
+def test_splits_that_do_not_fit_together(tmp_path, test, message):
+    DatasetDict({"train": part([0, 1], AB), "test": test}).save_to_disk(tmp_path / "set")
+
+    with pytest.raises(DataError, match=message):
         HuggingFace(path=tmp_path / "set").load()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,14 @@ from pydantic import Field
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.detect import HUGGING_FACE_FILES
+from fedlens.data.labels import class_notes, composed, label_faults, label_texts
+from fedlens.data.split_names import split_word
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import mark_used
 
-USUAL_NAMES = {"val": ("validation", "valid", "val", "dev"), "test": ("test",)}
-"""What hub data sets call their splits."""
+_SHOWN = 5
 
 
 @sources.register("huggingface", summary="a data set of the Hugging Face hub by name, or one saved in a folder")
@@ -31,7 +32,8 @@ class HuggingFace(Source):
     """`dataset` is a name on the hub; `path` a folder (of `save_to_disk`, or that `load_dataset` reads) or such a name.
 
     Columns that are not named: the first image column, the first ClassLabel column or the one called label.
-    Splits that are not named: validation, valid, val or dev; test. "" leaves a split out. The encoded images are
+    Splits that are not named: those whose names mean validation and test, in any case. "" leaves a split out. Classes
+    are matched by name where splits number them differently. The encoded images are
     written once as files into FedLens' cache folder, so that decoding and starting again work as for any folder.
     """
 
@@ -52,14 +54,18 @@ class HuggingFace(Source):
         Raises:
             DataError: it cannot be fetched or read, or a split or a column is not in it.
         """
-        splits = self._choose_splits(self._open())
+        found = self._open()
+        splits = self._choose_splits(found)
         first = next(iter(splits.values()))
-        image = self._image_column(first.features)
-        labels, class_names = _labels(splits, self._label_column(first.features))
+        image, label = self._image_column(first.features), self._label_column(first.features)
+        for split, part in splits.items():
+            _check_columns(split, part.features, image, label)
+        labels, class_names, notes = _labels(splits, label)
         return ImageTable(
             images=[file for part in splits.values() for file in _files(part, image)],
             labels=labels,
             class_names=class_names,
+            notes=(self._summary(found, splits, class_names), *notes),
             split=np.repeat(list(splits), [len(part) for part in splits.values()]) if len(splits) > 1 else None,
             clients=_texts(splits, "client_column", self.client_column),
             groups=_texts(splits, "group_column", self.group_column),
@@ -87,15 +93,26 @@ class HuggingFace(Source):
 
     def _choose_splits(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """ "train", "val", "test" → `datasets.Dataset`, those that there are."""
-        chosen = {"train": self.train_split}
+        renamed = self.train_split == "train" and "train" not in found
+        chosen = {"train": (_usual("train", found) if renamed else "") or self.train_split}
         for split, asked in (("val", self.val_split), ("test", self.test_split)):
-            usual = next((name for name in USUAL_NAMES[split] if name in found), "")
-            if name := usual if asked is None else asked:
+            if name := _usual(split, found) if asked is None else asked:
                 chosen[split] = name
         for split, name in chosen.items():
             if name not in found:
                 raise DataError(f"data.{split}_split: no split {name!r}; the data set has {', '.join(found)}")
         return {split: found[name] for split, name in chosen.items()}
+
+    def _summary(self, found: Mapping[str, Any], splits: Mapping[str, Any], names: tuple[str, ...]) -> str:
+        """How the data set was read, in one line."""
+        used = {id(part) for part in splits.values()}
+        unread = [name for name, part in found.items() if id(part) not in used]
+        left_out = f", splits left unread: {', '.join(unread)}" if unread else ""
+        more = ", …" if len(names) > _SHOWN else ""
+        return (
+            f"{self.dataset or self.path} read as splits {'/'.join(splits)}, {len(names)} classes "
+            f"({', '.join(names[:_SHOWN])}{more}){left_out}"
+        )
 
     def _image_column(self, features: Mapping[str, Any]) -> str:
         kinds = {name: type(feature).__name__ for name, feature in features.items()}
@@ -133,19 +150,66 @@ def _texts(splits: Mapping[str, Any], key: str, column: str | None) -> NDArray[n
     return np.array(["" if value is None else str(value) for value in values], np.str_)
 
 
-def _labels(splits: Mapping[str, Any], column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels of all splits and the class names: those of a ClassLabel column, else its different values."""
-    values = [value for part in splits.values() for value in part[_existing("label_column", column, part.features)]]
-    if any(value is None or value == -1 for value in values):
-        raise DataError(
-            f'data.label_column: {column!r} has rows without a label; leave that split out: data.test_split: ""'
-        )
-    feature = next(iter(splits.values())).features[column]
-    if type(feature).__name__ == "ClassLabel":
-        return np.array(values, np.int64), tuple(feature.names)
-    names = tuple(sorted({str(value) for value in values}, key=natural))
-    label_of = {name: label for label, name in enumerate(names)}
-    return np.array([label_of[str(value)] for value in values], np.int64), names
+def _usual(split: str, found: Mapping[str, Any]) -> str:
+    """The name that stands for `split` in a data set, or ""."""
+    return next((name for name in found if split_word(name) == split), "")
+
+
+def _check_columns(split: str, features: Mapping[str, Any], image: str, label: str) -> None:
+    """Raises DataError: a split lacks the columns that the first one has, or has no images in one."""
+    there = ", ".join(features)
+    way_out = f'rename it, or leave the split out: data.{split}_split: ""'
+    for column in (image, label):
+        if column not in features:
+            raise DataError(f"data.{split}_split: no column {column!r} in the {split} split ({there}); {way_out}")
+    if (kind := type(features[image]).__name__) != "Image":
+        raise DataError(f"data.{split}_split: column {image!r} of the {split} split holds no images but {kind}")
+
+
+def _labels(splits: Mapping[str, Any], column: str) -> tuple[NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
+    """Labels of all splits, the class names, and notes. A number of a ClassLabel column stands for its name there, so
+    splits that number their classes differently agree; columns of other types hold the names themselves.
+
+    Raises:
+        DataError: rows without a label, or with several.
+    """
+    known = {split: _names_of(part.features[column]) for split, part in splits.items()}
+    texts = label_texts(value for split, part in splits.items() for value in _named(part[column], known[split]))
+    if faults := label_faults(texts):
+        raise DataError(_faulty(splits, column, texts, *next(iter(faults.items()))))
+    lists = [names for names in known.values() if names is not None]
+    found = set(texts)
+    ordered = list(dict.fromkeys(name for names in lists for name in names if names == lists[0] or name in found))
+    ordered += sorted(found - set(ordered), key=natural)
+    label_of = {name: label for label, name in enumerate(ordered)}
+    notes = list(class_notes(found))
+    if len(set(known.values())) > 1:
+        notes.insert(0, f"the splits differ in the type or the names of column {column!r}: classes are matched by name")
+    return np.array([label_of[text] for text in texts], np.int64), tuple(ordered), tuple(notes)
+
+
+def _names_of(feature: Any) -> tuple[str, ...] | None:
+    """The classes of a ClassLabel column; None for one of another type."""
+    return tuple(map(composed, feature.names)) if type(feature).__name__ == "ClassLabel" else None
+
+
+def _named(values: Any, names: tuple[str, ...] | None) -> Iterator[object]:
+    """Numbers of a ClassLabel column as names, -1 as nothing; other values as they are."""
+    if names is None:
+        return iter(values)
+    return (None if value is None or value < 0 else names[value] for value in values)
+
+
+def _faulty(splits: Mapping[str, Any], column: str, texts: list[str], problem: str, rows: list[int]) -> str:
+    """The error for rows whose label cannot be used."""
+    sizes = np.cumsum([len(part) for part in splits.values()])
+    at = int(np.searchsorted(sizes, rows[0], side="right"))
+    split, row = list(splits)[at], rows[0] - int(sizes[at - 1] if at else 0)
+    held_out = f'; leave that split out: data.{split}_split: ""' if split != "train" else ""
+    return (
+        f"data.label_column: {column!r} has {problem} in {len(rows):,} of {len(texts):,} rows, the first in split "
+        f"{split}, row {row}: {texts[rows[0]]!r}{held_out or '; remove those rows'}"
+    )
 
 
 def _files(part: Any, column: str) -> list[Path]:
