@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from fedlens.data.partition.iid import Iid
 from fedlens.data.user import from_datasets
@@ -97,6 +97,47 @@ def test_the_key_follows_the_content():
     assert key(images) == key(list(images))
     assert key(images) != key([*images[:-1], ARRAY + 1])
     assert key(images) != key(images, [0, 0, 1, 1] * 5)
+
+
+def of(classes, *labels):
+    return Listed([ARRAY] * len(labels), list(labels), classes and list(classes))
+
+
+@pytest.mark.parametrize(
+    ("data", "others", "labels", "names"),
+    [
+        ({"x": of("ab", *[0, 1] * 10), "y": of("ba", *[0] * 20)}, {}, [0, 1] * 10 + [1] * 20, "ab"),
+        ({"x": of("ab", *[0, 1] * 10), "y": of("bc", *[0, 1] * 10)}, {}, [0, 1] * 10 + [1, 2] * 10, "abc"),
+        (of("ab", *[0, 1] * 10), {"test": of("ba", 0, 1, 1)}, [0, 1] * 10 + [1, 0, 0], "ab"),
+        (of("ab", *[0, 1] * 10), {"test": of("b", 0)}, [0, 1] * 10 + [1], "ab"),
+        (of("ab", *[0, 1] * 10), {"test": of(None, 0, 1)}, [0, 1] * 10 + [0, 1], "ab"),
+        (of("ab", *[0, 1] * 10), {"class_names": ["b", "a"]}, [1, 0] * 10, "ba"),
+        (of("ab", *[0, 1] * 10), {"class_names": ["x", "y"]}, [0, 1] * 10, "xy"),
+        (ConcatDataset([of("ab", *[0] * 10), of("ba", *[0] * 10)]), {}, [0] * 10 + [1] * 10, "ab"),
+        (Subset(of("ab", *[0, 1] * 10), range(4, 20)), {"test": of("ba", 0, 1)}, [0, 1] * 8 + [1, 0], "ab"),
+    ],
+)
+def test_classes_are_matched_by_name(data, others, labels, names):
+    how = {**HOW, "scheme": None if isinstance(data, dict) else Iid()}
+    found = from_datasets(data, others.pop("test", None), **how, **others)
+    assert found.labels.tolist() == labels
+    assert found.class_names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("data", "test", "others", "words"),
+    [
+        (of("ab", *[0, 1] * 10), of("abc", 0, 2), {}, "test split has images of 'c', and no training image"),
+        ({"x": of("ab", 0, 1), "y": of("ba", 0, 1), "z": of(None, 0)}, None, {}, "no `classes`, and the others"),
+        ({"x": of("ab", 0, 1), "y": of("ba", 0)}, None, {"class_names": ["a", "c"]}, "class_names lacks b"),
+        (of("ab", 0, 1, 2), None, {}, "label 2 is not one of the 2 classes"),
+        (of("ab", 0, 1.5), None, {}, "item 1 is not .image, label.*1.5 is not a whole number"),
+        (Subset(ConcatDataset([of("ab", 0), of("ba", 0)]), [0]), None, {}, "join them afterwards"),
+    ],
+)
+def test_classes_that_cannot_be_matched(data, test, others, words):
+    with pytest.raises(DataError, match=words):
+        from_datasets(data, test, **{**HOW, "scheme": None if isinstance(data, dict) else Iid()}, **others)
 
 
 @pytest.mark.parametrize(

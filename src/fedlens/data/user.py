@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from fedlens.data.base import Scheme
 from fedlens.data.cache import default_cache_dir
+from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
 from fedlens.data.division import Columns, Plan, divide
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import DataError
@@ -50,19 +51,23 @@ def from_datasets(
     """A federation of one data set, dealt out by `scheme`, or of one data set a client (name → data set).
 
     Every item is read once, transforms included, and all images stay in memory. Without `test`, `test_fraction` of
-    the rows is the global test set. Class names come from `class_names`, else the data set's `classes`, else numbers.
+    the rows is the global test set. Class names come from `class_names`, else the data sets' `classes`, else numbers.
+    Where data sets number the same classes differently, names count: see `class_names.numbering`.
 
     Raises:
         DataError: an item is not (image, label), images differ in size or type, or a label has no name; and as
             `divide`.
     """
     owned = data if isinstance(data, Mapping) else {"": data}
-    parts = [_read(dataset, "train", name) for name, dataset in owned.items()]
-    if test is not None:
-        parts.append(_read(test, "test", ""))
+    given = [("train", name, dataset) for name, dataset in owned.items()]
+    given += [] if test is None else [("test", "", test)]
+    found = [(split, client, piece) for split, client, dataset in given for piece in pieces(dataset)]
+    classes = numbering([own_names(piece) for _, _, piece in found], class_names)
+    parts = [_read(piece, split, client) for split, client, piece in found]
     images = _stack([image for part in parts for image in part.images])
-    labels = np.array([label for part in parts for label in part.labels], np.int64)
-    names = tuple(class_names) if class_names is not None else _names(next(iter(owned.values()), None), labels)
+    own = [renumbered(part.labels, numbers) for part, numbers in zip(parts, classes.numbers, strict=True)]
+    labels = np.array([label for part in own for label in part], np.int64)
+    names = classes.names or tuple(str(number) for number in range(int(labels.max()) + 1))
     _check_labels(labels, names)
     columns = Columns(
         labels,
@@ -72,7 +77,7 @@ def from_datasets(
     )
     plan = Plan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
     division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
-    report = DataReport(len(labels), notes=division.notes)
+    report = DataReport(len(labels), notes=(*classes.notes, *division.notes))
     return FederatedData(
         images, torch.from_numpy(labels), names, division.clients, division.test, report, _content_key(images, labels)
     )
@@ -84,7 +89,7 @@ def _read(dataset: Images, split: str, client: str) -> _Part:
     for number, item in enumerate(_items(dataset)):
         try:
             image, label = item
-            labels.append(int(label))
+            labels.append(whole(label))
             images.append(_tensor(image))
         except (TypeError, ValueError) as error:
             raise DataError(f"{where} {number} is not (image, label) with a class number as label: {error}") from error
@@ -135,13 +140,6 @@ def _stack(images: list[Tensor]) -> Tensor:
             "in the data set's transform, or give the folder as data.path, which FedLens resizes"
         )
     return torch.stack(images).contiguous()
-
-
-def _names(dataset: Images | None, labels: NDArray[np.int64]) -> tuple[str, ...]:
-    known = getattr(dataset, "classes", None)
-    if isinstance(known, Sequence) and not isinstance(known, str):
-        return tuple(str(name) for name in known)
-    return tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
 def _check_labels(labels: NDArray[np.int64], names: tuple[str, ...]) -> None:

@@ -1,0 +1,116 @@
+"""Class names of data sets from Python: each may number its classes in an order of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset, Dataset
+
+from fedlens.data.labels import class_notes, composed
+from fedlens.errors import DataError
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """names: of all classes, by label; None where no data set names them. numbers: for each data set, its labels →
+    labels in `names`; None where they are the same."""
+
+    names: Names | None
+    numbers: tuple[NDArray[np.int64] | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+def pieces(dataset: Dataset[Any]) -> Iterator[Dataset[Any]]:
+    """The data sets that a ConcatDataset joins, or the data set itself: each has class names of its own."""
+    if isinstance(dataset, ConcatDataset):
+        for inner in dataset.datasets:
+            yield from pieces(inner)
+    else:
+        yield dataset
+
+
+def own_names(dataset: Any) -> Names | None:
+    """`dataset.classes`, or those of the data set that it takes a part of (`Subset`); None where there are none.
+
+    Raises:
+        DataError: it is a part of a ConcatDataset whose data sets number their classes differently.
+    """
+    known = getattr(dataset, "classes", None)
+    if isinstance(known, Sequence) and not isinstance(known, str):
+        return tuple(composed(str(name)) for name in known)
+    if isinstance(dataset, ConcatDataset):
+        found = {own_names(inner) for inner in dataset.datasets}
+        if len(found) > 1:
+            raise DataError(
+                "a part of joined data sets (ConcatDataset) that number their classes differently: take the parts "
+                "first and join them afterwards"
+            )
+        return found.pop()
+    inner = getattr(dataset, "dataset", None)
+    return None if inner is None else own_names(inner)
+
+
+def numbering(known: Sequence[Names | None], given: Sequence[str] | None) -> Numbering:
+    """One numbering for data sets with the class names `known`, which are matched by name.
+
+    `given` names the classes by label. Where it holds the data sets' own names, labels follow its order; where it does
+    not, and all data sets agree, it gives their classes other names.
+
+    Raises:
+        DataError: a data set without names stands beside others that disagree; `given` lacks names of such.
+    """
+    lists = list(dict.fromkeys(names for names in known if names is not None))
+    asked = None if given is None else tuple(composed(str(name)) for name in given)
+    if not lists or (asked is not None and len(lists) == 1 and not set(lists[0]) <= set(asked)):
+        return Numbering(asked, (None,) * len(known))
+    order = asked or tuple(dict.fromkeys(name for names in lists for name in names))
+    if missing := sorted({name for names in lists for name in names} - set(order)):
+        raise DataError(
+            f"class_names lacks {', '.join(missing[:5])}: the data sets number their classes differently, and are "
+            "matched by name"
+        )
+    if asked is None and len(lists) > 1 and None in known:
+        raise DataError(
+            "one of the data sets has no `classes`, and the others number theirs differently: give it `classes`, or "
+            "class_names="
+        )
+    place = {name: label for label, name in enumerate(order)}
+    numbers = tuple(None if names is None else np.array([place[name] for name in names], np.int64) for names in known)
+    differ = len(lists) > 1 or lists[0] != order[: len(lists[0])]
+    notes = ("the data sets number their classes differently: classes are matched by name",) if differ else ()
+    return Numbering(order, numbers, (*notes, *class_notes(order)))
+
+
+def renumbered(labels: Sequence[int], numbers: NDArray[np.int64] | None) -> list[int]:
+    """Labels of one data set as labels of all.
+
+    Raises:
+        DataError: a label has no name in its own data set.
+    """
+    if numbers is None:
+        return list(labels)
+    for label in labels:
+        if not 0 <= label < len(numbers):
+            raise DataError(
+                f"label {label} is not one of the {len(numbers)} classes (0 to {len(numbers) - 1}) that have a name"
+            )
+    return [int(numbers[label]) for label in labels]
+
+
+def whole(label: Any) -> int:
+    """A label as a class number.
+
+    Raises:
+        ValueError: it is no whole number.
+        TypeError: it is no number.
+    """
+    number = int(label)
+    if number != label:
+        raise ValueError(f"{label} is not a whole number")
+    return number
