@@ -33,6 +33,7 @@ from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.models.lora import merged
 from fedlens.reports.html import write_report
 from fedlens.runtimes.base import Runtime
+from fedlens.tracking.intervals import wilson
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
@@ -41,6 +42,9 @@ from fedlens.tracking.summary import algorithm_name, last_with
 from fedlens.tracking.tensorboard import TensorBoardTracker
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory
+
+ENOUGH_VALIDATION = 100
+"""Images; with fewer, a 95 % interval is wider than 20 points."""
 
 SAMPLES = 16
 """Pictures among TensorBoard's sample predictions."""
@@ -136,6 +140,8 @@ def conduct(
         runtime.watch = observer.standing
         prepare_folder(folder, experiment, runtime)
         observer.start(header(experiment, folder, runtime), config.federated.num_rounds, begun)
+        if doubt := few_validation_images(experiment, runtime):
+            observer.note(doubt)
         board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
         files: list[Tracker] = [MetricsFile(folder.metrics, begun), *([board] if board else [])]
         everybody = [*files, observer, *trackers]
@@ -153,6 +159,20 @@ def conduct(
         write_report(folder.path)
     observer.finish(folder.path, watch.spent())
     return experiment.model.to("cpu")
+
+
+def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | None:
+    """What to know where validation has so few images that it decides by chance; None where it has enough, or none."""
+    apart = experiment.malicious if experiment.partly_private else frozenset()
+    images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
+    interval = wilson(0.5, images)
+    if interval is None or images >= ENOUGH_VALIDATION:
+        return None
+    return (
+        f"validation has only {images} image{'s' * (images != 1)}: an accuracy of 50 % on them may be anything from "
+        f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %, so early stopping and the best model depend on chance; "
+        f"use more images, or a larger data.validation (now {experiment.config.data.validation:g})"
+    )
 
 
 def data_notes(data: FederatedData) -> list[str]:

@@ -37,6 +37,10 @@ class ClientMeasures:
 
     def __call__(self, total: Total, reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
         """Of the round that gave `reports` and `total`; `clients`: everybody who is known."""
+        with np.errstate(over="ignore", invalid="ignore"):  # norms of updates that run away
+            return self._measured(total, reports, clients)
+
+    def _measured(self, total: Total, reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
         length = l2_norm(total.delta[name] for name in sorted(self.trained))
         return {
             **drift(reports),

@@ -21,6 +21,7 @@ from fedlens.federation.records import RoundRecord
 from fedlens.federation.types import Standing
 from fedlens.files import read_json
 from fedlens.lines import folded
+from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.bars import Bars
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.result import result_lines
@@ -80,18 +81,21 @@ class ConsoleTracker:
         self._bars.round(record.round)
 
     def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """The result, where it lies, and three commands to try."""
+        """The result, where it lies, what to try where it is poor, and three commands to go on with."""
         self.close()
         run = RunDir(folder)
         metrics, config = read_metrics(run.metrics), configuration(run)
         lines = result_lines(metrics, run, is_personal(config))
         lines["this call"] = split_time(spent)
-        advice = next_commands(folder, self._again or f"fedlens run {shlex.quote(str(run.config))}")
+        again = self._again or f"fedlens run {shlex.quote(str(run.config))}"
+        problem = advice(metrics, config, Commands(again, f"{self._resume} {shlex.quote(str(folder))}"))
         if self._console.is_terminal:
-            self._console.print(Rule("Result", style="green", align="left"))
+            self._console.print(Rule("Result", style="yellow" if problem else "green", align="left"))
         self._lines(lines)
+        if problem:
+            self._say(problem, "yellow")
         self._say("Next:")
-        for command in advice:  # whole, however long: they are there to be copied
+        for command in next_commands(folder, again):  # whole, however long: they are there to be copied
             self._console.print(Text(clean.block(f"  {command}")), soft_wrap=True)
 
     def interrupted(self) -> None:

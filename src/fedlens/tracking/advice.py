@@ -1,0 +1,116 @@
+"""What to try after a run that did not go well: one line with the command, or nothing."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedlens.tracking.intervals import wilson
+from fedlens.tracking.summary import is_personal, last_with, percent
+from fedlens.tracking.wording import counted, majority, measured_on
+
+DIVERGED = "training diverged"
+"""How the reason of a client whose update or loss is not finite begins (`training.client`)."""
+
+STILL_FALLING = 0.99
+"""A validation loss below this part of the one before it still falls."""
+
+USUAL_LR = {"sgd": 0.05, "adamw": 0.001}
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Commands:
+    """again: the command that started the run; resume: the one that goes on with it, with its folder."""
+
+    again: str
+    resume: str
+
+    def changed(self, **overrides: str) -> str:
+        """`again` with other values, keys being written with __ for the dot. Keys of a model that is replaced go."""
+        values = {key.replace("__", "."): value for key, value in overrides.items()}
+        gone = ("model.",) if "model.name" in values else tuple(f"{key}=" for key in values)
+        kept = [word for word in shlex.split(self.again) if not word.startswith(gone)]
+        return shlex.join([*kept, *(f"{key}={value}" for key, value in values.items())])
+
+
+def advice(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str | None:
+    """The first that applies: clients diverge, the accuracy is no better than without learning, the validation loss
+    still falls. None: nothing is wrong with the figures."""
+    if not metrics:
+        return None
+    return (
+        _too_high_a_rate(metrics, config, commands)
+        or _nothing_learnt(metrics, config, commands)
+        or _unfinished(metrics, config, commands)
+    )
+
+
+def _too_high_a_rate(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str | None:
+    lost = sum(one["reason"].startswith(DIVERGED) for line in metrics for one in line["failures"])
+    tasks = sum(len(line["cohort"]) + len(line["failures"]) for line in metrics)
+    if lost:
+        problem = f"{lost} of {counted(tasks, 'client update')} diverged"
+    elif (guessing := _loss_of_guessing(metrics)) and not _below(metrics[-1]["train_loss"], 3 * guessing):
+        problem = f"the training loss ended far above that of guessing ({guessing:.2f})"
+    else:
+        return None
+    optimizer = config.get("optimizer", {})
+    lr = optimizer.get("lr", 1.0)
+    smaller = USUAL_LR.get(optimizer.get("name", "sgd"), 0.05) if lr > 1 else lr / 10
+    return f"{problem}: the learning rate ({lr:g}) is too high. Try: {commands.changed(optimizer__lr=f'{smaller:g}')}"
+
+
+def _loss_of_guessing(metrics: Metrics) -> float | None:
+    """ln C: the cross-entropy of equal probabilities for all C classes."""
+    found = last_with(metrics, "test") or last_with(metrics, "validation") or last_with(metrics, "clients") or {}
+    return math.log(1 / found["chance"]) if found.get("chance") else None
+
+
+def _below(loss: float | None, bound: float) -> bool:
+    """False for a loss that is not finite, which metrics files have as null."""
+    return loss is not None and loss < bound
+
+
+def _nothing_learnt(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str | None:
+    personal = is_personal(config)
+    test, clients = last_with(metrics, "test"), last_with(metrics, "clients")
+    found, name = (clients, "client accuracy") if personal or not test else (test, "test accuracy")
+    if not found or found.get("chance") is None or not found.get("examples"):
+        return None
+    accuracy = found["accuracy_over_examples"] if "accuracy_over_examples" in found else found["accuracy"]
+    floor = max(found["chance"], majority(found, personal) or 0.0)
+    low, _ = wilson(accuracy, found["examples"]) or (0.0, 1.0)
+    if low > floor:
+        return None
+    verdict = "is no better than" if found["accuracy"] <= floor else "cannot be told from"
+    return (
+        f"{name} {percent(found['accuracy'])} on {measured_on(found)} {verdict} naming one class without learning "
+        f"({percent(floor)}). Try: {_more_learning(metrics, config, commands)}"
+    )
+
+
+def _more_learning(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str:
+    """Pretrained weights, frozen where all parts of the model are shared; else more rounds."""
+    if config.get("model", {}).get("pretrained") or config.get("model", {}).get("weights"):
+        return _train_on(metrics, commands)
+    frozen = {} if is_personal(config) else {"model__freeze": "backbone"}
+    return commands.changed(model__name="efficientnet_lite0", model__pretrained="true", **frozen)
+
+
+def _unfinished(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str | None:
+    losses = [line["validation"]["loss"] for line in metrics if line["validation"]]
+    planned = config.get("federated", {}).get("num_rounds")
+    if metrics[-1]["round"] != planned or len(losses) < 2 or any(loss is None for loss in losses[-2:]):
+        return None
+    if losses[-1] > STILL_FALLING * losses[-2] or losses[-1] > min(loss for loss in losses if loss is not None):
+        return None
+    return f"the validation loss was still falling in the last round. Go on with: {_train_on(metrics, commands)}"
+
+
+def _train_on(metrics: Metrics, commands: Commands) -> str:
+    return f"{commands.resume} federated.num_rounds={2 * metrics[-1]['round']}"
