@@ -47,6 +47,7 @@ def build_algorithm(config: Config) -> Algorithm:
         STRATEGY.choose(config.strategy),
         PERSONALIZATION.choose(config.personalization),
         AGGREGATION.choose(config.aggregation),
+        largest_share=config.server.max_weight_share,
     )
 
 

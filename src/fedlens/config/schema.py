@@ -91,6 +91,10 @@ class ServerSection(Section):
     max_examples: PositiveInt = Field(
         10_000_000, description="most images that a client may claim: it is counted by them"
     )
+    max_weight_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="largest share of a step's weight that one client may have: where clients do not trust each other",
+    )
     max_classes: PositiveInt = Field(
         1000, description="most classes that the clients may bring in, where the server has no images"
     )

@@ -15,14 +15,17 @@ from fedlens.strategies.base import Strategy
 @dataclass(frozen=True)
 class Algorithm:
     """strategy: how clients and server step; personalization: what stays at home; rule: how updates are combined;
-    threat: which clients of a simulation attack, and how."""
+    threat: which clients of a simulation attack, and how; largest_share: of a step's weight that one client may
+    have."""
 
     strategy: Strategy
     personalization: Personalization = field(default_factory=NoPersonalization)
     rule: Rule = field(default_factory=Mean)
     threat: Threat | None = None
+    largest_share: float | None = None
 
     @property
     def summed(self) -> bool:
         """The total is the weighted mean of what clients report of their updates."""
-        return self.rule.linear and not (self.threat and self.threat.attack.crafts)
+        crafted = self.threat is not None and self.threat.attack.crafts
+        return self.rule.linear and self.largest_share is None and not crafted

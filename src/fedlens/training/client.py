@@ -15,6 +15,7 @@ from torch import Tensor
 from fedlens.aggregation.base import Aggregator
 from fedlens.aggregation.directions import Directions
 from fedlens.aggregation.norms import all_finite, l2_norm
+from fedlens.aggregation.share import LimitedShare
 from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.federation.client_store import ClientStore
 from fedlens.federation.records import Evaluation
@@ -80,6 +81,8 @@ class ClientTrainer:
         aggregator = self._algorithm.rule.aggregator(trained)
         if self._directions:
             aggregator = Directions(aggregator, trained)
+        if self._algorithm.largest_share is not None:
+            aggregator = LimitedShare(aggregator, self._algorithm.largest_share)
         return threat.around(aggregator, trained) if threat else aggregator
 
     @property
