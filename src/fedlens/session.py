@@ -17,6 +17,7 @@ from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.hparams import hyper_parameters
 from fedlens.config.load import dump
+from fedlens.config.pictures import keep_pictures
 from fedlens.config.runtimes import build_runtime, check_clients
 from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
@@ -152,6 +153,8 @@ def conduct(
             watch.part("report")
             folder.save_data(experiment.shown, runtime.known())
             leave_behind(experiment, folder, end, checkpoints)
+            if config.tracking.report and config.tracking.pictures:
+                keep_pictures(experiment, folder.pictures)
             if board:
                 board.finish()
     folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")

@@ -213,6 +213,7 @@ class TrackingSection(Section):
     name: str | None = Field(None, description="first part of the run folder's name; default: algorithm-model")
     tensorboard: bool = Field(True, description="write TensorBoard events")
     report: bool = Field(True, description="write report.html at the end")
+    pictures: bool = Field(True, description="show small copies of test images in the report")
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
 

@@ -12,6 +12,7 @@ from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
+from fedlens.reports.pictures import galleries
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import duration, is_personal, last_with, percent
 from fedlens.tracking.wording import UNUSED, floors, measured_on
@@ -175,7 +176,7 @@ def _mistakes(run: LoadedRun) -> str:
             f"Share of a class' test images that were found, worst first.{which}",
             classes.recalls(matrix, names),
         ),
-    )
+    ) + galleries(run)
 
 
 MEASURED = {

@@ -26,6 +26,7 @@ class LoadedRun:
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
     data       read, skipped [(file, reason)], notes
     result     reason and end of a finished run
+    pictures   test images with what they were taken for (`tracking.pictures`)
     """
 
     folder: RunDir
@@ -36,6 +37,7 @@ class LoadedRun:
     confusion: Mapping[str, Any]
     data: Mapping[str, Any]
     result: Mapping[str, Any]
+    pictures: Mapping[str, Any]
 
     @property
     def class_names(self) -> list[str]:
@@ -65,6 +67,7 @@ def load_run(folder: Path) -> LoadedRun:
         confusion=_read(run.confusion),
         data=_read(run.data),
         result=_read(run.result),
+        pictures=_read(run.pictures),
     )
 
 

@@ -25,5 +25,6 @@ USES = {
     "Test accuracy": "Shows which run learns faster, and which ends higher.",
     "Test accuracy for what was moved": "Shows which run learns most for its traffic.",
     "Most confident mistakes": "Look here first for wrong labels and for classes that look alike.",
+    "Behind the confusion matrix": "Shows what images of one kind of mistake have in common.",
     "Least confident hits": "Shows what the model is nearly wrong about: collect more images like these.",
 }

@@ -84,6 +84,11 @@ class RunDir:
         return self.path / "confusion.json"
 
     @property
+    def pictures(self) -> Path:
+        """Small copies of test images, and what the final model takes them for (JSON)."""
+        return self.path / "pictures.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,6 +57,21 @@ def evaluate(
     two = ranked and outputs.shape[1] == 2
     area = auroc(labels, outputs[:, 1] - outputs[:, 0]) if two else None
     return Evaluation(loss / len(labels), confusion(labels, predicted, classes), area)
+
+
+@torch.inference_mode()
+def predictions(
+    model: nn.Module, examples: Examples, *, precision: Precision = "fp32", batch_size: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(N,) class that `model` predicts for each of the `examples`, and its probability (softmax)."""
+    model.eval()
+    found = []
+    for inputs, _ in examples.once(batch_size or EVALUATION_BATCH):
+        with autocast(precision, examples.device):
+            logits = model(inputs).float()
+        found.append(logits.softmax(1).max(1))
+    confidence, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+    return predicted, confidence
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

@@ -1,0 +1,80 @@
+"""The test images in a report: what the model was surely wrong about, nearly wrong about, and what is behind each cell
+of the confusion matrix."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from fedlens.errors import FedLensError
+from fedlens.reports.load import LoadedRun
+from fedlens.reports.page import titled
+
+_NOTE = (
+    "The page holds these test images as small copies: take care whom it is given to. "
+    "<code>tracking.pictures=false</code> leaves them out."
+)
+
+
+class Picture(BaseModel):
+    image: Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]
+    true: str
+    predicted: str
+    confidence: float
+
+
+class Cell(BaseModel):
+    true: str
+    predicted: str
+    numbers: list[int]
+
+
+class Kept(BaseModel):
+    """What `tracking.pictures` writes: numbers are places in `pictures`."""
+
+    tested: int
+    pictures: list[Picture]
+    mistakes: list[int]
+    hits: list[int]
+    cells: list[Cell]
+
+
+def galleries(run: LoadedRun) -> str:
+    """The pictures that the run kept; nothing where there are none.
+
+    Raises:
+        FedLensError: the file with them is damaged.
+    """
+    if not run.pictures:
+        return ""
+    try:
+        kept = Kept.model_validate(run.pictures)
+    except ValidationError as error:
+        raise FedLensError(f"{run.folder.pictures}: not as a run writes it; remove the file to do without") from error
+    script = resources.files("fedlens.reports").joinpath("pictures.js").read_text(encoding="utf-8")
+    # in a script element, only "<" could end it
+    data = kept.model_dump_json().replace("<", "\\u003c")
+    total = f"{len(kept.pictures)} of {kept.tested:,} test images are kept. {_NOTE}"
+    parts = (
+        titled("Most confident mistakes", "The model was surest of these, and wrong.", _tiles("mistakes"), wide=True),
+        titled("Least confident hits", "Right, and only just.", _tiles("hits"), wide=True),
+        titled("Behind the confusion matrix", f"{_choice(kept)} {total}", _tiles("cell"), wide=True),
+    )
+    return f'<div class="plots">{"".join(parts)}</div><script type="application/json" id="pictures">{data}</script>' + (
+        f"<script>{script}</script>"
+    )
+
+
+def _choice(kept: Kept) -> str:
+    options = "".join(
+        f'<option value="{number}">{escape(cell.true)} → {escape(cell.predicted)}</option>'
+        for number, cell in enumerate(kept.cells)
+    )
+    return f'Choose a cell of the matrix: click it, or <select id="cells" aria-label="cell">{options}</select>.'
+
+
+def _tiles(name: str) -> str:
+    return f'<div class="tiles" id="{name}"></div>'

@@ -1,0 +1,106 @@
+"""pictures.json: test images that the final model is surest and least sure of, and some for each kind of mistake."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlens.files import write_json
+
+GALLERY = 12
+"""Most confident mistakes, and as many least confident hits."""
+OF_A_CELL = 8
+MOST_PICTURES = 300
+MOST_BYTES = 2_000_000
+"""Of all pictures together, as they stand in the file: as many as fit."""
+SIDE = 96
+"""Pixels that a picture is made smaller to."""
+_SMALL = 48
+"""Up to so many pixels PNG takes no more room than JPEG, and keeps every pixel."""
+
+
+def save_pictures(
+    path: Path,
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    confidence: NDArray[np.float32],
+    names: Sequence[str],
+) -> None:
+    """Choose among N test images, and write thumbnails of them.
+
+    images       (…, S, S, C), C = 1 or 3, of which only those that are chosen are read
+    rows         (N,) where the test images stand among `images`
+    confidence   (N,) the probability that the model gives to the class that it predicts
+    names        of every class that occurs in `truth` and `predicted`
+    """
+    mistakes, hits, cells = choose(truth, predicted, confidence)
+    numbers: dict[int, int] = {}
+    pictures: list[dict[str, Any]] = []
+    room = MOST_BYTES
+    for row in dict.fromkeys([*mistakes, *hits, *_in_turn(list(cells.values()))]):
+        image = thumbnail(images[rows[row]])
+        room -= len(image)
+        if room < 0 or len(pictures) == MOST_PICTURES:
+            break
+        numbers[row] = len(pictures)
+        sure = round(float(confidence[row]), 4)
+        told = {"true": names[truth[row]], "predicted": names[predicted[row]], "confidence": sure}
+        pictures.append({"image": image, **told})
+    kept = {cell: [numbers[row] for row in found if row in numbers] for cell, found in cells.items()}
+    write_json(
+        path,
+        {
+            "tested": len(truth),
+            "pictures": pictures,
+            "mistakes": [numbers[row] for row in mistakes if row in numbers],
+            "hits": [numbers[row] for row in hits if row in numbers],
+            "cells": [
+                {"true": names[true], "predicted": names[guess], "numbers": found}
+                for (true, guess), found in kept.items()
+                if found
+            ],
+        },
+    )
+
+
+def choose(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], confidence: NDArray[np.float32]
+) -> tuple[list[int], list[int], dict[tuple[int, int], list[int]]]:
+    """Places from 0 to N − 1: the most confident mistakes, the least confident hits, and the most confident of each
+    pair (true, predicted) that occurs. Pairs that are mistakes come first."""
+    surest = np.argsort(-confidence, kind="stable")
+    wrong = [row for row in surest.tolist() if truth[row] != predicted[row]]
+    right = [row for row in surest.tolist() if truth[row] == predicted[row]]
+    cells: dict[tuple[int, int], list[int]] = {}
+    for row in (*wrong, *right):
+        cell = cells.setdefault((int(truth[row]), int(predicted[row])), [])
+        if len(cell) < OF_A_CELL:
+            cell.append(row)
+    return wrong[:GALLERY], right[::-1][:GALLERY], cells
+
+
+def _in_turn(cells: Sequence[Sequence[int]]) -> Iterator[int]:
+    """The first row of every cell, then the second of every cell: where there is no room for all, each has some."""
+    for rows in zip_longest(*cells):
+        yield from (row for row in rows if row is not None)
+
+
+def thumbnail(image: NDArray[np.uint8]) -> str:
+    """`image` (S, S, C) as a data URI, no larger than `SIDE`."""
+    from PIL import Image
+
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    picture.thumbnail((SIDE, SIDE))
+    form = "PNG" if max(image.shape[:2]) <= _SMALL else "JPEG"
+    file = io.BytesIO()
+    picture.save(file, form, **({"quality": 80} if form == "JPEG" else {}))
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
