@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlens.config.load import load
+from fedlens.config.blocks import PYTHON
+from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
+from fedlens.config.load import load, load_saved
 from fedlens.config.schema import Config
 from fedlens.errors import ConfigError
 from fedlens.tracking.console import ConsoleTracker
@@ -61,7 +63,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved configuration."""
-        return load(RunDir.open(self.folder).config)
+        return load_saved(RunDir.open(self.folder).config)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -95,6 +97,7 @@ class Run:
         model: nn.Module | None = None,
         data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
         test: Dataset[Any] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> nn.Module:
         """The model that `client` uses at home, in eval mode. Your own `model` and `data` have to be given again.
 
@@ -104,7 +107,7 @@ class Run:
         from fedlens.personal import open_personal
 
         folder = RunDir.open(self.folder)
-        given = _given(self.config, model, data, test)
+        given = _given(self.config, model, data, test, class_names)
         return open_personal(folder, client, model=given.model, data=given.data).model
 
     @property
@@ -119,23 +122,27 @@ def run(
     model: nn.Module | None = None,
     data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
     test: Dataset[Any] | None = None,
+    class_names: Sequence[str] | None = None,
     show: bool | Observer = True,
     trackers: Sequence[Tracker] = (),
 ) -> Run:
     """Run a federated experiment.
 
-    config     a YAML file, a mapping, or nothing for the defaults; `overrides` are "section.key=value"
-    model      your own module (images (B, C, S, S) → logits (B, classes)) in place of the configured model
-    data       your own dataset of (image, label), dealt out as data.partition says, or one dataset a client by name
-    test       your own global test set
-    show       progress on the console; False for none, or an observer of your own
-    trackers   your own trackers, told of every round
+    config       a YAML file, a mapping, or nothing for the defaults; `overrides` are "section.key=value"
+    model        your own module (images (B, C, S, S) → logits (B, classes)) in place of the configured model
+    data         your own dataset of (image, label), dealt out as data.partition says, or one dataset a client by name
+    test         your own global test set
+    class_names  names of `data`'s classes, by label; default: the dataset's `classes`, else numbers
+    show         progress on the console; False for none, or an observer of your own
+    trackers     your own trackers, told of every round
+
+    `model` and `data` are not kept with the run: its configuration says `python` in their place.
 
     Raises:
         FedLensError: what went wrong, and the way out.
     """
-    resolved = resolve(config, overrides)
-    given = _given(resolved, model, data, test)
+    resolved = _resolve(config, overrides, "run", model=model is not None, data=data is not None)
+    given = _given(resolved, model, data, test, class_names)
     return _in_new_folder(resolved, lambda folder: _execute(resolved, folder, given, show, trackers))
 
 
@@ -145,6 +152,7 @@ def resume(
     model: nn.Module | None = None,
     data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
     test: Dataset[Any] | None = None,
+    class_names: Sequence[str] | None = None,
     show: bool | Observer = True,
     trackers: Sequence[Tracker] = (),
 ) -> Run:
@@ -154,8 +162,9 @@ def resume(
     Raises:
         FedLensError: there is nothing to go on with, or a key may not change any more.
     """
-    directory, config = _stopped(folder, overrides)
-    return _execute(config, directory, _given(config, model, data, test), show, trackers)
+    directory, config = _stopped(folder, overrides, "run")
+    given = _given(config, model, data, test, class_names)
+    return _execute(config, directory, given, show, trackers)
 
 
 def serve(
@@ -171,7 +180,7 @@ def serve(
     Raises:
         FedLensError: what went wrong, and the way out.
     """
-    resolved = resolve(config, overrides)
+    resolved = _resolve(config, overrides, "server")
     return _in_new_folder(resolved, lambda folder: _serve(resolved, folder, show, trackers))
 
 
@@ -183,7 +192,7 @@ def serve_on(
     Raises:
         FedLensError: there is nothing to go on with, or a key may not change any more.
     """
-    directory, config = _stopped(folder, overrides)
+    directory, config = _stopped(folder, overrides, "server")
     return _serve(config, directory, show, trackers)
 
 
@@ -211,11 +220,26 @@ def resolve(config: str | Path | Mapping[str, Any] | Config | None, overrides: S
     Raises:
         ConfigError: every mistake, a line each.
     """
-    if isinstance(config, Config):
-        return load(None, overrides, config.model_dump(mode="json", exclude_unset=True))
-    if isinstance(config, Mapping):
-        return load(None, overrides, config)
-    return load(None if config is None else Path(config), overrides)
+    return _resolve(config, overrides, None)
+
+
+def _resolve(
+    config: str | Path | Mapping[str, Any] | Config | None,
+    overrides: Sequence[str],
+    use: Use | None,
+    *,
+    model: bool = False,
+    data: bool = False,
+) -> Config:
+    """`resolve` for one use; with `model` or `data` from Python, these sections say so."""
+    given = frozenset([OWN_MODEL] * model + [OWN_DATA] * data)
+    extra = config if isinstance(config, Mapping) else None
+    below = None if config is None or extra is not None else config if isinstance(config, Config) else Path(str(config))
+    resolved = load(below, overrides, extra, use=use, given=given)
+    changes = {"model": {"name": PYTHON}} if model else {}
+    changes |= {"data": {"source": PYTHON}} if data else {}
+    sections = {name: getattr(resolved, name).model_copy(update=change) for name, change in changes.items()}
+    return resolved.model_copy(update=sections)
 
 
 def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
@@ -229,14 +253,14 @@ def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
         raise
 
 
-def _stopped(folder: str | Path, overrides: Sequence[str]) -> tuple[RunDir, Config]:
+def _stopped(folder: str | Path, overrides: Sequence[str], use: Use) -> tuple[RunDir, Config]:
     fixed = [override for override in overrides if not override.startswith(MAY_CHANGE)]
     if fixed:
         raise ConfigError(
             *(f"{override}: a resumed run may change only {', '.join(MAY_CHANGE)}…" for override in fixed)
         )
     directory = RunDir.open(Path(folder))
-    return directory, load(directory.config, overrides)
+    return directory, load_saved(directory.config, overrides, use=use)
 
 
 def _given(
@@ -244,16 +268,19 @@ def _given(
     model: nn.Module | None,
     data: Dataset[Any] | Mapping[str, Dataset[Any]] | None,
     test: Dataset[Any] | None,
+    class_names: Sequence[str] | None,
 ) -> Any:
-    from fedlens.config.builders import build_scheme
+    from fedlens.config.builders import build_scheme, check_own_data
     from fedlens.data.user import from_datasets
     from fedlens.session import Given
 
     if data is None:
-        if test is not None:
-            raise ConfigError("test= needs data=: the configured source brings its own test images")
+        if test is not None or class_names is not None:
+            name, own = ("test", "test images") if test is not None else ("class_names", "class names")
+            raise ConfigError(f"{name}= needs data=: the configured source brings its own {own}")
         return Given(model, None)
     section = config.data
+    check_own_data(config, clients=isinstance(data, Mapping), test=test is not None)
     federated: FederatedData = from_datasets(
         data,
         test,
@@ -263,6 +290,9 @@ def _given(
         client_test=section.client_test,
         test_fraction=section.test,
         seed=config.seed,
+        partition_seed=section.partition.seed,
+        class_names=class_names,
+        cache_dir=section.cache_dir,
     )
     return Given(model, federated)
 

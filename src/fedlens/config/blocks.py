@@ -38,6 +38,9 @@ T = TypeVar("T")
 AUTO = "auto"
 """Name that leaves the choice of a block to what the data turns out to be."""
 
+PYTHON = "python"
+"""Name of a source or a model that a Python program handed over (`fedlens.run(…, data=…, model=…)`)."""
+
 Where = Callable[[str], str]
 """Dotted key → where it stands, such as "config.yaml, line 3"; "" when that is not known."""
 
@@ -95,13 +98,24 @@ ALGORITHM: tuple[Family[Any], ...] = (STRATEGY, PERSONALIZATION, AGGREGATION, SC
 _MATERIAL: tuple[Family[Any], ...] = (MODEL, SOURCE, SCHEME)
 FAMILIES: Mapping[str, Family[Any]] = {family.section: family for family in (*_MATERIAL, *ALGORITHM)}
 
+_HANDED_OVER: Mapping[str, str] = {
+    "data": "the run's images were given from Python, and are not kept with it; give them again, as "
+    "fedlens.run(…, data=…) or fedlens.resume(…, data=…), or read a folder: data.source=auto data.path=FOLDER",
+    "model": "the run's model was given from Python; give it again, as fedlens.run(…, model=…) or "
+    "fedlens.resume(…, model=…), or use one that `fedlens models` lists",
+}
+"""What to say of `PYTHON` where nothing was handed over."""
+
 
 def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Entry[T], dict[str, Any]]:
     """The entry called `name`, and the parameters that the name itself implies (`timm:<architecture>`).
 
     Raises:
-        ConfigError: there is no such block.
+        ConfigError: there is no such block, or it was handed over by a Python program.
     """
+    if name == PYTHON and family.section in _HANDED_OVER:
+        key = f"{family.section}.{family.key}"
+        raise ConfigError(problems.line(key, _HANDED_OVER[family.section], name, where(key)))
     registered, implied = name, {}
     if family.section == "model" and name.startswith("timm:"):
         registered, implied = "timm", {"architecture": name.removeprefix("timm:")}
@@ -216,7 +230,8 @@ def undecided(family: Family[Any], given: Mapping[str, Any], where: Where = lamb
         key, owners = f"{family.section}.{name}", _owners(family, name)
         if name in family.own or (owners and family is SOURCE):
             continue
-        text = f"says nothing to scheme auto; choose {family.section}.{family.key}={' or '.join(owners)}"
+        choice = f"{family.section}.{family.key}={' or '.join(owners)}"
+        text = f"says nothing to {given.get(family.key, AUTO)}; choose {choice}"
         if not owners:
             text = problems.unknown_key(key, list(family.model.model_fields), [*schema_keys(), *block_keys()])
         lines.append(problems.line(key, text, value, where(key)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from fedlens.aggregation.base import Rule
 from fedlens.config import problems
 from fedlens.config.blocks import AGGREGATION, ATTACK, PERSONALIZATION, SCHEDULE, STRATEGY, find
-from fedlens.config.schema import Config, LoraSection, TransferSection
+from fedlens.config.schema import Config
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
 
@@ -30,18 +30,10 @@ def _transfer(config: Config, where: Callable[[str], str]) -> Iterator[str]:
     if lora.rank and model.freeze != "none":
         text = "model.lora.rank freezes the backbone by itself, and trains adapters in it; use model.freeze=none"
         yield problems.line("model.freeze", text, model.freeze, where("model.freeze"))
-    for key in sorted(lora.model_fields_set - {"rank"}):
-        if not lora.rank and getattr(lora, key) != getattr(LoraSection(), key):
-            full = f"model.lora.{key}"
-            yield problems.line(full, "there are no adapters; set model.lora.rank", getattr(lora, key), where(full))
     if transfer.unfreeze_every and transfer.probe_rounds:
         key = "transfer.probe_rounds"
         text = f"transfer.unfreeze_every = {transfer.unfreeze_every} begins with the head by itself; use one of the two"
         yield problems.line(key, text, transfer.probe_rounds, where(key))
-    for key in ("layer_decay", "unfreeze_every", "probe_rounds"):
-        if model.freeze == "backbone" and getattr(transfer, key) != getattr(TransferSection(), key):
-            text = "model.freeze=backbone leaves the head only; freeze less, or leave this out"
-            yield problems.line(f"transfer.{key}", text, getattr(transfer, key), where(f"transfer.{key}"))
 
 
 def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:

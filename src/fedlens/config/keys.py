@@ -27,3 +27,22 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
 def schema_keys() -> list[str]:
     """The dotted keys that the schema itself knows, without those of blocks."""
     return [f"{at}.{name}".lstrip(".") for at, model in sections() for name in model.model_fields]
+
+
+def section_in(tree: dict[str, Any], dotted: str) -> dict[str, Any]:
+    """The section `dotted` of `tree`, made where it is missing; an empty one where a value stands in its place."""
+    for part in dotted.split("."):
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            return {}
+        tree = below
+    return tree
+
+
+def value_in(tree: Any, dotted: str) -> Any:
+    """The value under the dotted key; `...` where there is none."""
+    for part in dotted.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return ...
+        tree = tree[part]
+    return tree

@@ -3,44 +3,67 @@
 Three layers, the later over the earlier: a YAML file, arguments from Python, `key.sub=value` overrides. Relative
 paths, also those inside a file, are relative to the current folder. Naming another block in a later layer
 (`strategy.name=fedavgm` over a file's fedprox) leaves out the parameters that belonged to the block before.
+
+A key that is given and has no effect is a mistake (`config.idle` has the rules). Where a later layer is the reason, the
+key is left out instead, as a block's parameters are: `data.source=sample` over a file's `path`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedlens.config import problems
-from fedlens.config.blocks import AUTO, FAMILIES, Family, block_keys, build_block, find, undecided
+from fedlens.config.blocks import AUTO, FAMILIES, PYTHON, Family, block_keys, build_block, find, undecided
 from fedlens.config.checks import contradictions, mismatches
-from fedlens.config.keys import properties, schema_keys, sections
+from fedlens.config.idle import Given, Idle, Use, idle_keys
+from fedlens.config.keys import properties, schema_keys, section_in, sections, value_in
 from fedlens.config.overrides import Layer, argument_layer, file_layer, merge, override_layer
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
+from fedlens.config.settle import settle
 from fedlens.config.text import Key, write_text
 from fedlens.errors import ConfigError
 
 
-def load(path: Path | None = None, overrides: Sequence[str] = (), extra: Mapping[str, Any] | None = None) -> Config:
-    """The configuration of a run: `path` (YAML), `extra` over it (nested, or dotted keys), `overrides` over both.
+def load(
+    path: Path | Config | None = None,
+    overrides: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    *,
+    use: Use | None = None,
+    given: Given = frozenset(),
+) -> Config:
+    """The configuration of a run: `path` (YAML; or a configuration), `extra` over it (nested, or dotted keys),
+    `overrides` over both.
 
     Plugins are imported first, so that their blocks are known. Parameters that a block leaves to their defaults
     are filled in: what is saved with a run says all that it used.
+
+    use    what it is for: keys that count only for the other use are mistakes
+    given  `OWN_DATA`, `OWN_MODEL`: what a Python program hands over, in the layer of `extra`
 
     Raises:
         ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, where it stands.
     """
     mistakes: list[str] = []
-    layer = file_layer(path) if path is not None else Layer()
-    layer = merge(layer, argument_layer(extra or {}, mistakes), _named_blocks())
-    layer = merge(layer, override_layer(overrides, mistakes), _named_blocks())
-    config = check(layer, mistakes)
-    if mistakes or config is None:
-        raise ConfigError(*mistakes)
-    return config
+    layers = _layers(path, overrides, extra or {}, mistakes)
+    return _checked(layers, mistakes, lambda config: idle_keys(config, use, given))
+
+
+def load_saved(path: Path, overrides: Sequence[str] = (), *, use: Use | None = None) -> Config:
+    """As `load`, of a run's own config.yaml. A key in it that has no effect is left out: it changed nothing in the run.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    mistakes: list[str] = []
+    layers = _layers(path, overrides, {}, mistakes)
+    return _checked(layers, mistakes, lambda config: idle_keys(config, use), saved=True)
 
 
 def dump(config: Config) -> str:
@@ -48,8 +71,26 @@ def dump(config: Config) -> str:
     return write_text(config.model_dump(mode="json"))
 
 
-def check(layer: Layer, mistakes: list[str]) -> Config | None:
-    """The configuration that `layer` describes; adds a line to `mistakes` for each thing that is wrong with it."""
+def _layers(
+    path: Path | Config | None, overrides: Sequence[str], extra: Mapping[str, Any], mistakes: list[str]
+) -> list[Layer]:
+    """From the lowest to the highest."""
+    if isinstance(path, Config):
+        lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
+    else:
+        lowest = Layer() if path is None else file_layer(path)
+    return [lowest, argument_layer(extra, mistakes), override_layer(overrides, mistakes)]
+
+
+def _checked(
+    layers: Sequence[Layer], mistakes: list[str], idle: Callable[[Config], Iterable[Idle]], *, saved: bool = False
+) -> Config:
+    """The configuration that `layers` describe together.
+
+    Raises:
+        ConfigError: `mistakes`, and one line for each further thing that is wrong with it.
+    """
+    layer = reduce(lambda lower, upper: merge(lower, upper, _named_blocks()), layers)
     tree = _without_empty_sections(layer.tree)
     found = _schema_mistakes(tree, layer)
     mistakes.extend(found.values())
@@ -60,8 +101,11 @@ def check(layer: Layer, mistakes: list[str]) -> Config | None:
         for family in FAMILIES.values():
             _complete_block(family, tree, layer, mistakes, skip=found)
     if not mistakes:
+        mistakes.extend(settle(tree, idle(Config.model_validate(tree)), layers, saved=saved))
         mistakes.extend(mismatches(Config.model_validate(tree), layer.where))
-    return None if mistakes else Config.model_validate(tree)
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return Config.model_validate(tree)
 
 
 def _load_plugins(tree: Mapping[str, Any], layer: Layer, mistakes: list[str]) -> bool:
@@ -85,7 +129,8 @@ def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
         for detail in error.errors(include_url=False):
             key, model = _place(detail["loc"], known)
             text = _explain(key, detail["type"], detail["input"], model)
-            value = ... if detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict) else _at(tree, key)
+            section = detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict)
+            value = ... if section else value_in(tree, key)
             lines.setdefault(key, problems.line(key, text, value, layer.where(key)))
     for key, value, node in _values(tree, known):
         if isinstance(value, bool) and problems.is_number(node):
@@ -117,10 +162,10 @@ def _complete_block(
     family: Family[Any], tree: dict[str, Any], layer: Layer, mistakes: list[str], skip: Mapping[str, str]
 ) -> None:
     """Check the block that a section names, and fill in the parameters that are left to their defaults."""
-    section = _section(tree, family.section)
+    section = section_in(tree, family.section)
     given = {key: value for key, value in section.items() if f"{family.section}.{key}" not in skip}
     name = given.get(family.key, family.default)
-    if name == AUTO:
+    if name == AUTO or (name == PYTHON and family.section in ("data", "model")):
         mistakes.extend(undecided(family, given, layer.where))
         return
     if not isinstance(name, str):
@@ -133,16 +178,6 @@ def _complete_block(
         return
     values = entry.adapter().dump_python(block, mode="json")
     section.update({key: value for key, value in values.items() if key not in family.own and key not in implied})
-
-
-def _section(tree: dict[str, Any], dotted: str) -> dict[str, Any]:
-    """The section `dotted` of `tree`, made where it is missing; an empty one where a value stands in its place."""
-    for part in dotted.split("."):
-        below = tree.setdefault(part, {})
-        if not isinstance(below, dict):
-            return {}
-        tree = below
-    return tree
 
 
 def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,19 +198,11 @@ def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _values(tree: Mapping[str, Any], known: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Each value that stands under a key of the schema: dotted key, value, JSON schema of the key."""
     for at, model in known.items():
-        section = _at(tree, at) if at else tree
+        section = value_in(tree, at) if at else tree
         nodes = properties(model)
         for name in model.model_fields:
             if isinstance(section, dict) and name in section:
                 yield f"{at}.{name}".lstrip("."), section[name], nodes[name]
-
-
-def _at(tree: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        if not isinstance(tree, dict) or part not in tree:
-            return ...
-        tree = tree[part]
-    return tree
 
 
 def _named_blocks() -> dict[Key, tuple[str, frozenset[str]]]:

@@ -1,0 +1,180 @@
+"""Keys that are given and have no effect, such as `data.path` beside `source: sample`.
+
+A key counts as given when its value is not its default: the configuration that a run saves holds every key, and has
+to be usable again. Which keys are idle is said by the rules below, one function a part of the configuration; what
+becomes of an idle key is decided in `config.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedlens.attacks.none import NoAttack
+from fedlens.config.blocks import ATTACK, AUTO, CLOCK, MODEL, PYTHON, SCHEDULE, SCHEME, SOURCE, field_names, find
+from fedlens.config.schema import Config, LoraSection, PartitionSection, ServerSection, TransferSection
+from fedlens.data.partition.natural import Natural
+from fedlens.schedules.base import Asynchronous
+
+Use = Literal["run", "server"]
+"""What a configuration is for: a simulation, or a server of sites on other machines."""
+
+OWN_DATA, OWN_MODEL = "data=", "model="
+"""What a Python program may hand over instead of configuring it."""
+
+Given = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A key without effect. text: why, and the way out; because: the keys that decide it."""
+
+    key: str
+    text: str
+    because: tuple[str, ...]
+
+
+def idle_keys(config: Config, use: Use | None = None, given: Given = frozenset()) -> Iterator[Idle]:
+    """The keys of `config` that are given and have no effect. All names of blocks in it are known.
+
+    use    None: it may be for either, so keys that count for one of them are not idle
+    given  of `OWN_DATA` and `OWN_MODEL`, what replaces these sections
+    """
+    rules = (_data, _model, _training, _algorithm, _evaluation, _runtime)
+    found = [idle for rule in rules for idle in rule(config)]
+    found += [*_of_simulation(config)] if use == "server" else [*_of_server(config)] if use == "run" else []
+    found += [*_beside_own_data(config)] if OWN_DATA in given else []
+    found += [*_beside_own_model(config)] if OWN_MODEL in given else []
+    plain = Config()
+    for idle in found:
+        if value_at(config, idle.key) != value_at(plain, idle.key):
+            yield idle
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value under a dotted key of the schema."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _data(config: Config) -> Iterator[Idle]:
+    source, scheme = config.data.source, config.data.partition.scheme
+    if source not in (AUTO, PYTHON) and "path" not in field_names(find(SOURCE, source)[0]):
+        text = f"source {source} reads no path; use data.source=auto"
+        yield Idle("data.path", text, ("data.source",))
+    if scheme != AUTO and find(SCHEME, scheme)[0].factory is Natural:
+        text = "scheme natural keeps the data's own clients; use another data.partition.scheme, or leave it out"
+        yield Idle("data.partition.clients", text, ("data.partition.scheme",))
+        yield Idle("data.partition.seed", text, ("data.partition.scheme",))
+
+
+def _model(config: Config) -> Iterator[Idle]:
+    model = config.model
+    if model.weights is not None:
+        text = "model.weights takes the place of pretrained weights; use one of the two"
+        yield Idle("model.pretrained", text, ("model.weights",))
+    if not model.lora.rank:
+        for name in LoraSection.model_fields:
+            yield Idle(f"model.lora.{name}", "there are no adapters; set model.lora.rank", ("model.lora.rank",))
+    if model.freeze == "backbone":
+        text = "model.freeze=backbone leaves the head only; freeze less, or leave this out"
+        for name in TransferSection.model_fields:
+            yield Idle(f"transfer.{name}", text, ("model.freeze",))
+        yield Idle("memory.gradient_checkpointing", text, ("model.freeze",))
+
+
+def _training(config: Config) -> Iterator[Idle]:
+    optimizer = config.optimizer
+    if optimizer.name != "sgd":
+        text = f"{optimizer.name} has none; use optimizer.name=sgd, or leave it out"
+        yield Idle("optimizer.momentum", text, ("optimizer.name",))
+    elif not optimizer.momentum:
+        text = "SGD without momentum has nothing to keep; set optimizer.momentum, or leave it out"
+        yield Idle("optimizer.keep", text, ("optimizer.momentum", "optimizer.name"))
+    users = {"step_rounds": ("step",), "gamma": ("step", "exponential")}
+    for name, schedules in users.items():
+        if optimizer.schedule not in schedules:
+            text = f"schedule {optimizer.schedule} has none; use optimizer.schedule={' or '.join(schedules)}"
+            yield Idle(f"optimizer.{name}", text, ("optimizer.schedule",))
+
+
+def _algorithm(config: Config) -> Iterator[Idle]:
+    if find(ATTACK, config.attack.name)[0].factory is NoAttack:
+        text = f"nobody attacks; set attack.name, such as attack.name={_attack()}"
+        yield Idle("attack.fraction", text, ("attack.name",))
+    schedule = SCHEDULE.choose(config.schedule)
+    if isinstance(schedule, Asynchronous) and schedule.concurrency is not None:
+        text = "schedule.concurrency says how many clients work at a time; use one of the two"
+        yield Idle("federated.fraction_fit", text, ("schedule.concurrency", "schedule.name"))
+
+
+def _attack() -> str:
+    return next(name for name in ATTACK.registry.names() if name != ATTACK.default)
+
+
+def _evaluation(config: Config) -> Iterator[Idle]:
+    if config.federated.evaluate_clients_every and not config.data.client_test:
+        text = "data.client_test=0 leaves the clients no test images; set data.client_test"
+        yield Idle("federated.evaluate_clients_every", text, ("data.client_test",))
+    if not config.federated.evaluate_every:
+        text = "with federated.evaluate_every=0 nothing is evaluated before the end; set federated.evaluate_every"
+        for name in ("target_accuracy", "patience", "min_delta"):
+            yield Idle(f"stopping.{name}", text, ("federated.evaluate_every",))
+
+
+def _runtime(config: Config) -> Iterator[Idle]:
+    name = config.runtime.name
+    if name != "ray":
+        text = f"runtime {name} connects to nothing; use runtime.name=ray, or leave it out"
+        yield Idle("runtime.address", text, ("runtime.name",))
+    if name == "in_process":
+        text = "runtime in_process has no worker processes; use runtime.name=local, or leave it out"
+        yield Idle("runtime.workers", text, ("runtime.name",))
+        yield Idle("runtime.threads_per_worker", text, ("runtime.name",))
+
+
+def _of_server(config: Config) -> Iterator[Idle]:
+    """What counts only where the clients are on other machines."""
+    text = "is for `fedlens server`; a simulation has no use for it, so leave it out"
+    for name in ServerSection.model_fields:
+        yield Idle(f"server.{name}", text, ())
+    yield Idle("federated.round_deadline", text, ())
+    if not CLOCK.choose(config.clock).virtual:
+        late = "without a clock no simulated client is late; set clock.name, or leave it out"
+        yield Idle("federated.over_selection", late, ("clock.name",))
+
+
+def _of_simulation(config: Config) -> Iterator[Idle]:
+    """What counts only where the clients are simulated."""
+    text = "is for simulations (`fedlens run`); sites decide it themselves, so leave it out"
+    for key in ("name", "workers", "address", "threads_per_worker"):
+        yield Idle(f"runtime.{key}", text, ())
+    for key in PartitionSection.model_fields:
+        yield Idle(f"data.partition.{key}", text, ())
+    yield Idle("attack.fraction", text, ())
+    if config.server.certs is not None:
+        alone = "server.certs lets only registered clients in; use one of the two"
+        yield Idle("server.insecure", alone, ("server.certs",))
+    if config.data.path is None and config.data.source == AUTO:
+        none = "the server has no images of its own; name them by data.path, or leave it out"
+        for key in ("test", "on_bad_image"):
+            yield Idle(f"data.{key}", none, ())
+
+
+def _beside_own_data(config: Config) -> Iterator[Idle]:
+    text = f"{OWN_DATA} gives the images themselves; leave it out"
+    if config.data.source != PYTHON:
+        yield Idle("data.source", text, (OWN_DATA,))
+    for name in ("path", "image_size", "on_bad_image"):
+        yield Idle(f"data.{name}", text, (OWN_DATA,))
+
+
+def _beside_own_model(config: Config) -> Iterator[Idle]:
+    text = f"{OWN_MODEL} gives the model itself; leave it out"
+    if config.model.name != PYTHON:
+        yield Idle(f"model.{MODEL.key}", text, (OWN_MODEL,))
+    for name in ("pretrained", "num_classes", "weights", "freeze", "norm", "lora.rank"):
+        yield Idle(f"model.{name}", text, (OWN_MODEL,))

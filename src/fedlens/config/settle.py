@@ -1,0 +1,46 @@
+"""What becomes of keys that have no effect: left out where a later layer is the reason, else a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlens.config import problems
+from fedlens.config.blocks import FAMILIES
+from fedlens.config.idle import OWN_DATA, OWN_MODEL, Idle
+from fedlens.config.keys import section_in, value_in
+from fedlens.config.overrides import Layer
+
+_IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
+"""What a Python program hands over stands in the layer of its arguments, above the file."""
+
+
+def settle(tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool) -> Iterator[str]:
+    """Take keys that a later layer made idle out of `tree`; a line for each other one.
+
+    layers  the lowest first; saved: the lowest is the configuration that a run saved, whose idle keys are taken out
+    """
+
+    def height(key: str) -> int:
+        standing = (number for number, layer in enumerate(layers) if value_in(layer.tree, key) is not ...)
+        return _IN_CODE[key] if key in _IN_CODE else max(standing, default=-1)
+
+    for one in idle:
+        at = height(one.key)
+        if any(height(key) > at for key in one.because) or (saved and at == 0):
+            _leave_out(tree, one.key)
+            continue
+        value = value_in(tree, one.key)
+        shown = str(value) if isinstance(value, Path) else value
+        yield problems.line(one.key, one.text, shown, layers[at].where(one.key))
+
+
+def _leave_out(tree: dict[str, Any], key: str) -> None:
+    """Take the key out; with the name of a block, its parameters."""
+    section, _, name = key.rpartition(".")
+    inside, family = section_in(tree, section), FAMILIES.get(section)
+    inside.pop(name, None)
+    if family is not None and family.key == name:
+        for parameter in inside.keys() - family.own:
+            del inside[parameter]
