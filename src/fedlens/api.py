@@ -270,7 +270,8 @@ def _given(
     test: Dataset[Any] | None,
     class_names: Sequence[str] | None,
 ) -> Any:
-    from fedlens.config.builders import build_scheme, check_own_data
+    from fedlens.config.against_data import check_keys
+    from fedlens.config.builders import build_scheme
     from fedlens.data.user import from_datasets
     from fedlens.session import Given
 
@@ -280,7 +281,7 @@ def _given(
             raise ConfigError(f"{name}= needs data=: the configured source brings its own {own}")
         return Given(model, None)
     section = config.data
-    check_own_data(config, clients=isinstance(data, Mapping), test=test is not None)
+    check_keys(config, clients=isinstance(data, Mapping), test=test is not None)
     federated: FederatedData = from_datasets(
         data,
         test,

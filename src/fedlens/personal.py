@@ -11,7 +11,7 @@ from torch import nn
 from fedlens.config import problems
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
-from fedlens.config.load import load
+from fedlens.config.load import load_saved
 from fedlens.data.types import FederatedData
 from fedlens.errors import ModelError
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
@@ -48,7 +48,7 @@ def open_personal(
         FedLensError: the images, or what the client kept, are not there.
     """
     checkpoint = _checkpoint(run, client)
-    config = load(run.config)
+    config = load_saved(run.config)
     experiment = build_experiment(config, run.path, Silent().progress, model=model, data=data)
     if read_json(run.fingerprint) != experiment.shown.cache_key:
         raise ModelError(

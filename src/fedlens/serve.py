@@ -224,7 +224,7 @@ def where(site: SiteConfig) -> Place:
 def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: Observer) -> FederatedData:
     """The server's test images where the configuration names data; else none, and the label space of the sites."""
     if config.data.path is not None or config.data.source != AUTO:
-        return replace(build_data(config, observer.progress), clients=())
+        return replace(build_data(config, observer.progress, simulated=False), clients=())
     agreed = folder.path / "sites.json"
     if not agreed.exists():
         write_json(agreed, asdict(agreement(config, runtime.described(config.federated.min_fit_clients))))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedlens.config.against_data import check_stopping
 from fedlens.config.blocks import AGGREGATION, MODEL, find
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
@@ -73,6 +74,7 @@ def execute(config: Config, folder: RunDir, given: Given, observer: Observer, tr
     # too few clients: say so before there is a run
     check_rule(config, build_plan(config).cohorts.size(len(experiment.data.clients)))
     data = experiment.data
+    check_stopping(config, len(data.val))
     check_clients(config, [client.name for client in data.clients])
     return conduct(
         experiment,

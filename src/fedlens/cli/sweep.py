@@ -53,7 +53,7 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
         chosen = dict(zip(axes, values, strict=True))
         label = " ".join(f"{key}={value}" for key, value in chosen.items())
         try:
-            config = load(path, fixed, chosen)
+            config = load(path, fixed, chosen, use="run")
         except ConfigError as error:
             mistakes += list(error.problems)
             continue
@@ -108,12 +108,12 @@ def _run_one(label: str, config: Config) -> bool:
 
 def find_run(config: Config) -> RunDir | None:
     """The run in the sweep's folder that has this configuration, finished or not."""
-    from fedlens.config.load import load
+    from fedlens.config.load import load_saved
     from fedlens.tracking.run_dir import find_runs
 
     for run in find_runs(config.tracking.dir):
         try:
-            same = _compared(load(run.config)) == _compared(config)
+            same = _compared(load_saved(run.config)) == _compared(config)
         except ConfigError:
             continue
         if same:

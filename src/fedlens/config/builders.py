@@ -7,8 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedlens.config.blocks import AGGREGATION, AUTO, MODEL, PERSONALIZATION, SCHEDULE, SCHEME, SOURCE, STRATEGY
-from fedlens.config.schema import Config
+from fedlens.config.against_data import check_keys_of_table
+from fedlens.config.blocks import (
+    AGGREGATION,
+    AUTO,
+    MODEL,
+    PERSONALIZATION,
+    PYTHON,
+    SCHEDULE,
+    SCHEME,
+    SOURCE,
+    STRATEGY,
+)
+from fedlens.config.schema import Config, ModelSection
 from fedlens.data.base import Scheme
 from fedlens.data.federate import federate
 from fedlens.data.sources import detect
@@ -51,12 +62,17 @@ def build_algorithm(config: Config) -> Algorithm:
     )
 
 
-def build_data(config: Config, progress: Progress) -> FederatedData:
-    """Images of the configured source, decoded, split and dealt out."""
+def build_data(config: Config, progress: Progress, *, simulated: bool = True) -> FederatedData:
+    """Images of the configured source, decoded, split and dealt out. Not `simulated`: those of a server, for tests.
+
+    Raises:
+        ConfigError, DataError: they cannot be had as configured.
+    """
     section = config.data
     if section.source == AUTO:
         section = section.model_copy(update={"source": detect(section.path)})
     table = SOURCE.choose(section).load()
+    check_keys_of_table(config, table, simulated=simulated)
     return federate(
         table,
         scheme=build_scheme(config),
@@ -82,7 +98,8 @@ def build_scheme(config: Config) -> Scheme | None:
 
 def natural_size(config: Config, native: int | None) -> int:
     """The model's own image size, but no more than a moderate enlargement of small images."""
-    wanted = MODEL.choose(config.model).default_image_size
+    section = ModelSection() if config.model.name == PYTHON else config.model
+    wanted = MODEL.choose(section).default_image_size
     return wanted if native is None else min(wanted, max(native, SMALL_IMAGES))
 
 

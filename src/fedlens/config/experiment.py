@@ -180,14 +180,15 @@ def build_experiment(
     refused = algorithm.personalization.objection(model)
     if refused:
         raise ConfigError(refused)
-    if config.memory.gradient_checkpointing and isinstance(model, Recognizer):
-        enable_gradient_checkpointing(model)
+    if config.memory.gradient_checkpointing:
+        save_activations(config, model)
     check_strategy(config, algorithm, model)
     part, eaten = trained_part(config, model, shown, device, progress)
     threat = build_threat(config, eaten)
     if threat is not None:
         algorithm = replace(algorithm, threat=threat)
         shown = replace(shown, report=replace(shown.report, notes=(*shown.report.notes, who_attacks(config, threat))))
+    transfer = config.transfer
     resident = FlatModel(part, device, channels_last=config.memory.channels_last)
     trainer = ClientTrainer(
         resident,
@@ -197,10 +198,21 @@ def build_experiment(
         ClientStore(run_folder / "clients", keep=kept_versions(config)),
         partial(prepared, preprocessing=preprocessing_of(model, shown)),
         augmentation(config.data.augment),
-        Transfer(**config.transfer.model_dump()),
+        Transfer(transfer.layer_decay, transfer.unfreeze_every, transfer.probe_rounds),
         config.tracking.updates,
     )
     return Experiment(config, run_folder, device, shown, eaten, model, resident, algorithm, trainer, configured, notes)
+
+
+def save_activations(config: Config, model: nn.Module) -> None:
+    """Turn gradient checkpointing on.
+
+    Raises:
+        ConfigError: the model has no blocks whose activations could be computed again.
+    """
+    if not isinstance(model, Recognizer) or not enable_gradient_checkpointing(model):
+        text = f"model {config.model.name} has no blocks to compute again; leave it out"
+        raise ConfigError(problems.line("memory.gradient_checkpointing", text, True))
 
 
 def kept_versions(config: Config) -> int:

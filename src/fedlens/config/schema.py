@@ -102,7 +102,9 @@ class ServerSection(Section):
 
 class PartitionSection(BlockSection):
     scheme: str = Field("auto", description="auto: the data's own clients, else dirichlet; see `fedlens data schemes`")
-    clients: PositiveInt | None = Field(None, description="number of clients (default 10); ignored by auto/natural")
+    clients: PositiveInt | None = Field(
+        None, description="number of clients (default 10); not with data that has its own"
+    )
     seed: Seed | None = Field(None, description="seed of the split; default: the run's seed")
 
 

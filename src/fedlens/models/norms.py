@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from fedlens.errors import ConfigError
+
 MOST_GROUPS = 32
 FEWEST_CHANNELS = 8
 """Channels a group at least; with one or two, a 1 × 1 feature map would be normalised to a constant."""
@@ -18,10 +20,15 @@ def use_group_norm(model: nn.Module) -> None:
 
     Networks that start from pretrained weights lose accuracy by it, as those were tuned to batch statistics:
     it is meant for training from the start, or for long fine-tuning.
+
+    Raises:
+        ConfigError: there is none.
     """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            model.set_submodule(name, _group_norm(module))
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not found:
+        raise ConfigError("model.norm = 'group': the model has no BatchNorm to replace; leave it out")
+    for name, module in found:
+        model.set_submodule(name, _group_norm(module))
 
 
 def groups_for(channels: int) -> int:

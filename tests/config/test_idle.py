@@ -1,0 +1,276 @@
+"""Every key that is given has an effect, or is refused.
+
+Three looks at it: which keys a run reads (what it does not read has to be refused), what becomes of a key whose partner
+is missing or there, and whether every parameter of every block reaches the block.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from tests.photos import photos
+
+import fedlens
+from fedlens import api
+from fedlens.config import schema
+from fedlens.config.blocks import FAMILIES, SCHEDULE, Family, block_properties, field_names
+from fedlens.config.builders import build_algorithm, build_plan, local_settings
+from fedlens.config.idle import Use, idle_keys
+from fedlens.config.keys import schema_keys, sections
+from fedlens.config.load import dump, load, load_saved
+from fedlens.config.schema import BlockSection, Config, Section
+from fedlens.errors import ConfigError
+from fedlens.federation import buffer
+from fedlens.registry import Entry
+from fedlens.session import Given
+
+QUICK = ("model.name=lenet", "federated.num_rounds=1", "federated.batch_size=64", "runtime.name=in_process")
+
+
+@contextmanager
+def reading() -> Iterator[set[tuple[type, str]]]:
+    """The (section, key) pairs that are read inside."""
+    read: set[tuple[type, str]] = set()
+
+    def noted(self: BaseModel, name: str) -> Any:
+        if name in type(self).model_fields:
+            read.add((type(self), name))
+        return object.__getattribute__(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Section, BlockSection):
+            patch.setattr(kind, "__getattribute__", noted, raising=False)
+        yield read
+
+
+def values() -> list[str]:
+    """The keys that hold values, not sections."""
+    names = dict(sections())
+    return [key for key in schema_keys() if key not in names]
+
+
+def unread(read: set[tuple[type, str]]) -> set[str]:
+    models = dict(sections())
+    split = {key: key.rpartition(".") for key in values()}
+    return {key for key, (section, _, name) in split.items() if (models[section], name) not in read}
+
+
+def refused(key: str, text: str, *around: str, use: Use | None = "run") -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(None, [f"{key}={text}", *around], use=use)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{key} = ")
+    return line
+
+
+@pytest.mark.parametrize("more", [(), ("attack.name=label_flip", "data.partition.scheme=iid", "data.client_test=0.2")])
+def test_what_a_simulation_does_not_read_is_refused(tmp_path: Path, more: Sequence[str]) -> None:
+    config = load(None, [*QUICK, f"tracking.dir={tmp_path}", "tracking.tensorboard=false", *more])
+    with reading() as read:  # after the configuration was checked: the rules read keys themselves
+        api._in_new_folder(config, lambda folder: api._execute(config, folder, Given(), False, ()))
+    idle = {one.key for one in _all_idle(config, "run")}
+    assert unread(read) <= idle
+    assert len(read) > 60  # the look works
+
+
+def _all_idle(config: Config, use: Use) -> Iterator[Any]:
+    """The idle keys of `config`, were they given."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedlens.config.idle.value_at", lambda config, _key: id(config))  # no value is its default
+        yield from idle_keys(config, use)
+
+
+PARTNERS = [
+    ("data.path", "PHOTOS", ("data.source=sample",), ("data.source=imagefolder",)),
+    ("data.partition.clients", "4", ("data.partition.scheme=natural",), ("data.partition.scheme=iid",)),
+    ("data.partition.seed", "4", ("data.partition.scheme=natural",), ("data.partition.scheme=iid",)),
+    ("model.pretrained", "true", ("model.weights=a.pth",), ()),
+    ("model.lora.alpha", "3", (), ("model.lora.rank=2",)),
+    ("model.lora.dropout", "0.5", (), ("model.lora.rank=2",)),
+    ("model.lora.targets", "[qkv]", (), ("model.lora.rank=2",)),
+    ("transfer.layer_decay", "0.5", ("model.freeze=backbone",), ("model.freeze=1",)),
+    ("transfer.unfreeze_every", "2", ("model.freeze=backbone",), ()),
+    ("transfer.probe_rounds", "2", ("model.freeze=backbone",), ()),
+    ("memory.gradient_checkpointing", "true", ("model.freeze=backbone",), ()),
+    ("optimizer.momentum", "0.5", ("optimizer.name=adamw",), ("optimizer.name=sgd",)),
+    ("optimizer.keep", "true", ("optimizer.momentum=0",), ("optimizer.name=adamw",)),
+    ("optimizer.step_rounds", "3", ("optimizer.schedule=exponential",), ("optimizer.schedule=step",)),
+    ("optimizer.gamma", "0.5", ("optimizer.schedule=cosine",), ("optimizer.schedule=exponential",)),
+    ("attack.fraction", "0.5", (), ("attack.name=label_flip",)),
+    ("federated.fraction_fit", "0.5", ("schedule.name=fedbuff", "schedule.concurrency=12"), ("schedule.name=fedbuff",)),
+    ("federated.evaluate_clients_every", "2", ("data.client_test=0",), ()),
+    ("stopping.patience", "2", ("federated.evaluate_every=0",), ()),
+    ("stopping.target_accuracy", "0.5", ("federated.evaluate_every=0",), ()),
+    ("runtime.address", "auto", (), ("runtime.name=ray",)),
+    ("runtime.workers", "3", ("runtime.name=in_process",), ("runtime.name=local",)),
+    ("runtime.threads_per_worker", "3", ("runtime.name=in_process",), ("runtime.name=ray",)),
+    ("federated.over_selection", "0.5", (), ("clock.name=lognormal",)),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "without", "together"), PARTNERS, ids=[row[0] for row in PARTNERS])
+def test_a_key_needs_its_partner(key: str, text: str, without: tuple[str, ...], together: tuple[str, ...]) -> None:
+    line = refused(key, text, *without)
+    assert any(word in line for word in ("use ", "set ", "leave ")), line  # the way out
+    load(None, [f"{key}={text}", *together], use="run")
+
+
+PLAIN_ONLY = {"optimizer.keep", "optimizer.momentum", "optimizer.step_rounds", "optimizer.gamma"}
+
+
+@pytest.mark.parametrize(("key", "text", "_", "together"), [row for row in PARTNERS if row[0] in PLAIN_ONLY])
+def test_with_its_partner_it_changes_what_is_built(key: str, text: str, _: Any, together: tuple[str, ...]) -> None:
+    def built(*overrides: str) -> tuple[Any, ...]:
+        config = load(None, [*overrides, *together])
+        plan = build_plan(config)
+        return local_settings(config), build_algorithm(config), [plan.lr(number) for number in range(1, 21)]
+
+    assert built(f"{key}={text}") != built()
+
+
+@pytest.mark.parametrize("key", [f"server.{name}" for name in schema.ServerSection.model_fields])
+def test_a_server_s_keys_in_a_simulation(key: str) -> None:
+    text = {"server.address": "h:1", "server.certs": "c", "server.rejoin_seconds": "3"}.get(key, "true")
+    assert "is for `fedlens server`" in refused(key, text)
+    load(None, [f"{key}={text}"], use="server")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "around"),
+    [
+        ("federated.round_deadline", "3", ()),
+        ("runtime.name", "in_process", ()),
+        ("runtime.workers", "3", ()),
+        ("data.partition.scheme", "iid", ()),
+        ("data.partition.clients", "3", ()),
+        ("data.test", "0.3", ()),
+        ("data.on_bad_image", "fail", ()),
+        ("server.insecure", "true", ("server.certs=c",)),
+    ],
+)
+def test_a_simulation_s_keys_at_a_server(key: str, text: str, around: tuple[str, ...]) -> None:
+    uses: dict[Use, tuple[str, ...]] = {"server": around}
+    if key == "federated.round_deadline":
+        uses = {"run": around}
+    for use, overrides in uses.items():
+        refused(key, text, *overrides, use=use)
+    load(None, [f"{key}={text}", *around], use=None)  # it may be for either
+
+
+def test_a_later_layer_that_makes_a_key_idle_leaves_it_out(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "data: {source: imagefolder, path: PHOTOS, partition: {scheme: iid, clients: 8}}\n"
+        "optimizer: {momentum: 0.5, schedule: step, step_rounds: 3}\nattack: {name: alie, fraction: 0.3}\n"
+    )
+    over = ["data.source=sample", "data.partition.scheme=natural", "optimizer.name=adamw", "attack.name=none"]
+    config = load(file, [*over, "optimizer.schedule=constant"], use="run")
+    assert (config.data.path, config.data.partition.clients) == (None, None)
+    assert (config.optimizer.momentum, config.optimizer.step_rounds, config.attack.fraction) == (0.9, 10, 0.2)
+
+
+def test_a_path_over_a_file_s_source_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data:\n  source: sample\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, ["data.path=/photos"], use="run")
+    expected = "data.path = '/photos': source sample reads no path; use data.source=auto (command line)"
+    assert caught.value.problems == (expected,)
+    assert str(load(file, ["data.path=/photos", "data.source=auto"], use="run").data.path) == "/photos"
+
+
+def test_a_saved_configuration_can_be_used_again(tmp_path: Path) -> None:
+    """It holds every key. One of an older FedLens may hold keys without effect, which its run did not notice."""
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(load()))
+    assert load(file, use="run") == load()
+    file.write_text(dump(load()).replace("fraction: 0.2\n", "fraction: 0.3\n"))
+    assert load_saved(file, ["seed=1"]).attack.fraction == 0.2
+    with pytest.raises(ConfigError, match=r"attack.fraction = 0.3: nobody attacks.*line"):
+        load(file, use="run")
+    with pytest.raises(ConfigError, match=r"attack.fraction = 0.4: nobody attacks.*command line"):
+        load_saved(file, ["attack.fraction=0.4"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("data.partition.clients=4",), "data.partition.clients = 4: the data has clients of its own"),
+        (("data.partition.seed=4",), "data.partition.seed = 4: the data has clients of its own"),
+        (("data.test=0.3",), "data.test = 0.3: the data brings test images of its own"),
+        (("data.validation=0", "stopping.patience=2"), "stopping.patience = 2: no client has validation images"),
+        (("memory.gradient_checkpointing=true",), "memory.gradient_checkpointing = true: model lenet has no blocks"),
+        (("model.norm=group",), "model.norm = 'group': the model has no BatchNorm to replace"),
+    ],
+)
+def test_keys_without_effect_with_the_data_or_the_model(
+    tmp_path: Path, overrides: tuple[str, ...], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fedlens.run(None, *QUICK, f"tracking.dir={tmp_path}", *overrides, show=False)
+    (line,) = caught.value.problems
+    assert line.startswith(expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_validation_images_that_the_data_brings(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        photos(tmp_path / "photos" / split)
+    overrides = (*QUICK, f"data.path={tmp_path / 'photos'}", "data.validation=0.3", f"tracking.dir={tmp_path}")
+    with pytest.raises(ConfigError, match=r"data.validation = 0.3: the data brings validation images of its own"):
+        fedlens.run(None, *overrides, show=False)
+
+
+def every_parameter() -> list[Any]:
+    rows = []
+    for family in FAMILIES.values():
+        for entry in family.registry.entries():
+            names = [name for name in field_names(entry) if name not in family.own]
+            rows += [pytest.param(family, entry, name, id=f"{family.section}.{entry.name}.{name}") for name in names]
+    return rows
+
+
+@pytest.mark.parametrize(("family", "entry", "name"), every_parameter())
+def test_every_parameter_reaches_its_block_and_is_used_there(family: Family[Any], entry: Entry[Any], name: str) -> None:
+    node = block_properties(entry)[name]
+    value = another(node)
+    needed = {key: another(spec) for key, spec in block_properties(entry).items() if "default" not in spec}
+    block = entry.build({**needed, name: value})
+    assert getattr(block, name) != node.get("default", ...)
+    modules = {inspect.getmodule(kind) for kind in entry.factory.__mro__ if kind.__module__.startswith("fedlens.")}
+    modules |= {buffer} if family is SCHEDULE else set()
+    text = "".join(inspect.getsource(module) for module in modules if module)
+    assert f".{name}" in text
+
+
+def another(node: dict[str, Any]) -> Any:
+    """A value that the JSON schema allows, other than its default."""
+    default = node.get("default")
+    for option in node.get("anyOf", [node]):
+        for value in candidates(option):
+            if value != default:
+                return value
+    raise AssertionError(f"no value for {node}")
+
+
+def candidates(node: dict[str, Any]) -> Iterator[Any]:
+    yield from node.get("enum", [])
+    low, high = node.get("minimum", node.get("exclusiveMinimum", 0)), node.get("maximum", node.get("exclusiveMaximum"))
+    kind = node.get("type")
+    if kind == "integer":
+        yield from (low + 1, low + 2)
+    elif kind == "number":
+        middle = low + 1 if high is None else (low + high) / 2
+        yield from (middle, middle * 0.75)
+    elif kind == "boolean":
+        yield from (True, False)
+    elif kind == "string":
+        yield "other"
+    elif kind == "array":
+        yield [next(candidates(node.get("items", {"type": "string"})))]
