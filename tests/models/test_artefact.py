@@ -49,8 +49,32 @@ def test_strict(saved):
     content = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(content | {"num_classes": 4}))
 
-    with pytest.raises(ModelError, match="does not fit Recognizer"):
+    with pytest.raises(ModelError, match=r"head.weight should be \(4, 512\), and is \(3, 512\); and 1 more$"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 10**12}, "num_classes: Input should be less than or equal to 10000000"),
+        ({"num_classes": 10**7}, r"head.weight should be \(10000000, 512\), and is \(3, 512\)"),  # 20 GB
+        ({"image_size": 10**9}, "image_size: Input should be less than or equal to 65536"),
+        ({"num_classes": int("9" * 4000)}, "num_classes: "),
+        (
+            {"builder": "lenet", "parameters": {}, "norm": "batch", "image_size": 65536},
+            "backbone.conv1.weight should be",
+        ),
+        ({"builder": None}, "a module of your own"),
+    ],
+)
+def test_what_a_description_asks_for_is_held_against_the_file_first(saved, change, message):
+    folder, _, _ = saved
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | change))
+
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_damage_and_absence(saved, tmp_path):

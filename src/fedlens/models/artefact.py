@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar, overload
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
+from fedlens import clean
 from fedlens.errors import ModelError
-from fedlens.files import write_atomic
+from fedlens.files import read_regular, write_atomic
 from fedlens.models.base import ModelRequest, Recognizer
 from fedlens.models.build import Norm, build_model, builder_named
 from fedlens.models.tensor_files import read_tensors
@@ -21,6 +22,8 @@ from fedlens.models.tensor_files import read_tensors
 M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS = "model.safetensors"
+MAX_DESCRIPTION = 16 * 2**20
+"""Bytes of `model.json`: some hundred thousand class names."""
 DESCRIPTION = "model.json"
 
 
@@ -37,10 +40,10 @@ class ModelDescription:
     """
 
     builder: str | None
-    num_classes: int
+    num_classes: Annotated[int, Field(ge=1, le=10**7)]
     class_names: tuple[str, ...]
-    image_size: int
-    image_channels: int
+    image_size: Annotated[int, Field(ge=1, le=2**16)]
+    image_channels: Annotated[int, Field(ge=1, le=3)]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     norm: Norm = "batch"
     accuracy: float | None = None
@@ -83,12 +86,15 @@ def load_model(folder: Path, module: nn.Module | None = None) -> tuple[nn.Module
         ModelError: nothing there, damaged, not fitting; or the module is missing.
     """
     description = read_description(folder)
-    model = module if module is not None else _build(folder, description)
     tensors = read_tensors(folder / WEIGHTS)
+    if module is None:
+        _check_size(folder, description, tensors)
+    model = module if module is not None else _build(folder, description)
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise ModelError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {error}") from error
+        lines = " ".join(str(error).split())
+        raise ModelError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {clean.line(lines)}") from error
     return model.eval(), description
 
 
@@ -100,11 +106,36 @@ def read_description(folder: Path) -> ModelDescription:
     """
     path = folder / DESCRIPTION
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return _ADAPTER.validate_json(read_regular(path, MAX_DESCRIPTION))
     except OSError as error:
         raise ModelError(f"{path}: no saved model there ({error.strerror})") from error
     except ValidationError as error:
-        raise ModelError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{path} is damaged: {clean.line(f'{where}: ' * bool(where) + first['msg'])}") from error
+
+
+def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[str, Tensor]) -> None:
+    """Build the model without memory for its tensors, and hold their shapes against those of the file.
+
+    Raises:
+        ModelError: the file has other tensors than the description leads to: building might ask for any memory.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = _build(folder, description).state_dict()
+    except (ModelError, RuntimeError):  # also of an architecture that looks at numbers while it is made
+        rows = {len(tensor) for tensor in tensors.values() if tensor.numel()}
+        if description.num_classes not in rows:
+            classes = f"{description.num_classes:,} classes"
+            raise ModelError(f"{folder / DESCRIPTION} says {classes}, and {WEIGHTS} has no tensor of so many") from None
+        return
+    other = [name for name, tensor in wanted.items() if name not in tensors or tensors[name].shape != tensor.shape]
+    if other:
+        first, more = other[0], f"; and {len(other) - 1} more" if len(other) > 1 else ""
+        found = tuple(tensors[first].shape) if first in tensors else "not there"
+        should = f"{first} should be {tuple(wanted[first].shape)}, and is {found}"
+        raise ModelError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {should}{more}")
 
 
 def _build(folder: Path, description: ModelDescription) -> Recognizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,66 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fedlens import clean
 from fedlens.errors import ModelError
+from fedlens.files import open_regular
 from fedlens.models.base import Recognizer
+from fedlens.models.weight_formats import Format, format_of, refused_object
 
 log = logging.getLogger(__name__)
 
-NESTED = ("state_dict", "model_state_dict", "model")
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 """Keys under which training scripts store the tensors beside other things."""
+
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and training frameworks put before every name."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a .safetensors file, or in a file that torch.save wrote (.pth, .pt, .bin).
 
     Raises:
-        ModelError: no such file; damaged; or it holds something other than named tensors.
+        ModelError: no such file; damaged; of another format; or it holds something other than named tensors.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such weights file")
     try:
-        content = _read(path)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
+        with open_regular(path) as file:
+            kind = format_of(file)
+        content = _read(path, kind)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such weights file") from error
+    except EOFError as error:
+        raise ModelError(f"{path} is cut or damaged: download or copy it again") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path} {refused_object(str(error))}") from error
+    except ModelError as error:
+        raise ModelError(f"{path} {error}") from error
+    except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
+        reason = clean.line(str(getattr(error, "strerror", None) or error).partition("\n")[0], 200)
         raise ModelError(f"{path} cannot be read as weights (delete it if it was a download): {reason}") from error
-    for key in NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path} holds no named tensors; expected a state dict (torch.save) or a .safetensors file")
-    return content
+    return _named_tensors(content, path)
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
+def _read(path: Path, kind: Format) -> Any:
+    if kind == "safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, dict):
+        inner = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{path} holds no named tensors; expected a state dict (torch.save) or a .safetensors file")
+    if not content:
+        raise ModelError(f"{path} holds no tensors")
+    tensors: dict[str, Tensor] = content
+    return tensors
 
 
 def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None:
@@ -57,10 +84,11 @@ def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None
     Raises:
         ModelError: names that are missing or unknown, or shapes that differ; all are named.
     """
+    tensors = _unwrapped(tensors)
     named = tensors if any(name.startswith("backbone.") for name in tensors) else _as_recognizer(model, tensors)
     own = model.state_dict()
-    if _other_head(model, named):
-        log.warning("%s: its head has %d outputs; a new one with %d starts at zero", path, *_outputs(model, named))
+    if new_head := _new_head(model, named):
+        log.warning("%s: %s; a new one with %d starts at zero", path, new_head, _outputs(model))
         named = {name: tensor for name, tensor in named.items() if not name.startswith("head.")}
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)
@@ -82,16 +110,28 @@ def _as_recognizer(model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, T
     return named
 
 
-def _other_head(model: Recognizer, named: dict[str, Tensor]) -> bool:
-    """Same features, another number of classes."""
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers put before every name."""
+    while wrapper := next((one for one in WRAPPERS if all(name.startswith(one) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _new_head(model: Recognizer, named: dict[str, Tensor]) -> str | None:
+    """Why the head cannot be the file's: same features, and another number of classes or no head at all."""
+    if not isinstance(model.head, nn.Linear):
+        return None
     given = named.get("head.weight")
-    if given is None or not isinstance(model.head, nn.Linear):
-        return False
-    return given.shape[1:] == model.head.weight.shape[1:] and given.shape[0] != model.head.out_features
+    if given is None:
+        has_backbone = all(f"backbone.{name}" in named for name, _ in model.backbone.named_parameters())
+        return "it has no head" if has_backbone and "head.bias" not in named else None
+    same_features = given.shape[1:] == model.head.weight.shape[1:]
+    other_classes = given.shape[0] != model.head.out_features
+    return f"its head has {given.shape[0]} outputs" if same_features and other_classes else None
 
 
-def _outputs(model: Recognizer, named: dict[str, Tensor]) -> tuple[int, int]:
-    return named["head.weight"].shape[0], model.head.get_parameter("weight").shape[0]
+def _outputs(model: Recognizer) -> int:
+    return model.head.get_parameter("weight").shape[0]
 
 
 def _mismatches(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:

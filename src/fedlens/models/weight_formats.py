@@ -1,0 +1,115 @@
+"""What a file is that was given as weights, told by its content, and whether what it claims fits into it.
+
+People give what a download left them: a pointer of git-lfs, a web page, a file of another framework. And a file may be
+made to exhaust the memory. So both are looked at before a library reads it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from typing import BinaryIO, Literal
+
+from fedlens.errors import ModelError
+
+Format = Literal["safetensors", "torch"]
+
+MAX_NAMES = 10 * 2**20
+"""Bytes of the part of a file that names its tensors: some hundred thousand of them."""
+
+MAX_PARTS = 65_534
+"""Tensors in a file of torch.save; more need another kind of zip."""
+
+_SAVE = "torch.save(model.state_dict(), FILE)"
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "is a pointer of git-lfs, not the weights: run `git lfs pull` where it came from"),
+    (b"\x89HDF", "is HDF5, as TensorFlow and Keras write it; give weights of PyTorch"),
+    (b"\x93NUMPY", f"is a NumPy array; save the tensors by their names with {_SAVE}"),
+    (b"GGUF", "is GGUF, for language models; give weights of PyTorch"),
+    (b"\x1f\x8b", "is packed with gzip; unpack it first"),
+    (b"Rar!", "is packed with rar; unpack it first"),
+    (b"7z\xbc\xaf", "is packed with 7-Zip; unpack it first"),
+)
+_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+_PICKLE = b"\x80"
+
+
+def format_of(file: BinaryIO) -> Format:
+    """The format of a weights file, whatever its name.
+
+    Raises:
+        ModelError: it is of no format that is read, or has more tensors or bytes than the file can hold; the message
+            begins with a verb.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(512)
+    if not start:
+        raise ModelError("is empty: the download or the copy did not work")
+    if why := next((why for begin, why in _STARTS if start.startswith(begin)), None):
+        raise ModelError(why)
+    if _PAGE.match(start):
+        raise ModelError("is a web page, not weights: download the file itself (on GitHub: raw)")
+    if start.startswith(b"PK"):
+        _check_zip(file, size)
+        return "torch"
+    if start[8:9] == b"{":  # after the length of the names
+        _check_names(*struct.unpack("<Q", start[:8]), size)
+        return "safetensors"
+    if start.startswith(_PICKLE):
+        return "torch"
+    raise ModelError(_unknown(start))
+
+
+def _check_names(names: int, size: int) -> None:
+    if names > size - 8:
+        raise ModelError("is cut: it ends before the names of its tensors do; download or copy it again")
+    if names > MAX_NAMES:
+        raise ModelError(f"names its tensors in {names:,} bytes, and at most {MAX_NAMES:,} are read: it has too many")
+
+
+def _check_zip(file: BinaryIO, size: int) -> None:
+    """As torch.save writes it: not compressed, so that no part is larger than the file."""
+    file.seek(max(size - 22, 0))
+    end = file.read()
+    if end[:4] == b"PK\5\6" and struct.unpack("<H", end[10:12])[0] > MAX_PARTS:
+        raise ModelError(f"has more than {MAX_PARTS:,} tensors")
+    try:
+        parts = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, OSError, struct.error) as error:
+        raise ModelError("is cut or damaged: download or copy it again") from error
+    names = [part.filename for part in parts]
+    if all(name.endswith(".npy") for name in names):
+        raise ModelError(f"holds NumPy arrays; save the tensors by their names with {_SAVE}")
+    if any(name.endswith(("model.weights.h5", "saved_model.pb")) for name in names):
+        raise ModelError("is a model of TensorFlow or Keras; give weights of PyTorch")
+    if any(name.endswith("constants.pkl") for name in names):
+        raise ModelError(f"is a TorchScript program; save its tensors with {_SAVE}")
+    described = next((part.file_size for part in parts if part.filename.endswith("data.pkl")), None)
+    if described is None:
+        raise ModelError("is a zip archive without weights of PyTorch; unpack it first")
+    if described > MAX_NAMES:
+        raise ModelError(f"names its tensors in {described:,} bytes, and at most {MAX_NAMES:,} are read")
+    if sum(part.file_size for part in parts) > size:
+        raise ModelError("claims to hold more bytes than it has")
+
+
+def _unknown(start: bytes) -> str:
+    if start[4:8] == b"TFL3":
+        return "is a model of TensorFlow Lite; give weights of PyTorch"
+    if start[:1] == b"\x08" and re.search(rb"pytorch|onnx|tf2onnx|keras|paddle", start, re.IGNORECASE):
+        return "is an ONNX model; give weights of PyTorch"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "is JSON, which describes weights at most; give the .safetensors or .pth file itself"
+    if start.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in start):
+        return "is text, not weights; download or copy it again"
+    return "is no weights file that is known: expected a .safetensors file, or a state dict saved by torch.save"
+
+
+def refused_object(reason: str) -> str:
+    """What is in a file that torch reads only by running code. Its own advice is to do that, which is never shown."""
+    found = re.search(r"GLOBAL (\S+)", reason)
+    if found is None:
+        return f"is cut or damaged, or holds other things than tensors; save them with {_SAVE}"
+    return f"holds Python objects ({found.group(1)[:100]}) besides tensors; save the tensors alone: {_SAVE}"
