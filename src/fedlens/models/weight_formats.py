@@ -55,7 +55,7 @@ def format_of(file: BinaryIO) -> Format:
         _check_zip(file, size)
         return "torch"
     if start[8:9] == b"{":  # after the length of the names
-        _check_names(*struct.unpack("<Q", start[:8]), size)
+        _check_names(int.from_bytes(start[:8], "little"), size)
         return "safetensors"
     if start.startswith(_PICKLE):
         return "torch"
