@@ -102,5 +102,7 @@ def _remark(experiment: Experiment, client: str, sampled: bool) -> str:
         return "personalization.name is none: every client uses the shared model"
     if sampled:
         return ""
+    if not experiment.trainer.shared:
+        return f"{client} was never sampled: its model is as it was before training"
     rest = ", with its private parts as they were before training" if experiment.partly_private else ""
     return f"{client} was never sampled: its model starts from the shared one{rest}"

@@ -37,3 +37,18 @@ def test_updates_that_are_more_than_steps(counting, name: str) -> None:
 )
 def test_updates_that_are_steps(counting, name: str) -> None:
     load(None, [f"personalization.name={name}", "strategy.name=counting"])
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("strategy.name=fedprox", "strategy.name = 'fedprox': personalization.name=local shares nothing, so it has no"),
+        ("strategy.server_lr=0.5", "strategy.server_lr = 0.5: .* no effect; leave it out"),
+        ("aggregation.name=median", "aggregation.name = 'median': .* no effect; use aggregation.name=mean"),
+        ("attack.name=sign_flip", "attack.name = 'sign_flip': .* no effect; use attack.name=none"),
+    ],
+)
+def test_where_nothing_is_shared_nothing_else_has_an_effect(given: str, line: str) -> None:
+    load(None, ["personalization.name=local"])
+    with pytest.raises(ConfigError, match=line):
+        load(None, ["personalization.name=local", given, *(["attack.fraction=0.2"] if "attack" in given else [])])

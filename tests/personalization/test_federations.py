@@ -56,7 +56,7 @@ def test_what_is_measured_at_home(name: str, tmp_path) -> None:
     """The shared model beside the client's own, where there is a whole shared one; who never trained is told apart."""
     plan = replace(PLAN, num_rounds=1, cohorts=CohortRule(0.5, 2, seed=0), evaluate_clients_every=1)
     end, (record,) = federate(tmp_path, name, skewed(), plan)
-    whole = name not in {"fedper", "fedrep", "fedbn", "lgfedavg"}
+    whole = name not in {"fedper", "fedrep", "fedbn", "lgfedavg", "local"}
     assert all((client.shared_accuracy is not None) == whole for client in record.clients)
     assert sum(client.trained for client in record.clients) == 3
     assert {client.client for client in record.clients if client.trained} == set(end.versions)
@@ -98,6 +98,18 @@ def test_validation_is_of_the_clients_own_models(tmp_path) -> None:
     assert records[-1].validation.examples == 24
     assert records[-1].validation.accuracy == pytest.approx(right / 24)
     assert records[-1].validation.accuracy > 0.6, "a shared body with an untrained head would not do"
+
+
+def test_clients_that_share_nothing_train_alone(tmp_path) -> None:
+    """Rounds of a federation are then one client's own training: beside others, and by itself."""
+    data, plan = skewed(3), replace(PLAN, num_rounds=3, cohorts=CohortRule(1.0, 1, seed=0), evaluate_clients_every=3)
+    end, together = federate(tmp_path / "together", "local", data, plan)
+    _, alone = federate(tmp_path / "alone", "local", replace(data, clients=data.clients[:1]), plan)
+    assert end.state.shared == {}
+    one, other = together[-1].clients[0], alone[-1].clients[0]
+    assert (one.loss, one.accuracy) == (other.loss, other.accuracy)
+    assert together[-1].train_loss < together[0].train_loss
+    assert all((record.bytes_down, record.bytes_up) == (0, 0) for record in together)
 
 
 def test_validation_of_a_whole_model_is_of_the_shared_one(tmp_path) -> None:

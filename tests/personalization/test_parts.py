@@ -14,6 +14,7 @@ from fedlens.personalization.fedper import FedPer
 from fedlens.personalization.fedrep import FedRep
 from fedlens.personalization.finetune import FineTune
 from fedlens.personalization.lgfedavg import LGFedAvg
+from fedlens.personalization.local import Local
 from fedlens.training.loop import LocalLoop
 
 HEAD = {"head.weight", "head.bias"}
@@ -28,6 +29,7 @@ BODY = {"backbone.0.weight", *NORM}
         (FedPer(head="backbone.1."), NORM),
         (FedRep(), HEAD),
         (LGFedAvg(), BODY),
+        (Local(), HEAD | BODY),
         (FedBN(), NORM),
         (FedBABU(), set()),
         (FineTune(), set()),

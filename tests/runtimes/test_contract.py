@@ -131,7 +131,7 @@ def overheard(monkeypatch) -> bytearray:
     return heard
 
 
-@pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbn", "lgfedavg"])
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbn", "lgfedavg", "local"])
 def test_private_parts_do_not_leave_the_worker(name: str, tmp_path, monkeypatch) -> None:
     """Names and bytes of all that a worker process sends, control variates of a strategy among them."""
     algorithm = Algorithm(Talkative(), personalizations.get(name).build({}))
@@ -153,7 +153,8 @@ def test_private_parts_do_not_leave_the_worker(name: str, tmp_path, monkeypatch)
     assert {key.removeprefix("private/") for key in kept if key.startswith("private/")} == private
     for key in private:
         assert kept[f"private/{key}"].numpy().tobytes() not in sent, key
-    assert partial_sum.payload[min(trainer.shared)].numpy().tobytes() in sent, "the test sees what is sent"
+    for key in trainer.shared:
+        assert partial_sum.payload[key].numpy().tobytes() in sent, "the test sees what is sent"
 
 
 def test_a_repeat_is_bit_identical(tmp_path) -> None:

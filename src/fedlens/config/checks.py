@@ -54,9 +54,26 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
     if strategy.needs_mean and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
+    if not personal.shares:
+        yield from _nothing_shared(config, where)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)
+
+
+def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """What would have no effect where clients send nothing of their models."""
+    because = f"personalization.name={config.personalization.name} shares nothing, so it has no effect"
+    for family, section in ((STRATEGY, config.strategy), (AGGREGATION, config.aggregation), (ATTACK, config.attack)):
+        key, name = f"{family.section}.{family.key}", str(getattr(section, family.key))
+        if name != family.default:
+            yield problems.line(key, f"{because}; use {key}={family.default}", name, where(key))
+            continue
+        default = family.registry.get(name).build({})
+        for parameter, value in section.parameters.items():
+            if value != getattr(default, parameter):
+                key = f"{family.section}.{parameter}"
+                yield problems.line(key, f"{because}; leave it out", value, where(key))
 
 
 def asynchronous(

@@ -122,9 +122,11 @@ class Personalization:
 
     steps_only  an update holds the shared loop's steps from the received model and nothing else: strategies that
                 reckon with those steps (`Strategy.needs_sgd`) can be used with it
+    shares      some of the model is shared; where nothing is, neither strategy nor rule nor attack has anything to do
     """
 
     steps_only: ClassVar[bool] = True
+    shares: ClassVar[bool] = True
 
     def is_private(self, name: str, module: nn.Module) -> bool:
         """Whether the tensor called `name` of the model `module` stays with its client: kept there from round to round,

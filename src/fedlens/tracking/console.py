@@ -130,12 +130,20 @@ def split_time(spent: Mapping[str, float]) -> str:
 def next_commands(folder: Path, again: str) -> list[str]:
     """Three commands that make sense after a run that `again` started."""
     place = shlex.quote(str(folder.parent))
-    other = shlex.join([word for word in shlex.split(again) if not word.startswith("strategy.")])
-    tried = configuration(RunDir(folder)).get("strategy", {}).get("name")
-    other += f" strategy.name={'fedavgm' if tried == 'fedprox' else 'fedprox'}"
-    third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else other
+    third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else _another(RunDir(folder), again)
     predict = f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(RunDir(folder))}"
     return [predict, f"tensorboard --logdir {place}", third]
+
+
+def _another(run: RunDir, again: str) -> str:
+    """`again` with something to compare the run with: another strategy, or, where nothing is shared, a federation."""
+    tried = {section: configuration(run).get(section, {}).get("name") for section in ("personalization", "strategy")}
+    if tried["personalization"] == "local":
+        section, name = "personalization", "none"
+    else:
+        section, name = "strategy", "fedavgm" if tried["strategy"] == "fedprox" else "fedprox"
+    kept = [word for word in shlex.split(again) if not word.startswith(f"{section}.")]
+    return shlex.join([*kept, f"{section}.name={name}"])
 
 
 def whose(run: RunDir) -> str:
