@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fedlens.data import cache
-from fedlens.data.cache import CachedImages, build_cache, cache_key, default_cache_dir
+from fedlens.data.cache import CachedImages, build_cache, cache_name, default_cache_dir
 from fedlens.data.images import read
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -77,12 +77,12 @@ def test_chunks_join_seamlessly(photos, tmp_path, monkeypatch):
 
 
 def test_key_follows_files_order_size_and_channels(photos):
-    keys = {cache_key(table_of(photos), 8), cache_key(table_of(photos), 9), cache_key(table_of(photos, 1), 8)}
-    keys |= {cache_key(table_of(photos[::-1]), 8), cache_key(table_of(photos[:4]), 8)}
+    keys = {cache_name(table_of(photos), 8), cache_name(table_of(photos), 9), cache_name(table_of(photos, 1), 8)}
+    keys |= {cache_name(table_of(photos[::-1]), 8), cache_name(table_of(photos[:4]), 8)}
     os.utime(photos[2], ns=(0, 123))
-    keys |= {cache_key(table_of(photos), 8)}
+    keys |= {cache_name(table_of(photos), 8)}
     photos[2].chmod(0o400)  # a file made readable must get its second chance
-    keys |= {cache_key(table_of(photos), 8)}
+    keys |= {cache_name(table_of(photos), 8)}
 
     assert len(keys) == 7
 
@@ -96,8 +96,8 @@ def test_arrays_are_keyed_by_content_and_resized(tmp_path):
     assert small.images.shape == (3, 8, 8, 3)
     block = images[0, :2, :2].astype(int).sum() / 4
     assert abs(int(small.images[0, 0, 0, 0]) - block) <= 0.5
-    assert cache_key(table_of(images, 1), 16) == native.key
-    assert cache_key(table_of(images ^ 1, 1), 16) != native.key
+    assert cache_name(table_of(images, 1), 16) == native.key
+    assert cache_name(table_of(images ^ 1, 1), 16) != native.key
 
 
 def test_bad_images_are_skipped_counted_and_remembered(photos, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlens.data.contents import DIGITS, digest_of, fingerprint
 from fedlens.data.images import MAX_PIXELS, Pixels, fit, read
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
@@ -46,8 +47,10 @@ OnBadImage = Literal["skip", "fail"]
 Skipped = dict[int, tuple[str, str]]
 """Row → (file, reason)."""
 
-Decode = Callable[[Path], "Pixels | str"]
-"""A file → its square image, or the reason why there is none."""
+Decoded = tuple[str, "Pixels | str"]
+"""The digest of a file's content ("" of pixels without a file); its square image, or the reason why there is none."""
+
+Decode = Callable[[Path], Decoded]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class CachedImages:
 
     images  uint8 (M, S, S, C), copy-on-write mapping of `file`
     kept    int64 (M,), the table's row of each image, ascending
-    key     changes when any image, its order, its size or its decoding changes
+    key     changes when any image, its order, its size or its decoding changes; not when the files move
+    files, contents  of each image: its file, and the digest of the file's content; empty for pixels without files
     """
 
     images: Tensor
@@ -64,6 +68,8 @@ class CachedImages:
     report: DataReport
     key: str
     file: Path
+    files: tuple[Path, ...] = ()
+    contents: tuple[str, ...] = ()
 
 
 def default_cache_dir() -> Path:
@@ -91,26 +97,38 @@ def build_cache(
         DataError: no image can be decoded; or one cannot and `on_bad_image` is "fail"; or the disk is full or the
             cache folder cannot be written.
     """
-    key = cache_key(table, image_size, max_pixels)
+    name = cache_name(table, image_size, max_pixels)
     folder = (cache_dir.expanduser() if cache_dir else default_cache_dir()) / "images"
-    pixels, index = folder / f"{key}.u8", folder / f"{key}.json"
+    pixels, index = folder / f"{name}.u8", folder / f"{name}.json"
     row_bytes = image_size * image_size * table.channels
-    skipped = _find(pixels, index, len(table.labels), row_bytes)
-    if skipped is None:
+    found = _find(pixels, index, table, row_bytes)
+    if found is None:
         decode_one = partial(_read_or_reason, size=image_size, channels=table.channels, max_pixels=max_pixels)
-        skipped = _write(table, image_size, decode_one, pixels, index, on_bad_image, progress)
+        found = _write(table, image_size, decode_one, pixels, index, on_bad_image, progress)
     else:
         mark_used(pixels)
+    skipped, contents = found
     if skipped and on_bad_image == "fail":
         raise _bad_image(skipped)
     kept = np.setdiff1d(np.arange(len(table.labels)), np.fromiter(skipped, np.int64, len(skipped)))
     mapped = np.memmap(pixels, np.uint8, mode="c", shape=(len(kept), image_size, image_size, table.channels))
-    return CachedImages(torch.from_numpy(mapped), kept, DataReport(len(kept), tuple(skipped.values())), key, pixels)
+    report = DataReport(len(kept), tuple(skipped.values()))
+    if isinstance(table.images, np.ndarray):
+        return CachedImages(torch.from_numpy(mapped), kept, report, name, pixels)
+    rows = kept.tolist()
+    files, digests = tuple(table.images[row] for row in rows), tuple(contents[row] for row in rows)
+    key = fingerprint(_how(table, image_size, max_pixels), files, digests)
+    return CachedImages(torch.from_numpy(mapped), kept, report, key, pixels, files, digests)
 
 
-def cache_key(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS) -> str:
+def _how(table: ImageTable, image_size: int, max_pixels: int) -> str:
+    """What of the decoding makes other pixels of the same files."""
+    return f"{DECODING} {image_size} {table.channels} {max_pixels}"
+
+
+def cache_name(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS) -> str:
     """32 hex digits: of the files' paths, sizes, modes and times of change, or of the pixels of decoded images."""
-    digest = hashlib.blake2b(f"{DECODING} {image_size} {table.channels} {max_pixels}\n".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{_how(table, image_size, max_pixels)}\n".encode(), digest_size=16)
     if isinstance(table.images, np.ndarray):
         digest.update(f"{table.images.shape}".encode())
         digest.update(np.ascontiguousarray(table.images).data)
@@ -128,14 +146,20 @@ def _signature(path: Path) -> str:
     return f"{name}\0{found.st_size} {found.st_mtime_ns} {found.st_mode}"
 
 
-def _find(pixels: Path, index: Path, rows: int, row_bytes: int) -> Skipped | None:
-    """What a finished cache left out; None when there is no complete one."""
+def _find(pixels: Path, index: Path, table: ImageTable, row_bytes: int) -> tuple[Skipped, list[str]] | None:
+    """What a finished cache left out, and the digests of all files; None when there is no complete one."""
+    rows = len(table.labels)
     try:
-        skipped = {int(row): (str(file), str(reason)) for row, file, reason in read_json(index)["skipped"]}
+        content = read_json(index)
+        skipped = {int(row): (str(file), str(reason)) for row, file, reason in content["skipped"]}
+        digits = str(content["contents"])
         complete = pixels.stat().st_size == (rows - len(skipped)) * row_bytes
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return skipped if complete else None
+    expected = 0 if isinstance(table.images, np.ndarray) else rows * DIGITS
+    if not complete or len(digits) != expected:
+        return None
+    return skipped, [digits[start : start + DIGITS] for start in range(0, expected, DIGITS)]
 
 
 def _write(
@@ -146,7 +170,7 @@ def _write(
     index: Path,
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
-) -> Skipped:
+) -> tuple[Skipped, list[str]]:
     """Decode all rows into `pixels`, then vouch for them in `index`."""
     needed = len(table.labels) * size * size * table.channels
     try:
@@ -157,9 +181,10 @@ def _write(
         with TemporaryDirectory(dir=pixels.parent, prefix=STAGING) as staging:
             new_pixels, new_index = Path(staging, pixels.name), Path(staging, index.name)
             with new_pixels.open("wb") as file:
-                skipped = _write_rows(file, table, _decoded(table, size, decode_one), on_bad_image, progress)
+                skipped, contents = _write_rows(file, table, _decoded(table, size, decode_one), on_bad_image, progress)
             listed = [[row, *why] for row, why in skipped.items()]
-            write_json(new_index, {"skipped": listed, "folder": _common_folder(table)})
+            found = {"skipped": listed, "folder": _common_folder(table), "contents": "".join(contents)}
+            write_json(new_index, found)
             new_pixels.replace(pixels)
             new_index.replace(index)
     except OSError as error:
@@ -167,7 +192,7 @@ def _write(
             f"cannot write the image cache in {pixels.parent} ({needed:,} bytes needed): {error.strerror or error}; "
             "set data.cache_dir to a folder with room, or a smaller data.image_size"
         ) from error
-    return skipped
+    return skipped, contents
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -200,14 +225,16 @@ def _printable(path: str | Path) -> str:
 def _write_rows(
     file: BinaryIO,
     table: ImageTable,
-    images: Iterable[Pixels | str],
+    images: Iterable[Decoded],
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
-) -> Skipped:
+) -> tuple[Skipped, list[str]]:
     """Append every image that can be decoded to `file`, in order."""
     total = len(table.labels)
     skipped: Skipped = {}
-    for row, image in enumerate(images):
+    contents: list[str] = []
+    for row, (content, image) in enumerate(images):
+        contents.append(content)
         if isinstance(image, str):
             skipped[row] = (_printable(table.images[row]), image)
             if on_bad_image == "fail":
@@ -219,25 +246,26 @@ def _write_rows(
     if len(skipped) == total:
         file_name, reason = next(iter(skipped.values()), ("the source", "it is empty"))
         raise DataError(f"none of {total:,} images could be decoded; the first: {file_name}: {reason}")
-    return skipped
+    return skipped, contents
 
 
-def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Pixels | str]:
+def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Decoded]:
     """Each row's square image, or the reason why there is none; a few threads decode a chunk ahead at most."""
     if isinstance(table.images, np.ndarray):
         for image in table.images:
-            yield fit(image, size=size, channels=table.channels)
+            yield "", fit(image, size=size, channels=table.channels)
         return
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(table.images), CHUNK):
             yield from pool.map(decode_one, table.images[start : start + CHUNK])
 
 
-def _read_or_reason(path: Path, size: int, channels: Literal[1, 3], max_pixels: int) -> Pixels | str:
+def _read_or_reason(path: Path, size: int, channels: Literal[1, 3], max_pixels: int) -> Decoded:
+    content = digest_of(path)  # first, so that decoding finds the file in memory
     try:
-        return read(path, size=size, channels=channels, max_pixels=max_pixels)
+        return content, read(path, size=size, channels=channels, max_pixels=max_pixels)
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return content, str(error).removeprefix(f"{path}: ")
 
 
 def _bad_image(skipped: Skipped) -> DataError:

@@ -11,6 +11,7 @@ import torch
 
 from fedlens.data.base import Scheme
 from fedlens.data.cache import build_cache, default_cache_dir
+from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns, Plan, divide
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.types import FederatedData, ImageTable
@@ -50,12 +51,13 @@ def federate(
     columns = Columns.of(table, cached.kept)
     plan = Plan(scheme, clients, validation, client_test, test, seed, partition_seed)
     division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
     return FederatedData(
         cached.images,
         torch.from_numpy(columns.labels),
         table.class_names,
         division.clients,
         division.test,
-        replace(cached.report, notes=(*table.notes, *cached.report.notes, *division.notes)),
+        replace(cached.report, notes=(*table.notes, *copies, *division.notes)),
         cached.key,
     )
