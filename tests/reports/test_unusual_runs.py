@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import headline
 from fedlens.reports.html import MEASURED, write_report
 from fedlens.reports.load import load_run
-from fedlens.reports.uses import USES
+from fedlens.reports.uses import FIGURES, USES
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
 
@@ -244,3 +245,12 @@ def test_every_plot_says_what_it_is_good_for(tmp_path: Path) -> None:
 
 def test_every_group_of_measured_numbers_says_what_it_is_good_for() -> None:
     assert {group.capitalize() for group in MEASURED} <= USES.keys()
+
+
+def test_every_figure_at_the_top_says_what_it_is_good_for(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path))
+    names = [name for name in re.findall(r'class="card"><b>[^<]*</b><span>([^<]+)', page) if name != "rounds done"]
+    assert len(names) > 5
+    for name in names:
+        (use,) = [text for begin, text in FIGURES.items() if name.startswith(begin)]
+        assert use in html.unescape(page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
 from fedlens.reports.pictures import galleries
+from fedlens.reports.uses import FIGURES
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import duration, is_personal, last_with, percent
 from fedlens.tracking.wording import UNUSED, floors, measured_on
@@ -35,7 +36,16 @@ def render(run: LoadedRun) -> str:
     """The page as text, with every section that the run has something for."""
     head = headline(run)
     parts = (_learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
-    return page(head.run, _subtitle(head, run.result), [part(run) for part in parts], _cards(head, run))
+    cards = _cards(head, run)
+    return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
+
+
+def _guide(cards: Sequence[tuple[str, str]]) -> str:
+    """What the figures on `cards` are good for."""
+    shown = [what for _, what in cards]
+    rows = [(name, use) for name, use in FIGURES.items() if any(what.startswith(name) for what in shown)]
+    title = "What these figures are good for"
+    return f"<details class=guide><summary>{title}</summary>{table(('figure', 'use'), rows)}</details>"
 
 
 def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:

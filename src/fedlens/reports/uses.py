@@ -28,3 +28,14 @@ USES = {
     "Behind the confusion matrix": "Shows what images of one kind of mistake have in common.",
     "Least confident hits": "Shows what the model is nearly wrong about: collect more images like these.",
 }
+
+FIGURES = {
+    "test accuracy": "How often the shared model is right on images that no client trained on. Compare it with chance.",
+    "balanced accuracy": "Take this one when classes differ in size: every class counts the same.",
+    "AUROC": "How well the two classes are told apart, whatever the threshold: 0.5 is chance, 1 is perfect.",
+    "client accuracy": "What clients themselves see: each client's model on images of its own kind.",
+    "standard deviation": "How unequally the clients are served: small is fair.",
+    "communication": "What the run costs on a slow or paid network.",
+    "time": "What the rounds take on this machine; it says nothing of real networks.",
+}
+"""What the figures at the top of a report are good for, by how their names begin."""

@@ -141,6 +141,7 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
     figure = blank("class", "client")
     hover = "%{y}: %{z} × %{x}<extra></extra>"
     figure.add_heatmap(z=counts, x=classes, y=clients, colorscale=SHADES, hovertemplate=hover)
+    figure.update_layout(height=min(max(360, 12 * len(clients) + 140), 1600))
     return figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
 
 

@@ -87,7 +87,8 @@ def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     directions = {"clients → server": "bytes_up", "server → clients": "bytes_down"}
     for colour, (name, key) in zip(COLOURS, directions.items(), strict=False):
         moved = np.cumsum([line[key] for line in metrics]) / 1e6
-        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "stackgroup": "moved"}
+        mode = "lines+markers" if len(rounds) <= 30 else "lines"  # a single round is a point
+        style = {"mode": mode, "line": {"color": colour, "width": 2}, "stackgroup": "moved"}
         figure.add_scatter(x=rounds, y=moved, name=name, hovertemplate="%{y:,.1f} MB", **style)
     return from_zero(over_rounds(figure, rounds[-1]))
 
