@@ -207,7 +207,9 @@ class StoppingSection(Section):
     patience: PositiveInt | None = Field(
         None, description="stop after so many evaluations without a better validation loss"
     )
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="what counts as better")
+    min_delta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="by how much a validation loss has to be lower to count for patience"
+    )
 
 
 class TrackingSection(Section):

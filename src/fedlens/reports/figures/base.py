@@ -71,11 +71,11 @@ def curves(
     return over_rounds(figure, max((points[-1][0] for points in series.values() if points), default=0))
 
 
-def floor(figure: Figure, name: str, accuracy: float | None) -> Figure:
+def floor(figure: Figure, name: str, accuracy: float | None, colour: str = GREY) -> Figure:
     """With a dotted line at an accuracy that needs no learning, over the width of what is drawn."""
     places = [place for trace in figure.data for place in trace.x]
     if accuracy is not None and places:
-        line = {"color": GREY, "width": 1.5, "dash": "dot"}
+        line = {"color": colour, "width": 1.5, "dash": "dot"}
         ends = [min(places), max(places)]
         figure.add_scatter(x=ends, y=[accuracy] * 2, name=name, mode="lines", line=line, hoverinfo="skip")
     return figure

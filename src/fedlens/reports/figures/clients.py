@@ -88,7 +88,7 @@ def _floors(figure: Figure, clients: Sequence[Mapping[str, Any]], key: str) -> N
             y=[client[key] for client in known],
             name="majority class",
             mode="markers",
-            marker={"symbol": "line-ew-open", "size": 14, "color": GREY, "line": {"width": 2}},
+            marker={"symbol": "line-ew-open", "size": 24, "color": COLOURS[1], "line": {"width": 3}},
             hovertemplate="%{x}: majority class %{y:.1%}<extra></extra>",
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.reports.figures.base import COLOURS, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
+from fedlens.reports.figures.base import COLOURS, GREY, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import last_with
 from fedlens.tracking.wording import majority
@@ -29,20 +29,19 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]], personal: bool = False
         "accuracy",
         percent=True,
     )
-    for name, accuracy in _floors(metrics, personal).items():
-        floor(figure, name, accuracy)
+    for name, accuracy, colour in _floors(metrics, personal):
+        floor(figure, name, accuracy, colour)
     return figure
 
 
-def _floors(metrics: Sequence[Mapping[str, Any]], personal: bool) -> dict[str, float | None]:
-    """Chance, and the majority-class floors of what is drawn."""
+def _floors(metrics: Sequence[Mapping[str, Any]], personal: bool) -> list[tuple[str, float | None, str]]:
+    """Chance, and the majority-class floors of what is drawn, in the colours of the curves that they belong to."""
     test, evaluated = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
-    named = {
-        "chance": test.get("chance", evaluated.get("chance")),
-        "majority class, test": test.get("majority"),
-        "majority class, clients": majority(evaluated, personal),
-    }
-    return {name: accuracy for name, accuracy in named.items() if accuracy is not None}
+    return [
+        ("chance", test.get("chance", evaluated.get("chance")), GREY),
+        ("majority class, test", test.get("majority"), COLOURS[0]),
+        ("majority class, clients", majority(evaluated, personal), COLOURS[2]),
+    ]
 
 
 def accuracy_over_time(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
