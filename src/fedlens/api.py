@@ -49,8 +49,10 @@ MAY_CHANGE = (
     "tracking.",
     "server.",
     "data.cache_dir",
+    "data.path",
 )
-"""Keys that a resumed run may change: none of them alters what was trained so far."""
+"""Keys that a resumed run may change: none of them alters what was trained so far. The images at another `data.path`
+have to be the same."""
 
 
 @dataclass(frozen=True)

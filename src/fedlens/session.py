@@ -18,6 +18,7 @@ from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.hparams import hyper_parameters
 from fedlens.config.load import dump
+from fedlens.config.paths import PATHS_FILE, save_paths
 from fedlens.config.pictures import keep_pictures
 from fedlens.config.runtimes import build_runtime, check_clients
 from fedlens.config.schema import Config
@@ -207,7 +208,8 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
     fingerprint = folder.fingerprint
     if fingerprint.exists() and read_json(fingerprint) != experiment.shown.cache_key:
         raise CheckpointError(
-            f"the images have changed since {folder.path} began: put them back, or start a new run with `fedlens run`"
+            f"the images have changed since {folder.path} began: put them back, say data.path=FOLDER where they have "
+            "moved, or start a new run with `fedlens run`"
         )
     if not folder.divides(experiment.shown):
         raise CheckpointError(
@@ -222,6 +224,7 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
 def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:
     """What a reader of the folder needs to know, before the first round."""
     write_atomic(folder.config, dump(experiment.config))
+    save_paths(folder.config.with_name(PATHS_FILE), experiment.config)
     folder.save_versions(str(experiment.device))
     folder.save_data(experiment.shown, runtime.known())
 

@@ -11,7 +11,8 @@ import typer
 def resume(
     folder: Annotated[Path, typer.Argument(help="The run's folder, such as logs/fedavg-cnn-20250101-120000.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What may change: federated.num_rounds=40")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What may change: federated.num_rounds=40, data.path=FOLDER"),
     ] = None,
 ) -> None:
     """Resume a stopped run from its last valid checkpoint."""

@@ -23,6 +23,7 @@ from fedlens.config.checks import contradictions, mismatches
 from fedlens.config.idle import Given, Idle, Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, section_in, sections, value_in
 from fedlens.config.overrides import Layer, argument_layer, file_layer, merge, override_layer
+from fedlens.config.paths import kept_paths
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.config.settle import settle
@@ -57,12 +58,14 @@ def load(
 
 def load_saved(path: Path, overrides: Sequence[str] = (), *, use: Use | None = None) -> Config:
     """As `load`, of a run's own config.yaml. A key in it that has no effect is left out: it changed nothing in the run.
+    Relative paths lead to where they led when the run began, if that is still there.
 
     Raises:
         ConfigError: as `load`.
     """
     mistakes: list[str] = []
     layers = _layers(path, overrides, {}, mistakes)
+    layers.insert(1, argument_layer(kept_paths(path, layers[0].tree), mistakes))
     return _checked(layers, mistakes, lambda config: idle_keys(config, use), saved=True)
 
 

@@ -15,6 +15,7 @@ from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns, Plan, divide
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.types import FederatedData, ImageTable
+from fedlens.errors import DataError
 
 
 def federate(
@@ -50,7 +51,10 @@ def federate(
     )
     columns = Columns.of(table, cached.kept)
     plan = Plan(scheme, clients, validation, client_test, test, seed, partition_seed)
-    division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    try:
+        division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    except DataError as error:  # how the data was read may be the reason
+        raise DataError("\n".join((str(error), *table.notes[:1]))) from error
     copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
     return FederatedData(
         cached.images,

@@ -1,0 +1,78 @@
+"""Relative paths of a run's configuration, and where they led when it began.
+
+A configuration keeps paths as they were typed. `paths.json` beside it has the absolute ones, so that a run can be
+resumed from another folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError
+from fedlens.files import read_json, write_json
+
+PATHS_FILE = "paths.json"
+
+Found = str | list[str]
+
+
+def save_paths(file: Path, config: Config) -> None:
+    """Write the absolute form of every relative path in `config`, by its dotted key."""
+    write_json(file, {key: _absolute(value) for key, value in _relative(config).items()})
+
+
+def kept_paths(config_file: Path, tree: Mapping[str, Any]) -> dict[str, Found]:
+    """Dotted key → absolute path of those paths in a run's configuration, `tree`, that lead elsewhere from the current
+    folder than when the run began, where what they led to is still there. Empty for runs that did not keep them.
+
+    Raises:
+        ConfigError: the file beside the configuration is damaged.
+    """
+    file = config_file.with_name(PATHS_FILE)
+    if not file.exists():
+        return {}
+    try:
+        kept = {str(key): value for key, value in read_json(file).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{file}: not a JSON object of keys and paths: {error}; remove the file") from error
+    return {key: value for key, value in kept.items() if _is_there(value) and _here(tree, key) != value}
+
+
+def _relative(config: Config) -> dict[str, Path | list[Path]]:
+    named = {
+        "data.path": config.data.path,
+        "data.cache_dir": config.data.cache_dir,
+        "model.weights": config.model.weights,
+        "server.certs": config.server.certs,
+    }
+    found: dict[str, Path | list[Path]] = {}
+    for key, path in named.items():
+        if path is not None and not path.expanduser().is_absolute():
+            found[key] = path
+    if any(not path.expanduser().is_absolute() for path in config.plugins):
+        found["plugins"] = config.plugins
+    return found
+
+
+def _absolute(value: Path | list[Path]) -> Found:
+    if isinstance(value, list):
+        return [str(path.expanduser().absolute()) for path in value]
+    return str(value.expanduser().absolute())
+
+
+def _here(tree: Mapping[str, Any], key: str) -> Found | None:
+    """The absolute form, from the current folder, of what the configuration has under `key`."""
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, list):
+        return _absolute([Path(str(path)) for path in value])
+    return None if value is None else _absolute(Path(str(value)))
+
+
+def _is_there(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(path, str) and Path(path).exists() for path in values)
