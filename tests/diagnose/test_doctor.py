@@ -180,5 +180,5 @@ def test_a_real_server(tmp_path, monkeypatch):
         world.client(3, "--certs", str(certs / "clients/client3"))
         server.wait_for("client1 is here")
         server.wait_for("client3 is here")
-        server.wait_for("round 1/6")
+        server.wait_for(r"\b1/6\b")
         assert "stays out" not in server.said

@@ -14,6 +14,7 @@ import pytest
 from fedlens.config.site import SiteConfig
 from fedlens.diagnose import at_server, network, reach
 from fedlens.diagnose.subject import Subject
+from fedlens.runtimes.flower import proxy as proxies
 from fedlens.runtimes.flower import signing
 from fedlens.runtimes.flower.certificates import ServerCredentials, create, renew
 
@@ -23,7 +24,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 @pytest.fixture(autouse=True)
 def no_proxy_and_little_patience(monkeypatch):
-    for name in (*network._PROXIES, *network._NO_PROXY):
+    for name in (*proxies._PROXIES, *proxies._NO_PROXY):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(network, "CONNECT_SECONDS", 0.5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, parted
+from fedlens.diagnose.network import CONNECT_SECONDS
 from fedlens.diagnose.reach import dated
 from fedlens.diagnose.subject import Subject
 from fedlens.diagnose.verdict import Verdict, fail, failed, ok, warn
@@ -20,7 +21,7 @@ def own_port(subject: Subject) -> Verdict:
         socket.create_server(("", port)).close()
     except OSError as error:
         try:
-            subject.target.connect().close()
+            socket.create_connection(("localhost", port), CONNECT_SECONDS).close()
         except OSError:
             return fail(f"port {port} cannot be used: {error.strerror}", "choose another port in --server_address")
         return ok(f"a program listens on {port}: right, if `fedlens server` runs; else choose another port")

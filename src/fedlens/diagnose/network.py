@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPConnection
-from ipaddress import ip_address, ip_network
 from typing import cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
+
+from fedlens.runtimes.flower.proxy import proxy_for
 
 CONNECT_SECONDS = 5.0
 """Silence for longer than this is taken for a firewall's. A connection round the world needs half a second."""
-
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-_NO_PROXY = ("no_grpc_proxy", "no_proxy")
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,8 @@ class Target:
 
     @cached_property
     def proxy(self) -> SplitResult | None:
-        """The proxy that gRPC takes, which reads these variables in this order."""
-        url = next(filter(None, map(os.environ.get, _PROXIES)), None)
-        without = next(filter(None, map(os.environ.get, _NO_PROXY)), "")
-        if url is None or any(_covers(entry.strip(), self.host) for entry in without.split(",")):
-            return None
-        return urlsplit(url if "//" in url else f"//{url}")
+        """The proxy that gRPC takes."""
+        return proxy_for(self.host)
 
     def connect(self) -> socket.socket:
         """A connection to the port."""
@@ -72,16 +65,6 @@ def curious() -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     return context
-
-
-def _covers(entry: str, host: str) -> bool:
-    """Whether gRPC takes an entry of no_proxy to mean `host`: the end of its name, or a network that it is in."""
-    if entry and host.lower().endswith(entry.lower()):
-        return True
-    try:
-        return ip_address(host) in ip_network(entry, strict=False)
-    except ValueError:  # a name
-        return False
 
 
 def _tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ from fedlens.diagnose.subject import Subject
 from fedlens.diagnose.verdict import Verdict, fail, failed, ok, warn
 from fedlens.errors import ConfigError
 from fedlens.runtimes.flower.key_files import Certificate
+from fedlens.runtimes.flower.proxy import place_of
 
 SOON_DAYS = 30
 _MOST_SHOWN = 4
@@ -45,7 +46,7 @@ def name(subject: Subject) -> Verdict:
 def port(subject: Subject) -> Verdict:
     """Does the port take connections?"""
     target, proxy = subject.target, subject.target.proxy
-    through = f" through the proxy {proxy.hostname}:{proxy.port or 80}" if proxy else ""
+    through = f" through the proxy {place_of(proxy)}" if proxy else ""
     began = time.perf_counter()
     try:
         target.connect().close()

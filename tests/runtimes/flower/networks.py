@@ -112,8 +112,7 @@ class _Tunnel(socketserver.StreamRequestHandler):
         assert method == "CONNECT", method
         while self.rfile.readline().strip():
             pass
-        host, _, port = target.rpartition(":")
-        with socket.create_connection((host, int(port))) as far:
+        with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as far:
             self.connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             self._carry({self.connection: far, far: self.connection})
 
@@ -128,7 +127,8 @@ class _Tunnel(socketserver.StreamRequestHandler):
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """An HTTP proxy that lets everything through, on a port of this machine. Use it in a `with` block."""
+    """An HTTP proxy that lets everything through, on a port of this machine, and takes every name for this machine's.
+    Use it in a `with` block."""
 
     daemon_threads = True
 

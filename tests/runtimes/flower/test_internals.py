@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink
 
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.bundle import bundle, files
-from fedlens.runtimes.flower.internals import fleet, grid, parts, run
+from fedlens.runtimes.flower.internals import direct, fleet, grid, parts, run
 from fedlens.runtimes.flower.internals.fleet import HEARTBEAT_SECONDS, FleetLink, NotActivated, Refused
 from fedlens.runtimes.flower.internals.grid import NODE_GONE, Connection, Grid, calling, nodes_online, replies
 from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, pull_parts, taken_apart
@@ -57,7 +58,7 @@ def question() -> Message:
     return message
 
 
-INTERNALS = (parts, fleet, grid, run)
+INTERNALS = (parts, fleet, grid, run, direct)
 
 
 # -- names and signatures ----------------------------------------------------------------------------------------------
@@ -87,7 +88,6 @@ def test_every_name_is_there(module: str, name: str) -> None:
 
 SIGNATURES = {
     "build_fab_from_files": ["files"],
-    "create_channel": ["server_address", "insecure", "root_certificates", "max_message_length", "interceptors"],
     "NodeAuthClientInterceptor": ["private_key", "public_key"],
     "RuntimeVersionClientInterceptor": ["component_name"],
     "RuntimeVersionHttpInterceptor": ["component_name"],
@@ -110,7 +110,7 @@ def test_signatures(name: str, wanted: list[str]) -> None:
     assert [parameter for parameter in found if parameter in wanted] == wanted
 
 
-@pytest.mark.parametrize("client", [run.ControlHttpClient, run.RuntimeHttpClient])
+@pytest.mark.parametrize("client", [direct.DirectControlClient, direct.DirectRuntimeClient])
 def test_http_clients_are_made_of_an_address(client) -> None:
     found = list(inspect.signature(client.from_server_address).parameters)
     assert found[:4] == ["server_address", "insecure", "root_certificates", "interceptors"]
@@ -119,15 +119,46 @@ def test_http_clients_are_made_of_an_address(client) -> None:
 @pytest.mark.parametrize(
     ("client", "calls"),
     [
-        (run.ControlHttpClient, ["RegisterNode", "UnregisterNode", "StartRun"]),
+        (direct.DirectControlClient, ["RegisterNode", "UnregisterNode", "StartRun"]),
         (
-            run.RuntimeHttpClient,
+            direct.DirectRuntimeClient,
             ["PullPendingTasks", "ClaimTask", "PullTaskInput", "PushTaskOutput", "SendTaskHeartbeat", "PullObject"],
         ),
     ],
 )
 def test_http_calls(client, calls: list[str]) -> None:
     assert all(callable(getattr(client, name)) for name in calls)
+
+
+@pytest.mark.parametrize("client", [direct.DirectControlClient, direct.DirectRuntimeClient])
+def test_http_clients_are_flowers_but_for_the_proxy(client, monkeypatch) -> None:
+    flowers, own = (kind("http://127.0.0.1:1/", timeout=3.0) for kind in (client.__mro__[2], client))
+    assert {**vars(own), "_client": None} == {**vars(flowers), "_client": None}
+    assert own._client.timeout == flowers._client.timeout
+    assert own._client.follow_redirects == flowers._client.follow_redirects
+    assert (own._client.trust_env, flowers._client.trust_env) == (False, True)
+    for kind in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(kind, "socks5://proxy.example.org:1080")  # httpx has no SOCKS without another package
+    client("http://127.0.0.1:1").close()
+
+
+def test_a_servers_own_calls_and_those_within_one_machine_use_no_proxy(monkeypatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        link = fleet.FleetLink(address, None, None)
+        with pytest.raises(ConnectionFailed):
+            link.join()
+        link.close(leave=False)
+        with pytest.raises(ConnectionFailed):
+            calling(Grid(address, True, None, token="a token"), nodes_online)
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has come
+            proxy.accept()
 
 
 def test_grpc_calls() -> None:

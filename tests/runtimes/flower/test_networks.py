@@ -42,11 +42,12 @@ def test_a_bad_line_and_a_cut_change_nothing(tmp_path: Path) -> None:
 
 def test_clients_come_through_a_proxy(tmp_path: Path) -> None:
     with federation(tmp_path) as place, Proxy() as proxy:
-        certs = place.certificates(2)
+        certs = place.certificates(2, hosts="server.example.org")
         server = place.server("--certs", str(certs), "federated.num_rounds=2")
         for number in (1, 2):
             key = str(certs / "clients" / f"client{number}")
-            place.client(number, "--certs", key, within=("env", f"https_proxy={proxy.url}"))
+            address = f"server.example.org:{place.port}"
+            place.client(number, "--certs", key, address=address, within=("env", f"https_proxy={proxy.url}"))
         assert server.ends() == 0, server.said
         assert [line["failures"] for line in server.lines] == [[], []]
         moved = sum(line["bytes_down"] + line["bytes_up"] for line in server.lines)

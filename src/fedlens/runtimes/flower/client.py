@@ -16,6 +16,7 @@ from fedlens.runtimes.flower.internals.fleet import FleetLink, HungUp, Keys, Not
 from fedlens.runtimes.flower.internals.parts import Incoming
 from fedlens.runtimes.flower.journal import Journal, Outbox
 from fedlens.runtimes.flower.messages import Refusal
+from fedlens.runtimes.flower.proxy import place_of, proxy_for
 from fedlens.runtimes.flower.worker import MakeSite, Watcher, Worker
 
 POLL_SECONDS = 0.05
@@ -35,6 +36,10 @@ class Place:
     address: str
     root_certificates: bytes | None = None
     keys: Keys | None = None
+
+    @property
+    def host(self) -> str:
+        return self.address.rpartition(":")[0].strip("[]")
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class ResidentClient:
 
     def _joined(self) -> FleetLink:
         said, tries, began = "", 0, time.monotonic()
+        if proxy := proxy_for(self._place.host):
+            self._watcher.note(f"the way to {self._place.address} is through the proxy {place_of(proxy)}")
         while True:
             link = FleetLink(self._place.address, self._place.root_certificates, self._place.keys)
             try:
@@ -184,7 +191,9 @@ class ResidentClient:
 def _unreached(place: Place, error: Exception) -> str:
     if isinstance(error, HungUp) and place.root_certificates is None:
         return f"{place.address} hangs up; a server that has certificates does so to a client without --certs"
-    return f"no server answers at {place.address} yet"
+    proxy = proxy_for(place.host)
+    through = f" through the proxy {place_of(proxy)}, which may not let it pass" if proxy else ""
+    return f"no server answers at {place.address} yet{through}"
 
 
 def _refused(place: Place, error: Exception, reason: str = "") -> ConnectionFailed:

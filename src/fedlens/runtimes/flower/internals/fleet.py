@@ -27,7 +27,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.grpc import create_channel
+from flwr.supercore.grpc import GRPC_MAX_MESSAGE_LENGTH
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
@@ -38,6 +38,7 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 
 from fedlens.errors import ConnectionFailed
 from fedlens.runtimes.flower.internals.parts import Incoming, Outgoing, pull_parts
+from fedlens.runtimes.flower.proxy import is_loopback
 
 HEARTBEAT_SECONDS = 10
 """The shortest that Flower allows; a SuperLink counts a node as gone after two of them."""
@@ -76,7 +77,7 @@ class FleetLink:
             RuntimeVersionClientInterceptor(component_name="SuperNode"),
             NodeAuthClientInterceptor(*self._keys),
         ]
-        self._channel = create_channel(address, root_certificates is None, root_certificates, interceptors=interceptors)
+        self._channel = grpc.intercept_channel(_channel(address, root_certificates), *interceptors)
         self._stub = FleetStub(self._channel)
         self._registered: int | None = None
         self._joined: Node | None = None
@@ -196,6 +197,17 @@ class FleetLink:
                     self.lost.set()
             except ValueError:  # closed
                 return
+
+
+def _channel(address: str, root_certificates: bytes | None) -> grpc.Channel:
+    """As Flower makes it, but past the environment's proxy to a server on this machine."""
+    sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
+    options: list[tuple[str, int]] = [(key, GRPC_MAX_MESSAGE_LENGTH) for key in sizes]
+    if is_loopback(address.rpartition(":")[0].strip("[]")):
+        options.append(("grpc.enable_http_proxy", 0))
+    if root_certificates is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(root_certificates), options)
 
 
 _FAILURES: Sequence[tuple[str, type[ConnectionFailed], str]] = (

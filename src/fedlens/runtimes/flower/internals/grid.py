@@ -13,10 +13,12 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
 from fedlens.errors import ConnectionFailed, ProtocolError
+from fedlens.runtimes.flower.internals.direct import DirectRuntimeClient
 from fedlens.runtimes.flower.internals.parts import inflated, pull_parts
 
 T = TypeVar("T")
@@ -38,6 +40,13 @@ class Grid(HttpGrid):
     def __init__(self, address: str, insecure: bool, root_certificates: bytes | None, *, token: str) -> None:
         super().__init__(address, insecure, root_certificates, token=token)
         self._retry_invoker.max_tries = 1
+        interceptors: list[Any] = [
+            RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+            RuntimeTokenHttpInterceptor(token=token),
+        ]
+        self._client = DirectRuntimeClient.from_server_address(
+            address, insecure, root_certificates, interceptors, retry_invoker=self._retry_invoker
+        )
         self._announced: dict[str, tuple[MessageProto, ObjectTree]] = {}
 
     @property

@@ -19,16 +19,15 @@ from flwr.proto.runtime_pb2 import (
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlens.errors import ConnectionFailed
+from fedlens.runtimes.flower.internals.direct import DirectControlClient, DirectRuntimeClient
 from fedlens.runtimes.flower.internals.fleet import HEARTBEAT_SECONDS
 from fedlens.runtimes.flower.internals.grid import Grid
 from fedlens.runtimes.flower.internals.parts import FIRST_BACKOFF
@@ -86,7 +85,7 @@ class RunLink:
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods=_CLAIM),
         ]
-        client = RuntimeHttpClient.from_server_address(self._address, self._root is None, self._root, interceptors)
+        client = DirectRuntimeClient.from_server_address(self._address, self._root is None, self._root, interceptors)
         until = time.monotonic() + patience
         try:
             while time.monotonic() < until:
@@ -107,9 +106,9 @@ class RunLink:
                 continue
 
     @contextmanager
-    def _control(self) -> Iterator[ControlHttpClient]:
+    def _control(self) -> Iterator[DirectControlClient]:
         interceptors = [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
-        client = ControlHttpClient.from_server_address(self._address, self._root is None, self._root, interceptors)
+        client = DirectControlClient.from_server_address(self._address, self._root is None, self._root, interceptors)
         try:
             yield client
         finally:

@@ -1,0 +1,40 @@
+"""Flower's HTTP clients without a proxy: a server's calls to its own SuperLink stay within the machine, whatever the
+environment says of proxies."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+
+import httpx
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.protobuf.client import ProtobufClient, ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker
+from flwr.supercore.runtime import RuntimeHttpClient
+
+
+class _Direct(ProtobufClient):
+    """Flower's own constructor, but for `trust_env`: httpx else takes proxies from the environment, and fails at once
+    for kinds that it does not know."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        interceptors: Sequence[ProtobufClientInterceptor] = (),
+        verify: ssl.SSLContext | bool | str = True,
+        timeout: float = 30.0,
+        retry_invoker: RetryInvoker | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._interceptors = tuple(interceptors)
+        self._retry_invoker = retry_invoker
+        self._client = httpx.Client(verify=verify, timeout=timeout, follow_redirects=True, trust_env=False)
+
+
+class DirectControlClient(_Direct, ControlHttpClient):
+    """Flower's control interface."""
+
+
+class DirectRuntimeClient(_Direct, RuntimeHttpClient):
+    """Flower's runtime interface."""
