@@ -18,7 +18,7 @@ from fedlens.models.base import ModelRequest, Recognizer, models
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
 from fedlens.personal import clients_of, open_personal, some
-from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.run_dir import RunDir, find_runs, newest
 
 MODEL_FOLDER = "model"
 """Where a run folder keeps its final model."""
@@ -76,7 +76,7 @@ class Predictor:
 
 
 def open_predictor(what: str, client: str | None = None) -> Predictor:
-    """A predictor from a run folder (`logs/<run>`), a saved model's folder, or a model's name (ImageNet weights).
+    """A predictor from a run folder (`logs/<run>`; `latest`: the newest), a saved model's folder, or a model's name (ImageNet weights).
 
     client  the one whose own model it is; of a run folder only
 
@@ -85,7 +85,7 @@ def open_predictor(what: str, client: str | None = None) -> Predictor:
             such client, or none where parts of the model stay with the clients.
         ConfigError: neither a folder nor a known name.
     """
-    folder = Path(what)
+    folder = newest(Path(what))
     if client is not None:
         return _personal(RunDir.open(folder), client)
     if folder.is_dir():

@@ -1,7 +1,7 @@
 """The code blocks of README.md and docs/, and how the tests run them.
 
 A page is run from top to bottom in a folder of its own that holds what a reader would have: config.yaml, PHOTOS (a
-folder for each class), photo.jpg, and a finished run, which `<run>` stands for.
+folder for each class), photo.jpg, and a finished run, which `latest` and `<run>` stand for.
 
     ```bash                   every line is a `fedlens` command, and must succeed
     ```yaml                   a configuration, and must be valid; with title="site.yaml", a site's

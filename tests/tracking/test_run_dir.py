@@ -11,7 +11,7 @@ import pytest
 from tests.fake_runs import CLASSES, CLIENTS, federated_data, save_data, write_run
 
 from fedlens.errors import ConfigError
-from fedlens.tracking.run_dir import RunDir, clean_name, find_runs
+from fedlens.tracking.run_dir import RunDir, clean_name, find_runs, newest
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
@@ -144,3 +144,21 @@ def test_the_partition_file_says_who_holds_what(tmp_path: Path) -> None:
     assert not run.divides(replace(federated_data(), clients=swapped + federated_data().clients[2:]))
     data = json.loads(run.data.read_text())
     assert data == {"read": 57, "skipped": [["bad <photo>.png", "empty file"]], "notes": ["one class is rare"]}
+
+
+def test_latest_is_the_newest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"'latest': there is no run in 'logs' yet"):
+        newest(Path("latest"))
+    for age, name in enumerate(("logs/b", "logs/sweep/c", "logs/a", "other/d")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        os.utime(tmp_path / name / "config.yaml", (1000 + age, 1000 + age))
+    assert newest(Path("latest")) == Path("logs/a")
+    assert newest(Path("latest/best")) == Path("logs/a/best")
+    assert newest(Path("other/latest")) == Path("other/d")
+    assert newest(Path("logs/sweep/latest/config.yaml")) == Path("logs/sweep/c/config.yaml")
+    assert newest(Path("logs/b")) == Path("logs/b")
+    assert RunDir.open(Path("latest")).path == Path("logs/a")
+    Path("latest").mkdir()
+    assert newest(Path("latest")) == Path("latest")  # a folder that is called so is itself

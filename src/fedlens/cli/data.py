@@ -98,7 +98,8 @@ def sample(
 @app.command()
 def show(
     path: Annotated[
-        Path | None, typer.Argument(help="data folder, manifest or run folder; without: the sample")
+        Path | None,
+        typer.Argument(help="data folder, manifest or run folder (latest: the newest run); without: the sample"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
 ) -> None:
@@ -111,7 +112,9 @@ def show(
     from fedlens.data.show import holdings, table
     from fedlens.fonts import missing_note
     from fedlens.reports.partition import write_partition
+    from fedlens.tracking.run_dir import newest
 
+    path = path and newest(path)
     held = holdings(path)
     console = Console(highlight=False)
     console.print(table(held, console.width))

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="a run folder (logs/<run>), or a model's name: its ImageNet weights")],
+    model: Annotated[
+        str, typer.Argument(help="a run folder (latest: the newest run), or a model's name: its ImageNet weights")
+    ],
     images: Annotated[list[Path], typer.Argument(help="photographs")],
     client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,

@@ -9,7 +9,9 @@ import typer
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(help="The run's folder, such as logs/fedavg-cnn-20250101-120000.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The run's folder, such as logs/fedavg-cnn-20250101-120000; latest: the newest run.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="What may change: federated.num_rounds=40, data.path=FOLDER"),

@@ -43,7 +43,8 @@ def server(
         ),
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Resume a run from its last checkpoint.")
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Resume a run (latest: the newest) from its last checkpoint."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
@@ -53,6 +54,7 @@ def server(
     from fedlens import api
     from fedlens.cli.console import terminal
     from fedlens.config.overrides import quoted
+    from fedlens.tracking.run_dir import newest
 
     path, overrides = split_arguments(arguments or [])
     flags = {
@@ -67,6 +69,7 @@ def server(
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
     path = config or path
+    resume = resume and newest(resume)
     file = resume / "config.yaml" if resume else path
     again = shlex.join(["fedlens", "server", *map(str, [file] if file else []), *overrides])
     with terminal(again, resume="fedlens server --resume") as observer:

@@ -15,7 +15,7 @@ from fedlens.reports.headline import headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table
 from fedlens.tracking.clients import CLIENT_ACCURACY
-from fedlens.tracking.run_dir import find_runs
+from fedlens.tracking.run_dir import find_runs, newest
 from fedlens.tracking.summary import duration, percent
 from fedlens.tracking.wording import UNUSED, basis
 
@@ -152,7 +152,7 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
 
 
 def _loaded(folders: Sequence[Path]) -> list[LoadedRun]:
-    runs = [run for folder in folders for run in find_runs(folder)]
+    runs = [run for folder in folders for run in find_runs(newest(folder))]
     if not runs:
         raise ConfigError(f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one")
     return [load_run(run.path) for run in runs]

@@ -49,12 +49,12 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """The run in `path`.
+        """The run in `path`, which may be `latest`: see `newest`.
 
         Raises:
             ConfigError: there is no run; the message lists those beside it.
         """
-        run = cls(path)
+        run = cls(newest(path))
         if not run.config.is_file():
             raise ConfigError(_no_run(path))
         return run
@@ -181,6 +181,28 @@ class RunDir:
 def clean_name(name: str) -> str:
     """`name` as one folder name: letters, digits and `. _ - =` stay, any other run of characters becomes `-`."""
     return re.sub(r"[^\w.=-]+", "-", name).strip(".-")[:_LONGEST_NAME] or "run"
+
+
+LATEST = "latest"
+LOGS = Path("logs")
+"""Where runs lie unless tracking.dir says otherwise."""
+
+
+def newest(path: Path) -> Path:
+    """`path`, in which `latest` stands for the newest run: `latest` and `latest/best` of those below ./logs,
+    `DIR/latest` of those below DIR. A file or folder that is called so is itself.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    if LATEST not in path.parts or path.exists():
+        return path
+    place = path.parts.index(LATEST)
+    base = Path(*path.parts[:place]) if place else LOGS
+    runs = find_runs(base) if base.is_dir() else []
+    if not runs:
+        raise ConfigError(f"{str(path)!r}: there is no run in {str(base)!r} yet; `fedlens run` makes one")
+    return runs[-1].path.joinpath(*path.parts[place + 1 :])
 
 
 def find_runs(base: Path) -> list[RunDir]:
