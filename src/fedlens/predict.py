@@ -76,7 +76,8 @@ class Predictor:
 
 
 def open_predictor(what: str, client: str | None = None) -> Predictor:
-    """A predictor from a run folder (`logs/<run>`; `latest`: the newest), a saved model's folder, or a model's name (ImageNet weights).
+    """A predictor from a run folder (`logs/<run>`; `latest`: the newest), a saved model's folder, or a model's name
+    (ImageNet weights).
 
     client  the one whose own model it is; of a run folder only
 

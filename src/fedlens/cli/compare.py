@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def compare(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Runs (latest: the newest), or folders of runs (default: ./logs).")
+        list[Path] | None, typer.Argument(help="Runs (or latest), or folders of runs (default: ./logs).")
     ] = None,
     sort: Annotated[str, typer.Option(help="Column to sort by, the largest first; default: the order of time.")] = "",
     csv: Annotated[Path | None, typer.Option(help="Write the table to this CSV file as well.")] = None,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import click
@@ -25,6 +28,7 @@ from fedlens.cli import (
     run,
     server,
     strategies,
+    surroundings,
     sweep,
 )
 from fedlens.errors import ConfigError, FedLensError
@@ -108,4 +112,32 @@ app.add_typer(certs.app, name="certs")
 
 def main(*first: str) -> None:
     """Entry point of the installed command; `first`: arguments that stand before those of the command line."""
-    app([*first, *sys.argv[1:]])
+    surroundings.mend_streams()
+    try:
+        surroundings.need_working_folder()
+        surroundings.mend_home()
+        with flushed():
+            app([*first, *sys.argv[1:]])
+    except FedLensError as error:
+        complain(str(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        line = None if "--debug" in sys.argv else surroundings.told(error)
+        if line is None:
+            raise
+        with suppress(OSError):
+            complain(str(line))
+        sys.exit(1)
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """What was printed is out at the end; what cannot be, is dropped, so that the interpreter does not try again."""
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            raise

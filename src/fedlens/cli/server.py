@@ -44,7 +44,7 @@ def server(
     ] = False,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Resume a run (latest: the newest) from its last checkpoint."),
+        typer.Option("--resume", metavar="RUN", help="Resume a run (or latest) from its last checkpoint."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")

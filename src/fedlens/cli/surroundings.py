@@ -1,0 +1,87 @@
+"""What the process finds around it: streams, a home folder, a working folder. Mended, or one line, before any work."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from fedlens.errors import ConfigError, FedLensError
+
+BELOW_HOME = {
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_STATE_HOME": ".local/state",
+    "XDG_CONFIG_HOME": ".config",
+    "FLWR_HOME": ".flwr",
+}
+"""Where libraries and FedLens write, by the variable that says so."""
+
+
+def mend_streams() -> None:
+    """Standard output and error take every character, as a replacement where their encoding has none. A closed one is
+    sent nowhere, so that no file that is opened later gets its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper) and name != "stdin":
+            stream.reconfigure(errors="replace")
+
+
+def need_working_folder() -> None:
+    """Raises ConfigError where the current folder has been deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder has been deleted: change to another one (cd)") from error
+
+
+def mend_home() -> None:
+    """Where the user has no home folder, or none that can be written, as in containers: a private one in the folder for
+    temporary files, for caches and state.
+
+    Raises:
+        ConfigError: somebody else has made it.
+    """
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:  # no $HOME, and no entry in the password file
+        home = None
+    if home is not None and os.access(home, os.W_OK):
+        return
+    made = private_folder()
+    if home is None:
+        os.environ["HOME"] = str(made)
+    for variable, below in BELOW_HOME.items():
+        if not os.access((home or made) / below, os.W_OK):
+            os.environ.setdefault(variable, str(made / below))
+    os.environ.setdefault("USER", f"user{os.getuid()}")  # libraries that ask for a name look here first
+
+
+def private_folder() -> Path:
+    """A folder for temporary files that is this user's alone.
+
+    Raises:
+        ConfigError: it is somebody else's, or open to others.
+    """
+    made = Path(tempfile.gettempdir()) / f"fedlens-home-{os.getuid()}"
+    try:
+        made.mkdir(mode=0o700, exist_ok=True)
+        found = made.lstat()
+    except OSError as error:
+        raise ConfigError(f"{made} cannot be made ({error.strerror}): set HOME to a folder of yours") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(f"{made} is not this user's alone: remove it, or set HOME to a folder of yours")
+    return made
+
+
+def told(error: Exception) -> FedLensError | None:
+    """The line for what the system itself refused; None: it is something else."""
+    if isinstance(error, MemoryError) or "map segment" in str(error) or "Cannot allocate memory" in str(error):
+        return FedLensError("there is too little memory, or address space (ulimit -v), to begin: allow 8 GB")
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return FedLensError(f"output cannot be written ({error.strerror}): is its disk full, or its reader gone?")
+    return None
