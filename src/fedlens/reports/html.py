@@ -100,7 +100,7 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
     low, high = found.get("accuracy_low"), found.get("accuracy_high")
     interval = "" if low is None or high is None else f"95 %: {100 * low:.1f}–{100 * high:.1f}"
     details = (interval, measured_on(found), floors(found, personal))
-    return "<br>".join((what, *filter(None, details)))
+    return "<br>".join((what, *filter(None, details))).replace(" %", "\u00a0%")
 
 
 def _learning(run: LoadedRun) -> str:
