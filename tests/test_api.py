@@ -392,3 +392,29 @@ def test_a_frozen_backbone_sends_its_head_only(tmp_path: Path) -> None:
     done = run(tmp_path, "model.freeze=backbone", "federated.fraction_fit=0.2")
     assert done.metrics["bytes_up"].iloc[0] == 2 * (84 * 10 + 10) * 4
     assert load_model(done.folder / "model")[0](torch.rand(1, 1, 28, 28)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "model", "refused"),
+    [
+        ((3, 28, 28), "lenet", None),
+        ((1, 32, 32), "cnn", None),
+        ((3, 28, 40), "lenet", r"model.name='lenet' does not take float tensors of shape \(3, 28, 40\)"),
+        ((4, 28, 28), "cnn", None),  # a network of its own for four bands
+        ((1, 32, 32), "timm:resnet10t", r"'timm:resnet10t' does not take float tensors of shape \(1, 32, 32\)"),
+        ((28, 28), "cnn", r"takes float images of shape \(C, H, W\), not float tensors of shape \(28, 28\)"),
+        ((28, 28, 3), "cnn", "does not take float tensors"),
+    ],
+)
+def test_float_tensors_with_a_configured_model(tmp_path, shape, model, refused):
+    data = TensorDataset(torch.rand(40, *shape), torch.arange(40) % 2)
+    what = {"model.name": model, "federated.num_rounds": 1, "data.partition.scheme": "iid", "tracking.dir": tmp_path}
+    settings = [f"{key}={value}" for key, value in what.items()] + [
+        "data.partition.clients=2",
+        "runtime.name=in_process",
+    ]
+    if refused is not None:
+        with pytest.raises(ConfigError, match=refused):
+            fedlens.run(None, *settings, data=data, show=False)
+        return
+    assert len(fedlens.run(None, *settings, data=data, show=False).metrics) == 1

@@ -118,9 +118,7 @@ def _personal(run: RunDir, client: str) -> Predictor:
     if not isinstance(found.model, Recognizer):
         raise ModelError(f"{run.path} trained a module of your own: use fedlens.load_run(…).model_of(client, model=…)")
     images = found.images
-    return Predictor(
-        found.model, images.class_names, _loader(int(images.images.shape[1]), images.channels), found.remark
-    )
+    return Predictor(found.model, images.class_names, _loader(max(images.sides), images.channels), found.remark)
 
 
 def _loader(size: int, image_channels: int) -> Loader:

@@ -323,7 +323,7 @@ def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription
         builder=entry.name if own else None,
         num_classes=section.num_classes or len(data.class_names),
         class_names=data.class_names,
-        image_size=int(data.images.shape[1]),
+        image_size=max(data.sides),
         image_channels=data.channels,
         parameters={**section.parameters, **implied} if own else {},
         norm=section.norm,

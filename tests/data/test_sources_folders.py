@@ -131,7 +131,7 @@ def test_detect_says_what_it_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"does not exist .*data\.source to huggingface"):
         detect(tmp_path / "ylecun" / "mnist")
     (tmp_path / "data.txt").touch()
-    with pytest.raises(DataError, match=r"neither a folder nor a \.csv or \.parquet"):
+    with pytest.raises(DataError, match=r"neither a folder nor a \.csv, \.tsv or \.parquet"):
         detect(tmp_path / "data.txt")
 
 

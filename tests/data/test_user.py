@@ -157,3 +157,41 @@ def test_classes_that_cannot_be_matched(data, test, others, words):
 def test_bad_input(data, others, words):
     with pytest.raises(DataError, match=words):
         from_datasets(data, **HOW, **others)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "expected"),
+    [
+        ("I;16", "u2", [0, 255]),  # windowed from the least to the greatest, as such files are
+        ("I", "i4", [0, 255]),
+        ("F", "f4", [0, 255]),
+        ("RGBA", "u1", [255, 40]),  # transparent on white; opaque as it is
+        ("LA", "u1", [255, 40]),
+    ],
+)
+def test_pil_images_become_what_files_become(mode, kind, expected):
+    pixels = np.array([[3, 40], [3, 40]], kind)
+    image = Image.fromarray(pixels)
+    if mode in ("RGBA", "LA"):
+        image = Image.merge(mode, [image] * (len(mode) - 1) + [Image.fromarray(np.array([[0, 255]] * 2, "u1"))])
+
+    data = from_datasets(Listed([image] * 20), **HOW)
+
+    assert data.images[0, 0, :, 0].tolist() == expected
+
+
+def test_labels_with_gaps():
+    images = [ARRAY] * 30
+    assert from_datasets(Listed(images, [0, 5, 9] * 10), **HOW).class_names == tuple(map(str, range(10)))
+    named = from_datasets(Listed(images, [0, 5, 90] * 10), **HOW, class_names=[f"c{n}" for n in range(91)])
+    assert len(named.class_names) == 91
+    with pytest.raises(DataError, match=r"the labels are 3 different numbers up to 90,000; number the classes from 0"):
+        from_datasets(Listed(images, [0, 5, 90_000] * 10), **HOW)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "sides"), [((3, 8, 12), "f", (8, 12)), ((8, 12, 3), "u", (8, 12)), ((7,), "f", (7, 7))]
+)
+def test_sides(shape, kind, sides):
+    image = torch.rand(shape) if kind == "f" else torch.zeros(shape, dtype=torch.uint8)
+    assert from_datasets(Listed([image] * 20), **HOW).sides == sides

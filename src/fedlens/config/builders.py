@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fedlens import clean
 from fedlens.config.against_data import check_keys_of_table
 from fedlens.config.blocks import (
     AGGREGATION,
@@ -49,7 +50,7 @@ def preprocessing_of(model: nn.Module, data: FederatedData) -> Preprocessing:
     """A recogniser's own, or plain x / 255 for a user's module."""
     if isinstance(model, Recognizer):
         return model.preprocessing
-    return Preprocessing(image_size=int(data.images.shape[1]), channels=data.channels)
+    return Preprocessing(image_size=max(data.sides), channels=data.channels)
 
 
 def build_algorithm(config: Config) -> Algorithm:
@@ -119,7 +120,7 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
     notes = (f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused",)
     request = ModelRequest(
         num_classes=classes,
-        image_size=int(data.images.shape[1]),
+        image_size=max(data.sides),
         image_channels=data.channels,
         pretrained=section.pretrained,
         weights=section.weights,
@@ -129,7 +130,32 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
     model = build_model(
         MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=adapters, seed=config.seed
     )
+    if data.images.is_floating_point() or data.sides[0] != data.sides[1]:
+        _check_images(model, data, section.name)
     return model, notes if labels < classes else ()
+
+
+def _check_images(model: Recognizer, data: FederatedData, name: str) -> None:
+    """Try the model on one image: data from Python may have any shape.
+
+    Raises:
+        ConfigError: the model does not take such images.
+    """
+    height, width = data.sides
+    what = f"float tensors of shape {tuple(data.images.shape[1:])}"
+    if not data.images.is_floating_point():
+        what = f"images of {height} × {width} pixels"
+    way_out = "crop or convert them in the data set's transform, or give a model of your own: model="
+    if data.images.ndim != 4:
+        raise ConfigError(f"model.name={name!r} takes float images of shape (C, H, W), not {what}; {way_out}")
+    model.eval()
+    try:
+        with torch.inference_mode():
+            model(model.prepare(data.images[:1]))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = clean.line(str(error).partition("\n")[0], 200)
+        raise ConfigError(f"model.name={name!r} does not take {what} ({reason}); {way_out}") from error
+    model.train()
 
 
 def check_precision(config: Config, device: torch.device) -> None:

@@ -40,13 +40,13 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Move each image by up to S // 8 pixels in both directions, then `flip`."""
+    """Move each image by up to an eighth of its shorter side in both directions, then `flip`."""
     _check(images)
-    side = images.shape[1]
-    margin = side // 8
+    height, width = images.shape[1:3]
+    margin = min(height, width) // 8
     padded = pad(images, (0, 0, margin, margin, margin, margin))
     corners = torch.randint(0, 2 * margin + 1, (len(images), 2), generator=generator).tolist()
-    crops = [image[top : top + side, left : left + side] for image, (top, left) in zip(padded, corners, strict=True)]
+    crops = [image[top : top + height, left : left + width] for image, (top, left) in zip(padded, corners, strict=True)]
     return flip(torch.stack(crops) if crops else images, generator)
 
 

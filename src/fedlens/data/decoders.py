@@ -94,11 +94,11 @@ def by_pillow(data: bytes) -> Samples:
     """
     with pillow_image(io.BytesIO(data)) as image:
         orientation = _orientation(image.getexif())
-        pixels = np.asarray(_in_a_plain_mode(image))
+        pixels = np.asarray(in_a_plain_mode(image))
     return upright(pixels[..., None] if pixels.ndim == 2 else pixels, orientation)
 
 
-def _in_a_plain_mode(image: Image.Image) -> Image.Image:
+def in_a_plain_mode(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode == "1":

@@ -27,9 +27,9 @@ def detect(path: Path | None) -> str:
             "huggingface)"
         )
     if path.is_file():
-        if path.suffix.lower() in (".csv", ".parquet"):
+        if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
             return "manifest"
-        raise DataError(f"data.path: {printable(path)} is neither a folder nor a .csv or .parquet manifest")
+        raise DataError(f"data.path: {printable(path)} is neither a folder nor a .csv, .tsv or .parquet manifest")
     if any((path / name).exists() for name in HUGGING_FACE_FILES):
         return "huggingface"
     return "clients" if folder_layout(path).has_clients else "imagefolder"

@@ -17,17 +17,20 @@ Every file ends the same way, whatever it was:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlens.data.decoders import JPEG, REDUCTIONS, Samples, by_opencv, by_pillow, size_of
+from fedlens.data.decoders import JPEG, REDUCTIONS, Samples, by_opencv, by_pillow, in_a_plain_mode, size_of
 from fedlens.data.quiet import quiet
 from fedlens.data.tiffs import TIFF, read_tiff
 from fedlens.errors import DataError
 from fedlens.files import open_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
@@ -75,6 +78,12 @@ def decode(path: Path, *, for_size: int | None = None, max_pixels: int = MAX_PIX
         raise DataError(f"{path}: {error}") from error
     except MemoryError as error:
         raise DataError(f"{path}: there is not enough memory to decode it") from error
+
+
+def from_pillow(image: Image.Image) -> Pixels:
+    """As `decode`, of an image that Pillow has opened; its EXIF orientation is the caller's."""
+    pixels = np.asarray(in_a_plain_mode(image))
+    return _to_uint8_rgb(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
 def pixel_size(path: Path) -> tuple[int, int] | None:

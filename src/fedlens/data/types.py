@@ -85,6 +85,14 @@ class FederatedData:
         return int(self.images.shape[-1]) if self.images.dtype.is_floating_point is False else int(self.images.shape[1])
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels; of data that are no images, the length of a row twice."""
+        if self.images.ndim != 4:
+            return int(self.images.shape[1]), int(self.images.shape[1])
+        height, width = self.images.shape[2:] if self.images.is_floating_point() else self.images.shape[1:3]
+        return int(height), int(width)
+
+    @property
     def division(self) -> str:
         """A digest of who holds which rows. Class counts do not tell: another draw may give as many of each class."""
         digest = hashlib.blake2b(digest_size=16)

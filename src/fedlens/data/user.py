@@ -18,12 +18,17 @@ from fedlens.data.base import Scheme
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
 from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.images import from_pillow
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import DataError
 
 Images = Dataset[Any]
 """A data set of (image, label). An image is a PIL image; uint8, (H, W, C), (C, H, W) or (H, W), with C = 1 or 3;
 or a float tensor (C, H, W), which is used as it is. A label is a class number from 0."""
+
+
+MOST_GAPS = 20
+"""Classes without any image that labels may leave, where there are no names."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def from_datasets(
     images = _stack([image for part in parts for image in part.images])
     own = [renumbered(part.labels, numbers) for part, numbers in zip(parts, classes.numbers, strict=True)]
     labels = np.array([label for part in own for label in part], np.int64)
-    names = classes.names or tuple(str(number) for number in range(int(labels.max()) + 1))
+    names = classes.names or _numbers(labels)
     _check_labels(labels, names)
     columns = Columns(
         labels,
@@ -107,8 +112,7 @@ def _items(dataset: Images) -> Iterator[Any]:
 def _tensor(image: Any) -> Tensor:
     """uint8 (H, W, C), or the user's float tensor."""
     if hasattr(image, "convert") and hasattr(image, "mode"):
-        pixels = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None])
+        return torch.from_numpy(np.array(from_pillow(image)))
     tensor = torch.as_tensor(image)
     if tensor.is_floating_point():
         return tensor
@@ -140,6 +144,21 @@ def _stack(images: list[Tensor]) -> Tensor:
             "in the data set's transform, or give the folder as data.path, which FedLens resizes"
         )
     return torch.stack(images).contiguous()
+
+
+def _numbers(labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names of classes without names. A few gaps are classes without images; many are labels of another kind.
+
+    Raises:
+        DataError: most numbers up to the largest label are no image's.
+    """
+    found, count = len(np.unique(labels)), int(labels.max()) + 1
+    if count - found > max(found, MOST_GAPS):
+        raise DataError(
+            f"the labels are {found} different numbers up to {count - 1:,}; number the classes from 0 in the data set, "
+            "or give the names of all: class_names="
+        )
+    return tuple(str(number) for number in range(count))
 
 
 def _check_labels(labels: NDArray[np.int64], names: tuple[str, ...]) -> None:

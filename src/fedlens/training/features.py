@@ -62,7 +62,8 @@ def after_frozen(
     if model.held == (model.backbone,):
         return model.head, extract(model)
     model.to(device)  # before tensors are shared: moving a model replaces its buffers
-    some = torch.randint(256, (2, *data.images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    some = torch.randint(256, (2, *data.images.shape[1:]), generator=torch.Generator().manual_seed(0))
+    some = some / 255 if data.images.is_floating_point() else some.to(torch.uint8)
     found = cut_behind(model, some.to(device))
     if found is None:
         return model, data
