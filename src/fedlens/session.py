@@ -317,15 +317,18 @@ def leave_behind(experiment: Experiment, folder: RunDir, end: Checkpoint, checkp
 
 def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription:
     """What `fedlens predict` needs to build the model again. A user's own module has no builder."""
-    section, data, own = experiment.config.model, experiment.shown, experiment.configured
-    entry, implied = find(MODEL, section.name)
+    section, data = experiment.config.model, experiment.shown
+    builder, parameters = None, {}
+    if experiment.configured:
+        entry, implied = find(MODEL, section.name)
+        builder, parameters = entry.name, {**section.parameters, **implied}
     return ModelDescription(
-        builder=entry.name if own else None,
+        builder=builder,
         num_classes=section.num_classes or len(data.class_names),
         class_names=data.class_names,
         image_size=max(data.sides),
         image_channels=data.channels,
-        parameters={**section.parameters, **implied} if own else {},
+        parameters=parameters,
         norm=section.norm,
         accuracy=accuracy,
         partly_private=experiment.partly_private,
