@@ -4,8 +4,10 @@ import pytest
 import torch
 from tests.personalization.benches import Double, Single, bench, plus, slope, stands, step
 
+from fedlens.models.base import ModelRequest, models
+from fedlens.models.build import build_model
 from fedlens.personalization.base import NO_TERMS
-from fedlens.personalization.fedala import FedALA
+from fedlens.personalization.fedala import FedALA, layers_of, top_layers
 
 RECEIVED, TRAINED, WEIGHTS = (0.5, 0.4), (-0.6, 1.0), (0.7, 0.2)
 
@@ -81,6 +83,19 @@ def test_it_keeps_its_top_layers_as_they_were_trained() -> None:
     FedALA().train(home, NO_TERMS)
     assert home.kept["trained/head.weight"].flatten().tolist() == stands(home)[1:]
     assert stands(home)[0] != 2.0, "all of the model is trained and sent"
+
+
+@pytest.mark.parametrize(("layers", "lowest"), [(1, "head."), (2, "backbone.layer4.1."), (3, "backbone.layer4.0.")])
+def test_a_layer_is_a_stage_and_no_normalisation_counts_by_itself(layers: int, lowest: str) -> None:
+    """The head, then the two blocks of ResNet-18's last group, each with its convolutions and BatchNorms."""
+    model = build_model(models.get("resnet18").build({}), ModelRequest(10, 32, 3))
+    names = [name for name, _ in model.named_parameters()]
+    assert len(layers_of(model, names)) == 10, "the stem, eight blocks, the head"
+    assert [name for layer in layers_of(model, names) for name in layer] == names
+    top = top_layers(model, names, layers)
+    assert top == names[-len(top) :]
+    assert top[0].startswith(lowest)
+    assert not any(name.startswith(lowest) for name in names[: -len(top)])
 
 
 def test_too_many_layers_are_refused() -> None:

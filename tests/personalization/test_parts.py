@@ -62,7 +62,8 @@ def test_no_method_looks_at_the_images_more_often_than_it_says(entry, monkeypatc
         batches.clear()
         kept = home.kept
     assert max(taken) <= method.passes(3)
-    assert entry.name == "fedala" or max(taken) == method.passes(3), "only FedALA's number of passes depends on them"
+    varies = {"fedala", "pfedme"}  # with the losses; with running statistics, which this model has none of
+    assert entry.name in varies or max(taken) == method.passes(3)
 
 
 def test_norms_of_every_kind_stay() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.personalization.benches import Single, bench, plus, slope, stands, step
+from torch import nn
 
 from fedlens.personalization.base import NO_TERMS
 from fedlens.personalization.pfedme import PFedMe
@@ -43,6 +44,33 @@ def test_a_strategys_correction_moves_w() -> None:
     w, theta = by_hand(2, 0.25, push=0.4)
     assert stands(home) == pytest.approx(w, abs=1e-6)
     assert home.kept["head.weight"].flatten().tolist() == pytest.approx(theta, abs=1e-6)
+
+
+class Normed(Single):
+    """x → (a, b) times x; a BatchNorm looks on, and adds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2, affine=False)
+
+    def forward(self, inputs):
+        out = super().forward(inputs)
+        self.norm(out.detach())
+        return out
+
+
+def test_w_and_theta_have_running_statistics_of_their_own() -> None:
+    """One batch of x = 1, so the mean of what comes in is (a, b): of w as received, of θ before each of its three
+    steps; the running mean, 0 at first, moves a tenth of the way to each."""
+    home = bench(Normed(), *RECEIVED, lr=0.25)
+    METHOD.train(home, NO_TERMS)
+    assert home.statistics()["norm.running_mean"].tolist() == pytest.approx([0.03, -0.02], abs=1e-6)
+    mean, theta = (0.0, 0.0), RECEIVED
+    for _ in range(3):
+        mean = plus((0.9 * mean[0], 0.9 * mean[1]), theta, 0.1)
+        theta = step(theta, plus(slope(theta), plus(theta, RECEIVED, -1.0), 2.0), 0.1)
+    assert home.kept["norm.running_mean"].tolist() == pytest.approx(mean, abs=1e-6)
+    assert stands(home) == pytest.approx(by_hand(1, 0.25)[0], abs=1e-6)
 
 
 def test_at_home_theta_is_used() -> None:

@@ -1,13 +1,17 @@
 """FedNova by hand, and as FedAvg where it has to be."""
 
+from itertools import count
+
 import pytest
 import torch
 from tests.strategies.clients import START, local, moved, server, total_of
-from tests.strategies.replay import DATA, Replay, close, settings
+from tests.strategies.replay import DATA, LR, Replay, close, settings, steps
 
 from fedlens.aggregation.mean import WeightedMean
+from fedlens.federation.types import Task
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fednova import FedNova
+from fedlens.training.loop import LocalLoop
 
 
 def stepped(*clients) -> tuple[float, float]:
@@ -57,6 +61,23 @@ def test_its_proximal_term_by_hand() -> None:
     assert correction(START["w"] + 3).item() == pytest.approx(0.6)
     # η μ = 0.1: ‖a‖₁ = 1 + 0.9
     assert strategy.finish(ctx, moved(1.9)).payload["w"].item() == pytest.approx(1.0)
+
+
+def test_a_step_that_fp16_leaves_out_is_no_step(tmp_path, monkeypatch) -> None:
+    """Of six batches the second and the fifth overflow at any scale: n ‖a‖₁ is of four plain steps, 12 · 4."""
+    differentiate, calls = LocalLoop.differentiate, count(1)
+    monkeypatch.setattr(
+        LocalLoop, "differentiate", lambda self, *batch: differentiate(self, *batch) and next(calls) not in (2, 5)
+    )
+    replay = Replay(FedNova(), tmp_path, settings(batch_size=4, epochs=2))
+    assert replay.train(1, replay.model).extra["work"].item() == len(DATA.clients[0].train) * (steps(replay.how) - 2)
+
+
+def test_where_every_step_is_left_out_the_client_fails(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(LocalLoop, "differentiate", lambda self, *batch: self._loss(*batch).isnan().item())
+    replay = Replay(FedNova(), tmp_path, settings())
+    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, {"lr": LR}))
+    assert "every gradient overflowed fp16" in failed.reason
 
 
 def test_its_server_rate() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop, mixing
+from fedlens.training.loop import STEPS, LocalLoop, mixing
 from fedlens.training.optimizers import make_optimizer
 from fedlens.training.settings import LocalSettings, OptimizerSettings
 
@@ -195,6 +195,7 @@ def test_a_gradient_that_is_infinite_at_any_scale_is_left_out() -> None:
     metrics = loop.run(batches(2), make_optimizer(OptimizerSettings(), {}), 0.1, torch.Generator())
     assert torch.equal(model.vector, before)
     assert np.isfinite(metrics["loss"].total)
+    assert metrics[STEPS].total == 0
 
 
 @pytest.mark.timeout(60)

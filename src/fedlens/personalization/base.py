@@ -88,6 +88,10 @@ class Home(ABC):
         """For a loop of one's own. Of `terms`, the one in the loss counts; where `share` is 0 nothing is computed."""
 
     @abstractmethod
+    def observe(self, batch: Batch) -> None:
+        """A forward pass in training, for the running statistics alone."""
+
+    @abstractmethod
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
         """The configured optimizer, fresh, at the round's learning rate: (vector, gradient) → moves the vector."""
 

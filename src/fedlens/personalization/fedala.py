@@ -3,6 +3,10 @@ Learning", https://arxiv.org/abs/2212.01197, Algorithm 1.
 
 Before it trains, and before it uses its model, a client mixes the received model Θ into the top layers of the one that
 it trained last, weight by weight: Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W (eq. 4). Lower layers, and running statistics, are Θ's.
+
+A layer is a stage of the model (`models.stages`): a block, or a layer outside of blocks, with the normalisation behind
+it. On ResNet-18 the paper's p, from 1 to 6, counts the head, four groups of two blocks, and the stem; here they are 1,
+3, 5, 7, 9 and 10, for each block is a stage. The authors' code counts tensors: its 2 is a head's weight and bias.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedlens.federation.types import Metrics
+from fedlens.models.stages import stage_ends, up_to
 from fedlens.personalization.base import Batch, Home, Personalization, personalizations
 from fedlens.personalization.split import trainable_names
 from fedlens.strategies.base import LocalTerms, prefixed, under
@@ -40,7 +45,9 @@ class FedALA(Personalization):
 
     steps_only = False
 
-    layers: Annotated[int, Field(ge=1, description="p, top layers that are mixed; the paper: 1")] = 1
+    layers: Annotated[
+        int, Field(ge=1, description="p, top layers that are mixed: the head and the blocks below it; the paper: 1")
+    ] = 1
     sample: Annotated[float, Field(gt=0, le=1, description="s, share of the images that teach W; the paper: 0.8")] = 0.8
     weights_lr: Annotated[float, Field(gt=0, description="η, learning rate of W; the paper: 1")] = 1.0
     steady: Annotated[
@@ -55,7 +62,7 @@ class FedALA(Personalization):
     def train(self, home: Home, terms: LocalTerms) -> Metrics:
         metrics = home.fit(home.epochs, terms)
         live = home.unflatten(home.vector)
-        trained = {name: live[name].clone() for name in top_layers(live, self.layers)}
+        trained = {name: live[name].clone() for name in top_layers(home.module, live, self.layers)}
         home.kept = {**home.kept, **prefixed(TRAINED, trained)}
         return metrics
 
@@ -67,7 +74,7 @@ class FedALA(Personalization):
 
     def mixed(self, home: Home) -> dict[str, Tensor]:
         """Put Θ̂ in the model's place; gives W, of the top layers."""
-        names = top_layers(home.unflatten(home.vector), self.layers)
+        names = top_layers(home.module, home.unflatten(home.vector), self.layers)
         top, received, seen = home.mask(frozenset(names)), home.vector.clone(), home.statistics()
         trained, known = home.flatten(under(TRAINED, home.kept)), under(WEIGHTS, home.kept)
         aggregation = LocalAggregation(home, received, received.lerp(trained, top), top, self.weights_lr)
@@ -97,7 +104,7 @@ class FedALA(Personalization):
                 return
 
     def objection(self, model: nn.Module) -> str | None:
-        held = layers_of(trainable_names(model))
+        held = layers_of(model, trainable_names(model))
         if self.layers <= len(held):
             return None
         key = f"personalization.layers = {self.layers}"
@@ -129,15 +136,18 @@ class LocalAggregation:
         return gradients.metrics()["loss"].value
 
 
-def layers_of(names: Iterable[str]) -> list[list[str]]:
-    """The names of what trains, a list for each module that holds some itself, in the model's order. What rests in a
-    round (`transfer.probe_rounds`) is among them: a client keeps the same layers all run long."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(name.rpartition(".")[0], []).append(name)
-    return list(found.values())
+def layers_of(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
+    """`names`, what trains of `model`, by stage, in the model's order. What rests in a round (`transfer.probe_rounds`)
+    is among them: a client keeps the same layers all run long."""
+    left = list(names)
+    found = []
+    for end in stage_ends(model):
+        below = up_to(model, end)[1]
+        found.append([name for name in left if name in below])
+        left = [name for name in left if name not in below]
+    return [layer for layer in (*found, left) if layer]
 
 
-def top_layers(names: Iterable[str], count: int) -> list[str]:
+def top_layers(model: nn.Module, names: Iterable[str], count: int) -> list[str]:
     """The names of the last `count` layers' parameters."""
-    return [name for layer in layers_of(names)[-count:] for name in layer]
+    return [name for layer in layers_of(model, names)[-count:] for name in layer]

@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import Annotated
 
 from pydantic import Field
+from torch import Tensor
 
 from fedlens.federation.types import Metrics
 from fedlens.personalization.base import Batch, Home, Personalization, personalizations
@@ -28,6 +29,9 @@ class PFedMe(Personalization):
 
     R is the batches of the round's local epochs, η is optimizer.lr; η' and K are keys. What a strategy adds to the
     loss is part of f; what it adds to the gradient moves w.
+
+    w and θ have running statistics of their own. Gradients are taken at θ alone, so w sees each batch once more,
+    forward only, before θ is moved; a model without running statistics needs no such pass.
     """
 
     steps_only = False
@@ -37,10 +41,12 @@ class PFedMe(Personalization):
     personal_lr: Annotated[float, Field(gt=0, description="η', learning rate of θ; the authors' code: 0.09")] = 0.09
 
     def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        w = home.vector.clone()
+        w, seen = home.vector.clone(), home.statistics()
 
         def batches() -> Iterator[Batch]:
+            nonlocal seen
             for batch in home.batches(home.epochs):
+                seen = observed(home, batch, w, seen)
                 yield from repeat(batch, self.personal_steps)
                 move = (w - home.vector).mul_(self.lam)
                 if terms.correction is not None:
@@ -51,10 +57,25 @@ class PFedMe(Personalization):
         metrics = home.fit(batches(), pull, lr=self.personal_lr, optimizer="plain")
         home.kept = home.state()
         home.vector.copy_(w)
+        home.load(seen)
         return metrics
 
     def passes(self, epochs: int) -> int:
-        return epochs * self.personal_steps
+        return epochs * (self.personal_steps + 1)
 
     def predict(self, home: Home) -> None:
         home.load(home.kept)
+
+
+def observed(home: Home, batch: Batch, w: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    """w's running statistics `seen` after a batch; the model stands at θ before and after."""
+    if not seen:
+        return seen
+    theta, own = home.vector.clone(), home.statistics()
+    home.vector.copy_(w)
+    home.load(seen)
+    home.observe(batch)
+    seen = home.statistics()
+    home.vector.copy_(theta)
+    home.load(own)
+    return seen

@@ -44,6 +44,7 @@ class ServerState:
 class LocalContext:
     """What the client half may know, before the first local step.
 
+    steps      local SGD steps: those planned in `terms`, those taken in `finish`
     momentum   of the local SGD steps; None: the optimizer is another
     start      (P,) the received trainable parameters as one vector, a client's private ones included
     module     the model: as it was received in `terms`, trained in `finish`; look at it, leave it as it is

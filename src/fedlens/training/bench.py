@@ -14,8 +14,9 @@ from fedlens.personalization.base import NO_TERMS, Batch, Gradients, Home, Optim
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop, Stepped, unseen
+from fedlens.training.loop import LocalLoop, Stepped, forward, unseen
 from fedlens.training.optimizers import VectorOptimizer, make_optimizer
+from fedlens.training.precision import autocast
 from fedlens.training.settings import LocalSettings
 
 
@@ -80,6 +81,11 @@ class Bench(Home):
 
     def gradients(self, terms: LocalTerms = NO_TERMS, *, share: Tensor | None = None) -> Gradients:
         return _LoopGradients(self._model, self._loop(terms, share), self._generator)
+
+    def observe(self, batch: Batch) -> None:
+        self._model.train()
+        with torch.no_grad(), autocast(self._settings.precision, self._model.device):
+            forward(self._model.module, batch[0])
 
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
         return partial(self._optimizer_called("fresh").step_in_part, lr=self.lr, share=self.pace)

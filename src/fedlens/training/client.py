@@ -28,7 +28,7 @@ from fedlens.training.device import enough_memory, gathered, repeatable
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import Stepped, unseen
+from fedlens.training.loop import STEPS, Stepped, unseen
 from fedlens.training.optimizers import VectorOptimizer, make_optimizer
 from fedlens.training.settings import LocalSettings
 from fedlens.training.transfer import Pace, Transfer
@@ -189,8 +189,11 @@ class ClientTrainer:
             return ClientFailure(task.client, task.round, "training diverged: the update or the loss is not finite")
         if not all_finite(bench.kept.values()):
             return ClientFailure(task.client, task.round, "training diverged: the client's own model is not finite")
+        taken = metrics.pop(STEPS, Mean(ctx.steps, 1)).total
+        if not taken:
+            return ClientFailure(task.client, task.round, "no step was taken: every gradient overflowed fp16")
         delta = self._model.delta(self._sent(task))
-        contribution = strategy.finish(ctx, delta)
+        contribution = strategy.finish(replace(ctx, steps=int(taken)), delta)
         if not all_finite([*contribution.payload.values(), *contribution.extra.values()]):
             return ClientFailure(task.client, task.round, "training diverged: what it would send is not finite")
         contribution = in_main_memory(contribution)

@@ -29,6 +29,10 @@ def unseen() -> None:
     """Nobody counts the steps."""
 
 
+STEPS = "steps"
+"""Name of the number of steps that a run of the loop took; a batch whose gradient overflows fp16 is left out."""
+
+
 @dataclass
 class _Tally:
     """What the steps saw; read once at the end, so that no step waits for the device."""
@@ -88,13 +92,15 @@ class LocalLoop:
         """
         model = self._model
         share = model.pace if share is None else share if model.pace is None else share * model.pace
+        steps = 0
         for inputs, labels in batches:
             if not self.differentiate(inputs, labels, generator):
                 continue
+            steps += 1
             if self._terms.correction is not None:
                 model.gradient.add_(self._terms.correction(model.vector))
             optimizer.step_in_part(model.vector, model.gradient, lr, share)
-        return self.metrics()
+        return {**self.metrics(), STEPS: Mean(steps, 1)}
 
     def metrics(self) -> dict[str, Mean]:
         """Loss and accuracy over the images seen, as weighted means."""
