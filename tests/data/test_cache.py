@@ -258,3 +258,14 @@ def test_default_folder(monkeypatch):
     assert default_cache_dir() == Path("/somewhere/fedlens")
     monkeypatch.setenv("FEDLENS_CACHE", "/else")
     assert default_cache_dir() == Path("/else")
+
+
+def test_a_file_of_a_terabyte_is_left_out_unread(tmp_path):
+    (tmp_path / "1.png").touch()
+    os.truncate(tmp_path / "1.png", 10**12)  # sparse: it takes no room on the disk
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
+
+    cached = build([tmp_path / "1.png", tmp_path / "2.png"], tmp_path / "cache")
+
+    assert cached.kept.tolist() == [1]
+    assert "bytes long, and at most 1,073,741,824 are read" in cached.report.skipped[0][1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.data.images import MAX_FILE
 from fedlens.data.tree import printable
 from fedlens.data.types import ClientRows, Rows
 from fedlens.files import read_regular
@@ -21,7 +22,7 @@ DIGITS = 16
 def digest_of(path: Path) -> str:
     """The digest of a file's bytes."""
     try:
-        return hashlib.blake2b(read_regular(path), digest_size=DIGITS // 2).hexdigest()
+        return hashlib.blake2b(read_regular(path, MAX_FILE), digest_size=DIGITS // 2).hexdigest()
     except OSError:
         return "-" * DIGITS
 
