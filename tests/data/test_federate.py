@@ -193,3 +193,17 @@ def test_federate_numbers_rows_by_the_images_kept(tmp_path):
             table, scheme=Iid(), clients=2, image_size=8, validation=0.1, client_test=0.1, test=0.2, seed=0,
             on_bad_image="fail", cache_dir=tmp_path / "other",
         )  # fmt: skip
+
+
+def test_test_images_of_a_client_are_its_test_at_home(tmp_path):
+    clients, split = np.array([*"aaaabbbb", ""]), np.array(["train", "train", "train", "test"] * 2 + ["test"])
+    columns = Columns(np.array([0, 1, 0, 1] * 2 + [0]), ("x", "y"), split, clients)
+    plan = Plan(None, 2, validation=0.0, client_test=0.5, test=0.2, seed=0)
+
+    division = divide(columns, plan, tmp_path)
+
+    assert [(c.name, c.train.tolist(), c.test.tolist()) for c in division.clients] == [
+        ("a", [0, 1, 2], [3]),
+        ("b", [4, 5, 6], [7]),
+    ]
+    assert division.test.tolist() == [3, 7, 8]

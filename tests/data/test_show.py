@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.photos import photos
 
+from fedlens.data.readable import readable
 from fedlens.data.show import Holdings, holdings, of_table, partition_figure, table
+from fedlens.data.sources.imagefolder import ImageFolder
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
@@ -28,6 +31,20 @@ def test_counts_of_a_folder_are_made_without_opening_an_image(tmp_path):
     assert (held.clients, held.class_names) == (("client2", "client10"), ("cat", "dog"))
     assert held.counts.tolist() == [[1, 0], [1, 1]]
     assert held.test.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("images", ["files", "pixels"])
+def test_what_a_run_would_leave_out_is_not_counted(tmp_path, images):
+    table = ImageFolder(photos(tmp_path / "photos", each=3)).load()
+    (tmp_path / "photos" / "cup" / "1.png").write_bytes(b"no image at all")
+    if images == "pixels":
+        table = ImageTable(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), ("a", "b"))
+    held = of_table(readable(table, image_size=8, cache_dir=tmp_path / "cache"))
+    if images == "pixels":
+        assert (held.counts.tolist(), held.notes) == ([[1, 1]], ())
+        return
+    assert held.counts.tolist() == [[2, 3, 3]]
+    assert held.notes[1].startswith("left out 1 of 9 images that cannot be read, such as")
 
 
 def test_counts_of_a_run(tmp_path):

@@ -65,6 +65,8 @@ def partition(
     }
     config = _configured({key: value for key, value in options.items() if value is not None}, settings or [])
     table, plan, cache_dir = _wanted(config)
+    with _progress("decoding images") as progress:
+        table = _readable(table, config, progress)
     with _progress("writing images") as progress:
         done = export(table, plan, out, cache_dir=cache_dir, link=link, overwrite=overwrite, progress=progress)
     _say(done, out)
@@ -102,20 +104,25 @@ def show(
         typer.Argument(help="data folder, manifest or run folder (latest: the newest run); without: the sample"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="count files by name; broken ones are counted, too")] = False,
 ) -> None:
     """Show who holds how many images of what.
 
-    Prints a table, and plots it as PNG and HTML.
+    Prints a table, and plots it as PNG and HTML. Images are decoded once, as for a run, to find those that are broken.
     """
     from rich.console import Console
 
+    from fedlens.config.schema import Config
     from fedlens.data.show import holdings, table
     from fedlens.fonts import missing_note
     from fedlens.reports.partition import write_partition
     from fedlens.tracking.run_dir import newest
 
     path = path and newest(path)
-    held = holdings(path)
+    with _progress("decoding images") as progress:
+        held = holdings(path, None if fast else lambda table: _readable(table, Config(), progress))
+    for line in held.notes:
+        typer.echo(f"note: {line}")
     console = Console(highlight=False)
     console.print(table(held, console.width))
     beside = Path() if path is None else path if path.is_dir() else path.parent
@@ -227,12 +234,29 @@ def _wanted(config: Config) -> tuple[ImageTable, Any, Path]:
     return SOURCE.choose(section).load(), plan, section.cache_dir or default_cache_dir()
 
 
+def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], None]) -> ImageTable:
+    """`table` without the images that a run would leave out."""
+    from fedlens.config.builders import natural_size
+    from fedlens.data.readable import readable
+
+    section = config.data
+    return readable(
+        table,
+        image_size=section.image_size or natural_size(config, table.native_size),
+        max_pixels=section.max_pixels,
+        cache_dir=section.cache_dir,
+        progress=progress,
+    )
+
+
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as bar:
+    console = Console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,8 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
     """Hold out the global test set, deal the rest out, and split every client's rows.
 
     The data's own split column goes before the fractions: "test" rows are the global test set, "val" rows are
-    validation rows of the client that owns them.
+    validation rows of the client that owns them. Where the data's own clients stay, test rows that belong to one are
+    its test at home, too, and nothing else is held out for that.
 
     Raises:
         DataError: the scheme cannot be met; nothing is left to train on, or one class only; the data's own test or
@@ -77,15 +78,17 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
     pool, test = _pool(columns, plan, isinstance(scheme, Natural), notes)
     owned = _deal(columns, scheme, plan, pool, cache_dir, notes)
     own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
+    own_test = _own_test(columns, test) if isinstance(scheme, Natural) else {}
     clients = client_splits(
         owned,
         columns.labels,
         columns.groups,
         validation=plan.validation,
-        test=plan.client_test,
+        test=0.0 if own_test else plan.client_test,
         seed=plan.seed,
         official_val=own_val,
     )
+    clients = tuple(replace(one, test=own_test.get(one.name, one.test)) for one in clients)
     trainable = tuple(client for client in clients if len(client.train))
     if len(trainable) < len(clients):
         gone = [client.name for client in clients if not len(client.train)]
@@ -123,6 +126,14 @@ def _pool(columns: Columns, plan: Plan, natural: bool, notes: list[str]) -> tupl
         columns.labels[trains], None if columns.groups is None else columns.groups[trains], plan.test, plan.seed
     )
     return np.setdiff1d(rest, trains[held]), trains[held]
+
+
+def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:
+    """Client name → its own rows of the data's test split; empty where the data has none of clients."""
+    if columns.clients is None or columns.split is None:
+        return {}
+    own = test[(columns.split[test] == "test") & (columns.clients[test] != "")]
+    return {str(name): own[columns.clients[own] == name] for name in np.unique(columns.clients[own])}
 
 
 def _deal(

@@ -33,16 +33,18 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Holdings:
-    """counts: (clients, classes); test: (classes,) of the global test set, or None."""
+    """counts: (clients, classes); test: (classes,) of the global test set, or None; notes: how the data was read."""
 
     clients: tuple[str, ...]
     class_names: tuple[str, ...]
     counts: Counts
     test: Counts | None = None
+    notes: tuple[str, ...] = ()
 
 
-def holdings(path: Path | None) -> Holdings:
-    """Count what a run folder, a data folder, a manifest, or (None) the sample holds, without opening an image.
+def holdings(path: Path | None, check: Callable[[ImageTable], ImageTable] | None = None) -> Holdings:
+    """Count what a run folder, a data folder, a manifest, or (None) the sample holds. No image is opened, unless
+    `check` does: it gives the table without the images that cannot be used.
 
     Raises:
         DataError: there is nothing of the kind at `path`.
@@ -52,7 +54,8 @@ def holdings(path: Path | None) -> Holdings:
     from fedlens.data.sources import detect
 
     name = detect(path)
-    return of_table(sources.get(name).build({} if path is None else {"path": path}).load())
+    table = sources.get(name).build({} if path is None else {"path": path}).load()
+    return of_table(check(table) if check else table)
 
 
 def of_table(table: ImageTable) -> Holdings:
@@ -67,6 +70,7 @@ def of_table(table: ImageTable) -> Holdings:
         table.class_names,
         np.array(counts, np.int64).reshape(len(names), classes),
         np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
+        table.notes,
     )
 
 
