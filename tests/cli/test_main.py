@@ -9,7 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fedlens.cli.blocks import describe, example
 from fedlens.cli.main import app, complain
+from fedlens.config.blocks import ALGORITHM, FAMILIES
 from fedlens.errors import ConfigError, DataError
 
 COMMANDS = (
@@ -106,11 +108,50 @@ def test_debug_lets_the_error_through_for_its_traceback(arguments):
     assert isinstance(invoke(*arguments).exception, ConfigError)
 
 
-def test_strategies_lists_names_summaries_and_defaults():
+def test_strategies_lists_names_and_summaries_on_a_screen():
     result = invoke("strategies")
     assert result.exit_code == 0
-    assert "fedprox" in result.stdout
-    assert "mu=0.01" in result.stdout
+    for family in ALGORITHM:
+        assert family.section in result.stdout
+        for entry in family.registry.entries():
+            assert f"  {entry.name} " in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_one_strategy_has_its_keys_its_paper_and_an_example_that_works():
+    text = invoke("strategies", "fedprox").stdout
+    assert "strategy.mu  a number of at least 0; default: 0.01" in text
+    assert "https://arxiv.org/abs/1812.06127" in text
+    assert "  fedlens run strategy.name=fedprox strategy.mu=0.01" in text
+    assert "personalization.name=fedper" in invoke("strategies", "fedper").stdout
+    unknown = invoke("strategies", "fedprx")
+    assert unknown.exit_code == 2
+    assert "fedprx: there is nothing of that name. Did you mean fedprox?" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "entry"),
+    [(family, entry) for family in FAMILIES.values() for entry in family.registry.entries()],
+    ids=lambda one: getattr(one, "name", getattr(one, "section", "")),
+)
+def test_every_blocks_description_is_whole(family, entry, capsys):
+    describe([family], entry.name)
+    text = capsys.readouterr().out
+    assert example(family, entry).split()[2] in text
+    assert "From: " in text
+
+
+def test_a_name_of_another_family_says_which():
+    result = invoke("config", "show", "strategy.name=fedper")
+    assert "strategy.name = 'fedper': is a personalization: personalization.name=fedper (command line)" in result.stderr
+
+
+def test_a_timm_name_is_checked_with_the_configuration():
+    result = invoke("config", "show", "model.name=timm:resnett10")
+    assert result.exit_code == 2
+    assert "did you mean" in result.stderr
+    assert "resnet10t" in result.stderr
+    assert "(command line)" in result.stderr
 
 
 def test_config_show_prints_a_configuration_that_loads_again(tmp_path):

@@ -14,17 +14,27 @@ def run(*arguments):
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False, env={"COLUMNS": "160"})
 
 
-def test_lists_every_model_with_its_purpose_keys_and_weights():
+def test_lists_every_model_with_its_purpose_and_weights():
     output = run().output
-
     for entry in models.entries():
-        assert entry.name in output
-        assert entry.summary.partition(",")[0] in output
-    assert "model.variant: small | large" in output
-    rows = {
-        line.split("│")[1].strip(): line.split("│")[3].strip() for line in output.splitlines() if line.startswith("│")
-    }
-    assert (rows["lenet"], rows["resnet18"], rows["efficientnet_lite0"]) == ("none", "download", "in the install")
+        assert f"  {entry.name} " in output
+    weights = dict(
+        line.removeprefix("ImageNet weights, ").split(": ")
+        for line in output.splitlines()
+        if line.startswith("ImageNet weights, ")
+    )
+    assert "lenet" in weights["none"]
+    assert "resnet18" in weights["download"]
+    assert "efficientnet_lite0" in weights["in the install"]
+
+
+def test_one_model_has_its_keys_and_weights():
+    output = run("mobilenetv3").output
+    assert "model.variant  one of small, large" in output
+    assert "fedlens run model.name=mobilenetv3" in output
+    assert "ImageNet weights: download" in output
+    with pytest.raises(ConfigError, match="Did you mean resnet50"):
+        run("resnet5")
 
 
 def test_fetch_copies_packaged_weights(tmp_path):

@@ -86,7 +86,9 @@ def test_timm_architectures_are_models():
 
 def test_a_source_with_a_path_gets_data_path(tmp_path):
     assert "path" not in load(None, ["data.source=imagefolder", f"data.path={tmp_path}"]).data.parameters
-    assert "data.path: is missing; imagefolder needs it" in problems(overrides=("data.source=imagefolder",))
+    assert "data.path: is missing; imagefolder needs it (command line)" in problems(
+        overrides=("data.source=imagefolder",)
+    )
 
 
 def test_an_empty_section_means_its_defaults(tmp_path):

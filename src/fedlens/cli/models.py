@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
+import click
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from fedlens.models.base import ModelBuilder
     from fedlens.registry import Entry
 
-app = typer.Typer(help="List the models, and fetch their weights.")
+
+class Models(TyperGroup):
+    """`fedlens models NAME` shows a model; the names of commands come first."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        return found or click.Command(cmd_name, callback=lambda: _show(cmd_name))
+
+
+app = typer.Typer(
+    cls=Models,
+    help="List the models (`fedlens models`), show one (`fedlens models NAME`), and fetch their weights.",
+    subcommand_metavar="[NAME | COMMAND [ARGS]...]",
+)
 
 
 @app.callback(invoke_without_command=True)
 def overview(context: typer.Context) -> None:
-    """List the models: what each is for, its own keys, and where its ImageNet weights come from."""
+    """List the models: what each is for, and where its ImageNet weights come from; or show one by its name."""
     if context.invoked_subcommand is None:
         _print_table()
 
@@ -46,28 +60,25 @@ def fetch(
         typer.echo(f"On the other machine, put it in PyTorch's hub cache (here that is {checkpoints()}).")
 
 
+def _show(name: str) -> None:
+    from fedlens.cli.blocks import describe
+    from fedlens.config.blocks import MODEL, find
+
+    entry, _ = find(MODEL, name)
+    describe([MODEL], entry.name)
+    typer.echo(f"\nImageNet weights: {_weights(entry)}")
+
+
 def _print_table() -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from fedlens.cli.blocks import list_family
+    from fedlens.config.blocks import MODEL
 
-    from fedlens.models.base import models
-
-    table = Table(title="Models (model.name)", title_justify="left")
-    for column in ("name", "what it is, and its own keys", "ImageNet weights"):
-        table.add_column(column, no_wrap=column == "name")
-    for entry in models.entries():
-        text = "\n".join([entry.summary, *_keys(entry)])
-        table.add_row(entry.name, escape(text), _weights(entry))
-    Console().print(table)
-
-
-def _keys(entry: Entry[ModelBuilder]) -> list[str]:
-    """The builder's own keys with their allowed values: "model.variant: small | large"."""
-    hints = get_type_hints(entry.factory)
-    own: list[Any] = [field for field in fields(entry.factory) if field.init]  # type: ignore[arg-type]
-    allowed = {field.name: " | ".join(map(str, get_args(hints[field.name]))) for field in own}
-    return [f"model.{name}: {values or hints[name].__name__}" for name, values in allowed.items()]
+    names = MODEL.registry.names()
+    list_family(MODEL, max(map(len, names)))
+    for where in ("in the install", "download", "none"):
+        those = [entry.name for entry in MODEL.registry.entries() if _weights(entry) == where]
+        typer.echo(f"ImageNet weights, {where}: {', '.join(those)}")
+    typer.echo(f"Keys and an example of one: fedlens models {names[-1]}")
 
 
 def _weights(entry: Entry[ModelBuilder]) -> str:

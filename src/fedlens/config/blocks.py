@@ -121,9 +121,12 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Ent
         registered, implied = "timm", {"architecture": name.removeprefix("timm:")}
     known = family.registry.names()
     if registered not in known:
+        key = f"{family.section}.{family.key}"
+        if others := [other for other in FAMILIES.values() if name in other.registry.names()]:
+            text = " or ".join(f"is a {other.registry.kind}: {other.section}.{other.key}={name}" for other in others)
+            raise ConfigError(problems.line(key, text, name, where(key)))
         near = problems.nearest(name, known)
         hint = f" Did you mean {near}?" if near else ""
-        key = f"{family.section}.{family.key}"
         text = f"unknown {family.registry.kind}.{hint} Known: {', '.join(known)}"
         raise ConfigError(problems.line(key, text, name, where(key)))
     return family.registry.get(registered), implied

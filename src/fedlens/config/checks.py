@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from fedlens.aggregation.base import Rule
 from fedlens.config import problems
-from fedlens.config.blocks import AGGREGATION, ATTACK, PERSONALIZATION, SCHEDULE, STRATEGY, find
+from fedlens.config.blocks import AGGREGATION, ATTACK, MODEL, PERSONALIZATION, PYTHON, SCHEDULE, STRATEGY, find
 from fedlens.config.schema import Config
+from fedlens.errors import ModelError
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
 
@@ -34,6 +35,16 @@ def _transfer(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         key = "transfer.probe_rounds"
         text = f"transfer.unfreeze_every = {transfer.unfreeze_every} begins with the head by itself; use one of the two"
         yield problems.line(key, text, transfer.probe_rounds, where(key))
+
+
+def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """A line where a library has no such model: said before any image is read."""
+    if config.model.name == PYTHON:
+        return
+    try:
+        MODEL.choose(config.model).check()
+    except ModelError as error:
+        yield problems.line("model.name", str(error), config.model.name, where("model.name"))
 
 
 def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:

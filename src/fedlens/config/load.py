@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedlens.config import problems
 from fedlens.config.blocks import AUTO, FAMILIES, PYTHON, Family, block_keys, build_block, find, undecided
-from fedlens.config.checks import contradictions, mismatches
+from fedlens.config.checks import contradictions, mismatches, unknown_architecture
 from fedlens.config.idle import Given, Idle, Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, section_in, sections, value_in
 from fedlens.config.overrides import Layer, argument_layer, file_layer, merge, override_layer
@@ -106,6 +106,7 @@ def _checked(
     if not mistakes:
         mistakes.extend(settle(tree, idle(Config.model_validate(tree)), layers, saved=saved))
         mistakes.extend(mismatches(Config.model_validate(tree), layer.where))
+        mistakes.extend(unknown_architecture(Config.model_validate(tree), layer.where))
     if mistakes:
         raise ConfigError(*mistakes)
     return Config.model_validate(tree)

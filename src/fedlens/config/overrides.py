@@ -24,11 +24,16 @@ class Layer:
     origins: dict[Key, str] = field(default_factory=dict)
 
     def where(self, dotted: str) -> str:
-        """The place of a key, else of the first key below it, else of the section around it."""
+        """The place of a key, else of a key below it, else of the section around it; of a section of which something
+        was given on the command line, the command line."""
         key = tuple(dotted.split("."))
-        below = (other for other in self.origins if other[: len(key)] == key)
-        around = (key[:length] for length in range(len(key) - 1, 0, -1))
-        return next((self.origins[place] for place in (key, *below, *around) if place in self.origins), "")
+        if key in self.origins:
+            return self.origins[key]
+        for length in range(len(key), 0, -1):
+            below = [origin for other, origin in self.origins.items() if other[:length] == key[:length]]
+            if below:
+                return COMMAND_LINE if COMMAND_LINE in below else below[0]
+        return ""
 
 
 def file_layer(path: Path) -> Layer:

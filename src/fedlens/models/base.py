@@ -93,6 +93,13 @@ class ModelBuilder(ABC):
     def default_image_size(self) -> int:
         """Side in pixels when nothing else is said and the images are large enough. A class attribute will do."""
 
+    def check(self) -> None:  # noqa: B027
+        """Look at the parameters before any image is read; most builders have nothing to look at.
+
+        Raises:
+            ModelError: there is no such architecture.
+        """
+
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:
         """Make the model.

@@ -24,6 +24,9 @@ TimmNetwork = Any
 class Timm(ImageNetBuilder):
     architecture: str
 
+    def check(self) -> None:
+        check_architecture(self.architecture)
+
     @property
     def default_image_size(self) -> int:
         """The side, in pixels, that its published weights were trained on; 224 where timm knows of none."""

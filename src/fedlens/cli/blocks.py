@@ -1,0 +1,91 @@
+"""What the command line says of a block: one line in a list, or all about it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fedlens.errors import ConfigError
+from fedlens.lines import folded
+
+if TYPE_CHECKING:
+    from fedlens.config.blocks import Family
+    from fedlens.registry import Entry
+
+EXAMPLES = {"architecture": "convnext_nano"}
+"""Values for keys without a default, in examples."""
+
+
+def list_family(family: Family[Any], width: int) -> None:
+    """The family's blocks, one to a line. `width`: of the longest name."""
+    typer.echo(f"{family.section}.{family.key}")
+    for entry in family.registry.entries():
+        typer.echo(_fit(f"  {entry.name:{width}}  {entry.summary}", width + 2))
+
+
+def describe(families: Iterable[Family[Any]], name: str) -> None:
+    """All about the blocks called `name`: what they are for, their keys, where they are from, an example.
+
+    Raises:
+        ConfigError: no family has one.
+    """
+    from fedlens.config import problems
+
+    families = list(families)
+    found = [(family, family.registry.get(name)) for family in families if name in family.registry.names()]
+    if not found:
+        known = [known for family in families for known in family.registry.names()]
+        near = problems.nearest(name, known)
+        hint = f" Did you mean {near}?" if near else ""
+        raise ConfigError(f"{name}: there is nothing of that name.{hint} Known: {', '.join(dict.fromkeys(known))}")
+    typer.echo("\n\n".join("\n".join(_fit(line) for line in _about(family, entry)) for family, entry in found))
+
+
+def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
+    from fedlens.config import problems
+    from fedlens.config.blocks import block_properties
+
+    yield f"{family.section}.{family.key}={entry.name}"
+    yield entry.summary
+    written = inspect.getdoc(entry.factory) or ""
+    if not written.startswith(f"{entry.factory.__name__}("):  # what a dataclass without a docstring gets
+        yield f"\n{_paragraphs(written)}"
+    nodes = {key: node for key, node in block_properties(entry).items() if key not in family.own}
+    yield "\nKeys:" if nodes else "\nIt has no keys of its own."
+    for key, node in nodes.items():
+        default = f"default: {problems.show(node['default'])}" if "default" in node else "needed"
+        yield f"  {family.section}.{key}  {problems.allowed(node)}; {default}"
+        if "description" in node:
+            yield f"      {node['description']}"
+    source = inspect.getdoc(importlib.import_module(entry.factory.__module__)) or ""
+    yield f"\nFrom: {_paragraphs(source.split(chr(10) * 2)[0])}"
+    yield f"\nExample:\n  {example(family, entry)}"
+
+
+def example(family: Family[Any], entry: Entry[Any]) -> str:
+    """A command that uses the block, with its first keys at their defaults."""
+    from fedlens.config.blocks import block_properties
+
+    words = [f"fedlens run {family.section}.{family.key}={entry.name}"]
+    for key, node in block_properties(entry).items():
+        if key in family.own or (node.get("default") is None and "default" in node):
+            continue
+        value = node.get("default", EXAMPLES.get(key))
+        if isinstance(value, (int, float, str)):
+            words.append(f"{family.section}.{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(words[:3])
+
+
+def _paragraphs(text: str) -> str:
+    """Lines of one paragraph joined, so that they can be folded anew."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _fit(text: str, hang: int = 2) -> str:
+    width = min(shutil.get_terminal_size().columns, 100)
+    return "\n".join(folded(line, width, hang if line.startswith("  ") else 0) for line in text.split("\n"))
