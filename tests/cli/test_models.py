@@ -18,11 +18,9 @@ def test_lists_every_model_with_its_purpose_and_weights():
     output = run().output
     for entry in models.entries():
         assert f"  {entry.name} " in output
-    weights = dict(
-        line.removeprefix("ImageNet weights, ").split(": ")
-        for line in output.splitlines()
-        if line.startswith("ImageNet weights, ")
-    )
+    prefix = "ImageNet weights, "
+    lines = [line.removeprefix(prefix) for line in output.splitlines() if line.startswith(prefix)]
+    weights = dict(line.split(": ") for line in lines)
     assert "lenet" in weights["none"]
     assert "resnet18" in weights["download"]
     assert "efficientnet_lite0" in weights["in the install"]
