@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -331,21 +332,24 @@ def test_a_data_path_that_does_not_exist() -> None:
 
 def test_an_empty_folder() -> None:
     Path("photos").mkdir()
-    refused_in_one_line(f"run {SMALL} data.path=photos", "no source fits photos", "<class>/<image>", status=1)
+    refused_in_one_line(f"run {SMALL} data.path=photos", "no images in photos", "<class>/<image>", status=1)
     refused_in_one_line(
         f"run {SMALL} data.path=photos data.source=imagefolder", "no images in photos", "<class>/<image>", status=OTHER
     )
 
 
-def test_a_class_that_every_client_lacks_is_noted() -> None:
-    for client in ("north", "south"):
-        photos(Path("data", client), each=6)
-        for file in Path("data", client, "fork").iterdir():
-            file.unlink()
-    photos(Path("data", "test"), each=3)
+def test_a_class_that_every_client_lacks() -> None:
+    for folder in ("north", "south", "test"):
+        photos(Path("data", folder), each=6)
+        shutil.rmtree(Path("data", folder, "fork"))
+    Path("data", "classes.json").write_text('["cup", "fork", "plate"]')
     shown, metrics = done("run data.path=data")
     assert "note: no client has a training image of fork: the model cannot learn this class" in shown
-    assert metrics[0]["test"]["examples"] == 9  # the class still counts where it is tested
+    assert metrics[0]["test"]["examples"] == 12
+    photo(Path("data", "test", "fork", "1.png"), 1, 99)
+    refused_in_one_line(
+        f"run {SMALL} data.path=data", "the test split has images of 'fork'", "data read as <client>/<class>", status=1
+    )
 
 
 def test_a_client_with_one_image_takes_part() -> None:

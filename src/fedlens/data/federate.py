@@ -54,7 +54,7 @@ def federate(
     try:
         division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
     except DataError as error:  # how the data was read may be the reason
-        raise DataError("\n".join((str(error), *table.notes[:1]))) from error
+        raise DataError(" ".join((str(error), *(f"({note})" for note in table.notes[:1])))) from error
     copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
     return FederatedData(
         cached.images,
