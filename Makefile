@@ -8,7 +8,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 
 .PHONY: demo test test-slow test-full test-gpu lint setup system docs format constraints clean
 
-demo: setup
+demo: .venv/demo
 	$(BIN)/fedlens run config.yaml
 
 test: lint
@@ -40,12 +40,21 @@ docs: setup
 	$(MKDOCS) serve
 
 # A virtual environment in the clone, at the pinned versions; made again when the project's requirements change.
+# TORCH=cpu installs PyTorch without CUDA, from PyTorch's own package index.
 setup: .venv/installed
+TORCH ?=
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt $(if $(TORCH),--torch-backend=$(TORCH))
 
-.venv/installed: pyproject.toml constraints.txt
+# What an experiment needs.
+.venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FedLens needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[solar,ray,lora]' --group dev
+	$(INSTALL) --editable .
+	touch $@
+
+# And what the tests, the checks and the manual need beside it.
+.venv/installed: .venv/demo
+	$(INSTALL) --editable '.[solar,ray,lora]' --group dev
 	touch $@
 
 # What the slow tests need from the system: a browser for the reports. Left alone where it is there already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from fedlens import api
 from fedlens.cli.main import app
+from fedlens.cli.sweep import short_names
 from fedlens.config.load import dump
 from fedlens.errors import DataError
 from fedlens.tracking.run_dir import find_runs
@@ -118,8 +120,7 @@ class Sweep:
 
 
 def test_a_sweep_runs_the_grid_and_again_only_what_is_left(monkeypatch):
-    labels = ["seed=0 strategy.name=fedavg", "seed=0 strategy.name=fedprox"]
-    labels += ["seed=1 strategy.name=fedavg", "seed=1 strategy.name=fedprox"]
+    labels = ["seed=0 strategy=fedavg", "seed=0 strategy=fedprox", "seed=1 strategy=fedavg", "seed=1 strategy=fedprox"]
     line = "sweep seed=0,1 strategy.name=fedavg,fedprox model.name=cnn"
     first = Sweep(monkeypatch, {labels[1]: DataError("broken"), labels[2]: KeyboardInterrupt()})
     result = invoke(line)
@@ -130,7 +131,13 @@ def test_a_sweep_runs_the_grid_and_again_only_what_is_left(monkeypatch):
     again = Sweep(monkeypatch, {})
     result = invoke(line)
     assert result.exit_code == 0
-    assert f"{labels[0]}: done before, in logs/sweep/run0" in result.stdout
+    first, *rest = [line.split() for line in result.stdout.splitlines() if re.match(r"\d/4", line)]
+    assert first[:3] == ["1/4", *labels[0].split()]
+    assert first[-2:] == ["done", "before"]
+    assert [line[0] for line in rest] == ["2/4", "3/4", "4/4"]
+    assert "resumed" in rest[0]
+    assert "left" in rest[1]
+    assert result.stdout.count("fedprox") >= 4  # in its own line, and in the table at the end
     assert again.resumed == [Path("logs/sweep/run1"), Path("logs/sweep/run2")]
     assert again.started == labels[3:]
     assert len(find_runs(Path("logs/sweep"))) == 4
@@ -142,3 +149,14 @@ def test_a_sweep_with_a_failed_run_says_so_at_the_end(monkeypatch):
     assert result.exit_code == 1
     assert "1 of 2 runs failed: seed=0" in result.stderr
     assert "fedlens compare logs/mine" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["optimizer.lr", "seed", "strategy.name"], ["lr", "seed", "strategy"]),
+        (["optimizer.lr", "personalization.lr"], ["optimizer.lr", "personalization.lr"]),  # or they would be mixed up
+    ],
+)
+def test_a_sweep_names_runs_by_what_differs(keys, expected):
+    assert list(short_names(keys).values()) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,3 +222,11 @@ def test_no_text_from_outside_reaches_the_terminal_as_it_is(shown):
     assert "gone�[2J" in text()
     assert not {"\x9b", "\u202e", "\ud800"} & set(text())
     assert "\x1b[2J" not in text()
+
+
+def test_what_came_before_the_run_is_part_of_its_start(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    tracker = ConsoleTracker(console, began=time.time() - 12.02)
+    (tmp_path / "config.yaml").touch()
+    tracker.finish(tmp_path, {"features": 2.0, "rounds": 4.0})
+    assert re.search(r"this call +12\.\d s: start 6\.\d s, features 2\.0 s, rounds 4\.0 s", console.file.getvalue())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from fedlens.tracking.console import ConsoleTracker
 
 
@@ -12,7 +14,7 @@ from fedlens.tracking.console import ConsoleTracker
 def terminal(again: str | None = None, resume: str = "fedlens resume") -> Iterator[ConsoleTracker]:
     """An observer on standard output that leaves the terminal as it was, and after Ctrl-C says how to go on: by
     `resume` and the run's folder."""
-    observer = ConsoleTracker(again=again, resume=resume)
+    observer = ConsoleTracker(again=again, resume=resume, began=psutil.Process().create_time())
     try:
         yield observer
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -26,19 +27,55 @@ def sweep(
     name: Annotated[str, typer.Option(help="Folder of the sweep, inside tracking.dir.")] = "sweep",
 ) -> None:
     """Run every combination of the given values. The same command again skips what is done and does the rest."""
+    from fedlens.cli.compare import show
     from fedlens.cli.run import split_arguments
+    from fedlens.reports.compare import compare_runs
+    from fedlens.tracking.run_dir import find_runs
 
     path, overrides = split_arguments(arguments)
     configs = grid(path, overrides, name)
     folder = next(iter(configs.values())).tracking.dir
-    failed = [label for label, config in configs.items() if not _run_one(label, config)]
-    typer.echo(f"Compare them: fedlens compare {folder}")
+    failed = _run_all(configs)
+    if find_runs(folder):
+        typer.echo("")
+        show(compare_runs([folder]))
+        typer.echo(f"Again: fedlens compare {folder}")
     if failed:
         raise FedLensError(f"{len(failed)} of {len(configs)} runs failed: {'; '.join(failed)}")
 
 
+def _run_all(configs: Mapping[str, Config]) -> list[str]:
+    """Run what is not done yet, a line each; gives the labels of those that failed."""
+    from fedlens.tracking.estimate import brief
+
+    width, failed, said = max(map(len, configs)), [], set[str]()
+    began, made = time.monotonic(), 0
+    for number, (label, config) in enumerate(configs.items(), start=1):
+        before = find_run(config)
+        known = before is not None and before.result.exists()
+        outcome = "done before" if known else _outcome(label, config, before, said)
+        made += not known
+        if outcome is None:
+            failed.append(label)
+        shown = _figures(config) if outcome is not None else "failed"
+        left = (time.monotonic() - began) * (len(configs) - number) / max(made, 1)
+        rest = f"  about {brief(left)} left" if made and number < len(configs) else ""
+        typer.echo(f"{number}/{len(configs)}  {label:{width}}  {shown}{f'  {outcome}' if outcome else ''}{rest}")
+    return failed
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """What is said of each key in labels and folder names: its last part, of a block's name its section; the whole key
+    where two would be called the same."""
+    short = {
+        key: parts[-2] if (parts := key.split("."))[-1] == "name" and len(parts) > 1 else parts[-1] for key in keys
+    }
+    names = list(short.values())
+    return {key: name if names.count(name) == 1 else key for key, name in short.items()}
+
+
 def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Config]:
-    """The checked configuration of every combination, by a label such as "optimizer.lr=0.1 seed=1".
+    """The checked configuration of every combination, by a label such as "lr=0.1 seed=1": what differs.
 
     Raises:
         ConfigError: a combination is wrong, or there is nothing to combine; nothing has run yet.
@@ -48,10 +85,10 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
     axes, fixed = split_axes(overrides)
     if not axes:
         raise ConfigError("nothing to sweep over: give at least one key several values, such as seed=0,1,2")
-    configs, mistakes = {}, []
+    configs, mistakes, short = {}, [], short_names(axes)
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        label = " ".join(f"{key}={value}" for key, value in chosen.items())
+        label = " ".join(f"{short[key]}={value}" for key, value in chosen.items())
         try:
             config = load(path, fixed, chosen, use="run")
         except ConfigError as error:
@@ -84,26 +121,38 @@ def split_axes(overrides: Iterable[str]) -> tuple[dict[str, list[Any]], list[str
     return axes, fixed
 
 
-def _run_one(label: str, config: Config) -> bool:
-    """Run, go on with, or skip one combination; False when it failed."""
+def _outcome(label: str, config: Config, before: RunDir | None, said: set[str]) -> str | None:
+    """Run one combination, or resume what there is `before`; what to say beside its figures, None when it failed."""
     from fedlens import api
-    from fedlens.cli.console import terminal
+    from fedlens.cli.main import complain
+    from fedlens.tracking.one_line import OneLine
 
-    before = find_run(config)
-    if before is not None and before.result.exists():
-        typer.echo(f"{label}: done before, in {before.path}")
-        return True
-    typer.echo(label)
+    observer = OneLine(label, said)
     try:
-        with terminal() as observer:
-            if before is None:
-                api.run(config, show=observer)
-            else:
-                api.resume(before.path, show=observer)
+        if before is None:
+            api.run(config, show=observer)
+        else:
+            api.resume(before.path, show=observer)
     except FedLensError as error:
-        typer.secho(f"{label}: {error}", fg=typer.colors.RED, err=True)
-        return False
-    return True
+        observer.close()
+        complain(f"{label}: {error}")
+        return None
+    finally:
+        observer.close()
+    return "" if before is None else "resumed"
+
+
+def _figures(config: Config) -> str:
+    """Accuracy and time of the run that has this configuration."""
+    from fedlens.reports.compare import compare_runs
+    from fedlens.tracking.summary import duration, percent
+
+    run = find_run(config)
+    if run is None:
+        return "–"
+    (row,) = compare_runs([run.path])
+    accuracy = row["accuracy"] if row["accuracy"] is not None else row["client_accuracy"]
+    return f"{percent(accuracy):>7}  {duration(row['seconds']):>10}"
 
 
 def find_run(config: Config) -> RunDir | None:

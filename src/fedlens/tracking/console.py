@@ -7,6 +7,7 @@ words. The bar is redrawn when something happens, by no thread of its own: worke
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,18 @@ class ConsoleTracker:
     that runs the folder's own configuration."""
 
     def __init__(
-        self, console: Console | None = None, again: str | None = None, resume: str = "fedlens resume"
+        self,
+        console: Console | None = None,
+        again: str | None = None,
+        resume: str = "fedlens resume",
+        began: float | None = None,
     ) -> None:
+        """`began`: when the call began, in seconds since 1970, where that was before the run: libraries are loaded
+        first."""
         self._console = console = console or Console(highlight=False)
         self._again = again
         self._resume = resume
+        self._began = began
         self._folder = ""
         self._num_rounds = 0
         self._round = 0
@@ -86,6 +94,9 @@ class ConsoleTracker:
         run = RunDir(folder)
         metrics, config = read_metrics(run.metrics), configuration(run)
         lines = result_lines(metrics, run, is_personal(config))
+        if self._began is not None:
+            before = time.time() - self._began - sum(spent.values())
+            spent = {"start": spent.get("start", 0.0) + before} | {key: spent[key] for key in spent if key != "start"}
         lines["this call"] = split_time(spent)
         again = self._again or f"fedlens run {shlex.quote(str(run.config))}"
         problem = advice(metrics, config, Commands(again, f"{self._resume} {shlex.quote(str(folder))}"))
