@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedlens.tracking.metrics import read_metrics
@@ -136,12 +137,16 @@ def test_what_clients_keep_survives_with_the_run(tmp_path) -> None:
     assert_same(only_run(cut), result(only_run(tmp_path / "whole")))
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["to all", "to the command"])
+def test_a_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed, number, send) -> None:
     process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
     wait_for(process, lines_written(tmp_path, 3))
-    os.killpg(process.pid, signal.SIGINT)
+    children = psutil.Process(process.pid).children(recursive=True)
+    send(process.pid, number)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert "Traceback" not in output
     folder = only_run(tmp_path)
     assert f"fedlens resume {folder}" in output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -12,16 +12,18 @@ from fedlens.tracking.console import ConsoleTracker
 
 @contextmanager
 def terminal(again: str | None = None, resume: str = "fedlens resume") -> Iterator[ConsoleTracker]:
-    """An observer on standard output that leaves the terminal as it was, and after Ctrl-C says how to go on: by
-    `resume` and the run's folder."""
+    """An observer on standard output that leaves the terminal as it was, and after Ctrl-C (or a signal that ends the
+    command) says how to go on: by `resume` and the run's folder."""
     observer = ConsoleTracker(again=again, resume=resume, began=psutil.Process().create_time())
     try:
         yield observer
     except KeyboardInterrupt:
-        observer.interrupted()
+        with suppress(OSError):  # the terminal may be gone
+            observer.interrupted()
         raise
     finally:
-        observer.close()
+        with suppress(OSError):
+            observer.close()
 
 
 @contextmanager
@@ -31,4 +33,5 @@ def watcher() -> Iterator[ConsoleTracker]:
     try:
         yield screen
     finally:
-        screen.close()
+        with suppress(OSError):
+            screen.close()

@@ -27,6 +27,7 @@ from fedlens.cli import (
     resume,
     run,
     server,
+    signals,
     strategies,
     surroundings,
     sweep,
@@ -56,8 +57,10 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:
                 raise
-            typer.secho("Interrupted.", err=True)
-            raise typer.Exit(130) from error
+            with suppress(OSError):  # nobody may be there to read it
+                typer.secho(f"Interrupted{f' by {error}' * bool(str(error))}.", err=True)
+            signals.leave_output()
+            raise typer.Exit(signals.status(error)) from error
 
 
 app = typer.Typer(
@@ -114,6 +117,7 @@ def main(*first: str) -> None:
     """Entry point of the installed command; `first`: arguments that stand before those of the command line."""
     surroundings.mend_streams()
     try:
+        signals.as_interrupts()
         surroundings.need_working_folder()
         surroundings.mend_home()
         with flushed():

@@ -25,6 +25,9 @@ from fedlens.runtimes.meter import CELLS, LOOK_SECONDS, Meter, Watch, nobody, st
 from fedlens.runtimes.worker import MakeTrainer, work
 from fedlens.training.device import LESS_MEMORY
 
+SIGNAL_SECONDS = 0.5
+"""Who ends all processes of a service sends each of them SIGTERM: this one's own may come after a worker's."""
+
 
 class LocalRuntime:
     """Shares a round's tasks out among worker processes by a fixed rule, so that a repeat adds in the same order."""
@@ -106,6 +109,8 @@ class LocalRuntime:
             return action(connection)
         except (EOFError, OSError) as error:
             process.join(5)
+            if process.exitcode == -signal.SIGTERM:
+                time.sleep(SIGNAL_SECONDS)
             raise RuntimeFailure(
                 f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}; "
                 f"`fedlens resume` goes on; -9 is usually the system's memory guard: {LESS_MEMORY}"
@@ -162,6 +167,7 @@ def _serve(
     """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as Ctrl-C
     for other in foreign:  # a copy of the coordinator's end kept open here would hide that the coordinator is gone
         other.close()
     torch.set_num_threads(threads)

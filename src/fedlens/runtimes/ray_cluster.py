@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from typing import Any
 
@@ -45,6 +47,7 @@ def connect(ray: Any, address: str | None, cpus: int | None) -> None:
     Raises:
         ConnectionFailed: no cluster answers.
     """
+    ending = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         with warnings.catch_warnings():
@@ -58,6 +61,8 @@ def connect(ray: Any, address: str | None, cpus: int | None) -> None:
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
         raise ConnectionFailed(_unreachable(address, error)) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ending)  # Ray's own ends the process at once
     _speak(ray, False)
 
 

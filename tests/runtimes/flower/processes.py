@@ -38,7 +38,6 @@ SETTINGS = (
     "federated.evaluate_clients_every=0",
     "optimizer.lr=0.04",
     "optimizer.keep=true",  # so that what clients keep must go on with them, too
-    "runtime.workers=1",
     "tracking.tensorboard=false",
     "tracking.report=false",
 )
@@ -134,6 +133,11 @@ class Program:
             return None
 
         return until(found, f"a child of {self.log.name} with {words}")
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """What it has started, and what that has."""
+        return psutil.Process(self.pid).children(recursive=True)
 
     def end(self) -> None:
         """End it, and whatever it started."""
@@ -283,7 +287,7 @@ def federation(base: Path, clients: int = 2) -> Iterator[Federation]:
 
 def locally(data: Path, folder: Path, *overrides: str, settings: tuple[str, ...] = SETTINGS) -> State:
     """The final model of the same run in worker processes of this machine."""
-    place = (f"data.path={data}", f"tracking.dir={folder}")
+    place = (f"data.path={data}", f"tracking.dir={folder}", "runtime.workers=1")
     return load_file(fedlens.run(None, *settings, *place, *overrides, show=False).folder / "model/model.safetensors")
 
 

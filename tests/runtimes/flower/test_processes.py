@@ -91,15 +91,18 @@ def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) 
             assert not list((client.state / "journal").iterdir())
 
 
-def test_ctrl_c_at_either_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_either_end(tmp_path: Path, number: signal.Signals) -> None:
     """A server that is stopped says how to go on, and its client waits for it; a client that is stopped leaves."""
     with federation(tmp_path) as place:
         client, server = place.client(1), place.server("federated.num_rounds=1000", "federated.min_fit_clients=1")
         server.round(2)
-        server.signal(signal.SIGINT)
-        assert server.ends(20) == 130
+        started = [*server.children, *client.children]
+        server.signal(number)
+        assert server.ends(20) == 128 + number
         assert f"Go on with: fedlens server --resume {server.folder}" in server.said
         client.wait_for("joining again")
-        client.signal(signal.SIGINT)
-        assert client.ends(20) == 130
+        client.signal(number)
+        assert client.ends(20) == 128 + number
+        assert psutil.wait_procs(started, timeout=10)[1] == []
         assert "Traceback" not in server.said + client.said

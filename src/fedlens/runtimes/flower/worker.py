@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,9 @@ from fedlens.runtimes.flower.desk import Desk, Done, Farewell, Site, refusal_rep
 from fedlens.runtimes.flower.internals.parts import Incoming
 from fedlens.runtimes.flower.messages import Refusal
 from fedlens.training.device import LESS_MEMORY
+
+SIGNAL_SECONDS = 0.5
+"""Who ends all processes of a service sends each of them SIGTERM: the client's own may come after its trainer's."""
 
 Tell = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -94,6 +98,8 @@ class Worker:
         if process is not None:
             process.join(5)
             code = process.exitcode
+        if code == -signal.SIGTERM:
+            time.sleep(SIGNAL_SECONDS)
         self.close()
         reason = (
             f"the process that trains at this site ended with exit code {code}; -9 is usually the system's memory "
@@ -106,6 +112,7 @@ class Worker:
 def _serve(connection: Connection, make_site: MakeSite) -> None:
     """The worker's life: messages come in, replies go out. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's: it leaves the server first
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     tell = lambda text: wire.send(connection, text)  # noqa: E731
