@@ -12,7 +12,7 @@ import torch
 
 from fedlens.aggregation.norms import l2_norm
 from fedlens.config import problems
-from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, as_target, parted
+from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, as_target, joined, parted
 from fedlens.config.blocks import AUTO, CLOCK
 from fedlens.config.builders import build_data, build_plan, natural_size
 from fedlens.config.experiment import Experiment, build_experiment
@@ -68,7 +68,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
     link = OwnSuperLink(superlink, config.server.certs)
     try:
         observer.note(
-            f"listening on {host}:{port}{' with TLS' if credentials else ''}; clients join with: {hint(config)}"
+            f"listening on {joined(host, port)}{' with TLS' if credentials else ''}; clients join with: {hint(config)}"
         )
         runtime = FlowerRuntime(
             link,
@@ -196,7 +196,7 @@ def check_weights(config: Config) -> None:
 def hint(config: Config) -> str:
     """The command that a site would give."""
     host, port = parted(config.server.address, "server.address")
-    address = f"{'127.0.0.1' if host in EVERY_ADDRESS and not config.server.certs else host}:{port}"
+    address = joined("127.0.0.1" if host in EVERY_ADDRESS and not config.server.certs else host, port)
     safe = " --certs ./client1" if config.server.certs else ""
     return f"fedlens client --data_dir FOLDER --partition_id 0 --server_address {address}{safe}"
 
@@ -209,7 +209,7 @@ def where(site: SiteConfig) -> Place:
     """
     host, port = parted(site.server_address, "server_address")
     host = as_target(host)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = joined(host, port)
     if site.certs is not None:
         held = ClientCredentials.load(site.certs)
         return Place(address, held.root_certificates, held.keys)

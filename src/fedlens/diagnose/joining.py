@@ -23,11 +23,7 @@ def clock(subject: Subject) -> Verdict | Unseen:
     if isinstance(met, Welcome):
         return _difference(met.ahead, signs=signs)
     if isinstance(met, Barred) and met.why == "clock":
-        return fail(
-            f"the server refuses this machine's time: it is more than {AHEAD_SECONDS} s ahead of the server's, or five "
-            "minutes behind",
-            _SET_CLOCK,
-        )
+        return fail(met.text, _SET_CLOCK)
     if signs and (isinstance(met, Joined) or met.why == "key"):
         return ok("near enough to the server's, which took this site's signature")
     return Unseen("the server did not tell")

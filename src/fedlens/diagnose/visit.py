@@ -11,7 +11,7 @@ from fedlens import clean
 from fedlens.diagnose.outcome import HEAR_SECONDS, Barred, Joined, Outcome, Welcome
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.internals.fleet import FleetLink, Keys, NotActivated
+from fedlens.runtimes.flower.internals.fleet import FleetLink, Keys, NotActivated, WrongClock
 from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, taken_apart
 from fedlens.runtimes.flower.messages import HEAD, LONGEST_VERSION, Refusal, Reply, Visit, reply
 
@@ -28,7 +28,7 @@ def visit(address: str, root_certificates: bytes | None, keys: Keys | None) -> O
     except NotActivated as error:
         return Barred("key", str(error))
     except ConnectionFailed as error:
-        return Barred("clock" if "timestamp" in str(error) else "other", str(error))
+        return Barred("clock" if isinstance(error, WrongClock) else "other", str(error))
     except ProtocolError as error:
         return Joined(str(error))
     finally:

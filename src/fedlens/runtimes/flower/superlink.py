@@ -111,7 +111,7 @@ class SuperLink:
             *state,
             *("--isolation", "process", "--disable-runtime-dependency-installation"),
             *("--superexec-auth-secret-file", str(secret_file)),
-            *("--fleet-api-address", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
+            *("--fleet-api-address", _place(host, port)),
             *("--host", "127.0.0.1", "--port", str(self._control)),
         ]
 
@@ -139,9 +139,13 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConnectionFailed(
-                f"server.address: {host}:{port} cannot be used ({error.strerror}); stop what listens there, or choose "
-                f"another port: --server_address {host}:{port + 1}"
+                f"server.address: {_place(host, port)} cannot be used ({error.strerror}); stop what listens there, or "
+                f"choose another port: --server_address {_place(host, port + 1)}"
             ) from error
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _free_port() -> int:

@@ -14,6 +14,9 @@ def main() -> None:
     logging.getLogger("uvicorn.access").addFilter(lambda _record: False)  # a line for every look of the server's
     from flwr.superlink.cli import flower_superlink
 
+    from fedlens.runtimes.flower.internals.clocks import tell_the_time
+
+    tell_the_time()
     flower_superlink()
 
 

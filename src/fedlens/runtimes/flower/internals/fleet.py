@@ -6,6 +6,7 @@ It stays in one process: a stock SuperNode starts one for every message, and sle
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -37,11 +38,15 @@ from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
 from fedlens.errors import ConnectionFailed
+from fedlens.runtimes.flower.internals.clocks import REFUSAL, difference
 from fedlens.runtimes.flower.internals.parts import Incoming, Outgoing, pull_parts
 from fedlens.runtimes.flower.proxy import is_loopback
 
 HEARTBEAT_SECONDS = 10
 """The shortest that Flower allows; a SuperLink counts a node as gone after two of them."""
+
+_CLOCK = time.time() - time.monotonic()
+"""Changes when this machine's clock is set."""
 
 _CALL_SECONDS = 30
 _PART_SECONDS = 120
@@ -52,6 +57,10 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 class Refused(ConnectionFailed):
     """The server answered, and does not want this client: another try changes nothing."""
+
+
+class WrongClock(Refused):
+    """This machine's clock and the server's differ by more than the server takes, or it was set back."""
 
 
 class NotActivated(ConnectionFailed):
@@ -179,9 +188,12 @@ class FleetLink:
         return self._joined
 
     def _call(self, method: Callable[..., Any], request: Any, seconds: float = _CALL_SECONDS) -> Any:
+        began = time.monotonic()
         try:
             return method(request, timeout=seconds)
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - began < seconds / 2:
+                raise WrongClock(_set_back()) from error
             raise _translated(error) from error
         except ValueError as error:  # the channel was closed by another thread
             raise ConnectionFailed(str(error)) from error
@@ -199,6 +211,13 @@ class FleetLink:
                 return
 
 
+def _set_back() -> str:
+    """Why a call's time was over before it began: gRPC counts from this machine's clock, as it was at the start."""
+    seconds = _CLOCK - (time.time() - time.monotonic())
+    by = f" by {seconds:,.0f} s" if seconds > 1 else ""
+    return f"this machine's clock was set back{by} since the start of this program; start it again"
+
+
 def _channel(address: str, root_certificates: bytes | None) -> grpc.Channel:
     """As Flower makes it, but past the environment's proxy to a server on this machine."""
     sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
@@ -214,11 +233,6 @@ _FAILURES: Sequence[tuple[str, type[ConnectionFailed], str]] = (
     ("failed to activate supernode", NotActivated, "the server does not let this client in"),
     # a SuperLink that was started anew, or a key that was revoked: joining again tells which
     ("invalid node id", ConnectionFailed, "the server does not know this client any more"),
-    (
-        "invalid timestamp",
-        Refused,
-        "its timestamp is not the server's; set this machine's clock, which is ahead or behind",
-    ),
     (
         "certificate has expired",
         Refused,
@@ -251,6 +265,8 @@ _FAILURES: Sequence[tuple[str, type[ConnectionFailed], str]] = (
 def _translated(error: grpc.RpcError) -> ConnectionFailed:
     """What a failed call means for the site."""
     code, details = error.code(), str(error.details() or "")
+    if REFUSAL.lower() in details.lower():
+        return WrongClock(difference(details))
     for words, kind, meaning in _FAILURES:
         if words in details.lower():
             return kind(meaning or details)
