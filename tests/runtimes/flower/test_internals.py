@@ -35,7 +35,7 @@ from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink
 
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.runtimes.flower.bundle import bundle, files
-from fedlens.runtimes.flower.internals import direct, fleet, grid, parts, run
+from fedlens.runtimes.flower.internals import clocks, direct, fleet, grid, parts, run
 from fedlens.runtimes.flower.internals.fleet import HEARTBEAT_SECONDS, FleetLink, NotActivated, Refused
 from fedlens.runtimes.flower.internals.grid import NODE_GONE, Connection, Grid, calling, nodes_online, replies
 from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, pull_parts, taken_apart
@@ -58,7 +58,7 @@ def question() -> Message:
     return message
 
 
-INTERNALS = (parts, fleet, grid, run, direct)
+INTERNALS = (parts, fleet, grid, run, direct, clocks)
 
 
 # -- names and signatures ----------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ class Failed(grpc.RpcError):
     [
         ("FAILED_PRECONDITION", "Failed to activate SuperNode", NotActivated),
         ("UNAUTHENTICATED", "Access denied", Refused),
-        ("UNAUTHENTICATED", "Invalid timestamp", Refused),
+        ("UNAUTHENTICATED", "Invalid timestamp", fleet.WrongClock),
         ("UNAUTHENTICATED", "Invalid node ID", ConnectionFailed),
         ("FAILED_PRECONDITION", "SuperNode registration is disabled", Refused),
         ("ALREADY_EXISTS", "The public key is already in use", Refused),
