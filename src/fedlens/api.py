@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlens.config.blocks import PYTHON
+from fedlens.config.blocks import MODEL, PYTHON, SOURCE, Family
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
 from fedlens.config.load import load, load_saved
-from fedlens.config.schema import Config
+from fedlens.config.schema import BlockSection, Config
 from fedlens.errors import ConfigError
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Observer, Silent
@@ -238,10 +238,15 @@ def _resolve(
     extra = config if isinstance(config, Mapping) else None
     below = None if config is None or extra is not None else config if isinstance(config, Config) else Path(str(config))
     resolved = load(below, overrides, extra, use=use, given=given)
-    changes = {"model": {"name": PYTHON}} if model else {}
-    changes |= {"data": {"source": PYTHON}} if data else {}
-    sections = {name: getattr(resolved, name).model_copy(update=change) for name, change in changes.items()}
+    families = [MODEL] * model + [SOURCE] * data
+    sections = {family.section: _handed_over(family, getattr(resolved, family.section)) for family in families}
     return resolved.model_copy(update=sections)
+
+
+def _handed_over(family: Family[Any], section: BlockSection) -> BlockSection:
+    """`section` without its block, which a Python program has given."""
+    own = {key: getattr(section, key) for key in family.own}
+    return family.model.model_validate({**own, family.key: PYTHON})
 
 
 def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:

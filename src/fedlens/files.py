@@ -88,14 +88,34 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
+LONGEST_JSON = 256_000_000
+"""Bytes of a JSON file that are read at most: several times what the largest partition takes."""
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no regular file, or is longer than `LONGEST_JSON`.
         json.JSONDecodeError: it is not JSON.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(read_regular(path, LONGEST_JSON))
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The value of a JSON text that may come from anybody.
+
+    Raises:
+        json.JSONDecodeError: it is not JSON in UTF-8, is nested deeper than Python can read, or holds an integer of
+            thousands of digits.
+    """
+    try:
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise json.JSONDecodeError(reason, "", 0) from error
 
 
 def to_json(value: object, indent: int | None = None) -> str:

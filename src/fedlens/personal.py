@@ -16,9 +16,9 @@ from fedlens.data.types import FederatedData
 from fedlens.errors import ModelError
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.types import Task
-from fedlens.files import read_json
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.saved import Partition, read_saved
 from fedlens.training.device import enough_memory
 
 _MOST_NAMES = 10
@@ -50,7 +50,7 @@ def open_personal(
     checkpoint = _checkpoint(run, client)
     config = load_saved(run.config)
     experiment = build_experiment(config, run.path, Silent().progress, model=model, data=data)
-    if read_json(run.fingerprint) != experiment.shown.cache_key:
+    if read_saved(run.fingerprint, str) != experiment.shown.cache_key:
         raise ModelError(
             f"{run.path}: the images are not those of this run; put them back, or, where they were given from Python, "
             "use fedlens.load_run(…).model_of(client, data=…)"
@@ -69,7 +69,7 @@ def open_personal(
 
 def clients_of(run: RunDir) -> list[str]:
     """The names of a run's clients, in order; none before the run has begun."""
-    partition: Mapping[str, Any] = read_json(run.partition) if run.partition.exists() else {}
+    partition: Mapping[str, Any] = read_saved(run.partition, Partition) if run.partition.exists() else {}
     return list(partition.get("clients", ()))
 
 

@@ -37,13 +37,13 @@ def command(line: str) -> Result:
 def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> None:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", command(f"compare {logs}").stdout).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "run, model, strategy"
+    assert lines[0] == "run, model, strategy, data, partition"
     assert lines[1].split() == ["rounds", "accuracy", "best", "client", "accuracy", "worst", "MB", "time"]
     assert len(lines[1]) == len(lines[3]) == len(lines[5])  # figures stand below each other
-    assert re.fullmatch(r"whole-\d{8}-\d{6}, lenet, fedavg", lines[2])
+    assert re.fullmatch(r"whole-\d{8}-\d{6}, lenet, fedavg, sample, –", lines[2])
     figures = ["80.0", "±17.3", "%", "60.0", "%", "60.0", "±60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
     assert lines[3].split() == ["6/6", *figures]
-    assert re.fullmatch(r"optimizer\.lr=0\.1-seed=1-\d{8}-\d{6}, lenet, fedadagrad", lines[4])
+    assert re.fullmatch(r"optimizer\.lr=0\.1-seed=1-\d{8}-\d{6}, lenet, fedadagrad, sample, –", lines[4])
     assert lines[5].split() == ["2/6", "stopped", "40.0", "±17.7", "%", "40.0", "%", "–", "–", "6.0", "6.0", "s"]
 
 

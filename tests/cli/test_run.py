@@ -44,7 +44,7 @@ def calls(monkeypatch):
         ("run seed=1", (None, "seed=1")),
         ("run --num_rounds 3 --fraction_fit 0.5", (None, "federated.num_rounds=3", "federated.fraction_fit=0.5")),
         ("run --num-rounds 3 --min-fit-clients 2", (None, "federated.num_rounds=3", "federated.min_fit_clients=2")),
-        ("run --model timm:resnet10t --name 2024", (None, "model.name=timm:resnet10t", 'tracking.name="2024"')),
+        ("run --model timm:resnet10t --name 2024", (None, "model.name=timm:resnet10t", "tracking.name=2024")),
         ("run seed=1 --model cnn", (None, "seed=1", "model.name=cnn")),
     ],
 )

@@ -22,7 +22,7 @@ from fedlens.config import schema
 from fedlens.config.blocks import FAMILIES, SCHEDULE, Family, block_properties, field_names
 from fedlens.config.builders import build_algorithm, build_plan, local_settings
 from fedlens.config.idle import Use, idle_keys
-from fedlens.config.keys import schema_keys, sections
+from fedlens.config.keys import properties, schema_keys, sections
 from fedlens.config.load import dump, load, load_saved
 from fedlens.config.schema import BlockSection, Config, Section
 from fedlens.errors import ConfigError
@@ -105,6 +105,7 @@ PARTNERS = [
     ("attack.fraction", "0.5", (), ("attack.name=label_flip",)),
     ("federated.fraction_fit", "0.5", ("schedule.name=fedbuff", "schedule.concurrency=12"), ("schedule.name=fedbuff",)),
     ("federated.evaluate_clients_every", "2", ("data.client_test=0",), ()),
+    ("stopping.min_delta", "0.1", (), ("stopping.patience=3",)),
     ("stopping.patience", "2", ("federated.evaluate_every=0",), ()),
     ("stopping.target_accuracy", "0.5", ("federated.evaluate_every=0",), ()),
     ("runtime.address", "auto", (), ("runtime.name=ray",)),
@@ -136,7 +137,8 @@ def test_with_its_partner_it_changes_what_is_built(key: str, text: str, _: Any, 
 
 @pytest.mark.parametrize("key", [f"server.{name}" for name in schema.ServerSection.model_fields])
 def test_a_server_s_keys_in_a_simulation(key: str) -> None:
-    text = {"server.address": "h:1", "server.certs": "c", "server.rejoin_seconds": "3"}.get(key, "true")
+    texts = {"server.address": "h:1", "server.certs": "c", "server.max_weight_share": "0.3"}
+    text = texts.get(key) or str(another(properties(schema.ServerSection)[key.partition(".")[2]])).lower()
     assert "is for `fedlens server`" in refused(key, text)
     load(None, [f"{key}={text}"], use="server")
 
@@ -274,3 +276,5 @@ def candidates(node: dict[str, Any]) -> Iterator[Any]:
         yield "other"
     elif kind == "array":
         yield [next(candidates(node.get("items", {"type": "string"})))]
+    elif kind == "object":
+        yield {next(candidates(node["propertyNames"])): next(candidates(node["additionalProperties"]))}

@@ -166,7 +166,7 @@ def test_fraction_fit_outside_its_range(value):
         ("strategy.nam=fedavg", "Did you mean strategy.name?"),
         ("data.partition.alpha=1", "choose data.partition.scheme=dirichlet"),
         ("data.bogus=1", "data.bogus = 1: unknown key."),
-        ("data.path=@here", "is not YAML; put it in quotes"),
+        ("plugins=@here", "put it in quotes"),
         ("federated..num_rounds=1", "must be key.sub=value"),
         ("num_clients=3", "Did you mean data.partition.clients?"),
     ],
@@ -255,5 +255,33 @@ def test_choose_works_on_a_configuration_made_in_python():
 
 @pytest.mark.parametrize("text", ["resnet50", "3", "true", "a: b", "", "#a", "1e-3", "null", "[x", "x y", '"'])
 def test_a_quoted_text_is_read_as_itself(text: str) -> None:
-    layer = override_layer([f"tracking.name={quoted(text)}"], [])
+    layer = override_layer([f"tracking.name={quoted(text)}"], [], {"tracking.name": True})
     assert layer.tree["tracking"]["name"] == text
+
+
+@pytest.mark.parametrize(
+    "text", ["pics #2", "2024_05", "1e3", "a: b", "007", "no", "~", " x", "@here", "[x", "it's", "a,b"]
+)
+def test_a_path_or_a_text_is_taken_as_typed(text: str) -> None:
+    config = load(None, [f"data.path={text}", f"tracking.name={text}"])
+    assert (str(config.data.path), config.tracking.name) == (text, text)
+
+
+def test_null_and_quotes_around_the_whole_of_a_text() -> None:
+    config = load(None, ["data.path=null", "tracking.name='null'"])
+    assert (config.data.path, config.tracking.name) == (None, "null")
+
+
+@pytest.mark.parametrize("key", ["data.path", "tracking.name", "model.name"])
+def test_an_unset_variable_is_no_value(key: str) -> None:
+    assert "is empty, as with a variable that is not set" in the_problem(f"{key}=")
+
+
+def test_seeds_and_homes_that_there_are_not() -> None:
+    assert the_problem(f"seed={10**19}").startswith(
+        f"seed = {10**19}: must be a whole number of at least 0 and at most 9223"
+    )
+    assert load(None, [f"seed={2**63 - 1}"]).seed == 2**63 - 1
+    assert "a number of 5,000 digits" in the_problem(f"seed={'9' * 5_000}")
+    line = "data.path = '~nobody-here/x': the home folder ~nobody-here is not known; give the whole path (command line)"
+    assert the_problem("data.path=~nobody-here/x") == line

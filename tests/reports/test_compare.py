@@ -38,6 +38,9 @@ def test_one_row_a_run(logs: Path) -> None:
         "run": whole["run"],
         "model": "lenet",
         "strategy": "fedavg",
+        "data": "sample",
+        "partition": "–",  # these runs do not say
+        "fingerprint": None,
         "clients": 4,
         "rounds": 6,
         "planned_rounds": 6,
@@ -88,7 +91,7 @@ def test_the_command_prints_a_table(logs: Path) -> None:
     assert result.exit_code == 0
     (whole,) = (line for line in result.stdout.splitlines() if line.startswith("whole-"))
     figures = ["80.0", "±17.3", "%", "60.0", "%", "60.0", "±60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
-    assert whole.split()[1:] == ["lenet", "fedavg", "6/6", *figures]
+    assert whole.split()[1:] == ["lenet", "fedavg", "sample", "–", "6/6", *figures]
     (early,) = (line for line in result.stdout.splitlines() if line.startswith("early-"))
     assert "2/6 stopped" in early
 

@@ -109,7 +109,7 @@ def test_many_classes_and_clients_stay_readable(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     run.partition.write_text("{")
-    with pytest.raises(FedLensError, match=r"partition\.json: not JSON"):
+    with pytest.raises(FedLensError, match=r"partition\.json, line 1: not JSON"):
         load_run(run.path)
     run.config.write_text("a: [")
     with pytest.raises(FedLensError, match=r"config\.yaml: not YAML"):

@@ -209,7 +209,10 @@ def test_attackers_and_clients_that_never_trained_are_summarised_apart() -> None
 def test_names_that_earlier_versions_wrote_are_read(tmp_path: Path) -> None:
     old = {"mean": 0.6, "worst_tenth": 0.3, "shared_mean": 0.5, "deviation": 0.1, "evaluated": 3}
     file = tmp_path / "metrics.jsonl"
-    file.write_text(json.dumps({"round": 1, "clients": old}) + "\n" + json.dumps({"round": 2, "clients": None}) + "\n")
+    write(file, range(1, 3))
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    texts = [json.dumps(line | {"clients": clients}) for line, clients in zip(lines, (old, None), strict=True)]
+    file.write_text("\n".join([*texts, ""]))
     first, second = read_metrics(file)
     assert first["clients"] == {
         "accuracy": 0.6,

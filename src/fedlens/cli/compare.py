@@ -30,7 +30,7 @@ def compare(
 
     from fedlens.reports.compare import compare_runs, write_comparison
 
-    rows = sorted_by(compare_runs(folders or [Path("logs")]), sort)
+    rows = sorted_by(compare_runs(folders or [Path("logs")], _note), sort)
     if csv is not None:
         write_csv(rows, csv)
     if plot is not None:
@@ -39,6 +39,12 @@ def compare(
         typer.echo(json.dumps(rows, indent=2))
     else:
         show(rows)
+
+
+def _note(text: str) -> None:
+    from fedlens import clean
+
+    typer.echo(clean.block(f"note: {text}"), err=True)
 
 
 def sorted_by(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:

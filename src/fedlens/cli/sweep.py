@@ -105,13 +105,14 @@ def split_axes(overrides: Iterable[str]) -> tuple[dict[str, list[Any]], list[str
     """Keys with several values, and the overrides that have one. Commas inside brackets or quotes do not count."""
     import yaml
 
-    from fedlens.config.text import parse_value
+    from fedlens.config.blocks import all_text_keys
+    from fedlens.texts import parse_value
 
-    axes, fixed = {}, []
+    axes, fixed, texts = {}, [], all_text_keys()
     for override in overrides:
         key, _, text = override.partition("=")
         try:
-            values = parse_value(f"[{text}]")
+            values = yaml.load(f"[{text}]", yaml.BaseLoader) if key in texts else parse_value(f"[{text}]")
         except yaml.YAMLError:
             values = []
         if len(values) > 1:

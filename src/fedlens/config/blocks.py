@@ -12,12 +12,13 @@ from fedlens.aggregation.base import Rule, rules
 from fedlens.attacks.base import Attack, attacks
 from fedlens.clocks.base import Clock, clocks
 from fedlens.config import problems
-from fedlens.config.keys import schema_keys
+from fedlens.config.keys import schema_keys, text_keys
 from fedlens.config.schema import (
     AggregationSection,
     AttackSection,
     BlockSection,
     ClockSection,
+    Config,
     DataSection,
     ModelSection,
     PartitionSection,
@@ -187,6 +188,17 @@ def block_keys() -> list[str]:
     return list(dict.fromkeys(keys))
 
 
+def all_text_keys() -> dict[str, bool]:
+    """As `keys.text_keys`, with the parameters of blocks: those that are text in every block that has them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for family in FAMILIES.values():
+        for entry in family.registry.entries():
+            for name, node in block_properties(entry).items():
+                found.setdefault(f"{family.section}.{name}", []).append(node)
+    texts = {key: nodes for key, nodes in found.items() if all(map(problems.is_text, nodes))}
+    return {key: any(map(problems.takes_null, nodes)) for key, nodes in texts.items()} | text_keys(Config)
+
+
 def _truth_values(entry: Entry[Any], section: str, given: Mapping[str, Any], where: Where) -> dict[str, str]:
     """Python takes true for 1; where a number belongs, that is a mistake."""
     properties = block_properties(entry)
@@ -216,7 +228,7 @@ def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, wh
         elif detail["type"] in ("missing", "missing_argument"):
             text, value = f"is missing; {entry.name} needs it", ...
         elif detail["type"] == "value_error" or name not in properties:
-            text = detail["msg"].removeprefix("Value error, ")
+            text = problems.said(detail["msg"])
         else:
             text = f"must be {problems.allowed(properties[name], value)}"
         lines.setdefault(key, problems.line(key, text, value, where(key)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
         section = section.model_copy(update={"source": detect(section.path)})
     table = SOURCE.choose(section).load()
     check_keys_of_table(config, table, simulated=simulated)
-    return federate(
+    data = federate(
         table,
         scheme=build_scheme(config),
         clients=section.partition.clients or 10,
@@ -89,6 +90,8 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
         cache_dir=section.cache_dir,
         progress=progress("decoding images"),
     )
+    source = " ".join([section.source, *([str(section.path)] if section.path else [])])
+    return replace(data, report=replace(data.report, source=source))
 
 
 def build_scheme(config: Config) -> Scheme | None:

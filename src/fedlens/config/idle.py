@@ -41,7 +41,7 @@ def idle_keys(config: Config, use: Use | None = None, given: Given = frozenset()
     use    None: it may be for either, so keys that count for one of them are not idle
     given  of `OWN_DATA` and `OWN_MODEL`, what replaces these sections
     """
-    rules = (_data, _model, _training, _algorithm, _evaluation, _runtime)
+    rules = (_data, _model, _training, _algorithm, _evaluation, _stopping, _runtime)
     found = [idle for rule in rules for idle in rule(config)]
     found += [*_of_simulation(config)] if use == "server" else [*_of_server(config)] if use == "run" else []
     found += [*_beside_own_data(config)] if OWN_DATA in given else []
@@ -125,6 +125,12 @@ def _evaluation(config: Config) -> Iterator[Idle]:
             yield Idle(f"stopping.{name}", text, ("federated.evaluate_every",))
 
 
+def _stopping(config: Config) -> Iterator[Idle]:
+    if config.stopping.patience is None:
+        text = "it counts for stopping.patience alone; set that, or leave it out"
+        yield Idle("stopping.min_delta", text, ("stopping.patience",))
+
+
 def _runtime(config: Config) -> Iterator[Idle]:
     name = config.runtime.name
     if name != "ray":
@@ -142,7 +148,8 @@ def _of_server(config: Config) -> Iterator[Idle]:
     for name in ServerSection.model_fields:
         yield Idle(f"server.{name}", text, ())
     yield Idle("federated.round_deadline", text, ())
-    if not CLOCK.choose(config.clock).virtual:
+    asynchronous = isinstance(SCHEDULE.choose(config.schedule), Asynchronous)  # refuses it by itself
+    if not asynchronous and not CLOCK.choose(config.clock).virtual:
         late = "without a clock no simulated client is late; set clock.name, or leave it out"
         yield Idle("federated.over_selection", late, ("clock.name",))
 
@@ -160,7 +167,7 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
         yield Idle("server.insecure", alone, ("server.certs",))
     if config.data.path is None and config.data.source == AUTO:
         none = "the server has no images of its own; name them by data.path, or leave it out"
-        for key in ("test", "on_bad_image"):
+        for key in ("test", "on_bad_image", "max_pixels"):
             yield Idle(f"data.{key}", none, ())
 
 
@@ -168,7 +175,7 @@ def _beside_own_data(config: Config) -> Iterator[Idle]:
     text = f"{OWN_DATA} gives the images themselves; leave it out"
     if config.data.source != PYTHON:
         yield Idle("data.source", text, (OWN_DATA,))
-    for name in ("path", "image_size", "on_bad_image"):
+    for name in ("path", "image_size", "on_bad_image", "max_pixels"):
         yield Idle(f"data.{name}", text, (OWN_DATA,))
 
 

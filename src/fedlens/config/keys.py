@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedlens.config import problems
 from fedlens.config.schema import Config
 
 
@@ -22,6 +23,16 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
     """JSON schema of each key of a section."""
     found: dict[str, Any] = model.model_json_schema().get("properties", {})
     return found
+
+
+def text_keys(model: type[BaseModel]) -> dict[str, bool]:
+    """The dotted keys whose values are text or paths, and whether null is allowed there."""
+    return {
+        f"{at}.{name}".lstrip("."): problems.takes_null(node)
+        for at, section in sections(model)
+        for name, node in properties(section).items()
+        if problems.is_text(node)
+    }
 
 
 def schema_keys() -> list[str]:

@@ -18,7 +18,17 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedlens.config import problems
-from fedlens.config.blocks import AUTO, FAMILIES, PYTHON, Family, block_keys, build_block, find, undecided
+from fedlens.config.blocks import (
+    AUTO,
+    FAMILIES,
+    PYTHON,
+    Family,
+    all_text_keys,
+    block_keys,
+    build_block,
+    find,
+    undecided,
+)
 from fedlens.config.checks import contradictions, mismatches, unknown_architecture
 from fedlens.config.idle import Given, Idle, Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, section_in, sections, value_in
@@ -27,8 +37,8 @@ from fedlens.config.paths import kept_paths
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.config.settle import settle
-from fedlens.config.text import Key, write_text
 from fedlens.errors import ConfigError
+from fedlens.texts import Key, write_text
 
 
 def load(
@@ -82,7 +92,7 @@ def _layers(
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
     else:
         lowest = Layer() if path is None else file_layer(path)
-    return [lowest, argument_layer(extra, mistakes), override_layer(overrides, mistakes)]
+    return [lowest, argument_layer(extra, mistakes), override_layer(overrides, mistakes, all_text_keys())]
 
 
 def _checked(
@@ -133,6 +143,8 @@ def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
         for detail in error.errors(include_url=False):
             key, model = _place(detail["loc"], known)
             text = _explain(key, detail["type"], detail["input"], model)
+            if detail["type"] == "value_error":
+                text = problems.said(detail["msg"])
             section = detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict)
             value = ... if section else value_in(tree, key)
             lines.setdefault(key, problems.line(key, text, value, layer.where(key)))

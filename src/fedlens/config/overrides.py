@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from fedlens.config import problems
-from fedlens.config.text import Key, parse_value, read_file
+from fedlens.texts import Key, parse_value, read_file
 
 COMMAND_LINE = "command line"
 
@@ -54,8 +55,11 @@ def argument_layer(values: Mapping[str, Any], mistakes: list[str]) -> Layer:
     return layer
 
 
-def override_layer(overrides: Sequence[str], mistakes: list[str]) -> Layer:
-    """`key.sub=value` texts, the values read as YAML; the last of equal keys counts. Adds a line per mistake."""
+def override_layer(overrides: Sequence[str], mistakes: list[str], texts: Mapping[str, bool]) -> Layer:
+    """`key.sub=value` texts; the last of equal keys counts. Adds a line per mistake.
+
+    texts  keys whose values are taken as they are typed, and whether they may be null; other values are read as YAML
+    """
     layer = Layer()
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -64,9 +68,10 @@ def override_layer(overrides: Sequence[str], mistakes: list[str]) -> Layer:
             mistakes.append(problems.line(repr(override), "must be key.sub=value", where=COMMAND_LINE))
             continue
         try:
-            value = parse_value(text)
-        except yaml.YAMLError:
-            advice = f"is not YAML; put it in quotes: '{name}=\"…\"'"
+            dotted = ".".join(key)
+            value = as_typed(text, null=texts[dotted]) if dotted in texts else parse_value(text)
+        except (yaml.YAMLError, ValueError) as error:
+            advice = str(error) if isinstance(error, ValueError) else _not_yaml(name, error)
             mistakes.append(problems.line(name, advice, text, COMMAND_LINE))
             continue
         _put(layer.tree, key, value, mistakes, COMMAND_LINE)
@@ -74,13 +79,32 @@ def override_layer(overrides: Sequence[str], mistakes: list[str]) -> Layer:
     return layer
 
 
+def as_typed(text: str, *, null: bool = True) -> str | None:
+    """The value of a key that holds text: as it stands, but that `null` means none where there may be none, and that
+    quotes around the whole are taken off, which the shell leaves where they are given twice.
+
+    Raises:
+        ValueError: it is empty, as a variable of the shell that is not set.
+    """
+    if not text:
+        raise ValueError("is empty, as with a variable that is not set; give a value, or leave the key out")
+    if null and text == "null":
+        return None
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        with suppress(yaml.YAMLError):
+            inner = parse_value(text)
+            return inner if isinstance(inner, str) else text
+    return text
+
+
+def _not_yaml(name: str, error: yaml.YAMLError) -> str:
+    reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+    return f"is not YAML ({reason}); put it in quotes: '{name}=\"…\"'"
+
+
 def quoted(text: str) -> str:
-    """`text` as the value of an override: in quotes where it would be read as anything but itself."""
-    try:
-        plain = parse_value(text) == text
-    except yaml.YAMLError:
-        plain = False
-    return text if plain else json.dumps(text)
+    """`text` as the value of an override of a text key: in quotes where it would be read as anything but itself."""
+    return text if text and as_typed(text) == text else json.dumps(text)
 
 
 def merge(lower: Layer, upper: Layer, blocks: Mapping[Key, tuple[str, frozenset[str]]]) -> Layer:

@@ -25,6 +25,11 @@ def line(key: str, text: str, value: Any = ..., where: str = "") -> str:
     return f"{key}{given}: {text}" + (f" ({where})" if where else "")
 
 
+def said(message: str) -> str:
+    """What a validator of ours says, without pydantic's own words before it."""
+    return message.removeprefix("Value error, ")
+
+
 def show(value: Any) -> str:
     """A value as the user wrote it, shortened."""
     if value is None or isinstance(value, bool):
@@ -95,7 +100,21 @@ def _choices(names: list[Any], value: Any) -> str:
 
 def _range(schema: Mapping[str, Any]) -> str:
     words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    return " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+    return " and ".join(f"{word} {_bound(schema[key])}" for key, word in words.items() if key in schema)
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def is_text(schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON schema node takes text (a path, a choice) and nothing else but null."""
+    kinds = {option.get("type") for option in schema.get("anyOf", (schema,))} - {"null"}
+    return kinds == {"string"}
+
+
+def takes_null(schema: Mapping[str, Any]) -> bool:
+    return any(option.get("type") == "null" for option in schema.get("anyOf", ()))
 
 
 def is_number(schema: Mapping[str, Any]) -> bool:

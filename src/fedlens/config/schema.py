@@ -9,11 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _usable(path: Path) -> Path:
+    """A path that the system can look up.
+
+    Raises:
+        ValueError: it begins with the home of nobody known, or holds a zero byte.
+    """
+    try:
+        path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the home folder {path.parts[0]} is not known; give the whole path") from error
+    if "\0" in str(path):
+        raise ValueError("a path holds no zero bytes")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_usable)]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
 RayAddress = Annotated[str, Field(pattern=r"^(auto|[^\s/]+:\d{1,5})$", examples=["auto", "10.0.0.5:6379"])]
 
@@ -48,7 +66,7 @@ class ModelSection(BlockSection):
     name: str = Field("cnn", description="a name that `fedlens models` lists, or timm:<architecture>")
     pretrained: bool = Field(False, description="start from ImageNet weights (cache, package or download)")
     num_classes: PositiveInt | None = Field(None, description="outputs of the head; default: the classes in the data")
-    weights: Path | None = Field(None, description="a local weights file (.safetensors or .pth) to start from")
+    weights: AnyPath | None = Field(None, description="a local weights file (.safetensors or .pth) to start from")
     freeze: PositiveInt | ModuleName = Field(
         "none", description="backbone (train the head only), a number of stages, or the name of the last frozen module"
     )
@@ -80,7 +98,9 @@ class ServerSection(Section):
     """`fedlens server`: where clients on other machines connect."""
 
     address: str = Field("0.0.0.0:8080", description="host:port; without certificates, this machine's clients only")
-    certs: Path | None = Field(None, description="folder of `fedlens certs create`: TLS, and only registered clients")
+    certs: AnyPath | None = Field(
+        None, description="folder of `fedlens certs create`: TLS, and only registered clients"
+    )
     insecure: bool = Field(False, description="serve other machines without TLS: closed networks and tests only")
     database: bool = Field(
         False, description="Flower keeps messages on disk, not in memory: slower, survives its death"
@@ -110,7 +130,7 @@ class PartitionSection(BlockSection):
 
 class DataSection(BlockSection):
     source: str = Field("auto", description="auto: the sample, or what data.path holds; see `fedlens data sources`")
-    path: Path | None = Field(None, description="folder or file of the source")
+    path: AnyPath | None = Field(None, description="folder or file of the source")
     image_size: PositiveInt | None = Field(None, description="pixels a side; default: what suits model and data")
     augment: Literal["none", "flip", "crop_flip", "randaugment"] = Field("none", description="on training batches")
     validation: Fraction = Field(0.1, description="share of each client's rows held out for validation")
@@ -120,7 +140,7 @@ class DataSection(BlockSection):
     max_pixels: PositiveInt = Field(
         100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
     )
-    cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
+    cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
     partition: PartitionSection = Field(default_factory=PartitionSection)
 
 
@@ -213,7 +233,7 @@ class StoppingSection(Section):
 
 
 class TrackingSection(Section):
-    dir: Path = Field(Path("logs"), description="folder that holds the run folders")
+    dir: AnyPath = Field(Path("logs"), description="folder that holds the run folders")
     name: str | None = Field(None, description="first part of the run folder's name; default: algorithm-model")
     tensorboard: bool = Field(True, description="write TensorBoard events")
     report: bool = Field(True, description="write report.html at the end")
@@ -241,5 +261,5 @@ class Config(Section):
     stopping: StoppingSection = Field(default_factory=StoppingSection)
     tracking: TrackingSection = Field(default_factory=TrackingSection)
     server: ServerSection = Field(default_factory=ServerSection)
-    plugins: list[Path] = Field(default_factory=list, description="Python files with your own blocks")
+    plugins: list[AnyPath] = Field(default_factory=list, description="Python files with your own blocks")
     seed: Seed = Field(0, description="seed of everything")

@@ -19,7 +19,7 @@ _IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
 def settle(tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool) -> Iterator[str]:
     """Take keys that a later layer made idle out of `tree`; a line for each other one.
 
-    layers  the lowest first; saved: the lowest is the configuration that a run saved, whose idle keys are taken out
+    layers  the lowest first; saved: all but the highest are what a run has saved, whose idle keys are taken out
     """
 
     def height(key: str) -> int:
@@ -28,7 +28,7 @@ def settle(tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], 
 
     for one in idle:
         at = height(one.key)
-        if any(height(key) > at for key in one.because) or (saved and at == 0):
+        if any(height(key) > at for key in one.because) or (saved and at < len(layers) - 1):
             _leave_out(tree, one.key)
             continue
         value = value_in(tree, one.key)

@@ -12,9 +12,9 @@ from pydantic_core import ErrorDetails
 
 from fedlens import clean
 from fedlens.config import problems
-from fedlens.config.keys import properties
+from fedlens.config.keys import properties, text_keys
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
-from fedlens.config.schema import PositiveInt, Section
+from fedlens.config.schema import AnyPath, PositiveInt, Section
 from fedlens.errors import ConfigError
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
@@ -44,14 +44,14 @@ class SiteConfig(Section):
     """One site. Where it differs from `fedlens client`'s options, the options count."""
 
     server_address: str = Field("127.0.0.1:8080", description="host:port of the server; 0.0.0.0 means this machine")
-    data_dir: Path = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
+    data_dir: AnyPath = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
     source: str = Field("auto", description="a name that `fedlens data sources` lists; auto: what data_dir holds")
     partition_id: Annotated[int, Field(ge=0)] = Field(0, description="number of this site in the federation")
     name: Name | None = Field(None, description="name of this site; default: client<partition_id + 1>")
-    certs: Path | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
+    certs: AnyPath | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
     insecure: bool = Field(False, description="join another machine without TLS; for closed networks and tests only")
-    state_dir: Path | None = Field(None, description="what the site keeps: private layers, journal, outbox")
-    cache_dir: Path | None = Field(None, description="decoded images; default: the user's cache folder")
+    state_dir: AnyPath | None = Field(None, description="what the site keeps: private layers, journal, outbox")
+    cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
     max_pixels: PositiveInt = Field(
         100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
@@ -64,7 +64,7 @@ class SiteConfig(Section):
     )
     threads: PositiveInt | None = Field(None, description="PyTorch threads; default: the cores")
     stay: bool = Field(False, description="when a run is over, wait for the next")
-    plugins: list[Path] = Field(default_factory=list, description="Python files of this site with blocks of its own")
+    plugins: list[AnyPath] = Field(default_factory=list, description="Python files of this site with blocks of its own")
     allow: AllowSection = Field(default_factory=AllowSection)
 
     @property
@@ -87,7 +87,7 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     """
     mistakes: list[str] = []
     layer = file_layer(path) if path is not None else Layer()
-    layer = merge(layer, override_layer(overrides, mistakes), {})
+    layer = merge(layer, override_layer(overrides, mistakes, text_keys(SiteConfig)), {})
     if layer.tree.get("allow", ...) is None:  # a section with nothing in it
         del layer.tree["allow"]
     try:
@@ -124,5 +124,5 @@ def _line(detail: ErrorDetails, layer: Layer) -> str:
         text = problems.unknown_key(key, list(model.model_fields), everywhere)
         return problems.line(key, text, where=layer.where(key))
     permitted = clean.NAME_RULE if key == "name" else problems.allowed(properties(model)[name], detail["input"])
-    text = f"must be {permitted}"
+    text = problems.said(detail["msg"]) if detail["type"] == "value_error" else f"must be {permitted}"
     return problems.line(key, text, detail["input"], layer.where(key))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,3 +50,14 @@ class Scheme(ABC):
 
 sources: Registry[Source] = Registry("data source", "fedlens.data.sources")
 schemes: Registry[Scheme] = Registry("partition scheme", "fedlens.data.partition")
+
+_SIGNS = {"alpha": "α"}
+
+
+def described(scheme: Scheme) -> str:
+    """A scheme in a few words, "dirichlet α 0.3": its name, its first parameter, and others that are not defaults."""
+    kind = type(scheme)
+    name = next((entry.name for entry in schemes.entries() if entry.factory is kind), kind.__name__)
+    parameters: list[Field[Any]] = [field for field in fields(kind) if field.init] if is_dataclass(kind) else []
+    told = [field for field in parameters if field is parameters[0] or getattr(scheme, field.name) != field.default]
+    return " ".join([name, *(f"{_SIGNS.get(field.name, field.name)} {getattr(scheme, field.name)}" for field in told)])

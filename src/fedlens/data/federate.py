@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from fedlens.data.base import Scheme
+from fedlens.data.base import Scheme, described
 from fedlens.data.cache import build_cache, default_cache_dir
 from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns, Plan, divide
@@ -62,6 +62,6 @@ def federate(
         table.class_names,
         division.clients,
         division.test,
-        replace(cached.report, notes=(*table.notes, *copies, *division.notes)),
+        replace(cached.report, notes=(*table.notes, *copies, *division.notes), scheme=described(division.scheme)),
         cached.key,
     )

@@ -85,7 +85,7 @@ def _of_run(folder: Path) -> Holdings:
             np.array(counts, np.int64).reshape(len(counts), len(held["class_names"])),
             np.array(held["test"], np.int64),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{file} cannot be read ({error}); the run stopped before its data was ready?") from error
 
 

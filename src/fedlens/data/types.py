@@ -55,11 +55,18 @@ class ClientRows:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was read, and what had to be left out. `skipped` holds (file, reason)."""
+    """What was read, and what had to be left out.
+
+    skipped  (file, reason)
+    source   where the images came from: "imagefolder PHOTOS"
+    scheme   how they were dealt out: "dirichlet α 0.3"
+    """
 
     read: int
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    source: str = ""
+    scheme: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fedlens.data.base import Scheme
+from fedlens.data.base import Scheme, described
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
 from fedlens.data.division import Columns, Plan, divide
@@ -82,7 +82,9 @@ def from_datasets(
     )
     plan = Plan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
     division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
-    report = DataReport(len(labels), notes=(*classes.notes, *division.notes))
+    report = DataReport(
+        len(labels), notes=(*classes.notes, *division.notes), source="python", scheme=described(division.scheme)
+    )
     return FederatedData(
         images, torch.from_numpy(labels), names, division.clients, division.test, report, _content_key(images, labels)
     )

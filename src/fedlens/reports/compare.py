@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, FedLensError
 from fedlens.files import write_atomic
 from fedlens.reports.figures.runs import compared, compared_by_traffic
-from fedlens.reports.headline import headline
+from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table
 from fedlens.tracking.clients import CLIENT_ACCURACY
@@ -19,14 +20,25 @@ from fedlens.tracking.run_dir import find_runs, newest
 from fedlens.tracking.summary import duration, percent
 from fedlens.tracking.wording import UNUSED, basis
 
+Note = Callable[[str], None]
 
-def compare_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row a run (see `Headline`), oldest first. A folder is a run, or holds runs.
+
+def warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
+def compare_runs(folders: Sequence[Path], note: Note = warn) -> list[dict[str, Any]]:
+    """One row a run (see `Headline`), oldest first. A folder is a run, or holds runs. `note` is told which runs
+    are left out because their files are damaged, and what makes a comparison doubtful.
 
     Raises:
         ConfigError: no run is found.
+        FedLensError: none of them can be read.
     """
-    return [asdict(headline(run)) for run in _loaded(folders)]
+    rows = [asdict(line) for _, line in _loaded(folders, note)]
+    for doubt in doubts(rows):
+        note(doubt)
+    return rows
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> None:
@@ -36,8 +48,8 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     Raises:
         ConfigError: no run is found, none has been evaluated, or the page cannot be written.
     """
-    runs = _loaded(folders)
-    rows = [asdict(headline(run)) for run in runs]
+    found = _loaded(folders, lambda _text: None)
+    runs, rows = [run for run, _ in found], [asdict(line) for _, line in found]
     named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
     curves = section("Accuracy", *_curves(named))
     if not curves:
@@ -51,7 +63,8 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
         raise ConfigError(f"--plot {path}: cannot be written ({error.strerror}); give another file") from error
 
 
-NAMES = ("run", "model", "strategy")
+_WIDEST = 80
+NAMES = ("run", "model", "strategy", "data", "partition")
 FIGURES = ("rounds", "accuracy", "best", "client accuracy", "worst", "MB", "time")
 UNUSED_MARK = "*"
 _MOST_GROUNDS = 5
@@ -62,8 +75,15 @@ VIRTUAL = "virtual time"
 def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The head and the cells of a table of `compare_runs`' rows: what a run is, then its figures."""
     clock = any(row["virtual_seconds"] is not None for row in rows)
-    cells = [(*(row[name] for name in NAMES), *_figures(row), *([_virtual(row)] if clock else [])) for row in rows]
+    cells = [
+        (*(_short(row[name]) for name in NAMES), *_figures(row), *([_virtual(row)] if clock else [])) for row in rows
+    ]
     return (*NAMES, *FIGURES, *([VIRTUAL] if clock else [])), cells
+
+
+def _short(text: str) -> str:
+    """A name as wide as a table has room for; of a path, its end tells more."""
+    return text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}"
 
 
 def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,8 +171,30 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
     return [f"{headline(run).strategy}: {path.relative_to(above)}" for run, path in zip(runs, paths, strict=True)]
 
 
-def _loaded(folders: Sequence[Path]) -> list[LoadedRun]:
-    runs = [run for folder in folders for run in find_runs(newest(folder))]
-    if not runs:
+def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headline]]:
+    places = [run.path for folder in folders for run in find_runs(newest(folder))]
+    if not places:
         raise ConfigError(f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one")
-    return [load_run(run.path) for run in runs]
+    runs, damaged = [], []
+    for place in places:
+        try:
+            run = load_run(place)
+            runs.append((run, headline(run)))
+        except FedLensError as error:
+            damaged.append(str(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            damaged.append(f"{place}: its files say something of another form than a run ({error})")
+    if not runs:
+        raise FedLensError("\n".join(damaged))
+    for line in damaged:
+        note(f"left out: {line}")
+    return runs
+
+
+def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What makes runs hard to compare: that their images differ."""
+    data = dict.fromkeys(row["fingerprint"] for row in rows if row["fingerprint"])
+    if len(data) > 1:
+        groups = (next(row for row in rows if row["fingerprint"] == one) for one in data)
+        named = ", ".join(f"{row['run']} ({row['data']})" for row in groups)
+        yield f"the runs were trained on different images, so their accuracies do not compare: {named}"

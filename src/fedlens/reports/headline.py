@@ -23,6 +23,12 @@ class Headline:
     model: str
     strategy: str
     """With what is not plain beside it: "fedavg + fedper", "fedavg + krum, 20 % attack by sign_flip"."""
+    data: str
+    """Where the images came from: "imagefolder PHOTOS"."""
+    partition: str
+    """How they were dealt out: "dirichlet α 0.3"."""
+    fingerprint: str | None
+    """Tells data sets apart; equal for the same images."""
     clients: int | None
     rounds: int
     planned_rounds: int | None
@@ -72,6 +78,9 @@ def headline(run: LoadedRun) -> Headline:
         run=run.folder.name,
         model=_block(run.config, "model"),
         strategy=algorithm_name(run.config),
+        data=_data(run),
+        partition=run.data.get("scheme") or str(run.config.get("data", {}).get("partition", {}).get("scheme", "–")),
+        fingerprint=run.fingerprint,
         clients=len(run.partition["clients"]) if run.partition else None,
         rounds=rounds,
         planned_rounds=planned,
@@ -104,3 +113,9 @@ def headline(run: LoadedRun) -> Headline:
 
 def _block(config: Mapping[str, Any], section: str) -> str:
     return str(config.get(section, {}).get("name", "–"))
+
+
+def _data(run: LoadedRun) -> str:
+    """As the run says it; of a run that does not, as its configuration does."""
+    section = run.config.get("data", {})
+    return str(run.data.get("source") or " ".join(str(section[key]) for key in ("source", "path") if section.get(key)))

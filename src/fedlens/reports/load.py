@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedlens.errors import FedLensError
-from fedlens.files import read_json
+from fedlens.texts import read_file
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.saved import Anything, Confusion, Data, Partition, Result, read_saved
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class LoadedRun:
     partition  class_names, clients → split → counts by class, test → counts by class
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
     data       read, skipped [(file, reason)], notes
+    fingerprint  tells data sets apart
     result     reason and end of a finished run
     pictures   test images with what they were taken for (`tracking.pictures`)
     """
@@ -37,6 +36,7 @@ class LoadedRun:
     confusion: Mapping[str, Any]
     data: Mapping[str, Any]
     result: Mapping[str, Any]
+    fingerprint: str | None
     pictures: Mapping[str, Any]
 
     @property
@@ -54,28 +54,33 @@ def load_run(folder: Path) -> LoadedRun:
         FedLensError: one of its files is damaged; the message names it.
     """
     run = RunDir.open(folder)
-    try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise FedLensError(f"{run.config}: not YAML; mend the file or leave this run out") from error
     return LoadedRun(
         folder=run,
-        config=config or {},
-        versions=_read(run.versions),
+        config=_config(run.config),
+        versions=_read(run.versions, Anything),
         metrics=read_metrics(run.metrics),
-        partition=_read(run.partition),
-        confusion=_read(run.confusion),
-        data=_read(run.data),
-        result=_read(run.result),
-        pictures=_read(run.pictures),
+        partition=_read(run.partition, Partition),
+        confusion=_read(run.confusion, Confusion),
+        data=_read(run.data, Data),
+        result=_read(run.result, Result),
+        fingerprint=read_saved(run.fingerprint, str) if run.fingerprint.exists() else None,
+        pictures=_read(run.pictures, Anything),
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content: Mapping[str, Any] = read_json(path)
-    except json.JSONDecodeError as error:
-        raise FedLensError(f"{path}: not JSON; mend the file or leave this run out") from error
-    return content
+def _read(path: Path, form: Any) -> Mapping[str, Any]:
+    saved: Mapping[str, Any] = read_saved(path, form) if path.exists() else {}
+    return saved
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """The resolved configuration, of which at least the sections are sections."""
+    text = read_file(path)
+    for name, value in text.tree.items():
+        if not isinstance(value, Mapping) and name not in _VALUES:
+            raise FedLensError(f"{path}, line {text.lines[name,]}: {name} must be a section of keys; mend the file")
+    return text.tree
+
+
+_VALUES = ("seed", "plugins")
+"""The keys of a configuration that are no sections."""

@@ -25,7 +25,8 @@ Metrics = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Commands:
-    """again: the command that started the run; resume: the one that goes on with it, with its folder."""
+    """again: the command that started the run, "" where a Python program did with what it handed over; resume: the one
+    that goes on with it, with its folder."""
 
     again: str
     resume: str

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -20,14 +19,15 @@ from rich.text import Text
 from fedlens import clean
 from fedlens.federation.records import RoundRecord
 from fedlens.federation.types import Standing
-from fedlens.files import read_json
 from fedlens.lines import folded
+from fedlens.texts import read_file
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.bars import Bars
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable
 from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.summary import duration, is_personal
 
 _MOST_FAILURES = 5
@@ -98,8 +98,8 @@ class ConsoleTracker:
             before = time.time() - self._began - sum(spent.values())
             spent = {"start": spent.get("start", 0.0) + before} | {key: spent[key] for key in spent if key != "start"}
         lines["this call"] = split_time(spent)
-        again = self._again or f"fedlens run {shlex.quote(str(run.config))}"
-        problem = advice(metrics, config, Commands(again, f"{self._resume} {shlex.quote(str(folder))}"))
+        again = "" if from_python(config) else self._again or f"fedlens run {shlex.quote(str(run.config))}"
+        problem = advice(metrics, config, Commands(again, resuming(str(folder), self._resume)))
         if self._console.is_terminal:
             self._console.print(Rule("Result", style="yellow" if problem else "green", align="left"))
         self._lines(lines)
@@ -113,7 +113,7 @@ class ConsoleTracker:
         """After Ctrl-C: what is kept, and how to go on."""
         self.close()
         if self._folder:
-            command = f"{self._resume} {shlex.quote(self._folder)}"
+            command = resuming(self._folder, self._resume)
             self._say(f"Stopped; {self._round} of {self._num_rounds} rounds are kept. Go on with: {command}", "yellow")
 
     def close(self) -> None:
@@ -139,11 +139,31 @@ def split_time(spent: Mapping[str, float]) -> str:
 
 
 def next_commands(folder: Path, again: str) -> list[str]:
-    """Three commands that make sense after a run that `again` started."""
+    """Up to three commands that make sense and can work after a run that `again` started."""
     place = shlex.quote(str(folder.parent))
-    third = f"fedlens compare {place}" if len(find_runs(folder.parent)) > 1 else _another(RunDir(folder), again)
-    predict = f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(RunDir(folder))}"
-    return [predict, f"tensorboard --logdir {place}", third]
+    run, config = RunDir(folder), configuration(RunDir(folder))
+    given = from_python(config)
+    commands = [f"tensorboard --logdir {place}"]
+    if "model" not in given and not (given and is_personal(config)):
+        commands.insert(0, f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(run)}")
+    if len(find_runs(folder.parent)) > 1:
+        commands.append(f"fedlens compare {place}")
+    elif not given:
+        commands.append(_another(run, again))
+    return commands
+
+
+def from_python(config: Mapping[str, Any]) -> list[str]:
+    """What of a run was handed over by a Python program, "data" or "model": no command can run it again."""
+    named = {"data": "source", "model": "name"}
+    return [section for section, key in named.items() if config.get(section, {}).get(key) == "python"]
+
+
+def resuming(folder: str, command: str) -> str:
+    """How to go on with a run: by `command`, or from Python, where what was handed over has to be given again."""
+    given = from_python(configuration(RunDir(Path(folder))))
+    again = "".join(f", {name}=…" for name in given)
+    return f"fedlens.resume({folder!r}{again})" if given else f"{command} {shlex.quote(folder)}"
 
 
 def _another(run: RunDir, again: str) -> str:
@@ -163,12 +183,12 @@ def whose(run: RunDir) -> str:
         return ""
     if not is_personal(configuration(run)):
         return ""
-    return f" --client {shlex.quote(next(iter(read_json(run.partition)['clients'])))}"
+    return f" --client {shlex.quote(next(iter(read_saved(run.partition, Partition)['clients'])))}"
 
 
 def configuration(run: RunDir) -> dict[str, Any]:
     """The run's configuration; empty where there is none."""
     if not run.config.exists():
         return {}
-    found: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
+    found: dict[str, Any] = read_file(run.config).tree
     return found

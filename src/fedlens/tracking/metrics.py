@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlens.errors import FedLensError
-from fedlens.files import to_json, write_atomic, write_json
+from fedlens.files import read_regular, to_json, write_atomic, write_json
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.renamed import with_names_of_today
+from fedlens.tracking.saved import Round, formed, parse_line
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
     from fedlens.federation.records import Evaluation, RoundRecord
@@ -60,17 +60,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, oldest first; a last line torn by a kill is left out, no file is an empty list.
 
     Raises:
-        FedLensError: a line before the last is not JSON.
+        FedLensError: the file cannot be read, or a line before the last is no round.
     """
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        texts = read_regular(path).decode(errors="replace").split("\n")
+    except OSError as error:
+        raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
     for number, text in enumerate(texts[:-1], start=1):  # a whole line ends in a newline, so the last piece is no line
-        try:
-            lines.append(with_names_of_today(json.loads(text)))
-        except json.JSONDecodeError as error:
-            raise FedLensError(f"{path}, line {number}: not JSON. Remove the line, or run again.") from error
+        where = f"{path}, line {number}"
+        lines.append(formed(with_names_of_today(parse_line(text, where)), Round, where))
     return lines
 
 

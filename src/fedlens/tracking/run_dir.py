@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlens.errors import ConfigError
-from fedlens.files import read_json, write_json
+from fedlens.files import write_json
+from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.versions import collect_versions
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
@@ -171,7 +172,7 @@ class RunDir:
     def divides(self, data: FederatedData) -> bool:
         """The run's clients hold the same rows as those of `data`; True, too, before the run has begun. A run of an
         older version does not know its clients' rows, and classes may have been cut in another order then: False."""
-        return not self.partition.exists() or read_json(self.partition).get("division") == data.division
+        return not self.partition.exists() or read_saved(self.partition, Partition).get("division") == data.division
 
     def finish(self, reason: str) -> None:
         """Write `result.json`: the run has ended, and why (all rounds, target reached, …)."""

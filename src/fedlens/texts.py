@@ -15,9 +15,21 @@ from typing import Any
 import yaml
 
 from fedlens.errors import ConfigError
+from fedlens.files import read_regular
 
 Key = tuple[str, ...]
 """Where a value lives: ("data", "partition", "alpha")."""
+
+LONGEST = 256_000
+"""Bytes of a configuration file that are read at most. YAML is parsed slowly: so many take a second or two."""
+
+MOST_VALUES = 100_000
+"""Values that a text may hold when its aliases (`*name`) are written out."""
+
+MOST_DIGITS = 100
+
+_CONSTRUCTORS_FAIL = (ValueError, TypeError, AttributeError, OverflowError)
+"""What PyYAML raises of a text with an explicit tag that does not fit, such as `!!int many`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,7 +50,17 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
-_Loader.add_constructor("tag:fedlens,1:int", lambda _, node: int(node.value))
+
+
+def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
+    digits = len(node.value)
+    if digits > MOST_DIGITS:
+        problem = f"a number of {digits:,} digits; at most {MOST_DIGITS} are read"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:fedlens,1:int", _integer)
 _Loader.add_constructor("tag:fedlens,1:float", lambda _, node: float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower())))
 
 
@@ -51,13 +73,14 @@ class Text:
 
 
 def read_file(path: Path) -> Text:
-    """Parse a configuration file.
+    """Parse a configuration file, whoever wrote it.
 
     Raises:
-        ConfigError: it is not there, not UTF-8, not YAML (line and column are given), or a key occurs twice.
+        ConfigError: it is not there, no regular file, too long, not UTF-8, not YAML (line and column are given), a key
+            occurs twice, or aliases make much out of little.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_regular(path, LONGEST).decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(_missing(path)) from error
     except IsADirectoryError as error:
@@ -73,9 +96,21 @@ def parse_value(text: str) -> Any:
     """One YAML value, as on the command line.
 
     Raises:
-        yaml.YAMLError: it is not YAML.
+        yaml.YAMLError: it is not YAML, or as `read_file` says of aliases and nesting.
     """
-    return yaml.load(text, Loader=_Loader)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _written_out(node, {})
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except _CONSTRUCTORS_FAIL as error:
+        raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
 
 
 def write_text(tree: Mapping[str, Any]) -> str:
@@ -100,14 +135,15 @@ def _parse_document(content: str, name: str) -> Text:
         node = loader.get_single_node()
         if node is None:
             return Text()
+        _written_out(node, {})
         lines: dict[Key, int] = {}
         _scan(node, (), lines, name)
         tree = loader.construct_document(node)
     except RecursionError as error:
-        raise ConfigError(f"{name}: an alias (`*name`) refers to itself") from error
+        raise ConfigError(f"{name}: is nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_broken(name, error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_CONSTRUCTORS_FAIL) as error:
         raise ConfigError(f"{name}: is not YAML ({error})") from error
     finally:
         loader.dispose()
@@ -116,6 +152,25 @@ def _parse_document(content: str, name: str) -> Text:
     if not isinstance(tree, dict):
         raise ConfigError(f"{name}: must hold sections such as `model:`, but holds a {type(tree).__name__}")
     return Text(tree, lines)
+
+
+def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values `node` holds with its aliases written out. `sizes`: of nodes that are done, 0 while counted.
+
+    Raises:
+        yaml.YAMLError: an alias refers to itself, or there are more than `MOST_VALUES`.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = (child for item in inner for child in (item if isinstance(item, tuple) else (item,)))
+        sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in children)
+    elif not sizes[id(node)]:
+        raise yaml.MarkedYAMLError(problem="an alias (`*name`) refers to itself", problem_mark=node.start_mark)
+    if sizes[id(node)] > MOST_VALUES:
+        problem = f"with its aliases (`*name`) written out it holds more than {MOST_VALUES:,} values"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return sizes[id(node)]
 
 
 def _scan(node: yaml.Node, at: Key, lines: dict[Key, int], name: str) -> None:

@@ -1,0 +1,149 @@
+"""What a run left on the disk, read back: JSON files and lines of a known form, whoever has touched them since.
+
+Only the form is looked at, not what the numbers say; further keys are allowed, as later versions may write them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fedlens.errors import FedLensError
+from fedlens.files import parse_json, read_json
+
+
+class Evaluation(BaseModel):
+    """Of the shared model, on test or validation images."""
+
+    accuracy: float | None
+    loss: float | None = None
+    recalls: list[float | None] = []
+    examples: int = 0
+
+
+class Home(BaseModel):
+    """Client accuracy of a round."""
+
+    by_client: list[dict[str, Any]] = []
+
+
+class Trained(BaseModel):
+    """A client's part in a round."""
+
+    client: str
+    metrics: dict[str, float | None]
+
+
+class Failed(BaseModel):
+    client: str
+    reason: str
+
+
+class Round(BaseModel):
+    """A line of metrics.jsonl."""
+
+    round: int
+    test: Evaluation | None
+    validation: Evaluation | None
+    clients: Home | None
+    cohort: list[Trained]
+    failures: list[Failed]
+    bytes_up: float
+    bytes_down: float
+    seconds: dict[str, float | None]
+    train_loss: float | None
+    virtual_seconds: float | None = None
+    staleness: dict[str, float] | None = None
+    measures: dict[str, float | None] = {}
+
+
+class Partition(BaseModel):
+    """partition.json."""
+
+    class_names: list[str]
+    clients: dict[str, dict[str, list[int]]]
+    test: list[int]
+
+
+class Confusion(BaseModel):
+    """confusion.json."""
+
+    test: list[list[int]] | None
+    validation: list[list[int]] | None
+
+
+class Data(BaseModel):
+    """data.json."""
+
+    read: int
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+
+
+class Result(BaseModel):
+    """result.json."""
+
+    reason: str
+
+
+def read_saved(path: Path, form: Any) -> Any:
+    """The value in a JSON file of a run.
+
+    Raises:
+        FedLensError: it cannot be read, is not JSON, or has not this form; the message names file and line, or key.
+    """
+    try:
+        value = read_json(path)
+    except json.JSONDecodeError as error:
+        raise FedLensError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {_WAY_OUT}") from error
+    except OSError as error:
+        raise FedLensError(f"{path}: cannot be read ({error.strerror}); {_WAY_OUT}") from error
+    return formed(value, form, str(path))
+
+
+def parse_line(text: str, where: str) -> dict[str, Any]:
+    """One line of metrics.jsonl. `where` names file and line.
+
+    Raises:
+        FedLensError: it is not JSON, or has not the form of a round.
+    """
+    try:
+        value = parse_json(text)
+    except json.JSONDecodeError as error:
+        raise FedLensError(f"{where}: not JSON ({error.msg}). Remove the line, or run again.") from error
+    if not isinstance(value, dict) or not isinstance(value.get("round"), int):
+        kind = f"no round, but {type(value).__name__}" if not isinstance(value, dict) else "no number of a round"
+        raise FedLensError(f"{where}: {kind}. Remove the line, or run again.")
+    return value
+
+
+def formed(value: Any, form: Any, where: str) -> Any:
+    """`value`, if it has the form `form`.
+
+    Raises:
+        FedLensError: it has not; the message names the first key that is otherwise.
+    """
+    try:
+        _adapter(form).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise FedLensError(f"{where}: {key}: {reason}; {_WAY_OUT}") from error
+    return value
+
+
+_WAY_OUT = "mend the file, or leave this run out"
+
+
+@cache
+def _adapter(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
+
+
+Anything = Mapping[str, Any]
