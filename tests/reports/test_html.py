@@ -112,7 +112,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FedLensError, match=r"partition\.json, line 1: not JSON"):
         load_run(run.path)
     run.config.write_text("a: [")
-    with pytest.raises(FedLensError, match=r"config\.yaml: not YAML"):
+    with pytest.raises(FedLensError, match=r"config\.yaml, line 1, column 5: is not YAML"):
         load_run(run.path)
     with pytest.raises(ConfigError, match="does not exist"):
         load_run(tmp_path / "nothing")

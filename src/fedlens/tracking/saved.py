@@ -88,7 +88,7 @@ class Data(BaseModel):
 class Result(BaseModel):
     """result.json."""
 
-    reason: str
+    reason: str = ""
 
 
 def read_saved(path: Path, form: Any) -> Any:
