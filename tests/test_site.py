@@ -184,7 +184,7 @@ def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
         ({"name": "fedrep", "head_epochs": 9}, 11),
         ({"name": "ditto", "personal_epochs": 4}, 6),
         ({"name": "finetune", "tune_epochs": 5}, 7),
-        ({"name": "pfedme", "personal_steps": 5}, 10),
+        ({"name": "pfedme", "personal_steps": 5}, 12),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else None,
 )

@@ -59,6 +59,14 @@ def test_both_readmes_have_the_same_structure() -> None:
     assert percentages(demo(CHINESE)) == percentages(demo(README)) == percentages(demo(ROOT / "docs" / "quickstart.md"))
 
 
+def test_a_translated_page_has_the_blocks_and_headings_of_the_english_one() -> None:
+    for page in (ROOT / "docs").glob("*.zh-CN.md"):
+        english = page.with_name(page.name.replace(".zh-CN", ""))
+        told, translated = english.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
+        assert headings(translated) == headings(told)
+        assert [(one.mark, one.body) for one in blocks(page)] == [(one.mark, one.body) for one in blocks(english)]
+
+
 def test_every_command_stands_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     known = {name for name, _ in reference().leaves(typer.main.get_command(app))}
