@@ -16,7 +16,7 @@ from statistics import median
 import machine
 from fedlens_run import CONFIGS, FedLensRun
 
-SMALL = ("data.whole=sample", "data.rows=100", "data.image_size=32", "federated.num_rounds=2")
+SMALL = ("data.whole=sample", "data.rows=300", "data.image_size=32", "federated.num_rounds=2")
 
 
 def run(cache: str, *overrides: str) -> tuple[float, float]:

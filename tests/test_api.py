@@ -31,7 +31,8 @@ QUICK = (
 
 
 def run(tmp_path: Path, *overrides: str, config=None, **given) -> fedlens.Run:
-    return fedlens.run(config, *QUICK, f"tracking.dir={tmp_path}", *overrides, show=False, **given)
+    quick = QUICK[1:] if "model" in given else QUICK  # a model that is given has no name
+    return fedlens.run(config, *quick, f"tracking.dir={tmp_path}", *overrides, show=False, **given)
 
 
 def comparable(run: fedlens.Run) -> list[dict]:

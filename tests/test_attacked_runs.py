@@ -52,7 +52,7 @@ def linear() -> torch.nn.Module:
 
 def under_attack(*overrides: str) -> list[dict]:
     run = fedlens.run(
-        None, *FEW, "federated.num_rounds=4", "federated.local_epochs=2", *overrides,
+        None, *FEW[1:], "federated.num_rounds=4", "federated.local_epochs=2", *overrides,
         show=False, model=linear(), data=clients(5), test=squares(90),
     )  # fmt: skip
     return read_metrics(run.folder / "metrics.jsonl")
@@ -117,7 +117,13 @@ def test_too_few_usable_answers_stop_the_run_which_is_kept() -> None:
     """Two of six answers are not finite, and Krum with f = 1 needs five."""
     with pytest.raises(NotEnoughClients, match=r"usable answer: aggregation\.f = 1: krum needs .* = 5 .* there are 4"):
         fedlens.run(
-            None, *FEW, "aggregation.name=krum", show=False, model=linear(), data=clients(6, broken=2), test=squares(30)
+            None,
+            *FEW[1:],
+            "aggregation.name=krum",
+            show=False,
+            model=linear(),
+            data=clients(6, broken=2),
+            test=squares(30),
         )
     (folder,) = Path("logs").iterdir()
     assert (folder / "config.yaml").exists()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from fedlens.cli.main import app
 from fedlens.config.load import load
 from fedlens.reports.compare import compare_runs
-from fedlens.tracking.console import ConsoleTracker
+from fedlens.tracking.one_line import OneLine
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
 
@@ -49,17 +49,17 @@ def test_every_combination_runs_once() -> None:
     assert result.exit_code == 0, result.output
     assert sorted(combinations()) == sorted(GRID)
     assert [row["status"] for row in compare_runs([Path("logs/sweep")])] == ["finished"] * 4
-    assert "Compare them: fedlens compare logs/sweep" in result.stdout
+    assert "Again: fedlens compare logs/sweep" in result.stdout
 
     again = command()
     assert again.exit_code == 0
-    assert again.stdout.count("done before, in logs/sweep/") == 4
-    assert "round" not in again.stdout
+    assert again.stdout.count("done before") == 4
+    assert "left" not in again.stdout  # an estimate is shown only where something is run
     assert len(combinations()) == 4
 
 
 def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
-    class Impatient(ConsoleTracker):
+    class Impatient(OneLine):
         """A user who presses Ctrl-C in the first round of the second run."""
 
         runs = 0
@@ -71,7 +71,7 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedlens.cli.console.ConsoleTracker", Impatient)
+        patch.setattr("fedlens.tracking.one_line.OneLine", Impatient)
         stopped = command()
     assert stopped.exit_code == 130, stopped.output
     whole, half = find_runs(Path("logs/sweep"))

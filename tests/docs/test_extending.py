@@ -138,7 +138,7 @@ def test_free_riders_send_zeros() -> None:
     load_plugins([Path("my_attack.py")])
     attack = attacks.get("free_ride").build({})
     assert attack.crafts
-    (sent,) = attack.craft([{"w": torch.ones(2)}], Scene(5, torch.Generator()))
+    (sent,) = attack.craft([{"w": torch.ones(2)}], Scene(5, torch.Generator(), 0.2))
     assert sent["w"].tolist() == [0.0, 0.0]
 
 

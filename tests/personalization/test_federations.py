@@ -22,7 +22,8 @@ from fedlens.runtimes.in_process import InProcessRuntime
 
 PLAN = Plan(8, CohortRule(1.0, 2, seed=0), lr=lambda _round: 0.05, evaluate_clients_every=8)
 QUICK = (
-    *("model.name=lenet", "personalization.name=fedper", "federated.num_rounds=1", "data.partition.clients=2"),
+    *("model.name=lenet", "personalization.name=fedper", "federated.num_rounds=1", "data.partition.scheme=iid"),
+    "data.partition.clients=2",
     *("runtime.name=in_process", "tracking.tensorboard=false", "tracking.report=false"),
 )
 METHODS = [name for name in personalizations.names() if name != "none"]
