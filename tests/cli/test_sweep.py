@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 from fedlens.cli.main import app
 from fedlens.config.load import load
 from fedlens.reports.compare import compare_runs
-from fedlens.tracking.one_line import OneLine
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.one_line import OneLine
 from fedlens.tracking.run_dir import RunDir, find_runs
 
 SWEEP = (
