@@ -29,4 +29,5 @@ class FashionMnistPart(Source):
 
 def spread(rows: Rows, count: int) -> Rows:
     """So many of the rows, at equal distances: the sample's are ordered by shop."""
-    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+    spaced: Rows = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+    return spaced
