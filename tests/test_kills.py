@@ -16,18 +16,19 @@ from fedlens.tracking.metrics import read_metrics
 pytestmark = pytest.mark.slow
 
 ROUNDS = 8
-SETTINGS = (
+BASE = (
     "model.name=lenet",
     "optimizer.lr=0.05",
     f"federated.num_rounds={ROUNDS}",
-    "federated.fraction_fit=0.4",
     "federated.evaluate_clients_every=3",
     "strategy.name=fedavgm",
     "optimizer.keep=true",  # the clients' own files must go back with the server
-    "runtime.workers=2",
     "tracking.tensorboard=false",
     "tracking.report=false",
 )
+COHORTS = ("federated.fraction_fit=0.4",)
+WORKERS = ("runtime.workers=2",)
+SETTINGS = (*BASE, *COHORTS, *WORKERS)
 FEDLENS = (sys.executable, "-c", "from fedlens.cli.main import main; main()")
 
 

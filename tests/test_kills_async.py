@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from tests.test_kills import (
+    BASE,
+    COHORTS,
     MOMENTS,
-    SETTINGS,
+    WORKERS,
     assert_same,
     finish,
     lines_written,
@@ -21,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 CLOCK = ("clock.name=half_normal", "clock.dropout=0.1", "clock.available=0.8", "clock.cycle=7")
 RUNS = {
-    "fedbuff": (*SETTINGS, *CLOCK, "schedule.name=fedbuff", "schedule.buffer_size=3", "schedule.concurrency=6"),
-    "fedasync": (*SETTINGS, *CLOCK, "strategy.name=fedprox", "schedule.name=fedasync", "runtime.name=in_process"),
+    "fedbuff": (*BASE, *WORKERS, *CLOCK, "schedule.name=fedbuff", "schedule.buffer_size=3", "schedule.concurrency=6"),
+    "fedasync": (*BASE, *COHORTS, *CLOCK, "strategy.name=fedprox", "schedule.name=fedasync", "runtime.name=in_process"),
 }
 
 

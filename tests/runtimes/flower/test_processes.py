@@ -26,7 +26,13 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 6
 PLUGIN = "my_scaffold.py"
-SCAFFOLD = (f"plugins=[{PLUGIN}]", "strategy.name=my_scaffold", "optimizer.momentum=0", "optimizer.lr=0.15")
+SCAFFOLD = (
+    f"plugins=[{PLUGIN}]",
+    "strategy.name=my_scaffold",
+    "optimizer.momentum=0",
+    "optimizer.keep=false",  # without momentum there is nothing to keep
+    "optimizer.lr=0.15",
+)
 RUNS = {**ALGORITHMS, "SCAFFOLD of docs/extending.md": SCAFFOLD}
 
 
