@@ -25,8 +25,7 @@ from fedlens.tracking.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = (
-    "model.name=lenet",
+WITHOUT_MODEL = (
     "federated.num_rounds=2",
     "federated.fraction_fit=0.3",
     "federated.evaluate_clients_every=1",
@@ -36,6 +35,7 @@ SETTINGS = (
     "runtime.workers=2",
     "tracking.tensorboard=false",
 )
+SETTINGS = ("model.name=lenet", *WITHOUT_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +179,10 @@ def test_data_from_python_is_given_again(tmp_path: Path) -> None:
     data = TensorDataset(torch.rand(120, 1, 16, 16, generator=generator), torch.arange(120) % 3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     run = fedlens.run(
-        None, *SETTINGS, "personalization.name=ditto", f"tracking.dir={tmp_path}", "tracking.report=false",
+        None, *WITHOUT_MODEL, "personalization.name=ditto", f"tracking.dir={tmp_path}", "tracking.report=false",
         data=data, model=model, show=False,
     )  # fmt: skip
-    with pytest.raises(ModelError, match=r"the images are not those of this run.*model_of\(client, data=…\)"):
+    with pytest.raises(ModelError, match=r"given from Python; give them again: .*model_of\(client, data=…\)"):
         run.model_of("client1", model=model)
     assert run.model_of("client1", model=model, data=data)(torch.rand(2, 1, 16, 16)).shape == (2, 3)
 
@@ -198,7 +198,8 @@ def test_what_a_partly_private_run_says(runs) -> None:
     assert row["strategy"] == "fedavg + fedper"
     assert row["accuracy"] is None or np.isnan(row["accuracy"])
     page = re.sub(r"<[^>]+>", " ", run.report.read_text(encoding="utf-8"))
-    assert re.search(r"–\s+test accuracy, last round", page)
+    assert re.search(r"%\s+client accuracy, mean over clients", page)
+    assert not re.search(r"%\s+test accuracy", page)
     ditto = read_metrics(RunDir(runs["ditto"].folder).metrics)[-1]
     assert ditto["clients"]["shared_accuracy"] is not None
     assert 'id="shared-against-personal"' in runs["ditto"].report.read_text(encoding="utf-8")

@@ -143,9 +143,10 @@ def run(
     Raises:
         FedLensError: what went wrong, and the way out.
     """
-    resolved = _resolve(config, overrides, "run", model=model is not None, data=data is not None)
+    observer = _observer(show)
+    resolved = _resolve(config, overrides, "run", observer.note, model=model is not None, data=data is not None)
     given = _given(resolved, model, data, test, class_names)
-    return _in_new_folder(resolved, lambda folder: _execute(resolved, folder, given, show, trackers))
+    return _in_new_folder(resolved, lambda folder: _execute(resolved, folder, given, observer, trackers))
 
 
 def resume(
@@ -182,8 +183,9 @@ def serve(
     Raises:
         FedLensError: what went wrong, and the way out.
     """
-    resolved = _resolve(config, overrides, "server")
-    return _in_new_folder(resolved, lambda folder: _serve(resolved, folder, show, trackers))
+    observer = _observer(show)
+    resolved = _resolve(config, overrides, "server", observer.note)
+    return _in_new_folder(resolved, lambda folder: _serve(resolved, folder, observer, trackers))
 
 
 def serve_on(
@@ -229,6 +231,7 @@ def _resolve(
     config: str | Path | Mapping[str, Any] | Config | None,
     overrides: Sequence[str],
     use: Use | None,
+    note: Callable[[str], None] = lambda _: None,
     *,
     model: bool = False,
     data: bool = False,
@@ -237,7 +240,7 @@ def _resolve(
     given = frozenset([OWN_MODEL] * model + [OWN_DATA] * data)
     extra = config if isinstance(config, Mapping) else None
     below = None if config is None or extra is not None else config if isinstance(config, Config) else Path(str(config))
-    resolved = load(below, overrides, extra, use=use, given=given)
+    resolved = load(below, overrides, extra, use=use, given=given, note=note)
     families = [MODEL] * model + [SOURCE] * data
     sections = {family.section: _handed_over(family, getattr(resolved, family.section)) for family in families}
     return resolved.model_copy(update=sections)

@@ -158,9 +158,9 @@ def serve_grid(grid: Grid, context: Context) -> None:
     """
     watch = Stopwatch()
     file, overrides = (str(context.run_config.get(key, "")) for key in ("config", "overrides"))
-    config = load(Path(file) if file else None, shlex.split(overrides), use="server")
-    check_serving(config)
     observer = ConsoleTracker()
+    config = load(Path(file) if file else None, shlex.split(overrides), use="server", note=observer.note)
+    check_serving(config)
     folder = RunDir.create(config.tracking.dir, config.tracking.name or f"{config.strategy.name}-{config.model.name}")
     runtime = FlowerRuntime(
         GivenGrid(grid),

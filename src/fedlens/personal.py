@@ -1,4 +1,4 @@
-"""The model that one client of a run uses at home: what the run's last checkpoint shares, and what the client kept."""
+"""The model that one client of a run uses: what the run's last checkpoint shares, and what the client kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fedlens.config import problems
+from fedlens.config.blocks import PYTHON
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.load import load_saved
@@ -49,12 +50,14 @@ def open_personal(
     """
     checkpoint = _checkpoint(run, client)
     config = load_saved(run.config)
+    if data is None and config.data.source == PYTHON:
+        raise ModelError(
+            f"{run.path}: the run's images were given from Python; give them again: "
+            "fedlens.load_run(…).model_of(client, data=…)"
+        )
     experiment = build_experiment(config, run.path, Silent().progress, model=model, data=data)
     if read_saved(run.fingerprint, str) != experiment.shown.cache_key:
-        raise ModelError(
-            f"{run.path}: the images are not those of this run; put them back, or, where they were given from Python, "
-            "use fedlens.load_run(…).model_of(client, data=…)"
-        )
+        raise ModelError(f"{run.path}: the images are not those of this run; put them back")
     if not run.divides(experiment.shown):
         raise ModelError(
             f"{run.path}: the images are dealt out to the clients in another way than when this run was made, "

@@ -165,6 +165,28 @@ def test_a_simulation_s_keys_at_a_server(key: str, text: str, around: tuple[str,
     load(None, [f"{key}={text}", *around], use=None)  # it may be for either
 
 
+def test_one_file_serves_both_commands(tmp_path: Path) -> None:
+    """What counts for the other command is left out and said; on the command line it is a mistake (above)."""
+    file, said = tmp_path / "config.yaml", []
+    file.write_text(
+        "server: {address: 'h:1', rejoin_seconds: 9}\nfederated: {round_deadline: 30, num_rounds: 4}\n"
+        "data: {partition: {scheme: iid, clients: 8}, test: 0.3}\nruntime: {workers: 3}\n"
+    )
+    run = load(file, use="run", note=said.append)
+    server = load(file, use="server", note=said.append)
+    assert said == [
+        "this command does not use server.address, server.rejoin_seconds, federated.round_deadline: left out",
+        "this command does not use runtime.workers, data.partition.scheme, data.partition.clients, data.test: left out",
+    ]
+    plain = Config()
+    assert (run.server, run.federated.round_deadline) == (plain.server, plain.federated.round_deadline)
+    assert (run.runtime.workers, run.data.partition.clients, run.data.test) == (3, 8, 0.3)
+    assert (server.server.address, server.federated.round_deadline) == ("h:1", 30)
+    assert (server.runtime.workers, server.data.partition) == (plain.runtime.workers, plain.data.partition)
+    with pytest.raises(ConfigError, match=r"server.address = 'h:1': is for `fedlens server`.*command line"):
+        load(file, ["server.address=h:1"], use="run")
+
+
 def test_a_later_layer_that_makes_a_key_idle_leaves_it_out(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(

@@ -28,11 +28,13 @@ Given = frozenset[str]
 
 @dataclass(frozen=True)
 class Idle:
-    """A key without effect. text: why, and the way out; because: the keys that decide it."""
+    """A key without effect. text: why, and the way out; because: the keys that decide it; other_use: it counts where
+    the same configuration is used for the other of `Use`."""
 
     key: str
     text: str
-    because: tuple[str, ...]
+    because: tuple[str, ...] = ()
+    other_use: bool = False
 
 
 def idle_keys(config: Config, use: Use | None = None, given: Given = frozenset()) -> Iterator[Idle]:
@@ -146,29 +148,29 @@ def _of_server(config: Config) -> Iterator[Idle]:
     """What counts only where the clients are on other machines."""
     text = "is for `fedlens server`; a simulation has no use for it, so leave it out"
     for name in ServerSection.model_fields:
-        yield Idle(f"server.{name}", text, ())
-    yield Idle("federated.round_deadline", text, ())
+        yield Idle(f"server.{name}", text, other_use=True)
+    yield Idle("federated.round_deadline", text, other_use=True)
     asynchronous = isinstance(SCHEDULE.choose(config.schedule), Asynchronous)  # refuses it by itself
     if not asynchronous and not CLOCK.choose(config.clock).virtual:
         late = "without a clock no simulated client is late; set clock.name, or leave it out"
-        yield Idle("federated.over_selection", late, ("clock.name",))
+        yield Idle("federated.over_selection", late, ("clock.name",), other_use=True)
 
 
 def _of_simulation(config: Config) -> Iterator[Idle]:
     """What counts only where the clients are simulated."""
     text = "is for simulations (`fedlens run`); sites decide it themselves, so leave it out"
     for key in ("name", "workers", "address", "threads_per_worker"):
-        yield Idle(f"runtime.{key}", text, ())
+        yield Idle(f"runtime.{key}", text, other_use=True)
     for key in PartitionSection.model_fields:
-        yield Idle(f"data.partition.{key}", text, ())
-    yield Idle("attack.fraction", text, ())
+        yield Idle(f"data.partition.{key}", text, other_use=True)
+    yield Idle("attack.fraction", text, other_use=True)
     if config.server.certs is not None:
         alone = "server.certs lets only registered clients in; use one of the two"
         yield Idle("server.insecure", alone, ("server.certs",))
     if config.data.path is None and config.data.source == AUTO:
         none = "the server has no images of its own; name them by data.path, or leave it out"
         for key in ("test", "on_bad_image", "max_pixels"):
-            yield Idle(f"data.{key}", none, ())
+            yield Idle(f"data.{key}", none, other_use=True)
 
 
 def _beside_own_data(config: Config) -> Iterator[Idle]:

@@ -5,7 +5,8 @@ paths, also those inside a file, are relative to the current folder. Naming anot
 (`strategy.name=fedavgm` over a file's fedprox) leaves out the parameters that belonged to the block before.
 
 A key that is given and has no effect is a mistake (`config.idle` has the rules). Where a later layer is the reason, the
-key is left out instead, as a block's parameters are: `data.source=sample` over a file's `path`.
+key is left out instead, as a block's parameters are: `data.source=sample` over a file's `path`. So are a file's keys
+that count only for the other of `fedlens run` and `fedlens server`: one file serves both.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def load(
     *,
     use: Use | None = None,
     given: Given = frozenset(),
+    note: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """The configuration of a run: `path` (YAML; or a configuration), `extra` over it (nested, or dotted keys),
     `overrides` over both.
@@ -55,15 +57,16 @@ def load(
     Plugins are imported first, so that their blocks are known. Parameters that a block leaves to their defaults
     are filled in: what is saved with a run says all that it used.
 
-    use    what it is for: keys that count only for the other use are mistakes
+    use    what it is for: keys that count only for the other use are left out where `path` holds them, else mistakes
     given  `OWN_DATA`, `OWN_MODEL`: what a Python program hands over, in the layer of `extra`
+    note   is told of keys that are left out for `use`
 
     Raises:
         ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, where it stands.
     """
     mistakes: list[str] = []
     layers = _layers(path, overrides, extra or {}, mistakes)
-    return _checked(layers, mistakes, lambda config: idle_keys(config, use, given))
+    return _checked(layers, mistakes, lambda config: idle_keys(config, use, given), note=note)
 
 
 def load_saved(path: Path, overrides: Sequence[str] = (), *, use: Use | None = None) -> Config:
@@ -96,7 +99,12 @@ def _layers(
 
 
 def _checked(
-    layers: Sequence[Layer], mistakes: list[str], idle: Callable[[Config], Iterable[Idle]], *, saved: bool = False
+    layers: Sequence[Layer],
+    mistakes: list[str],
+    idle: Callable[[Config], Iterable[Idle]],
+    *,
+    saved: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """The configuration that `layers` describe together.
 
@@ -114,7 +122,7 @@ def _checked(
         for family in FAMILIES.values():
             _complete_block(family, tree, layer, mistakes, skip=found)
     if not mistakes:
-        mistakes.extend(settle(tree, idle(Config.model_validate(tree)), layers, saved=saved))
+        mistakes.extend(settle(tree, idle(Config.model_validate(tree)), layers, saved=saved, note=note))
         mistakes.extend(mismatches(Config.model_validate(tree), layer.where))
         mistakes.extend(unknown_architecture(Config.model_validate(tree), layer.where))
     if mistakes:

@@ -1,8 +1,12 @@
-"""What becomes of keys that have no effect: left out where a later layer is the reason, else a mistake."""
+"""What becomes of keys that have no effect.
+
+Left out where a later layer is the reason, and where a file holds them for the other use: one file serves
+`fedlens run` and `fedlens server`. Else they are a mistake.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,15 @@ _IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
 """What a Python program hands over stands in the layer of its arguments, above the file."""
 
 
-def settle(tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool) -> Iterator[str]:
-    """Take keys that a later layer made idle out of `tree`; a line for each other one.
+def settle(
+    tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool, note: Callable[[str], None]
+) -> Iterator[str]:
+    """Take idle keys out of `tree` where that is what their user means; a line for each other one.
 
     layers  the lowest first; saved: all but the highest are what a run has saved, whose idle keys are taken out
+    note    is told of the keys that a file holds for the other use
     """
+    unused: list[str] = []
 
     def height(key: str) -> int:
         standing = (number for number, layer in enumerate(layers) if value_in(layer.tree, key) is not ...)
@@ -31,9 +39,15 @@ def settle(tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], 
         if any(height(key) > at for key in one.because) or (saved and at < len(layers) - 1):
             _leave_out(tree, one.key)
             continue
+        if one.other_use and at == 0:
+            _leave_out(tree, one.key)
+            unused.append(one.key)
+            continue
         value = value_in(tree, one.key)
         shown = str(value) if isinstance(value, Path) else value
         yield problems.line(one.key, one.text, shown, layers[at].where(one.key))
+    if unused:
+        note(f"this command does not use {', '.join(unused)}: left out")
 
 
 def _leave_out(tree: dict[str, Any], key: str) -> None:

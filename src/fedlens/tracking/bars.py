@@ -132,7 +132,7 @@ class Bars:
         self._say(text)
 
 
-_KINDS = {"train": "", "evaluate": "at home: ", "count": "held-out images: "}
+_KINDS = {"train": "", "evaluate": "clients' tests: ", "count": "held-out images: "}
 
 
 def _words(standing: Standing) -> str:
