@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
+from fedlens.board import Board
 from fedlens.config.against_data import check_stopping
 from fedlens.config.blocks import AGGREGATION, MODEL, find
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
-from fedlens.config.hparams import hyper_parameters
 from fedlens.config.load import dump
 from fedlens.config.paths import PATHS_FILE, save_paths
 from fedlens.config.pictures import keep_pictures
@@ -28,7 +26,7 @@ from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, Evaluate, Measure
 from fedlens.federation.measures import ClientMeasures
-from fedlens.federation.records import RoundRecord, Tracker
+from fedlens.federation.records import Tracker
 from fedlens.federation.survey import Survey
 from fedlens.files import write_atomic, write_json
 from fedlens.fonts import missing_note
@@ -42,16 +40,12 @@ from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import read_saved
 from fedlens.tracking.stopwatch import Stopwatch
-from fedlens.tracking.summary import algorithm_name, last_with
-from fedlens.tracking.tensorboard import TensorBoardTracker
+from fedlens.tracking.summary import algorithm_name
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory
 
 ENOUGH_VALIDATION = 100
 """Images; with fewer, a 95 % interval is wider than 20 points."""
-
-SAMPLES = 16
-"""Pictures among TensorBoard's sample predictions."""
 
 
 @dataclass(frozen=True)
@@ -348,64 +342,3 @@ def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription
         accuracy=accuracy,
         partly_private=experiment.partly_private,
     )
-
-
-class Board:
-    """TensorBoard's side of a run: every round as it comes, and pictures when it ends or is stopped.
-
-    A picture takes longer than a small round; drawn between rounds it would show as the time of one.
-    """
-
-    def __init__(self, folder: RunDir, experiment: Experiment, runtime: Runtime, done: int) -> None:
-        self._tracker = TensorBoardTracker(folder.path, experiment.data.class_names, done or None)
-        self._folder = folder
-        self._experiment = experiment
-        self._runtime = runtime
-
-    def round(self, record: RoundRecord) -> None:
-        self._tracker.round(record)
-
-    def finish(self) -> None:
-        """Sample predictions of the model as it stands, and the hyper-parameters with the final metrics."""
-        self._predictions()
-        final = {name: value for name, value in final_metrics(self._folder).items() if value is not None}
-        self._tracker.finish(hyper_parameters(self._experiment.config), final)
-
-    def close(self) -> None:
-        """Draw the partition, and close."""
-        clients = self._runtime.known()
-        if clients:
-            counts = np.array([client.counts["train"] for client in clients], np.int64)
-            self._tracker.partition(counts, [client.name for client in clients])
-        self._tracker.close()
-
-    def _predictions(self) -> None:
-        experiment, data = self._experiment, self._experiment.shown
-        if experiment.partly_private:
-            return
-        rows = data.test[:: max(len(data.test) // SAMPLES, 1)][:SAMPLES]
-        if not len(rows) or data.images.is_floating_point():
-            return
-        with torch.inference_mode():
-            inputs, labels = next(experiment.examples(rows).once(SAMPLES))
-            predicted = experiment.resident.module.eval()(inputs).argmax(1)
-        names = [named(data.class_names, index) for index in (*labels.tolist(), *predicted.tolist())]
-        self._tracker.predictions(data.images[torch.from_numpy(rows)].numpy(), names[: len(rows)], names[len(rows) :])
-
-
-def named(class_names: Sequence[str], index: int) -> str:
-    """The class' name; outputs beyond the data's classes have none."""
-    return class_names[index] if index < len(class_names) else f"class {index}"
-
-
-def final_metrics(folder: RunDir) -> dict[str, float | None]:
-    """The figures that hyper-parameters are judged by."""
-    lines = read_metrics(folder.metrics)
-    test, clients = last_with(lines, "test") or {}, last_with(lines, "clients") or {}
-    return {
-        "test_accuracy": test.get("accuracy"),
-        "test_loss": test.get("loss"),
-        "client_accuracy": clients.get("accuracy"),
-        "client_accuracy_worst_tenth": clients.get("accuracy_worst_tenth"),
-        "shared_accuracy": clients.get("shared_accuracy"),
-    }

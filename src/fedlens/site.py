@@ -20,6 +20,7 @@ from fedlens.config.load import load
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config, DataSection
 from fedlens.config.site import SiteConfig
+from fedlens.data.cache import Decoding
 from fedlens.data.site import one_client, relabelled
 from fedlens.data.sources import detect
 from fedlens.data.types import FederatedData, ImageTable
@@ -152,16 +153,14 @@ class Site:
         return built
 
     def _data(self, config: Config, setup: Setup) -> FederatedData:
+        own = self._config
         return one_client(
             relabelled(self._table, setup.class_names),
-            self._config.client,
-            image_size=setup.image_size,
+            own.client,
+            Decoding(setup.image_size, own.on_bad_image, own.max_pixels, own.cache_dir),
             validation=config.data.validation,
             client_test=config.data.client_test,
             seed=config.seed,
-            on_bad_image=self._config.on_bad_image,
-            max_pixels=self._config.max_pixels,
-            cache_dir=self._config.cache_dir,
             progress=self._progress("decoding images"),
         )
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fedlens.data import cache
-from fedlens.data.cache import CachedImages, build_cache, cache_name, default_cache_dir
+from fedlens.data.cache import CachedImages, Decoding, build_cache, cache_name, default_cache_dir
 from fedlens.data.images import read
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -38,7 +38,7 @@ def table_of(images, channels=3) -> ImageTable:
 
 def build(images, folder: Path, *, size=8, channels=3, on_bad_image="skip", progress=None) -> CachedImages:
     table = table_of(images, channels)
-    return build_cache(table, image_size=size, cache_dir=folder, on_bad_image=on_bad_image, progress=progress)
+    return build_cache(table, Decoding(size, on_bad_image, cache_dir=folder), progress)
 
 
 def no_decoding(monkeypatch) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedlens.data.assignment import assign
 from fedlens.data.base import ToPartition
-from fedlens.data.cache import A_DAY, build_cache
+from fedlens.data.cache import A_DAY, Decoding, build_cache
 from fedlens.data.cached import contents
 from fedlens.data.partition.iid import Iid
 from fedlens.data.types import ImageTable
@@ -22,7 +22,7 @@ KEY = "0123456789abcdef" * 2
 
 def build(images: list[Path] | np.ndarray, cache: Path) -> Path:
     table = ImageTable(images, np.zeros(len(images), np.int64), ("thing",), channels=3)
-    return build_cache(table, image_size=8, cache_dir=cache, on_bad_image="skip").file
+    return build_cache(table, Decoding(8, cache_dir=cache)).file
 
 
 @pytest.fixture

@@ -8,17 +8,19 @@ import shutil
 import numpy as np
 from tests.photos import photos
 
+from fedlens.data.cache import Decoding
 from fedlens.data.contents import copy_notes, digest_of, fingerprint
+from fedlens.data.division import Plan
 from fedlens.data.federate import federate
 from fedlens.data.partition.iid import Iid
 from fedlens.data.sources.imagefolder import ImageFolder
 from fedlens.data.types import ClientRows
 
-HOW = {"clients": 2, "image_size": 8, "validation": 0.1, "client_test": 0.1, "test": 0.2, "seed": 0}
+PLAN = Plan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
 
 
 def key(folder, cache):
-    return federate(ImageFolder(folder).load(), scheme=Iid(), cache_dir=cache, **HOW).cache_key
+    return federate(ImageFolder(folder).load(), PLAN, Decoding(8, cache_dir=cache)).cache_key
 
 
 def test_the_key_follows_names_and_contents_not_times_or_places(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from fedlens.data import assignment
 from fedlens.data.base import Scheme
+from fedlens.data.cache import Decoding
 from fedlens.data.division import Columns, Plan, divide
 from fedlens.data.federate import federate
 from fedlens.data.partition.dirichlet import Dirichlet
@@ -180,19 +181,14 @@ def test_federate_numbers_rows_by_the_images_kept(tmp_path):
         files.append(file)
     files[3].write_bytes(b"not an image")
     table = ImageTable(files, np.arange(40) % 2, ("even", "odd"), channels=1)
-    data = federate(
-        table, scheme=Iid(), clients=2, image_size=8, validation=0.1, client_test=0.1, test=0.2, seed=0,
-        cache_dir=tmp_path / "cache",
-    )  # fmt: skip
+    plan = replace(PLAN, clients=2)
+    data = federate(table, plan, Decoding(8, cache_dir=tmp_path / "cache"))
     assert data.images.shape == (39, 8, 8, 1)
     assert [str(files[3])] == [file for file, _ in data.report.skipped]
     assert (data.images[:, 0, 0, 0].numpy() % 2 == data.labels.numpy()).all()
     assert data.images[3, 0, 0, 0] == 4
     with pytest.raises(DataError, match=r"03\.png"):
-        federate(
-            table, scheme=Iid(), clients=2, image_size=8, validation=0.1, client_test=0.1, test=0.2, seed=0,
-            on_bad_image="fail", cache_dir=tmp_path / "other",
-        )  # fmt: skip
+        federate(table, plan, Decoding(8, "fail", cache_dir=tmp_path / "other"))
 
 
 def test_test_images_of_a_client_are_its_test_at_home(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from tests.photos import photos
 
+from fedlens.data.cache import Decoding
 from fedlens.data.readable import readable
 from fedlens.data.show import Holdings, holdings, of_table, partition_figure, table
 from fedlens.data.sources.imagefolder import ImageFolder
@@ -39,7 +40,7 @@ def test_what_a_run_would_leave_out_is_not_counted(tmp_path, images):
     (tmp_path / "photos" / "cup" / "1.png").write_bytes(b"no image at all")
     if images == "pixels":
         table = ImageTable(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), ("a", "b"))
-    held = of_table(readable(table, image_size=8, cache_dir=tmp_path / "cache"))
+    held = of_table(readable(table, Decoding(8, cache_dir=tmp_path / "cache")))
     if images == "pixels":
         assert (held.counts.tolist(), held.notes) == ([[1, 1]], ())
         return

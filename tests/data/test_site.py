@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.photos import CLASSES, photos
 
+from fedlens.data.cache import Decoding
 from fedlens.data.division import Plan
 from fedlens.data.export import export
 from fedlens.data.federate import federate
@@ -18,7 +19,8 @@ from fedlens.data.sources.clients import ClientFolders
 from fedlens.data.sources.imagefolder import ImageFolder
 from fedlens.errors import DataError
 
-SPLIT = {"image_size": 8, "validation": 0.2, "client_test": 0.2, "seed": 5}
+SPLIT = {"validation": 0.2, "client_test": 0.2, "seed": 5}
+SMALL = Decoding(8)
 
 
 def brightest(data, row: int) -> int:
@@ -30,7 +32,7 @@ def brightest(data, row: int) -> int:
 def test_labels_follow_the_servers_names(tmp_path, names) -> None:
     table = relabelled(ImageFolder(photos(tmp_path)).load(), names)
     assert table.class_names == names
-    data = one_client(table, "client1", **SPLIT)
+    data = one_client(table, "client1", SMALL, **SPLIT)
     for row, label in enumerate(data.labels.tolist()):
         assert names[label] == CLASSES[brightest(data, row)]
 
@@ -71,11 +73,11 @@ def test_a_site_holds_out_what_the_client_holds_out_in_a_simulation(tmp_path, te
     export(table, Plan(Natural(), 3, 0.1, 0.1, test, seed=1), tmp_path / "out", cache_dir=tmp_path / "cache")
 
     held = ClientFolders(tmp_path / "out").load()
-    together = federate(held, scheme=None, clients=3, test=test, **SPLIT)
+    together = federate(held, Plan(None, 3, test=test, **SPLIT), SMALL)
     assert held.class_names == order
     for client in together.clients:
         own = relabelled(ImageFolder(tmp_path / "out" / client.name).load(), held.class_names)
-        alone = one_client(own, client.name, **SPLIT)
+        alone = one_client(own, client.name, SMALL, **SPLIT)
         (site,) = alone.clients
         for split in ("train", "val", "test"):
             rows, others = getattr(site, split), getattr(client, split)
@@ -88,13 +90,13 @@ def test_a_sites_own_splits_come_first(tmp_path) -> None:
     for split, each in (("train", 6), ("val", 2), ("test", 3)):
         photos(tmp_path / split, each=each, seed=100 * each)
     table = ImageFolder(tmp_path).load()
-    (client,) = one_client(table, "client1", **SPLIT).clients
+    (client,) = one_client(table, "client1", SMALL, **SPLIT).clients
     assert [len(rows) for rows in (client.train, client.val, client.test)] == [18, 6, 9]
     assert set(table.split[client.test].tolist()) == {"test"}
 
 
 def test_nothing_is_the_servers(tmp_path) -> None:
-    data = one_client(ImageFolder(photos(tmp_path)).load(), "client1", **SPLIT)
+    data = one_client(ImageFolder(photos(tmp_path)).load(), "client1", SMALL, **SPLIT)
     assert len(data.test) == 0
     (client,) = data.clients
     assert client.name == "client1"
@@ -105,4 +107,4 @@ def test_nothing_to_train_on(tmp_path) -> None:
     table = ImageFolder(photos(tmp_path, each=4)).load()
     table = replace(table, split=np.full(12, "test"))
     with pytest.raises(DataError, match="no images to train on: of 12 images, 12 are held out"):
-        one_client(table, "client1", **SPLIT)
+        one_client(table, "client1", SMALL, **SPLIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -224,29 +225,20 @@ def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
 def _wanted(config: Config) -> tuple[ImageTable, Any, Path]:
     """The table, how to divide it, and the cache folder."""
     from fedlens.config.blocks import SOURCE
-    from fedlens.config.builders import build_scheme
+    from fedlens.config.builders import division_plan
     from fedlens.data.cache import default_cache_dir
-    from fedlens.data.division import Plan
 
     section = config.data
-    clients, seed = section.partition.clients or 10, section.partition.seed
-    plan = Plan(build_scheme(config), clients, 0.0, 0.0, section.test, config.seed, seed)
+    plan = replace(division_plan(config), validation=0.0, client_test=0.0)
     return SOURCE.choose(section).load(), plan, section.cache_dir or default_cache_dir()
 
 
 def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], None]) -> ImageTable:
     """`table` without the images that a run would leave out."""
-    from fedlens.config.builders import natural_size
+    from fedlens.config.builders import decoding
     from fedlens.data.readable import readable
 
-    section = config.data
-    return readable(
-        table,
-        image_size=section.image_size or natural_size(config, table.native_size),
-        max_pixels=section.max_pixels,
-        cache_dir=section.cache_dir,
-        progress=progress,
-    )
+    return readable(table, decoding(config, table), progress)
 
 
 @contextmanager

@@ -51,10 +51,7 @@ def server(
     ] = None,
 ) -> None:
     """Wait for clients, and train with them. Without certificates: clients on this machine only."""
-    from fedlens import api
-    from fedlens.cli.console import terminal
     from fedlens.config.overrides import quoted
-    from fedlens.tracking.run_dir import newest
 
     path, overrides = split_arguments(arguments or [])
     flags = {
@@ -68,7 +65,14 @@ def server(
         "tracking.name": name and quoted(name),
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    path = config or path
+    _wait_and_train(config or path, resume, overrides)
+
+
+def _wait_and_train(path: Path | None, resume: Path | None, overrides: list[str]) -> None:
+    from fedlens import api
+    from fedlens.cli.console import terminal
+    from fedlens.tracking.run_dir import newest
+
     resume = resume and newest(resume)
     file = resume / "config.yaml" if resume else path
     again = shlex.join(["fedlens", "server", *map(str, [file] if file else []), *overrides])

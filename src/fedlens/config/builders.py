@@ -22,10 +22,12 @@ from fedlens.config.blocks import (
     STRATEGY,
 )
 from fedlens.config.schema import Config, ModelSection
+from fedlens.data import division
 from fedlens.data.base import Scheme
+from fedlens.data.cache import Decoding
 from fedlens.data.federate import federate
 from fedlens.data.sources import detect
-from fedlens.data.types import FederatedData
+from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import ConfigError
 from fedlens.federation.coordinator import Plan
 from fedlens.federation.schedule import CohortRule, Stopping
@@ -75,23 +77,24 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
         section = section.model_copy(update={"source": detect(section.path)})
     table = SOURCE.choose(section).load()
     check_keys_of_table(config, table, simulated=simulated)
-    data = federate(
-        table,
-        scheme=build_scheme(config),
-        clients=section.partition.clients or 10,
-        image_size=section.image_size or natural_size(config, table.native_size),
-        validation=section.validation,
-        client_test=section.client_test,
-        test=section.test,
-        seed=config.seed,
-        partition_seed=section.partition.seed,
-        on_bad_image=section.on_bad_image,
-        max_pixels=section.max_pixels,
-        cache_dir=section.cache_dir,
-        progress=progress("decoding images"),
-    )
+    data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
     source = " ".join([section.source, *([str(section.path)] if section.path else [])])
     return replace(data, report=replace(data.report, source=source))
+
+
+def division_plan(config: Config) -> division.Plan:
+    """How the images are divided among clients and splits."""
+    section = config.data
+    clients, seed = section.partition.clients or 10, section.partition.seed
+    shares = section.validation, section.client_test, section.test
+    return division.Plan(build_scheme(config), clients, *shares, config.seed, seed)
+
+
+def decoding(config: Config, table: ImageTable) -> Decoding:
+    """How the images of `table` are decoded."""
+    section = config.data
+    size = section.image_size or natural_size(config, table.native_size)
+    return Decoding(size, section.on_bad_image, section.max_pixels, section.cache_dir)
 
 
 def build_scheme(config: Config) -> Scheme | None:

@@ -54,6 +54,20 @@ Decode = Callable[[Path], Decoded]
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How images are decoded, to `image_size` pixels a side, and where they are kept.
+
+    `on_bad_image`: whether one that cannot be decoded is left out; `max_pixels`: see `images.read`; `cache_dir` None:
+    `default_cache_dir`.
+    """
+
+    image_size: int
+    on_bad_image: OnBadImage = "skip"
+    max_pixels: int = MAX_PIXELS
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
 class CachedImages:
     """The images of a table that could be decoded.
 
@@ -80,15 +94,9 @@ def default_cache_dir() -> Path:
 
 
 def build_cache(
-    table: ImageTable,
-    *,
-    image_size: int,
-    cache_dir: Path | None,
-    on_bad_image: OnBadImage,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    table: ImageTable, decoding: Decoding, progress: Callable[[int, int], None] | None = None
 ) -> CachedImages:
-    """Decode every image of `table` to `image_size` pixels a side, or find that this was done before.
+    """Decode every image of `table`, or find that this was done before.
 
     A cache is found by the files' paths, sizes, modes and times of change, so nothing is opened when it is there.
     `progress` is called with (images done, images in all) while decoding.
@@ -97,8 +105,9 @@ def build_cache(
         DataError: no image can be decoded; or one cannot and `on_bad_image` is "fail"; or the disk is full or the
             cache folder cannot be written.
     """
+    image_size, max_pixels, on_bad_image = decoding.image_size, decoding.max_pixels, decoding.on_bad_image
     name = cache_name(table, image_size, max_pixels)
-    folder = (cache_dir.expanduser() if cache_dir else default_cache_dir()) / "images"
+    folder = (decoding.cache_dir.expanduser() if decoding.cache_dir else default_cache_dir()) / "images"
     pixels, index = folder / f"{name}.u8", folder / f"{name}.json"
     row_bytes = image_size * image_size * table.channels
     found = _find(pixels, index, table, row_bytes)

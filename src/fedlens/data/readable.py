@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from fedlens.data.cache import build_cache
+from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.export import take
-from fedlens.data.images import MAX_PIXELS
 from fedlens.data.types import ImageTable
 
 
-def readable(
-    table: ImageTable,
-    *,
-    image_size: int,
-    max_pixels: int = MAX_PIXELS,
-    cache_dir: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> ImageTable:
+def readable(table: ImageTable, decoding: Decoding, progress: Callable[[int, int], None] | None = None) -> ImageTable:
     """`table` without the images that cannot be decoded, and a note on them.
 
     Only decoding shows which: the header of a file that was cut is whole. The images go into the cache, where a run
@@ -32,14 +23,7 @@ def readable(
     """
     if isinstance(table.images, np.ndarray):
         return table
-    cached = build_cache(
-        table,
-        image_size=image_size,
-        cache_dir=cache_dir,
-        on_bad_image="skip",
-        max_pixels=max_pixels,
-        progress=progress,
-    )
+    cached = build_cache(table, decoding, progress)
     skipped = cached.report.skipped
     if not skipped:
         return table

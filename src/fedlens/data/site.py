@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
-from fedlens.data.cache import build_cache
+from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.division import Columns
-from fedlens.data.images import MAX_PIXELS
 from fedlens.data.splits import client_splits
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError
@@ -40,14 +37,11 @@ def relabelled(table: ImageTable, class_names: Sequence[str]) -> ImageTable:
 def one_client(
     table: ImageTable,
     name: str,
+    decoding: Decoding,
     *,
-    image_size: int,
     validation: float,
     client_test: float,
     seed: int,
-    on_bad_image: Literal["skip", "fail"] = "skip",
-    max_pixels: int = MAX_PIXELS,
-    cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FederatedData:
     """`table` as a federation of one client. Rows that the data's own split gives to "test" are the client's test.
@@ -58,14 +52,7 @@ def one_client(
     Raises:
         DataError: images cannot be decoded, or none is left to train on.
     """
-    cached = build_cache(
-        table,
-        image_size=image_size,
-        cache_dir=cache_dir,
-        on_bad_image=on_bad_image,
-        max_pixels=max_pixels,
-        progress=progress,
-    )
+    cached = build_cache(table, decoding, progress)
     columns = Columns.of(table, cached.kept)
     rows = np.arange(len(columns.labels))
     official = rows[columns.split == "test"] if columns.split is not None else rows[:0]

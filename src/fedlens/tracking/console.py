@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from rich.text import Text
 
 from fedlens import clean
 from fedlens.federation.records import RoundRecord
-from fedlens.federation.types import Standing
-from fedlens.lines import folded
 from fedlens.texts import read_file
 from fedlens.tracking.advice import Commands, advice
-from fedlens.tracking.bars import Bars
+from fedlens.tracking.barred import Barred
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable
@@ -33,7 +31,7 @@ from fedlens.tracking.summary import duration, is_personal
 _MOST_FAILURES = 5
 
 
-class ConsoleTracker:
+class ConsoleTracker(Barred):
     """Observer that shows a run. `again`: the command that started it, for the advice at the end; default: one
     that runs the folder's own configuration."""
 
@@ -46,7 +44,7 @@ class ConsoleTracker:
     ) -> None:
         """`began`: when the call began, in seconds since 1970, where that was before the run: libraries are loaded
         first."""
-        self._console = console = console or Console(highlight=False)
+        super().__init__(console)
         self._again = again
         self._resume = resume
         self._began = began
@@ -54,7 +52,6 @@ class ConsoleTracker:
         self._num_rounds = 0
         self._round = 0
         self._table: RoundTable | None = None
-        self._bars = Bars(console, self._say)
 
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
         """Show the header, and the bar over the rounds with `done` of them behind it."""
@@ -63,14 +60,6 @@ class ConsoleTracker:
         if done:
             self._say(f"going on after round {done}")
         self._bars.run(num_rounds, done)
-
-    def progress(self, label: str) -> Callable[[int, int], None]:
-        """A bar of its own for (done, all) calls; gone when the work is done. Work that is soon done shows nothing."""
-        return self._bars.work(label)
-
-    def standing(self, standing: Standing) -> None:
-        """How far the round under way is."""
-        self._bars.standing(standing)
 
     def note(self, text: str) -> None:
         self._say(f"note: {text}", "cyan")
@@ -116,20 +105,10 @@ class ConsoleTracker:
             command = resuming(self._folder, self._resume)
             self._say(f"Stopped; {self._round} of {self._num_rounds} rounds are kept. Go on with: {command}", "yellow")
 
-    def close(self) -> None:
-        """Take the bars away; lines may still follow."""
-        self._bars.close()
-
     def _lines(self, values: Mapping[str, str]) -> None:
         width = max(map(len, values), default=0)
         for name, value in values.items():
             self._say(f"{name:{width}}  {value}", hang=width + 2)
-
-    def _say(self, text: str, style: str = "", hang: int = 4) -> None:
-        text = clean.block(text)
-        if self._console.is_terminal:
-            text = folded(text, self._console.width, hang)
-        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def split_time(spent: Mapping[str, float]) -> str:

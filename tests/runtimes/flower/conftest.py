@@ -1,16 +1,38 @@
-"""Flower's `Message` asks whose it is; here it is nobody's."""
+"""Whose Flower's messages are, and a server's runtime with sites in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from tests.helpers import one_thread
+from tests.runtimes.flower.stage import Stage
+
+from fedlens.runtimes.flower import runtime
 
 
 @pytest.fixture(autouse=True)
 def task_identity() -> Iterator[None]:
+    """Flower's `Message` asks whose it is; here it is nobody's."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, name, 1)
         yield
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The runtime looks without pauses."""
+    monkeypatch.setattr(runtime, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(runtime, "SLOWEST_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(runtime, "NODES_SECONDS", 0.0)
+    monkeypatch.setattr(runtime, "LEAVE_SECONDS", 0.05)
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def stage(tmp_path: Path, quick: None) -> Stage:
+    return Stage(tmp_path)

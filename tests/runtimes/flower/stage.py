@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from flwr.app import Message, RecordDict
-from tests.helpers import CPU, one_thread, tiny_data, tiny_model, tiny_trainer
+from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering
 
 from fedlens.federation.types import Task
-from fedlens.runtimes.flower import runtime as module
 from fedlens.runtimes.flower.messages import Setup
 from fedlens.runtimes.flower.roster import Bounds
 from fedlens.runtimes.flower.runtime import FlowerRuntime
@@ -28,17 +25,6 @@ SETTINGS = LocalSettings(batch_size=4)
 SETUP = Setup("run-1", {}, DATA.class_names, 8, 1)
 SHARED = FlatModel(tiny_model(), CPU).state()
 BOUNDS = Bounds(examples=1000, classes=5)
-
-
-@contextmanager
-def quick_looks(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The runtime looks without pauses."""
-    patch.setattr(module, "POLL_SECONDS", 0.001)
-    patch.setattr(module, "SLOWEST_POLL_SECONDS", 0.001)
-    patch.setattr(module, "NODES_SECONDS", 0.0)
-    patch.setattr(module, "LEAVE_SECONDS", 0.05)
-    with one_thread():
-        yield
 
 
 class Stage:

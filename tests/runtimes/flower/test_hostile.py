@@ -13,7 +13,7 @@ import torch
 from flwr.app import Message, RecordDict
 from hypothesis import given
 from tests.runtimes.flower.fakes import Script
-from tests.runtimes.flower.stage import SETUP, SHARED, Stage, content, put, quick_looks
+from tests.runtimes.flower.stage import SETUP, SHARED, content, put
 
 from fedlens.errors import ProtocolError
 from fedlens.federation.types import Answer, ClientFailure, Mean, Report, Task
@@ -33,18 +33,9 @@ from fedlens.runtimes.flower.messages import (
 )
 from fedlens.runtimes.flower.screening import Expected, shapes_of
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\n" + "x" * 3000
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    with quick_looks(monkeypatch):
-        yield
-
-
-@pytest.fixture
-def stage(tmp_path):
-    return Stage(tmp_path)
 
 
 def assert_harmless(*texts: str) -> None:

@@ -17,7 +17,7 @@ from flwr.proto.message_pb2 import ObjectTree
 from safetensors.torch import load_file
 from tests.helpers import CPU, combined, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import Script, TinySite, altering, silent
-from tests.runtimes.flower.stage import DATA, SETTINGS, SETUP, SHARED, Stage, content, put, quick_looks
+from tests.runtimes.flower.stage import DATA, SETTINGS, SETUP, SHARED, Stage, content, put
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.errors import ConnectionFailed
@@ -37,17 +37,7 @@ from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.flat import FlatModel
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Looks without pauses."""
-    with quick_looks(monkeypatch):
-        yield
-
-
-@pytest.fixture
-def stage(tmp_path):
-    return Stage(tmp_path)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def of(outcomes, kind) -> list[str]:
