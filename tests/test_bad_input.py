@@ -352,6 +352,21 @@ def test_a_class_that_every_client_lacks() -> None:
     )
 
 
+def test_what_was_found_in_the_data_is_said_before_an_error_about_its_division() -> None:
+    for number, name in enumerate(("Cup", "cup", "fork")):
+        photos(Path("data"), each=9, classes=(name,), seed=100 * number)
+    Path("data/fork/broken.png").write_bytes(b"nothing")
+    *notes, error = refused(f"run {SMALL} data.path=data", OTHER)
+    assert notes == [
+        "note: left out 1 of 28 images that cannot be read, such as data/fork/broken.png (not an image that OpenCV or "
+        "Pillow can decode, or a damaged one)",
+        "note: the classes 'Cup' and 'cup' differ in case, spaces or Unicode form only: two names of one class? Rename "
+        "one if so",
+    ]
+    assert "10 clients of at least 10 need 100 images" in error
+    assert error.endswith("(data read as <class>: 3 classes (Cup, cup, fork), no splits)")
+
+
 def test_a_client_with_one_image_takes_part() -> None:
     photos(Path("data", "many"), each=6)
     photo(Path("data", "one", "cup", "only.png"), 0, 99)

@@ -130,7 +130,7 @@ def conduct(
     `make_scoring` says how the shared model is scored, where there is one.
     """
     config = experiment.config
-    for note in (*experiment.notes, *data_notes(experiment.shown), *font_notes(experiment)):
+    for note in (*experiment.notes, *experiment.shown.report.findings, *font_notes(experiment)):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = [starting_point(folder, experiment, checkpoints, observer)]
@@ -174,16 +174,6 @@ def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | Non
         f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %, so early stopping and the best model depend on chance; "
         f"use more images, or a larger data.validation (now {experiment.config.data.validation:g})"
     )
-
-
-def data_notes(data: FederatedData) -> list[str]:
-    """What is worth saying of the images: how many were left out, and what the partition had to decide."""
-    skipped = data.report.skipped
-    if not skipped:
-        return list(data.report.notes)
-    file, reason = skipped[0]
-    left_out = f"{len(skipped)} of {data.report.read + len(skipped)} images left out, such as {file} ({reason})"
-    return [f"{left_out}; the report lists them", *data.report.notes]
 
 
 def font_notes(experiment: Experiment) -> list[str]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -92,6 +94,32 @@ def test_sample_as_folders(tmp_path):
     assert len(list((tmp_path / "data/client2").rglob("*.png"))) == 30
     assert "60 images of 10 classes at 2 clients" in run("show", "data", "--out", "pictures")
     assert (tmp_path / "pictures/partition.png").exists()
+
+
+def test_show_reads_the_data_as_a_run_with_the_same_keys_does(photos):
+    rows = [f"{file.relative_to(photos.parent)},{file.parent.name}" for file in sorted(photos.rglob("*.png"))]
+    (photos.parent / "all.csv").write_text("\n".join(["filename,class", *rows]))
+
+    text = run("show", "all.csv", "data.columns.path=filename", "data.columns.label=class", "--out", "pictures")
+
+    assert "all.csv read as a table of 100 images: 2 classes (cat, dog), no splits" in text
+    assert "100 images of 2 classes\n" in text
+    assert "100 images of 2 classes\n" in run("show", "data.path=PHOTOS", "data.source=imagefolder", "--fast")
+    with pytest.raises(ConfigError, match="data show takes one PATH, and keys of the section data"):
+        run("show", "PHOTOS", "model.name=lenet")
+
+
+def test_show_says_which_images_lie_in_two_splits(photos):
+    photos.rename("train")
+    for name in ("cat/1.png", "dog/2.png"):
+        copy = Path("both/test", name)
+        copy.parent.mkdir(parents=True)
+        shutil.copy(Path("train", name), copy)
+    Path("train").rename("both/train")
+
+    text = run("show", "both")
+
+    assert "note: same content: 2 of the test images are training images, too: accuracy comes out too high" in text
 
 
 def test_show_without_a_path_is_the_sample():

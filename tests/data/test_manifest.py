@@ -54,7 +54,10 @@ def test_all_columns(tmp_path):
     assert table.clients.tolist() == ["north", "", "south"]
     assert table.split.tolist() == ["train", "test", "val"]
     assert len(set(table.groups.tolist())) == 3  # rows without a group are not one group
-    assert table.notes == ()
+    assert table.notes == (
+        f"{tmp_path}/all.csv read as a table of 3 images: 2 clients (north, south), splits train/val/test, 3 classes "
+        "(007, 9, 10)",
+    )
     assert detect(tmp_path / "all.csv") == "manifest"
 
 
@@ -99,7 +102,7 @@ def test_what_programs_write(tmp_path, content):
     table = load(tmp_path, content)
 
     assert read(table) == PLAIN
-    assert table.notes == ()
+    assert table.notes == (f"{tmp_path}/all.csv read as a table of 3 images: 2 classes (cup, fork), no splits",)
 
 
 def test_columns_with_other_names(tmp_path):
@@ -150,10 +153,18 @@ def test_a_given_column_that_is_not_there(tmp_path):
 def test_a_column_that_may_hold_the_splits_is_noted(tmp_path):
     table = load(tmp_path, "path,label,Subset,patient_id\nimg/1.jpg,cup,test,7\n")
 
-    assert table.notes == (
+    assert table.notes[1:] == (
         "the column 'Subset' is not read; if it names the splits: data.columns.split=Subset",
         "the column 'patient_id' is not read; if it names rows that belong together: data.columns.group=patient_id",
     )
+
+
+@pytest.mark.parametrize("column", ["Subset", "Usage", "data set"])
+def test_a_column_whose_values_name_splits_is_the_splits(tmp_path, column):
+    table = load(tmp_path, f"path,label,{column}\nimg/1.jpg,cup,Training\nimg/2.jpg,fork,train\nimg/3.jpg,cup,TEST\n")
+
+    assert table.split.tolist() == ["train", "train", "test"]
+    assert table.notes[1] == f"the column {column!r} is read as the splits, which its values name"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +245,7 @@ def test_equal_rows_are_one_image(tmp_path):
     table = load(tmp_path, ROWS + body + body.replace("img/", "./img/"))
 
     assert read(table) == PLAIN
-    assert table.notes == ("all.csv: 6 rows name a file that is named before: merged",)
+    assert table.notes[1:] == ("all.csv: 6 rows name a file that is named before: merged",)
 
 
 def test_many_bad_rows_are_counted(tmp_path):

@@ -154,8 +154,7 @@ def test_splits_agree_by_the_names_of_classes(tmp_path, train, test, labels, nam
     table = HuggingFace(path=tmp_path / "set").load()
 
     assert (table.labels.tolist(), table.class_names) == (labels, names)
-    assert "splits train/test, 2 classes" in table.notes[0]
-    assert "left unread: extra" in table.notes[0]
+    assert "splits train/test (not read: extra), 2 classes" in table.notes[0]
     assert any("matched by name" in note for note in table.notes) == isinstance(train.features["label"], ClassLabel)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedlens.config.schema import Config
     from fedlens.data.cached import Entry
     from fedlens.data.export import Export
+    from fedlens.data.show import Holdings
     from fedlens.data.types import ImageTable
     from fedlens.registry import Registry
 
@@ -100,9 +101,13 @@ def sample(
 
 @app.command()
 def show(
-    path: Annotated[
-        Path | None,
-        typer.Argument(help="data folder, manifest or run folder (latest: the newest run); without: the sample"),
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH] [KEY=VALUE]...",
+            help="data folder, manifest or run folder (latest: the newest run; without: the sample), then keys of how "
+            "data is read, as for a run: data.columns.path=filename",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="count files by name; broken ones are counted, too")] = False,
@@ -113,15 +118,11 @@ def show(
     """
     from rich.console import Console
 
-    from fedlens.config.schema import Config
-    from fedlens.data.show import holdings, table
+    from fedlens.data.show import table
     from fedlens.fonts import missing_note
     from fedlens.reports.partition import write_partition
-    from fedlens.tracking.run_dir import newest
 
-    path = path and newest(path)
-    with _progress("decoding images") as progress:
-        held = holdings(path, None if fast else lambda table: _readable(table, Config(), progress))
+    path, held = _held(arguments or [], fast)
     for line in held.notes:
         typer.echo(f"note: {line}")
     console = Console(highlight=False)
@@ -131,6 +132,35 @@ def show(
     typer.echo(f"{png}\n{html}")
     if note := missing_note((*held.clients, *held.class_names)):
         typer.echo(f"note: {note}", err=True)
+
+
+def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
+    """Where the data lies, and who holds what of it.
+
+    Raises:
+        ConfigError: a key that says nothing of the data.
+    """
+    from fedlens.config.builders import build_table
+    from fedlens.config.load import load
+    from fedlens.data.show import holdings, is_run, of_table
+    from fedlens.errors import ConfigError
+    from fedlens.tracking.run_dir import newest
+
+    named = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
+    path = newest(Path(arguments[0])) if named else None
+    overrides = arguments[1:] if named else arguments
+    if other := [text for text in overrides if not text.startswith("data.")]:
+        raise ConfigError(f"{other[0]}: data show takes one PATH, and keys of the section data: data.columns.path=NAME")
+    if path is not None and is_run(path):
+        if overrides:
+            raise ConfigError(f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself")
+        return path, holdings(path)
+    config = load(None, overrides, {} if path is None else {"data.path": str(path)})
+    table, _ = build_table(config.data)
+    if not fast:
+        with _progress("decoding images") as progress:
+            table = _readable(table, config, progress)
+    return config.data.path, of_table(table)
 
 
 @app.command("sources")

@@ -52,6 +52,8 @@ class Commands(TyperGroup):
         except FedLensError as error:
             if ctx.params["debug"]:
                 raise
+            for note in getattr(error, "__notes__", ()):
+                typer.echo(f"note: {clean.line(note)}", err=True)
             complain(clean.block(str(error)))
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
         except KeyboardInterrupt as error:

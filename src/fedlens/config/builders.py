@@ -21,7 +21,7 @@ from fedlens.config.blocks import (
     SOURCE,
     STRATEGY,
 )
-from fedlens.config.schema import Config, ModelSection
+from fedlens.config.schema import Config, DataSection, ModelSection
 from fedlens.data import division
 from fedlens.data.base import Scheme
 from fedlens.data.cache import Decoding
@@ -73,13 +73,22 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
         ConfigError, DataError: they cannot be had as configured.
     """
     section = config.data
-    if section.source == AUTO:
-        section = section.model_copy(update={"source": detect(section.path)})
-    table = SOURCE.choose(section).load()
+    table, source = build_table(section)
     check_keys_of_table(config, table, simulated=simulated)
     data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
-    source = " ".join([section.source, *([str(section.path)] if section.path else [])])
+    source = " ".join([source, *([str(section.path)] if section.path else [])])
     return replace(data, report=replace(data.report, source=source))
+
+
+def build_table(section: DataSection) -> tuple[ImageTable, str]:
+    """The images of the configured source, none of them decoded, and the source's name.
+
+    Raises:
+        ConfigError, DataError: they cannot be had as configured.
+    """
+    if section.source == AUTO:
+        section = section.model_copy(update={"source": detect(section.path)})
+    return SOURCE.choose(section).load(), section.source
 
 
 def division_plan(config: Config) -> division.Plan:

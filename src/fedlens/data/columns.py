@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fedlens.data.missing_files import PIXELS, is_pixel_column
+from fedlens.data.split_names import split_word
 from fedlens.data.tables import Table, read_table
 from fedlens.errors import DataError
 
@@ -58,7 +59,12 @@ def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[
             raise DataError(f"data.columns.{column}: {file} has no column {given[column]!r} among {_some(table.names)}")
     if missing := [column for column in NEEDED if column not in found]:
         raise DataError(f"{file}: {_missing(table, missing, found)}")
-    notes = tuple(_unread(table, column, found) for column in ("split", "client", "group") if column not in found)
+    notes: tuple[str | None, ...] = ()
+    if "split" not in found and (name := _told_by_values(table, found)):
+        found["split"] = name
+        notes = (f"the column {name!r} is read as the splits, which its values name",)
+    unread: tuple[Column, ...] = ("split", "client", "group")
+    notes += tuple(_unread(table, column, found) for column in unread if column not in found)
     kept: dict[str, list[str]] = {column: table.columns[name] for column, name in found.items()}
     return replace(table, columns=kept), tuple(filter(None, notes))
 
@@ -94,6 +100,15 @@ def _near(table: Table, column: Column, found: Mapping[Column, str]) -> str | No
         if counts[name] == 1 and name not in found.values()
     }
     return next((plain[name] for name in (column, *NEAR[column]) if name in plain), None)
+
+
+def _told_by_values(table: Table, found: Mapping[Column, str]) -> str | None:
+    """The column with another name for the splits whose values are names of splits, training among others."""
+    name = _near(table, "split", found)
+    if name is None:
+        return None
+    splits = {split_word(value) for value in table.columns[name]}
+    return name if "train" in splits and len(splits) > 1 and None not in splits else None
 
 
 def _unread(table: Table, column: Column, found: Mapping[Column, str]) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fedlens.data.labels import check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.natural import Natural
 from fedlens.data.splits import client_splits, global_test
-from fedlens.data.types import ClientRows, ImageTable, Rows
+from fedlens.data.types import ClientRows, DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 
 
@@ -95,6 +96,23 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
         notes.append(f"left out, for they have no training images: {_some(gone)}")
     _check_classes(columns, trainable, notes)
     return Division(scheme, trainable, test, tuple(notes))
+
+
+@contextmanager
+def findings_told(report: DataReport) -> Iterator[None]:
+    """Errors inside say what was found in the data before, which may be the reason for them: the message ends with the
+    first note, how the data was read; the others are the error's notes.
+
+    Raises:
+        DataError: as inside.
+    """
+    try:
+        yield
+    except DataError as error:
+        told = DataError(" ".join((str(error), *(f"({note})" for note in report.notes[:1]))))
+        for note in replace(report, notes=report.notes[1:]).findings:
+            told.add_note(note)
+        raise told from error
 
 
 def _automatic(columns: Columns, notes: list[str]) -> Scheme:

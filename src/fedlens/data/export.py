@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from fedlens.data.base import schemes
-from fedlens.data.division import Columns, Division, Plan, divide
+from fedlens.data.division import Columns, Division, Plan, divide, findings_told
 from fedlens.data.tree import CLASSES_FILE
-from fedlens.data.types import ImageTable, Rows
+from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 from fedlens.files import read_json, write_json
 
@@ -60,7 +60,8 @@ def export(
         DataError: `out` holds something; a file cannot be written; as `divide`.
     """
     plan = replace(plan, validation=0.0, client_test=0.0)
-    division = divide(Columns.of(table, np.arange(len(table.labels))), plan, cache_dir)
+    with findings_told(DataReport(len(table.labels), notes=table.notes)):
+        division = divide(Columns.of(table, np.arange(len(table.labels))), plan, cache_dir)
     names = folder_names([client.name for client in division.clients], taken=[TEST])
     classes = folder_names(table.class_names)
     held = {name: np.union1d(c.train, c.val) for name, c in zip(names, division.clients, strict=True)}

@@ -10,9 +10,8 @@ import torch
 from fedlens.data.base import described
 from fedlens.data.cache import Decoding, build_cache, default_cache_dir
 from fedlens.data.contents import copy_notes
-from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.division import Columns, Plan, divide, findings_told
 from fedlens.data.types import FederatedData, ImageTable
-from fedlens.errors import DataError
 
 
 def federate(
@@ -28,10 +27,8 @@ def federate(
     cached = build_cache(table, decoding, progress)
     columns = Columns.of(table, cached.kept)
     cache_dir = decoding.cache_dir
-    try:
+    with findings_told(replace(cached.report, notes=table.notes)):
         division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
-    except DataError as error:  # how the data was read may be the reason
-        raise DataError(" ".join((str(error), *(f"({note})" for note in table.notes[:1])))) from error
     copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
     return FederatedData(
         cached.images,

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from fedlens.data.images import pixel_size
 from fedlens.data.labels import class_notes, composed, spelling_notes
 from fedlens.data.layout import Layout, read_layout
+from fedlens.data.summary import count, read_as, some, splits_text
 from fedlens.data.tree import CLASSES_FILE, PassedOver, is_system, natural, printable, walk
-from fedlens.data.types import ImageTable, Split
+from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
 _LOOKS = 8
-_SHOWN = 5
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def sub_folders(folder: Path) -> list[Path]:
@@ -122,19 +121,11 @@ class _Read:
         """How the folders were read, in one line."""
         layout = self.layout
         shape = "/".join("*" if level == "-" else f"<{level}>" for level in layout.levels)
-        owners = sorted({name for name in clients if name}, key=natural)
-        parts = [f"{_count(len(owners), 'client')} ({_some(owners)})"] if owners else []
-        if layout.tests:
-            parts.append(f"test set in {_some(sorted(layout.tests))}")
+        folders = {split: name for name, split in layout.splits.items()}
+        held_out = f"test set in {some(sorted(layout.tests))}" if layout.tests else ""
         if layout.splits:
-            folders = {split: name for name, split in layout.splits.items()}
-            known = [split for split in _SPLITS if split in folders and split in splits]
-            named = [folders[split] for split in known]
-            parts.append(f"splits {'/'.join(known)}" + (f" (folders {', '.join(named)})" if named != known else ""))
-        parts.append(f"{_count(len(classes), 'class')} ({_some(classes)})")
-        if not layout.splits and not layout.tests:
-            parts.append("no splits")
-        return f"{printable(self._root)} read as {shape}: {', '.join(parts)}"
+            held_out = splits_text(set(splits) & set(folders), folders)
+        return read_as(printable(self._root), shape, classes, clients, held_out)
 
     def _doubts(self, loose: Sequence[Path]) -> list[str]:
         """Notes on what was passed over, and on names that may be one."""
@@ -146,13 +137,13 @@ class _Read:
         original = {folder.path.name: folder.name for names, folder in self._tree.below() if len(names) == place + 1}
         notes = []
         if loose:
-            notes.append(f"left out {_count(len(loose), 'image')} outside class folders, such as {printable(loose[0])}")
+            notes.append(f"left out {count(len(loose), 'image')} outside class folders, such as {printable(loose[0])}")
         if empty:
-            notes.append(f"no images in {printable(_some(empty))}: not a class, client or split")
+            notes.append(f"no images in {printable(some(empty))}: not a class, client or split")
         if passed.links:
             notes.append(
-                f"not followed: {_count(len(passed.links), 'link')} to a folder that is read anyway or lies around, "
-                f"such as {printable(passed.links[0])}"
+                f"not followed: {count(len(passed.links), 'link')} to a folder that is read already or that contains "
+                f"the link, such as {printable(passed.links[0])}"
             )
         if passed.system:
             notes.append(f"ignored hidden and system files: {_counted(passed.system)}")
@@ -194,7 +185,7 @@ def _class_names(root: Path, found: set[str], listed: tuple[str, ...] | None) ->
         return tuple(sorted(found))
     if extra := sorted(found - set(listed)):
         raise DataError(
-            f"{printable(root / CLASSES_FILE)} lacks the class folders {_some(extra)}; add them, or remove the file"
+            f"{printable(root / CLASSES_FILE)} lacks the class folders {some(extra)}; add them, or remove the file"
         )
     return listed
 
@@ -207,15 +198,5 @@ def _no_images(root: Path, passed: PassedOver) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
-    return f"{number:,} {what}{plural}"
-
-
 def _counted(found: Counter[str]) -> str:
-    return _some([f"{count:,} {printable(name)}" for name, count in found.most_common()])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return some([f"{number:,} {printable(name)}" for name, number in found.most_common()])

@@ -1,4 +1,4 @@
-"""What a run would leave out of a table: images that cannot be decoded."""
+"""What a run would say of a table: images that cannot be decoded, and images with the same content."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from fedlens.data.cache import Decoding, build_cache
+from fedlens.data.contents import copy_notes
 from fedlens.data.export import take
-from fedlens.data.types import ImageTable
+from fedlens.data.types import ClientRows, ImageTable, Rows
 
 
 def readable(table: ImageTable, decoding: Decoding, progress: Callable[[int, int], None] | None = None) -> ImageTable:
-    """`table` without the images that cannot be decoded, and a note on them.
+    """`table` without the images that cannot be decoded, and notes on them and on copies.
 
     Only decoding shows which: the header of a file that was cut is whole. The images go into the cache, where a run
     with that image size finds them.
@@ -24,9 +25,19 @@ def readable(table: ImageTable, decoding: Decoding, progress: Callable[[int, int
     if isinstance(table.images, np.ndarray):
         return table
     cached = build_cache(table, decoding, progress)
-    skipped = cached.report.skipped
-    if not skipped:
-        return table
-    file, reason = skipped[0]
-    note = f"left out {len(skipped):,} of {len(table.labels):,} images that cannot be read, such as {file} ({reason})"
-    return replace(take(table, cached.kept), notes=(*table.notes, note))
+    left = take(table, cached.kept)
+    copies = copy_notes(cached.files, cached.contents, left.labels, *_as_divided(left))
+    return replace(left, notes=(*left.notes, *cached.report.findings, *copies))
+
+
+def _as_divided(table: ImageTable) -> tuple[list[ClientRows], Rows]:
+    """The clients and the test rows that the data itself names."""
+    rows = np.arange(len(table.labels))
+    split = np.full(len(rows), "train") if table.split is None else table.split
+    owners = np.full(len(rows), "") if table.clients is None else table.clients
+    clients = []
+    for name in np.unique(owners).tolist():
+        own = owners == name
+        train, val = (rows[own & (split == part)] for part in ("train", "val"))
+        clients.append(ClientRows(name, train, val, rows[:0]))
+    return clients, rows[split == "test"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.base import sources
+from fedlens.data.summary import count
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -28,6 +29,8 @@ MOST_CLIENTS, MOST_CLASSES = 100, 60
 MOST_NUMBERS = 400
 """Cells up to which a heat map carries its numbers."""
 
+NOBODY = "(no client)"
+
 Counts = NDArray[np.int64]
 
 
@@ -42,20 +45,22 @@ class Holdings:
     notes: tuple[str, ...] = ()
 
 
-def holdings(path: Path | None, check: Callable[[ImageTable], ImageTable] | None = None) -> Holdings:
-    """Count what a run folder, a data folder, a manifest, or (None) the sample holds. No image is opened, unless
-    `check` does: it gives the table without the images that cannot be used.
+def is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def holdings(path: Path | None) -> Holdings:
+    """Count what a run folder, a data folder, a manifest, or (None) the sample holds. No image is opened.
 
     Raises:
         DataError: there is nothing of the kind at `path`.
     """
-    if path is not None and (path / "config.yaml").is_file():
+    if path is not None and is_run(path):
         return _of_run(path)
     from fedlens.data.sources import detect
 
     name = detect(path)
-    table = sources.get(name).build({} if path is None else {"path": path}).load()
-    return of_table(check(table) if check else table)
+    return of_table(sources.get(name).build({} if path is None else {"path": path}).load())
 
 
 def of_table(table: ImageTable) -> Holdings:
@@ -66,7 +71,7 @@ def of_table(table: ImageTable) -> Holdings:
     classes = len(table.class_names)
     counts = [np.bincount(table.labels[~test & (owners == name)], minlength=classes) for name in names]
     return Holdings(
-        tuple(name or "(no client)" for name in names),
+        tuple(name or NOBODY for name in names),
         table.class_names,
         np.array(counts, np.int64).reshape(len(names), classes),
         np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
@@ -97,7 +102,8 @@ def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int 
     from rich.text import Text
 
     names = held.class_names
-    title = f"{held.counts.sum():,} images of {len(names)} classes at {len(held.clients)} clients"
+    whose = "" if held.clients == (NOBODY,) else f" at {count(len(held.clients), 'client')}"
+    title = f"{count(int(held.counts.sum()), 'image')} of {count(len(names), 'class')}{whose}"
     if len(names) <= most_classes:
         named = _table(held, names, _every_class, most_clients)
         if _width(named) <= width:

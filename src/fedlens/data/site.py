@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedlens.data.cache import Decoding, build_cache
+from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns
 from fedlens.data.splits import client_splits
 from fedlens.data.types import FederatedData, ImageTable
@@ -70,5 +71,6 @@ def one_client(
     if not len(client.train):
         raise DataError(f"no images to train on: of {len(rows)} images, {len(rows)} are held out for tests")
     labels = torch.from_numpy(columns.labels)
-    report = replace(cached.report, notes=(*table.notes, *cached.report.notes))
+    copies = copy_notes(cached.files, cached.contents, columns.labels, (client,), rows[:0])
+    report = replace(cached.report, notes=(*table.notes, *copies))
     return FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], report, cached.key)

@@ -68,6 +68,15 @@ class DataReport:
     source: str = ""
     scheme: str = ""
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Lines for the user: the images that were left out, then the notes."""
+        if not self.skipped:
+            return self.notes
+        file, reason = self.skipped[0]
+        count = f"{len(self.skipped):,} of {self.read + len(self.skipped):,} images"
+        return (f"left out {count} that cannot be read, such as {file} ({reason})", *self.notes)
+
 
 @dataclass(frozen=True)
 class FederatedData:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from fedlens.data.base import Scheme, described
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
-from fedlens.data.division import Columns, Plan, divide
+from fedlens.data.division import Columns, Plan, divide, findings_told
 from fedlens.data.images import from_pillow
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import DataError
@@ -81,7 +81,8 @@ def from_datasets(
         clients=_column(parts, [part.client for part in parts]) if isinstance(data, Mapping) else None,
     )
     plan = Plan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
-    division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+    with findings_told(DataReport(len(labels), notes=classes.notes)):
+        division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
     report = DataReport(
         len(labels), notes=(*classes.notes, *division.notes), source="python", scheme=described(division.scheme)
     )

@@ -18,12 +18,11 @@ from fedlens.data.cache import default_cache_dir
 from fedlens.data.detect import HUGGING_FACE_FILES
 from fedlens.data.labels import class_notes, composed, label_faults, label_texts
 from fedlens.data.split_names import split_word
+from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import mark_used
-
-_SHOWN = 5
 
 
 @sources.register("huggingface", summary="a data set of the Hugging Face hub by name, or one saved in a folder")
@@ -107,12 +106,8 @@ class HuggingFace(Source):
         """How the data set was read, in one line."""
         used = {id(part) for part in splits.values()}
         unread = [name for name, part in found.items() if id(part) not in used]
-        left_out = f", splits left unread: {', '.join(unread)}" if unread else ""
-        more = ", …" if len(names) > _SHOWN else ""
-        return (
-            f"{self.dataset or self.path} read as splits {'/'.join(splits)}, {len(names)} classes "
-            f"({', '.join(names[:_SHOWN])}{more}){left_out}"
-        )
+        held_out = f"{splits_text(splits)}{f' (not read: {some(unread)})' if unread else ''}"
+        return read_as(str(self.dataset or self.path), "a Hugging Face data set", names, held_out=held_out)
 
     def _image_column(self, features: Mapping[str, Any]) -> str:
         kinds = {name: type(feature).__name__ for name, feature in features.items()}

@@ -15,15 +15,20 @@ from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.columns import Column, read_columns
-from fedlens.data.labels import NO_LABEL, class_notes, label_faults, label_texts, spelling_notes
+from fedlens.data.labels import FRACTION, NO_LABEL, SEVERAL, class_notes, label_faults, label_texts, spelling_notes
 from fedlens.data.missing_files import PIXELS, are_pixels, is_file, way_out
 from fedlens.data.split_names import split_word
+from fedlens.data.summary import count, read_as, splits_text
 from fedlens.data.tables import Table
-from fedlens.data.tree import natural
+from fedlens.data.tree import natural, printable
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
-_LABEL_WAYS_OUT = {NO_LABEL: "Remove the rows, or give them a label"}
+_LABEL_WAYS_OUT = {
+    NO_LABEL: "Remove the rows, or give them a label",
+    SEVERAL: "Keep one label in a row, or remove the rows",
+    FRACTION: "Correct them, or name the column of the classes: data.columns.label",
+}
 
 
 @sources.register("manifest", summary="a CSV or Parquet table of path and label, optionally client, group, split")
@@ -73,7 +78,15 @@ def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTab
         split=_array(columns.get("split")),
         clients=_array(columns.get("client")),
         groups=_array(groups and [group or f"(row {row})" for row, group in enumerate(groups)]),
-        notes=(*notes, *class_notes(names)),
+        notes=(_summary(table, names), *notes, *class_notes(names)),
+    )
+
+
+def _summary(table: Table, classes: Sequence[str]) -> str:
+    """How the table was read, in one line."""
+    clients, splits = (table.columns.get(name, []) for name in ("client", "split"))
+    return read_as(
+        printable(table.file), f"a table of {count(len(table), 'image')}", classes, clients, splits_text(splits)
     )
 
 

@@ -1,0 +1,39 @@
+"""How data was read, in one line, whatever it was: a folder, a table, a saved data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from fedlens.data.tree import natural
+from fedlens.data.types import Split
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SHOWN = 5
+
+
+def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str] = (), held_out: str = "") -> str:
+    """The line. `clients`: of each image, "" being nobody; `held_out`: `splits_text`, or what stands in its place."""
+    owners = sorted(set(clients) - {""}, key=natural)
+    parts = [f"{count(len(owners), 'client')} ({some(owners)})"] if owners else []
+    parts += [held_out] if held_out else []
+    parts += [f"{count(len(classes), 'class')} ({some(classes)})"]
+    parts += [] if held_out else ["no splits"]
+    return f"{what} read as {shape}: {', '.join(parts)}"
+
+
+def splits_text(found: Collection[str], names: dict[Split, str] | None = None) -> str:
+    """ "splits train/test" of the splits of all images; `names`: what the data calls them."""
+    known = [split for split in _SPLITS if split in found]
+    named = [(names or {}).get(split, split) for split in known]
+    other = f" (folders {', '.join(named)})" if named != known else ""
+    return f"splits {'/'.join(known)}{other}" if known else ""
+
+
+def count(number: int, what: str) -> str:
+    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{plural}"
+
+
+def some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
