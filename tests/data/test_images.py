@@ -150,6 +150,19 @@ def test_float_tiff_with_nan(tmp_path):
     assert 120 <= seen[10, 0, 0] <= 135
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_tiff_without_any_number_is_no_picture(tmp_path, value):
+    cv2.imwrite(str(tmp_path / "float.tif"), np.full((20, 20), value, np.float32))
+    with pytest.raises(DataError, match="all of its samples are NaN or infinite"):
+        decode(tmp_path / "float.tif")
+
+
+def test_a_pointer_of_git_lfs_is_said(tmp_path):
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        decode(tmp_path / "a.jpg")
+
+
 def test_sixteen_bit_alpha(tmp_path):
     bgra = np.zeros((10, 10, 4), np.uint16)
     bgra[..., 2], bgra[5:, :, 0] = 60000, 60000  # red; below also blue

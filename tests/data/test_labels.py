@@ -55,6 +55,7 @@ def test_labels_are_names(values, texts):
         (["0", "1.5", "nan"], {FRACTION: [1], NO_LABEL: [2]}),
         (["1", "inf"], {}),  # not a number but a name
         (["version 1.5", "1.5"], {}),
+        (["['cat']", "['cat', 'dog']", "[1, 2]", "{'cat': 1}", "[other]"], {SEVERAL: [0, 1, 2, 3]}),
         (["-1", "+1"], {}),
     ],
 )
@@ -71,6 +72,7 @@ def test_what_is_no_label(values, faults):
         (["C", "C-", "A+", "A"], 0),
         (["-1", "1", "1-2", "12"], 0),
         (["none", "defect"], 1),
+        (["?", "defect"], 1),
         (["ｃat", "cat"], 1),  # full width
     ],
 )

@@ -43,6 +43,15 @@ def _spread(word):
         ("{TrainData,TestData}/{cat,dog}", "split class"),
         ("{training_set,test_set}/{cat,dog}", "split class"),
         ("{训练集,测试集}/{猫,狗}", "split class"),
+        ("{Entrenamiento,Prueba}/{cat,dog}", "split class"),
+        ("{treino,validação,teste}/{cat,dog}", "split class"),
+        ("{Entraînement,Test}/{cat,dog}", "split class"),
+        ("{ОБУЧЕНИЕ,тест}/{cat,dog}", "split class"),
+        ("{学習,検証,テスト}/{cat,dog}", "split class"),
+        ("{tr,va,te}/{cat,dog}", "split class"),
+        ("{TR,test}/{cat,dog}", "split class"),
+        ("{tr,de}/{cat,dog}", "client class"),  # countries
+        ("{te,ts}/{cat,dog}", "client class"),
         ("train/{cat,dog}", "split class"),
         ("{train,test}/{cat,dog} train", "split class"),
         ("train/{cat,dog} test", "split class"),
@@ -111,6 +120,21 @@ def test_levels(folders, levels):
 def test_what_names_do_not_tell_is_refused(folders, message):
     with pytest.raises(DataError, match=message):
         read_layout(paths(folders))
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        "{images,masks}/{cat,dog}",
+        "{color,grayscale,segmented}/{cat,dog}",
+        "{Fold1,Fold2}/{cat,dog}",
+        "{raw,processed}/{train,test}/{cat,dog}",
+    ],
+)
+def test_versions_of_the_same_images_are_no_clients_unless_the_user_says_so(folders):
+    with pytest.raises(DataError, match="probably versions of the same images"):
+        read_layout(paths(folders))
+    assert read_layout(paths(folders), clients=True).levels[0] == "client"
 
 
 @pytest.mark.parametrize(

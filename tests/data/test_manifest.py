@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 from pathlib import Path
 
@@ -237,6 +238,35 @@ def test_paths_relative_to_the_working_folder(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match="relative to the table's folder, tables: move the table, or write whole paths"):
         Manifest(Path("tables/all.csv")).load()
+
+
+@pytest.mark.parametrize("other", ["img/1.jpg", "./img//1.jpg", "{folder}/img/1.jpg", "linked/1.jpg"])
+def test_one_file_in_two_classes_is_refused_however_its_path_is_written(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to("img")
+
+    for folder in (tmp_path, Path()):
+        with pytest.raises(DataError, match="has label 'cup' in line 2 and 'fork' in line 5; keep one of the rows"):
+            load(folder, ROWS + f"{other.format(folder=tmp_path)},fork\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "img/1.jpg,cup\nimg/2.jpg,fork\n",
+            "the first line has to name the columns; other names: data.columns.path=NAME",
+        ),
+        ("path,cup,fork\nimg/1.jpg,1,0\nimg/2.jpg,0,1\n", "write the class names into one column, label"),
+        ("path,label\nimg,cup\n", "That is a folder"),
+        ("path,label,split\nimg/1.jpg,cup,\n", "Write one of them in every row, or remove the column"),
+        (b"PK\x03\x04" + b"\0" * 60, "is an Excel or a zip file, not a table of text"),
+        (gzip.compress(ROWS.encode()), "is a gzip file, not a table of text"),
+    ],
+)
+def test_what_is_nearly_a_table_has_a_way_out(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, content)
 
 
 def test_equal_rows_are_one_image(tmp_path):

@@ -34,7 +34,10 @@ NEAR: Mapping[Column, tuple[str, ...]] = {
         *("groupid", "patient", "patientid", "subject", "subjectid", "case", "caseid", "lesionid", "studyid", "scene"),
         "sequence",
     ),
-    "split": ("subset", "set", "fold", "partition", "phase", "usage", "mode", "dataset", "stage"),
+    "split": (
+        *("subset", "set", "fold", "partition", "phase", "usage", "mode", "dataset", "stage", "istest", "istrain"),
+        *("isval", "isvalid", "isvalidation", "istraining", "test", "holdout"),
+    ),
 }
 """Other names that people give these columns, without case, spaces and signs; the most telling first."""
 
@@ -81,10 +84,20 @@ def _missing(table: Table, missing: list[Column], found: Mapping[Column, str]) -
     what = " and ".join(f"no column {column!r}" for column in missing)
     if "path" in missing and any(map(is_pixel_column, table.names)):
         return f"{what} among {_some(table.names)}: {PIXELS}"
+    if missing == ["label"] and _is_one_hot(table, found):
+        return f"{what} among {_some(table.names)}, which hold 0 and 1: write the class names into one column, label"
     near = {column: name for column in missing if (name := _near(table, column, found))}
+    if not near:
+        keys = " ".join(f"data.columns.{column}=NAME" for column in missing)
+        return f"{what} among {_some(table.names)}; the first line has to name the columns; other names: {keys}"
     way_out = " ".join(f"data.columns.{column}={_quoted(name)}" for column, name in near.items())
-    named = f"; name {'it' if len(missing) == 1 else 'them'}: {way_out}" if near else ""
-    return f"{what} among {_some(table.names)}{named}"
+    return f"{what} among {_some(table.names)}; name {'it' if len(missing) == 1 else 'them'}: {way_out}"
+
+
+def _is_one_hot(table: Table, found: Mapping[Column, str]) -> bool:
+    """Whether the other columns are classes, with a 1 where an image belongs to one."""
+    others = [values for name, values in table.columns.items() if name not in found.values()]
+    return len(others) > 1 and all({"0", "1", "0.0", "1.0"}.issuperset(values) for values in others)
 
 
 def _quoted(name: str) -> str:

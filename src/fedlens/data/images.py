@@ -101,6 +101,8 @@ def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:
     data = file.read()
     if not data:
         raise DataError("the file is empty")
+    if data.startswith(_LFS_POINTER):
+        raise DataError("a git-lfs pointer in place of the image: `git lfs pull` fetches it")
     is_tiff = data.startswith(TIFF)
     if size is None and not is_tiff:
         raise DataError(_NO_IMAGE)
@@ -116,6 +118,7 @@ def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:
         raise DataError(_NO_IMAGE) from error
 
 
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 _NO_IMAGE = "not an image that OpenCV or Pillow can decode, or a damaged one"
 
 
@@ -176,7 +179,7 @@ def _window(samples: NDArray[Any]) -> Pixels:
     values = samples.astype(np.float32)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
-        return np.zeros(samples.shape, np.uint8)
+        raise DataError("all of its samples are NaN or infinite")
     low, high = np.percentile(finite, (0.1, 99.9))
     if low == high:
         low, high = finite.min(), finite.max()

@@ -21,7 +21,7 @@ from fedlens.errors import DataError
 MISSING = frozenset({"", "nan", "-nan", "nat", "<na>", "n/a", "#n/a", "null"})
 """What programs write, in any case, where a row has no label."""
 
-PERHAPS_MISSING = frozenset({"none", "na"})
+PERHAPS_MISSING = frozenset({"none", "na", "?", "-", "--", "unlabeled", "unlabelled"})
 """Class names in some data sets (a wafer without a defect), missing labels in others."""
 
 NO_LABEL = "no label"
@@ -32,6 +32,8 @@ _SHOWN = 5
 _SEPARATORS = "|;"
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_LIST = re.compile(r"""\[\s*(["'].*["']|.*,.*)\s*\]|\(.*,.*\)|\{.*[,:].*\}""")
+"""A list as Python, R or JSON write it."""
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)")
 
 
@@ -64,7 +66,8 @@ def label_faults(texts: Sequence[str]) -> dict[str, list[int]]:
     """What is wrong with labels (of `label_texts`) → the rows that have it; empty where all can be used.
 
     A row has several labels where a part between "|" or ";" is part of another label, too, or a label of its own;
-    and where all parts between commas are labels of their own. So "T-shirt; top" may be the name of a class.
+    where all parts between commas are labels of their own; and where it is written as a list. So "T-shirt; top" may be
+    the name of a class.
     """
     faults: dict[str, list[int]] = defaultdict(list)
     numbers = all(_NUMBER.fullmatch(text) for text in texts if text.casefold() not in MISSING)
@@ -72,7 +75,7 @@ def label_faults(texts: Sequence[str]) -> dict[str, list[int]]:
     for row, text in enumerate(texts):
         if text.casefold() in MISSING:
             faults[NO_LABEL].append(row)
-        elif text in several:
+        elif text in several or _LIST.fullmatch(text):
             faults[SEVERAL].append(row)
         elif numbers and not _is_whole(text):
             faults[FRACTION].append(row)

@@ -35,6 +35,14 @@ _PART_OF_CLASS = re.compile(
 )
 """Names that recur below classes as well as below clients: what is taken on one day, of one patient."""
 
+_VERSION = re.compile(
+    r"raw|processed|preprocessed|original|originals|resized|cropped|augmented|augmentation|segmented|images|imgs?|"
+    r"pictures|photos|masks?|labels|annotations|color|colour|gr[ae]y|gr[ae]yscale|rgb|thumbnails?|(low|high)res|lr|hr|"
+    r"(k?fold|split|cv)[ _-]?\d+",
+    re.IGNORECASE,
+)
+"""Names of versions of the same images, and of folds of a cross-validation: as clients they would share images."""
+
 _DEEPEST = 4
 _SHOWN = 5
 
@@ -228,6 +236,11 @@ def _two_levels(first: set[str], second: set[str], shared: set[str], clients: bo
         return ("client", "class") if owners else ("class", "client")
     if clients:
         return ("client", "class")
+    if clients is None and _all(_VERSION, first):
+        raise DataError(
+            f"{_some(first)} are probably versions of the same images, or folds of a cross-validation: give one of "
+            "them as data.path, or set data.source to clients if they are clients"
+        )
     if len(second) == 1 or clients is False:  # cat/images/…, dog/images/…
         return ("class",)
     if shared and not _all(_PART_OF_CLASS, second):

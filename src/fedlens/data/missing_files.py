@@ -31,6 +31,13 @@ def is_file(folder: Path, name: str) -> bool:
         return False
 
 
+def _is_folder(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def way_out(folder: Path, name: str) -> str:
     """What probably is wrong with a `name` that no file in `folder` has; "" where nothing comes to mind."""
     if not name:
@@ -41,10 +48,10 @@ def way_out(folder: Path, name: str) -> str:
         return "Write / in place of \\ in the paths"
     if is_file(Path(), name):
         return f"Paths are relative to the table's folder, {folder}: move the table, or write whole paths"
-    similar = _similar(folder, name.replace("\\", "/"))
-    if similar is None:
-        return "Paths are relative to the table's folder"
-    return f"There is {similar}: write the names as they are on the disk"
+    if similar := _similar(folder, name.replace("\\", "/")):
+        return f"There is {similar}: write the names as they are on the disk"
+    is_folder = "That is a folder, and each row names a file; p" if _is_folder(folder, name) else "P"
+    return f"{is_folder}aths are relative to the table's folder"
 
 
 def _similar(folder: Path, name: str) -> str | None:

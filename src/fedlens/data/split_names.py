@@ -9,16 +9,45 @@ from dataclasses import dataclass
 from fedlens.data.types import Split
 
 SPLIT_WORDS: Mapping[Split, frozenset[str]] = {
-    "train": frozenset({"train", "training", "trn", "trainset", "traindata", "trainingset", "训练", "训练集"}),
+    "train": frozenset(
+        {
+            *(
+                "train",
+                "training",
+                "trn",
+                "trainset",
+                "traindata",
+                "trainingset",
+                "learn",
+                "learning",
+                "训练",
+                "训练集",
+            ),
+            *("trainieren", "trainingsdaten", "entrenamiento", "entrenar", "treino", "treinamento", "entraînement"),
+            *("entrainement", "apprentissage", "addestramento", "allenamento", "trening", "обучение", "тренировка"),
+            *("訓練", "訓練集", "学習", "학습", "훈련", "eğitim", "opleiding"),
+        }
+    ),
     "val": frozenset(
         {
             *("val", "valid", "validation", "validate", "valset", "validset", "validationset", "验证", "验证集"),
-            *("dev", "devel", "development", "eval", "evaluation"),
+            *("dev", "devel", "development", "eval", "evaluation", "validierung", "validación", "validacion"),
+            *("validação", "validacao", "validazione", "walidacja", "валидация", "驗證", "驗證集", "検証", "검증"),
+            *("doğrulama", "validatie"),
         }
     ),
-    "test": frozenset({"test", "testing", "tst", "testset", "testdata", "holdout", "测试", "测试集"}),
+    "test": frozenset(
+        {
+            *("test", "tests", "testing", "tst", "testset", "testdata", "holdout", "heldout", "unseen", "exam"),
+            *("测试", "测试集", "testen", "testdaten", "prueba", "pruebas", "teste", "testes", "essai", "prova"),
+            *("тест", "тестирование", "測試", "測試集", "テスト", "評価", "테스트", "시험"),
+        }
+    ),
 }
-"""Split → the words that stand for it, in lower case."""
+"""Split → the words that stand for it, in lower case: English, and the languages of many data sets."""
+
+_SHORT: Mapping[str, Split] = {"tr": "train", "va": "val", "vl": "val", "te": "test", "ts": "test"}
+"""Words that stand for a split only where those beside them do, too."""
 
 _SPLIT_OF: Mapping[str, Split] = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _TOKENS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\da-zA-Z_]+")
@@ -48,9 +77,16 @@ def split_name(name: str) -> SplitName | None:
     return SplitName(_SPLIT_OF[found[0]], tuple(word for word in words if word != found[0] and not word.isdecimal()))
 
 
+def _short(name: str) -> SplitName | None:
+    split = _SHORT.get(name.casefold())
+    return SplitName(split, ()) if split else None
+
+
 def as_splits(names: Iterable[str]) -> dict[str, Split] | None:
     """Name → split where all of `names` are names of splits that differ in the split word alone, else None."""
-    read = {name: split_name(name) for name in names}
+    read = {name: split_name(name) or _short(name) for name in names}
+    if not any(found is not None and found.split == "train" for found in read.values()):
+        read = {name: split_name(name) for name in read}
     known = {name: found for name, found in read.items() if found is not None}
     if not known or len(known) < len(read) or len({found.rest for found in known.values()}) > 1:
         return None

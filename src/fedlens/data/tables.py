@@ -31,6 +31,14 @@ _MARKS = {
 }
 """Byte order mark → encoding; UTF-32 before UTF-16, whose mark it begins with."""
 
+_NO_TEXT = {
+    b"PK\x03\x04": "an Excel or a zip file",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"\x1f\x8b": "a gzip file",
+    b"PAR1": "a Parquet file (which has to be named .parquet)",
+}
+"""How files begin that are given other suffixes than their own."""
+
 _SHOWN = 5
 
 
@@ -128,6 +136,8 @@ def _table(file: Path, names: tuple[str, ...], values: list[list[str]], places: 
 
 def _decoded(file: Path) -> str:
     data = read_regular(file, MAX_BYTES)
+    if what := next((what for start, what in _NO_TEXT.items() if data.startswith(start)), None):
+        raise DataError(f"{file} is {what}, not a table of text: unpack it, or save it as CSV UTF-8")
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None) or _without_mark(data)
     try:
         return data.decode(encoding)

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,8 @@ from pydantic import Field
 from fedlens.data.base import Source, sources
 from fedlens.data.columns import Column, read_columns
 from fedlens.data.labels import FRACTION, NO_LABEL, SEVERAL, class_notes, label_faults, label_texts, spelling_notes
-from fedlens.data.missing_files import PIXELS, are_pixels, is_file, way_out
+from fedlens.data.missing_files import PIXELS, are_pixels, is_file
+from fedlens.data.missing_files import way_out as way_to_files
 from fedlens.data.split_names import split_word
 from fedlens.data.summary import count, read_as, splits_text
 from fedlens.data.tables import Table
@@ -99,7 +101,8 @@ def _read_splits(table: Table) -> None:
     if given := table.columns.get("split"):
         read = [split_word(name) or "" for name in given]
         if bad := [row for row, split in enumerate(read) if not split]:
-            raise table.refusal("split", bad, "the split is not train, val or test")
+            way_out = "Write one of them in every row, or remove the column"
+            raise table.refusal("split", bad, "the split is not train, val or test", way_out)
         table.columns["split"] = list(read)
 
 
@@ -108,7 +111,7 @@ def _check_paths(table: Table, folder: Path) -> None:
     if are_pixels(paths):
         raise DataError(f"{table.file}: {table.place(0)}: {PIXELS}")
     if bad := [row for row, name in enumerate(paths) if not is_file(folder, name)]:
-        raise table.refusal("path", bad, "no such file", way_out(folder, paths[bad[0]]))
+        raise table.refusal("path", bad, "no such file", way_to_files(folder, paths[bad[0]]))
 
 
 def _one_row_a_file(table: Table, folder: Path) -> tuple[Table, tuple[str, ...]]:
@@ -117,9 +120,11 @@ def _one_row_a_file(table: Table, folder: Path) -> tuple[Table, tuple[str, ...]]
     Raises:
         DataError: rows say different things of one file.
     """
-    rows_of: dict[str, list[int]] = defaultdict(list)
+    real = cache(os.path.realpath)  # of folders, for it asks the disk for every part of a path
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, name in enumerate(table.columns["path"]):
-        rows_of[os.path.normpath(folder / name)].append(row)
+        place, file = os.path.split(os.path.normpath(folder / name))
+        rows_of[real(place), file].append(row)
     if len(rows_of) == len(table):
         return table, ()
     for rows in rows_of.values():
