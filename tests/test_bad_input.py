@@ -59,7 +59,7 @@ def refused_in_one_line(line: str, *parts: str, status: int = CONFIGURATION) -> 
     ("line", "parts", "status"),
     [
         ("model.name=lenet model.freeze=5", ("model.freeze = 5", "use 1 to 4"), CONFIGURATION),
-        ("model.name=lenet model.freeze=0", ("model.freeze = 0", "whole number of at least 1"), CONFIGURATION),
+        ("model.name=lenet model.freeze=0", ("model.freeze = 0", "whole number from 1 to 10,000"), CONFIGURATION),
         ("model.name=lenet model.freeze=conv1", ("'conv1'", "such as backbone.dense1"), CONFIGURATION),
         ("model.name=cnn model.freeze=head", ("'head'", "use model.freeze=backbone"), CONFIGURATION),
         ("model.freeze=2 model.lora.rank=4", ("model.freeze = 2", "use model.freeze=none"), CONFIGURATION),
@@ -71,10 +71,15 @@ def refused_in_one_line(line: str, *parts: str, status: int = CONFIGURATION) -> 
         ),
         ("transfer.layer_decay=2.6", ("transfer.layer_decay = 2.6", "at most 1"), CONFIGURATION),
         ("transfer.probe_rounds=2 transfer.unfreeze_every=1", ("transfer.probe_rounds", "use one of"), CONFIGURATION),
+        (
+            "federated.quorum=11",
+            ("federated.quorum = 11", "a round has only 10 clients; use at most 10"),
+            CONFIGURATION,
+        ),
         ("model.freeze=backbone transfer.unfreeze_every=1", ("transfer.unfreeze_every", "freeze less"), CONFIGURATION),
     ],
 )
-def test_transfer_that_cannot_be(line, parts, status):
+def test_what_these_clients_and_this_model_cannot_do(line, parts, status):
     (message,) = [text for text in refused(f"run {line} data.source=sample", status) if "decoding" not in text]
     for part in parts:
         assert part in message
@@ -106,7 +111,10 @@ def done(line: str) -> tuple[str, list[dict]]:
         ("data.source=imagefoldr", ["data.source = 'imagefoldr'", "Did you mean imagefolder?"]),
         ("data.partition.scheme=dirichlt", ["data.partition.scheme = 'dirichlt'", "Did you mean dirichlet?"]),
         ("schedule.name=fedbuf", ["schedule.name = 'fedbuf'", "unknown schedule", "Did you mean fedbuff?"]),
-        ("schedule.name=fedbuff schedule.max_staleness=0", ["schedule.max_staleness = 0", "at least 1 or null"]),
+        (
+            "schedule.name=fedbuff schedule.max_staleness=0",
+            ["schedule.max_staleness = 0", "1 to 1,000,000 or null"],
+        ),
         (
             "schedule.name=fedbuff schedule.concurrency=5 schedule.buffer_size=6",
             ["schedule.buffer_size = 6", "only schedule.concurrency = 5 clients work at a time; use at most so many"],
@@ -121,7 +129,7 @@ def done(line: str) -> tuple[str, list[dict]]:
             ["schedule.staleness = 'linear'", "constant, hinge, poly"],
         ),
         ("clock.name=half_normal clock.dropout=1", ["clock.dropout = 1", "at least 0 and below 1"]),
-        ("clock.name=lognormal clock.sigma=1000", ["clock.sigma = 1000", "at least 0 and at most 20"]),
+        ("clock.name=lognormal clock.sigma=1000", ["clock.sigma = 1000", "from 0 to 20"]),
         ("clock.name=half_normal clock.sigma=1", ["clock.sigma = 1", "half_normal has no such key", "lognormal"]),
         ("federated.fraction_fit=0", ["federated.fraction_fit = 0", "above 0 and at most 1"]),
         ("federated.fraction_fit=1.5", ["federated.fraction_fit = 1.5", "above 0 and at most 1"]),

@@ -77,7 +77,10 @@ def test_resume_passes_folder_and_overrides(calls):
             "run --fraction_fit 1.5",
             "federated.fraction_fit = 1.5: must be a number above 0 and at most 1 (command line)",
         ),
-        ("run --num_rounds many", "federated.num_rounds = 'many': must be a whole number of at least 1 (command line)"),
+        (
+            "run --num_rounds many",
+            "federated.num_rounds = 'many': must be a whole number from 1 to 1,000,000 (command line)",
+        ),
         ("run nowhere.yaml", "nowhere.yaml: no such file."),
         ("run seed=1 nowhere.yaml", "'nowhere.yaml': must be key.sub=value (command line)"),
         ("sweep seed=1", "nothing to sweep over"),

@@ -81,11 +81,11 @@ def test_where_a_sites_state_is(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("partition_id=-1", "partition_id = -1: must be a whole number of at least 0 (command line)"),
-        ("partition_id=first", "partition_id = 'first': must be a whole number of at least 0"),
+        ("partition_id=-1", "partition_id = -1: must be a whole number from 0 to 1,000,000 (command line)"),
+        ("partition_id=first", "partition_id = 'first': must be a whole number from 0 to 1,000,000"),
         ("stay=sometimes", "stay = 'sometimes': must be true or false"),
         ("device=tpu", "device = 'tpu': must be text such as auto, cpu, cuda, cuda:1, mps"),
-        ("threads=0", "threads = 0: must be a whole number of at least 1 or null"),
+        ("threads=0", "threads = 0: must be a whole number from 1 to 1,024 or null"),
         ("on_bad_image=skips", "on_bad_image = 'skips': must be one of skip, fail (did you mean skip?)"),
         ("data_dirs=photos", "data_dirs: unknown key. Did you mean data_dir?"),
         (
@@ -93,7 +93,7 @@ def test_where_a_sites_state_is(monkeypatch) -> None:
             "allow.strategy: unknown key. Did you mean allow.strategies? Known here: strategies",
         ),
         ("max_rounds=3", "max_rounds: unknown key. Did you mean allow.max_rounds?"),
-        ("allow.max_rounds=0", "allow.max_rounds = 0: must be a whole number of at least 1 or null"),
+        ("allow.max_rounds=0", "allow.max_rounds = 0: must be a whole number from 1 to 1,000,000 or null"),
         ("allow.max_epsilon=0", "allow.max_epsilon = 0: must be a number above 0 or null"),
         ("allow.strategies=fedavg", "allow.strategies = 'fedavg': must be a list, each item text or null"),
         ("allow=everything", "allow = 'everything': must be a section of keys"),

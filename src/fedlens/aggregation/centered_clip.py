@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, coordinatewise, distances_to, squared_distances
 from fedlens.aggregation.ranks import median
+from fedlens.limits import Times
 
 
 @rules.register("centered_clip", summary="the mean around a centre, each update's distance from it cut to one radius")
@@ -31,7 +32,7 @@ class CenteredClip(GatheringRule):
     tau: Annotated[
         float, Field(gt=0, description="τ, the radius: about how far honest updates lie from each other")
     ] = 1.0
-    iterations: Annotated[int, Field(ge=1, description="steps; the paper makes one a round")] = 5
+    iterations: Annotated[Times, Field(description="steps; the paper makes one a round")] = 5
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:
         center = coordinatewise(updates.states, median)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, distances_from, distances_to, inner_products, mixture
+from fedlens.limits import Times
 
 AT_REST = 1e-9
 """Sum of the changes of all clients' shares in v."""
@@ -34,7 +35,7 @@ class GeometricMedian(GatheringRule):
     half of the weight are shortened to that.
     """
 
-    iterations: Annotated[int, Field(ge=1, description="most steps; the paper makes 2, each a message to all")] = 100
+    iterations: Annotated[Times, Field(description="most steps; the paper makes 2, each a message to all")] = 100
     nu: Annotated[float, Field(gt=0, description="ν, the distance below which a client pulls no harder")] = 1e-6
     weighted: Annotated[
         bool, Field(description="αᵢ by the clients' images, as they report them; false: all the same")

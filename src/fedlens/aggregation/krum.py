@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, squared_distances
+from fedlens.limits import ClientsOrNone
 
 
 @rules.register("krum", summary="the one update nearest to its neighbours: tolerates f of 2 f + 3 or more")
@@ -22,7 +23,7 @@ class Krum(GatheringRule):
     running statistics included. Distances are those of the trainable tensors.
     """
 
-    f: Annotated[int, Field(ge=0, description="how many clients of a round may lie")] = 1
+    f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
 
     def objection(self, cohort: int) -> str | None:
         return too_few(self.f, cohort, "krum", 2)

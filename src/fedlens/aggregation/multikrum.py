@@ -13,6 +13,7 @@ from torch import Tensor
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, mixture, squared_distances
 from fedlens.aggregation.krum import by_score, too_few
+from fedlens.limits import Clients, ClientsOrNone
 
 
 @rules.register("multikrum", summary="the mean of the m updates that Krum likes best: between Krum and the mean")
@@ -20,8 +21,8 @@ from fedlens.aggregation.krum import by_score, too_few
 class MultiKrum(GatheringRule):
     """The plain mean of the m updates with the best Krum scores, their running statistics included."""
 
-    f: Annotated[int, Field(ge=0, description="how many clients of a round may lie")] = 1
-    m: Annotated[int | None, Field(ge=1, description="how many are averaged; default: n − f")] = None
+    f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
+    m: Annotated[Clients | None, Field(description="how many are averaged; default: n − f")] = None
 
     def objection(self, cohort: int) -> str | None:
         if self.m is not None and self.m > cohort:

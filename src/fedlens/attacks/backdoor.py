@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedlens.attacks.base import Attack, Poison, Trigger, attacks
 from fedlens.data.types import FederatedData, Rows
+from fedlens.limits import ClassIndex, Side
 
 
 @attacks.register("backdoor", summary="train a share of images with a bright patch towards one class (BadNets)")
@@ -26,8 +27,8 @@ class Backdoor(Attack):
     the patch, are taken for the target (`attack/success`).
     """
 
-    patch: Annotated[int, Field(ge=1, description="pixels a side of the patch")] = 4
-    target: Annotated[int, Field(ge=0, description="the class that patched images are to be taken for")] = 0
+    patch: Annotated[Side, Field(description="pixels a side of the patch")] = 4
+    target: Annotated[ClassIndex, Field(description="the class that patched images are to be taken for")] = 0
     share: Annotated[float, Field(gt=0, le=1, description="of the malicious clients' images that is poisoned")] = 0.5
 
     def poison(self, rows: Rows, classes: int, seed: int) -> Poison | None:

@@ -99,12 +99,14 @@ def _choices(names: list[Any], value: Any) -> str:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
+    if "minimum" in schema and "maximum" in schema:
+        return f"from {_bound(schema['minimum'])} to {_bound(schema['maximum'])}"
     words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     return " and ".join(f"{word} {_bound(schema[key])}" for key, word in words.items() if key in schema)
 
 
 def _bound(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:

@@ -38,6 +38,11 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
         raise DataError(unknown)
     schedule = SCHEDULE.choose(config.schedule)
     if not isinstance(schedule, Asynchronous):
+        if config.federated.quorum > round_size:
+            raise ConfigError(
+                f"federated.quorum = {config.federated.quorum}: a round has only {round_size} clients; use at most "
+                f"{round_size}, or more clients a round (federated.fraction_fit, federated.min_fit_clients)"
+            )
         return
     concurrency = schedule.concurrency or round_size
     if concurrency > len(clients):

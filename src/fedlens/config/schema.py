@@ -11,8 +11,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+from fedlens.limits import (
+    Classes,
+    Clients,
+    Layers,
+    Number,
+    Rank,
+    Seed,
+    Side,
+    Times,
+    TimesOrNever,
+    Workers,
+)
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -56,7 +67,7 @@ class BlockSection(BaseModel):
 class LoraSection(Section):
     """Low-rank adapters: they and the head are trained, and travel, in place of the backbone."""
 
-    rank: Annotated[int, Field(ge=0)] = Field(0, description="of the adapters; 0: none")
+    rank: Rank = Field(0, description="of the adapters; 0: none")
     alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="weight of an adapter × rank; default: rank")
     dropout: Fraction = Field(0.0, description="of the adapters' input")
     targets: list[str] = Field(default_factory=list, description="ends of layer names; default: every linear layer")
@@ -65,9 +76,9 @@ class LoraSection(Section):
 class ModelSection(BlockSection):
     name: str = Field("cnn", description="a name that `fedlens models` lists, or timm:<architecture>")
     pretrained: bool = Field(False, description="start from ImageNet weights (cache, package or download)")
-    num_classes: PositiveInt | None = Field(None, description="outputs of the head; default: the classes in the data")
+    num_classes: Classes | None = Field(None, description="outputs of the head; default: the classes in the data")
     weights: AnyPath | None = Field(None, description="a local weights file (.safetensors or .pth) to start from")
-    freeze: PositiveInt | ModuleName = Field(
+    freeze: Layers | ModuleName = Field(
         "none", description="backbone (train the head only), a number of stages, or the name of the last frozen module"
     )
     lora: LoraSection = Field(default_factory=LoraSection)
@@ -75,11 +86,11 @@ class ModelSection(BlockSection):
 
 
 class FederatedSection(Section):
-    num_rounds: PositiveInt = Field(20, description="rounds of the federation")
+    num_rounds: Times = Field(20, description="rounds of the federation")
     fraction_fit: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the clients trained a round")
-    min_fit_clients: PositiveInt = Field(2, description="fewest clients trained a round")
-    local_epochs: PositiveInt = Field(1, description="passes over a client's images a round")
-    batch_size: PositiveInt = Field(32, description="images a step")
+    min_fit_clients: Clients = Field(2, description="fewest clients trained a round")
+    local_epochs: Times = Field(1, description="passes over a client's images a round")
+    batch_size: Number = Field(32, description="images a step")
     over_selection: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
         description="server, or a clock: ask so many more clients (0.2: a fifth) and take the first that answer",
@@ -87,9 +98,9 @@ class FederatedSection(Section):
     round_deadline: Annotated[float, Field(gt=0)] | None = Field(
         None, description="server: seconds that a client has to answer in; default: an hour"
     )
-    quorum: PositiveInt = Field(1, description="fewest answers a round counts with; with fewer it is repeated")
-    evaluate_every: Annotated[int, Field(ge=0)] = Field(1, description="global evaluation every k rounds; 0: last only")
-    evaluate_clients_every: Annotated[int, Field(ge=0)] = Field(
+    quorum: Clients = Field(1, description="fewest answers a round counts with; with fewer it is repeated")
+    evaluate_every: TimesOrNever = Field(1, description="global evaluation every k rounds; 0: last only")
+    evaluate_clients_every: TimesOrNever = Field(
         5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"
     )
 
@@ -108,36 +119,32 @@ class ServerSection(Section):
     rejoin_seconds: Annotated[float, Field(ge=0)] = Field(
         30.0, description="how long a round waits for a client that was lost, once all others have answered"
     )
-    max_examples: PositiveInt = Field(
-        10_000_000, description="most images that a client may claim: it is counted by them"
-    )
+    max_examples: Number = Field(10_000_000, description="most images that a client may claim: it is counted by them")
     max_weight_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="largest share of a step's weight that one client may have: where clients do not trust each other",
     )
-    max_classes: PositiveInt = Field(
+    max_classes: Classes = Field(
         1000, description="most classes that the clients may bring in, where the server has no images"
     )
 
 
 class PartitionSection(BlockSection):
     scheme: str = Field("auto", description="auto: the data's own clients, else dirichlet; see `fedlens data schemes`")
-    clients: PositiveInt | None = Field(
-        None, description="number of clients (default 10); not with data that has its own"
-    )
+    clients: Clients | None = Field(None, description="number of clients (default 10); not with data that has its own")
     seed: Seed | None = Field(None, description="seed of the split; default: the run's seed")
 
 
 class DataSection(BlockSection):
     source: str = Field("auto", description="auto: the sample, or what data.path holds; see `fedlens data sources`")
     path: AnyPath | None = Field(None, description="folder or file of the source")
-    image_size: PositiveInt | None = Field(None, description="pixels a side; default: what suits model and data")
+    image_size: Side | None = Field(None, description="pixels a side; default: what suits model and data")
     augment: Literal["none", "flip", "crop_flip", "randaugment"] = Field("none", description="on training batches")
     validation: Fraction = Field(0.1, description="share of each client's rows held out for validation")
     client_test: Fraction = Field(0.1, description="share of each client's rows held out for its own test")
     test: Fraction = Field(0.2, description="share held out as the global test set when the source has none")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
-    max_pixels: PositiveInt = Field(
+    max_pixels: Number = Field(
         100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
     )
     cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
@@ -175,8 +182,8 @@ class OptimizerSection(Section):
     momentum: Fraction = Field(0.9, description="of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 (sgd) or decoupled (adamw)")
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field("constant", description="of lr over rounds")
-    warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds of linear warm-up")
-    step_rounds: PositiveInt = Field(10, description="step: rounds between drops")
+    warmup_rounds: TimesOrNever = Field(0, description="rounds of linear warm-up")
+    step_rounds: Times = Field(10, description="step: rounds between drops")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="step and exponential: factor")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest gradient norm of a step")
     label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
@@ -190,28 +197,28 @@ class TransferSection(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="factor of the learning rate from a group to the one below; ULMFiT's is 1 / 2.6 = 0.385"
     )
-    unfreeze_every: Annotated[int, Field(ge=0)] = Field(
+    unfreeze_every: TimesOrNever = Field(
         0, description="begin with the head, train one more group every k rounds; 0: everything from the start"
     )
-    probe_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds with the head alone, before everything")
+    probe_rounds: TimesOrNever = Field(0, description="rounds with the head alone, before everything")
 
 
 class MemorySection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass; fp16 needs a GPU")
     channels_last: bool = Field(True, description="memory format of convolutions")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    micro_batch: PositiveInt | None = Field(None, description="split a batch into pieces of this many images")
+    micro_batch: Number | None = Field(None, description="split a batch into pieces of this many images")
 
 
 class RuntimeSection(Section):
     name: Literal["local", "in_process", "ray"] = Field(
         "local", description="local: worker processes; in_process: none; ray: actors of a Ray cluster"
     )
-    workers: PositiveInt | None = Field(None, description="processes; default: the cores (1 on a GPU), ray: all nodes'")
+    workers: Workers | None = Field(None, description="processes; default: the cores (1 on a GPU), ray: all nodes'")
     address: RayAddress | None = Field(
         None, description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone"
     )
-    threads_per_worker: PositiveInt = Field(1, description="PyTorch threads in a worker")
+    threads_per_worker: Workers = Field(1, description="PyTorch threads in a worker")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
@@ -224,9 +231,7 @@ class StoppingSection(Section):
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="stop at this validation accuracy"
     )
-    patience: PositiveInt | None = Field(
-        None, description="stop after so many evaluations without a better validation loss"
-    )
+    patience: Times | None = Field(None, description="stop after so many evaluations without a better validation loss")
     min_delta: Annotated[float, Field(ge=0)] = Field(
         0.0, description="by how much a validation loss has to be lower to count for patience"
     )
@@ -239,7 +244,7 @@ class TrackingSection(Section):
     report: bool = Field(True, description="write report.html at the end")
     pictures: bool = Field(True, description="show small copies of test images in the report")
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
+    keep_checkpoints: Annotated[Times, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
 
 
 class Config(Section):

@@ -14,8 +14,9 @@ from fedlens import clean
 from fedlens.config import problems
 from fedlens.config.keys import properties, text_keys
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
-from fedlens.config.schema import AnyPath, PositiveInt, Section
+from fedlens.config.schema import AnyPath, Section
 from fedlens.errors import ConfigError
+from fedlens.limits import ClientsOrNone, Number, Times, Workers
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
 """It names folders too."""
@@ -27,10 +28,10 @@ class AllowSection(Section):
     strategies: list[str] | None = Field(None, description="names that `fedlens strategies` lists; default: all")
     personalizations: list[str] | None = Field(None, description="names of personalization.name; default: all")
     models: list[str] | None = Field(None, description="names that `fedlens models` lists; default: all")
-    max_local_epochs: PositiveInt | None = Field(None, description="most passes over the images in a round")
-    max_rounds: PositiveInt | None = Field(None, description="longest run, in rounds")
-    max_message_mb: PositiveInt = Field(2000, description="largest message, in 10⁶ bytes")
-    min_images: PositiveInt | None = Field(
+    max_local_epochs: Times | None = Field(None, description="most passes over the images in a round")
+    max_rounds: Times | None = Field(None, description="longest run, in rounds")
+    max_message_mb: Number = Field(2000, description="largest message, in 10⁶ bytes")
+    min_images: Number | None = Field(
         None, description="take part only with at least so many training images: an update over few says more of each"
     )
     max_epsilon: Annotated[float, Field(gt=0)] | None = Field(
@@ -46,14 +47,14 @@ class SiteConfig(Section):
     server_address: str = Field("127.0.0.1:8080", description="host:port of the server; 0.0.0.0 means this machine")
     data_dir: AnyPath = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
     source: str = Field("auto", description="a name that `fedlens data sources` lists; auto: what data_dir holds")
-    partition_id: Annotated[int, Field(ge=0)] = Field(0, description="number of this site in the federation")
+    partition_id: ClientsOrNone = Field(0, description="number of this site in the federation")
     name: Name | None = Field(None, description="name of this site; default: client<partition_id + 1>")
     certs: AnyPath | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
     insecure: bool = Field(False, description="join another machine without TLS; for closed networks and tests only")
     state_dir: AnyPath | None = Field(None, description="what the site keeps: private layers, journal, outbox")
     cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
     on_bad_image: Literal["skip", "fail"] = Field("skip", description="an image that cannot be decoded")
-    max_pixels: PositiveInt = Field(
+    max_pixels: Number = Field(
         100_000_000, description="an image of more is read in a reduced size where it is JPEG, else not at all"
     )
     device: str = Field(
@@ -62,7 +63,7 @@ class SiteConfig(Section):
         description="auto, cpu, cuda, cuda:<n> or mps",
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
     )
-    threads: PositiveInt | None = Field(None, description="PyTorch threads; default: the cores")
+    threads: Workers | None = Field(None, description="PyTorch threads; default: the cores")
     stay: bool = Field(False, description="when a run is over, wait for the next")
     plugins: list[AnyPath] = Field(default_factory=list, description="Python files of this site with blocks of its own")
     allow: AllowSection = Field(default_factory=AllowSection)

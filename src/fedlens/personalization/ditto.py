@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.federation.types import Metrics
+from fedlens.limits import Times
 from fedlens.personalization.base import Home, Personalization, personalizations
 from fedlens.strategies.base import LocalTerms
 
@@ -26,7 +27,7 @@ class Ditto(Personalization):
 
     lam: Annotated[float, Field(ge=0, description="λ, how strongly; the paper tries 0.05 to 2")] = 1.0
     personal_epochs: Annotated[
-        int | None, Field(ge=1, description="passes for the client's own model; default: federated.local_epochs")
+        Times | None, Field(description="passes for the client's own model; default: federated.local_epochs")
     ] = None
 
     def train(self, home: Home, terms: LocalTerms) -> Metrics:

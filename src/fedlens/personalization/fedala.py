@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedlens.federation.types import Metrics
+from fedlens.limits import Layers
 from fedlens.models.stages import stage_ends, up_to
 from fedlens.personalization.base import Batch, Home, Personalization, personalizations
 from fedlens.personalization.split import trainable_names
@@ -46,7 +47,7 @@ class FedALA(Personalization):
     steps_only = False
 
     layers: Annotated[
-        int, Field(ge=1, description="p, top layers that are mixed: the head and the blocks below it; the paper: 1")
+        Layers, Field(description="p, top layers that are mixed: the head and the blocks below it; the paper: 1")
     ] = 1
     sample: Annotated[float, Field(gt=0, le=1, description="s, share of the images that teach W; the paper: 0.8")] = 0.8
     weights_lr: Annotated[float, Field(gt=0, description="η, learning rate of W; the paper: 1")] = 1.0

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from fedlens.federation.types import Metrics
+from fedlens.limits import Times
 from fedlens.personalization.base import Home, personalizations
 from fedlens.personalization.split import SplitPersonalization
 from fedlens.strategies.base import LocalTerms
@@ -25,7 +26,7 @@ from fedlens.strategies.base import LocalTerms
 class FedRep(SplitPersonalization):
     """h ← GRD(f(h, φ), h) for `head_epochs`; then φ ← GRD(f(h, φ), φ) for the round's local epochs."""
 
-    head_epochs: Annotated[int, Field(ge=1, description="τ in epochs, before the body's; the paper's is 10")] = 10
+    head_epochs: Annotated[Times, Field(description="τ in epochs, before the body's; the paper's is 10")] = 10
 
     def is_private(self, name: str, module: nn.Module) -> bool:
         return self.in_head(name)

@@ -12,9 +12,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from fedlens.limits import Times
 from fedlens.personalization.base import Home, Personalization, personalizations
 
-TuneEpochs = Annotated[int, Field(ge=1, description="passes over the client's images before the model is used")]
+TuneEpochs = Annotated[Times, Field(description="passes over the client's images before the model is used")]
 TuneRate = Annotated[
     float | None, Field(gt=0, description="learning rate of those passes; default: the last round's optimizer.lr")
 ]

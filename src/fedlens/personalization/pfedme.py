@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.federation.types import Metrics
+from fedlens.limits import Times
 from fedlens.personalization.base import Batch, Home, Personalization, personalizations
 from fedlens.strategies.base import LocalTerms
 
@@ -37,7 +38,7 @@ class PFedMe(Personalization):
     steps_only = False
 
     lam: Annotated[float, Field(gt=0, description="λ, how strongly θ is held; the paper: 15 to 30")] = 15.0
-    personal_steps: Annotated[int, Field(ge=1, description="K, steps of θ on each batch; the paper: 5")] = 5
+    personal_steps: Annotated[Times, Field(description="K, steps of θ on each batch; the paper: 5")] = 5
     personal_lr: Annotated[float, Field(gt=0, description="η', learning rate of θ; the authors' code: 0.09")] = 0.09
 
     def train(self, home: Home, terms: LocalTerms) -> Metrics:

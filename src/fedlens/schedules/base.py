@@ -16,14 +16,15 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.federation.types import State
+from fedlens.limits import Clients, Times
 from fedlens.registry import Registry
 
 MaxStaleness = Annotated[
-    int | None, Field(ge=1, description="updates that are more steps old are thrown away; default: none is")
+    Times | None, Field(description="updates that are more steps old are thrown away; default: none is")
 ]
 Concurrency = Annotated[
-    int | None,
-    Field(ge=1, description="clients at work at any time; default: as many as a synchronous round takes"),
+    Clients | None,
+    Field(description="clients at work at any time; default: as many as a synchronous round takes"),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedlens.federation.types import State
+from fedlens.limits import TimesOrNever
 from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixed, schedules
 
 
@@ -30,7 +31,7 @@ class FedAsync(Asynchronous):
     a: Annotated[
         float | None, Field(gt=0, description="a of s(τ); default: the paper's, 0.5 (polynomial) or 10 (hinge)")
     ] = None
-    b: Annotated[int, Field(ge=0, description="hinge: steps that cost nothing")] = 4
+    b: Annotated[TimesOrNever, Field(description="hinge: steps that cost nothing")] = 4
     concurrency: Concurrency = None
     max_staleness: MaxStaleness = None
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedlens.federation.types import State
+from fedlens.limits import Clients
 from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixed, schedules
 
 PAPERS_K = 10
@@ -26,7 +27,7 @@ class FedBuff(Asynchronous):
     """
 
     buffer_size: Annotated[
-        int | None, Field(ge=1, description="K, updates that make a step; default: the paper's 10, or the concurrency")
+        Clients | None, Field(description="K, updates that make a step; default: the paper's 10, or the concurrency")
     ] = None
     a: Annotated[float, Field(ge=0, description="a of s(τ); 0: stale updates count in full")] = 0.5
     concurrency: Concurrency = None

@@ -309,9 +309,10 @@ def test_bad_arguments_leave_nothing(hosts, clients, days, words, tmp_path):
     assert not (tmp_path / "certs").exists()
 
 
-def test_fewer_than_one_client():
-    with pytest.raises(ConfigError, match="--clients 0: give at least 1"):
-        numbered(0)
+@pytest.mark.parametrize("count", [0, 10_001, 10**20])
+def test_absurd_numbers_of_clients(count):
+    with pytest.raises(ConfigError, match=f"--clients {count}: give a number from 1 to 10,000"):
+        numbered(count)
 
 
 def test_nothing_is_overwritten(copy, tmp_path):

@@ -16,6 +16,7 @@ from pydantic import Field
 from fedlens.data.base import Scheme, ToPartition, schemes
 from fedlens.data.partition.flower import LABEL, check_clients, deal, shuffled
 from fedlens.errors import DataError
+from fedlens.limits import NumberOrNone
 
 RESTARTS = 10
 """flwr-datasets gives up after 11 draws. With alpha 0.1 and 100 clients that fails for one seed in four."""
@@ -28,7 +29,7 @@ class Dirichlet(Scheme):
     `balanced`: a client that holds its even share gets no further class (the cap of NIID-Bench)."""
 
     alpha: Annotated[float, Field(gt=0)] = 0.5
-    min_size: Annotated[int, Field(ge=0)] = 10
+    min_size: NumberOrNone = 10
     balanced: bool = False
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:

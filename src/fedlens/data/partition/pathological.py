@@ -7,15 +7,14 @@ form by classes of Li et al. (NIID-Bench, "#C = k"), ICDE 2022.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fedlens.data.base import Scheme, ToPartition, schemes
 from fedlens.data.partition.flower import LABEL, check_clients, deal, shuffled
 from fedlens.errors import DataError
+from fedlens.limits import Classes
 
 
 @schemes.register("pathological", "each client holds exactly classes_per_client classes")
@@ -24,7 +23,7 @@ class Pathological(Scheme):
     """The first class goes round by client, so that none is left out when there are enough clients; the others
     are drawn. A class is shuffled, then cut evenly among the clients that hold it."""
 
-    classes_per_client: Annotated[int, Field(ge=1)] = 2
+    classes_per_client: Classes = 2
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
         from flwr_datasets.partitioner import PathologicalPartitioner

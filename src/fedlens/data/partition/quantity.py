@@ -16,6 +16,7 @@ from pydantic import Field
 from fedlens.data.base import Scheme, ToPartition, schemes
 from fedlens.data.partition.flower import check_clients, deal
 from fedlens.errors import DataError
+from fedlens.limits import Number
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -30,7 +31,7 @@ class Quantity(Scheme):
 
     skew: Literal["linear", "square", "exponential", "dirichlet"] = "linear"
     alpha: Annotated[float, Field(gt=0)] = 0.5
-    min_size: Annotated[int, Field(ge=1)] = 1
+    min_size: Number = 1
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
         check_clients("quantity", rows, self.min_size)

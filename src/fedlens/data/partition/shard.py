@@ -7,15 +7,14 @@ MNIST in 200 shards of 300, two for each of 100 clients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fedlens.data.base import Scheme, ToPartition, schemes
 from fedlens.data.partition.flower import LABEL, deal, shuffled
 from fedlens.errors import DataError
+from fedlens.limits import Number
 
 
 @schemes.register("shard", "label-sorted shards, shards_per_client each: the non-IID split of the FedAvg paper")
@@ -24,7 +23,7 @@ class Shard(Scheme):
     """Each class is shuffled before the sorted rows are cut. All shards are equal; what is left when the rows do not
     divide evenly belongs to nobody."""
 
-    shards_per_client: Annotated[int, Field(ge=1)] = 2
+    shards_per_client: Number = 2
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
         from flwr_datasets.partitioner import ShardPartitioner

@@ -43,6 +43,9 @@ AUTHORITY_KEY = Path("ca.key")
 SERVER = Path("server/server.crt")
 SERVER_KEY = Path("server/server.key")
 CLIENTS = Path("clients")
+MOST_AT_ONCE = 10_000
+"""Clients that `numbered` names; a folder and a key pair are made for each."""
+
 CLIENT_KEY = Path("client.key")
 CLIENT_PUBLIC_KEY = Path("client.pub")
 REGISTRY = Path("registry.json")
@@ -234,10 +237,10 @@ def numbered(count: int, taken: Collection[str] = ()) -> list[str]:
     """`count` names, client1 and on; they follow the highest number in `taken`.
 
     Raises:
-        ConfigError: fewer than one.
+        ConfigError: fewer than one, or more than `MOST_AT_ONCE`.
     """
-    if count < 1:
-        raise ConfigError(f"--clients {count}: give at least 1")
+    if not 1 <= count <= MOST_AT_ONCE:
+        raise ConfigError(f"--clients {count}: give a number from 1 to {MOST_AT_ONCE:,}")
     used = [int(found[1]) for name in taken if (found := re.fullmatch("client([0-9]+)", name))]
     first = max(used, default=0) + 1
     return [f"client{number}" for number in range(first, first + count)]

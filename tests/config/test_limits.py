@@ -1,0 +1,69 @@
+"""Whole numbers that nobody means are refused before anything is read, built or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fedlens.config.blocks import FAMILIES, block_properties
+from fedlens.config.keys import properties, sections
+from fedlens.config.load import load
+from fedlens.config.schema import Config
+from fedlens.config.site import SiteConfig, load_site
+from fedlens.errors import ConfigError
+
+ABSURD = 10**20
+
+
+def takes_integers(node) -> bool:
+    return any(option.get("type") == "integer" for option in (node, *node.get("anyOf", ())))
+
+
+def keys(model) -> Iterator[str]:
+    for at, section in sections(model):
+        yield from (f"{at}.{name}".lstrip(".") for name, node in properties(section).items() if takes_integers(node))
+
+
+def block_keys() -> Iterator[tuple[str, str]]:
+    """(key, what chooses the block that it belongs to)."""
+    for family in FAMILIES.values():
+        for entry in family.registry.entries():
+            for name, node in block_properties(entry).items():
+                if name not in family.own and takes_integers(node):
+                    yield f"{family.section}.{name}", f"{family.section}.{family.key}={entry.name}"
+
+
+def refused(line: str, key: str) -> None:
+    assert line.startswith(f"{key} = {ABSURD}: must be a whole number")
+    assert " to " in line or " below " in line
+
+
+@pytest.mark.parametrize("key", list(keys(Config)))
+def test_every_key_has_an_upper_bound(key) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, [f"{key}={ABSURD}"])
+    (line,) = caught.value.problems
+    refused(line, key)
+
+
+@pytest.mark.parametrize(("key", "choice"), list(block_keys()))
+def test_every_key_of_a_block_has_an_upper_bound(key, choice) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, [choice, f"{key}={ABSURD}"])
+    (line,) = caught.value.problems
+    refused(line, key)
+
+
+@pytest.mark.parametrize("key", list(keys(SiteConfig)))
+def test_every_key_of_a_site_has_an_upper_bound(tmp_path, key) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_site(None, [f"data_dir={tmp_path}", f"{key}={ABSURD}"])
+    (line,) = caught.value.problems
+    refused(line, key)
+
+
+def test_the_looks_find_keys() -> None:
+    assert {"federated.batch_size", "data.partition.clients", "model.freeze"} <= set(keys(Config))
+    assert ("attack.patch", "attack.name=scale") in set(block_keys())
+    assert "allow.max_message_mb" in set(keys(SiteConfig))
