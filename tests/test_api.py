@@ -167,7 +167,7 @@ def test_resuming_with_clients_that_hold_other_rows_is_refused(tmp_path: Path) -
     told = json.loads(partition.read_text())
     for division in ("other rows", None):
         partition.write_text(json.dumps(told | {"division": division}))
-        with pytest.raises(CheckpointError, match="dealt out to the clients in another way than when this run began"):
+        with pytest.raises(CheckpointError, match="divided among the clients in another way than when this run began"):
             fedlens.resume(partition.parent, "federated.num_rounds=2", show=False)
 
 

@@ -163,7 +163,7 @@ def test_images_that_are_others(copied, photo: Path) -> None:
 def test_clients_that_hold_other_rows(copied, photo: Path) -> None:
     partition = RunDir(copied.folder).partition
     write_json(partition, {**read_json(partition), "division": "other rows"})
-    assert "dealt out to the clients in another way" in refused(copied, photo, "--client", "client1")
+    assert "divided among the clients in another way" in refused(copied, photo, "--client", "client1")
 
 
 def test_what_a_client_kept_is_gone(copied, photo: Path) -> None:

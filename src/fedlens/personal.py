@@ -60,9 +60,10 @@ def open_personal(
         raise ModelError(f"{run.path}: the images are not those of this run; put them back")
     if not run.divides(experiment.shown):
         raise ModelError(
-            f"{run.path}: the images are dealt out to the clients in another way than when this run was made, "
+            f"{run.path}: the images are divided among the clients in another way than when this run was made, "
             "which was perhaps with an older version of FedLens: make the run again"
         )
+    checkpoint.check_model(experiment.shared)
     settings, version = {"lr": build_plan(config).lr(checkpoint.round)}, checkpoint.versions.get(client)
     experiment.trainer.take_home(Task(client, checkpoint.round, "evaluate", checkpoint.state.shared, settings, version))
     return PersonalModel(

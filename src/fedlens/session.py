@@ -12,7 +12,7 @@ from torch import nn
 
 from fedlens.board import Board
 from fedlens.config.against_data import check_stopping
-from fedlens.config.blocks import AGGREGATION, MODEL, find
+from fedlens.config.blocks import AGGREGATION, MODEL, PYTHON, find
 from fedlens.config.builders import build_plan
 from fedlens.config.experiment import Experiment, build_experiment
 from fedlens.config.load import dump
@@ -192,18 +192,21 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
     """
     fingerprint = folder.fingerprint
     if fingerprint.exists() and read_saved(fingerprint, str) != experiment.shown.cache_key:
+        given = experiment.config.data.source == PYTHON
+        back = "give the same ones as data=" if given else "put them back, say data.path=FOLDER where they have moved"
         raise CheckpointError(
-            f"the images have changed since {folder.path} began: put them back, say data.path=FOLDER where they have "
-            "moved, or start a new run with `fedlens run`"
+            f"the images have changed since {folder.path} began: {back}, or start a new run with `fedlens run`"
         )
     if not folder.divides(experiment.shown):
         raise CheckpointError(
-            f"{folder.path}: the images are dealt out to the clients in another way than when this run began, "
+            f"{folder.path}: the images are divided among the clients in another way than when this run began, "
             "which was perhaps with an older version of FedLens: start a new run with `fedlens run`"
         )
     write_json(fingerprint, experiment.shown.cache_key)
     first = Checkpoint(0, experiment.algorithm.strategy.init(experiment.shared))
-    return checkpoints.latest(observer.note) or first
+    start = checkpoints.latest(observer.note) or first
+    start.check_model(first.state.shared)
+    return start
 
 
 def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:

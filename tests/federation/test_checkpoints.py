@@ -113,3 +113,11 @@ def test_the_oldest_versions_go(tmp_path) -> None:
     for version in range(1, 6):
         store.save("a", version, {"v": torch.zeros(1)})
     assert sorted(path.stem for path in (tmp_path / "a").iterdir()) == ["00000004", "00000005"]
+
+
+@pytest.mark.parametrize("other", [{"w": torch.zeros(3)}, {"v": torch.zeros(2)}, {}])
+def test_another_model_than_the_run_s(other: dict[str, torch.Tensor]) -> None:
+    kept = Checkpoint(1, ServerState({"w": torch.zeros(2)}))
+    kept.check_model({"w": torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"the model is not the one of this run: [vw] is"):
+        kept.check_model(other)

@@ -118,7 +118,7 @@ def findings_told(report: DataReport) -> Iterator[None]:
 def _automatic(columns: Columns, notes: list[str]) -> Scheme:
     if columns.clients is not None and (columns.clients != "").any():
         return Natural()
-    notes.append("the data names no clients: dealt out by dirichlet, alpha 0.5 (partition.scheme chooses another)")
+    notes.append("the data names no clients: partitioned by dirichlet, alpha 0.5 (partition.scheme chooses another)")
     return Dirichlet(alpha=0.5)
 
 

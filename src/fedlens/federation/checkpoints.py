@@ -53,6 +53,21 @@ class Checkpoint:
     moment: Moment = field(default_factory=Moment)
     flights: tuple[Flight, ...] = ()
 
+    def check_model(self, shared: State) -> None:
+        """Whether this checkpoint is of the model whose shared part is `shared`, which a Python program may have given.
+
+        Raises:
+            CheckpointError: a tensor is missing, or has another shape.
+        """
+        kept = {name: tuple(value.shape) for name, value in self.state.shared.items()}
+        there = {name: tuple(value.shape) for name, value in shared.items()}
+        for name in sorted(kept.keys() | there.keys()):
+            if kept.get(name) != there.get(name):
+                here, saved = there.get(name, "missing"), kept.get(name, "missing")
+                raise CheckpointError(
+                    f"the model is not the one of this run: {name} is {here}, in the run {saved}; give the same one"
+                )
+
 
 class Checkpoints:
     """The checkpoints of one run."""
