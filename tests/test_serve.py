@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from tests.helpers import infos, tiny_data, tiny_trainer
 
+from fedlens.config.load import load
+from fedlens.errors import FedLensError, ProtocolError
 from fedlens.federation.types import Answer, Task
 from fedlens.runtimes.flower.codec import answer_from, answer_record
-from fedlens.runtimes.flower.screening import shapes_of
-from fedlens.serve import expectation
+from fedlens.runtimes.flower.screening import check, shapes_of
+from fedlens.serve import Work, expectation, own_data
 from fedlens.strategies.base import RoundContext, strategies
+from fedlens.strategies.momentum import effective_steps, most_effective_steps
+from fedlens.tracking.observer import Silent
+from fedlens.tracking.run_dir import RunDir
 from fedlens.training.settings import LocalSettings
 
 DATA = tiny_data(clients=2)
+SETTINGS = LocalSettings(batch_size=4, epochs=2)
+WORK = Work(SETTINGS.epochs, SETTINGS.batch_size, SETTINGS.optimizer.momentum)
 
 
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
     strategy = entry.build({})
-    trainer = tiny_trainer(strategy, DATA, tmp_path, LocalSettings(batch_size=4))
+    trainer = tiny_trainer(strategy, DATA, tmp_path, SETTINGS)
     resident = trainer._model
     shared = resident.state()
     state = strategy.init(shared)
-    expect = expectation(resident, shared, strategy, 3)
+    expect = expectation(resident, shared, strategy, 3, work=WORK)
     kept = None
     for number in (1, 2):
         ctx = RoundContext(number, 2, 2, 1, resident.trainable)
@@ -34,3 +44,58 @@ def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
         assert shapes_of(answer.extra) == expected.extra
         assert answer_from(answer_record(answer), task, expected).report == answer.report
         kept = number if answer.report.stored else None
+
+
+@pytest.mark.parametrize("name", ["fedexp", "fednova", "qfedavg", "scaffold"])
+def test_what_a_strategy_wants_beside_the_update_is_bounded_by_what_is_known_of_it(name, tmp_path) -> None:
+    """1e300 would make FedNova's and FedExP's model infinite, and stop q-FedAvg's; SCAFFOLD's c goes to everybody."""
+    strategy = strategies.get(name).build({})
+    trainer = tiny_trainer(strategy, DATA, tmp_path, SETTINGS)
+    shared = trainer._model.state()
+    ctx = RoundContext(1, 2, 2, 1, trainer._model.trainable)
+    task = Task("client0", 1, "train", strategy.broadcast(strategy.init(shared), ctx), {"lr": 0.1})
+    expected = expectation(trainer._model, shared, strategy, 3, work=WORK)(task, infos(DATA)[0])
+    answer = trainer.run(task)
+    check(answer, task, expected)
+    assert answer.extra
+    for extra, value in answer.extra.items():
+        lie = torch.full_like(value, 1e300 if value.dtype == torch.float64 else 1e30)
+        with pytest.raises(ProtocolError, match="which cannot be above"):
+            check(replace(answer, extra={**answer.extra, extra: lie}), task, expected)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1, 10.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fednovas_work_is_at_most_that_of_so_many_steps(mu: float, momentum: float) -> None:
+    """‖a‖₁ ≤ K / (1 − ρ), whatever the proximal term takes off, to be met exactly by plain SGD."""
+    most = most_effective_steps(7, momentum)
+    found = effective_steps(7, momentum, 0.1 * mu)
+    assert found <= most
+    assert (found == most) == (mu == 0 and momentum == 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{", "sites.json, line 1: not JSON"),
+        ("[1, 2]", "sites.json: the whole: "),
+        ('{"image_size": 28, "channels": 3}', "sites.json: class_names: "),
+        ('{"class_names": [], "image_size": 28, "channels": 3}', "sites.json: class_names: "),
+        ('{"class_names": ["cup", 1], "image_size": 28, "channels": 3}', "sites.json: class_names.1: "),
+        ('{"class_names": ["cup"], "image_size": 1000000000000, "channels": 3}', "sites.json: image_size: "),
+        ('{"class_names": ["cup"], "image_size": 28, "channels": 2}', "sites.json: channels: "),
+    ],
+)
+def test_a_damaged_label_space_is_one_line(tmp_path, text: str, line: str) -> None:
+    folder = RunDir(tmp_path)
+    (tmp_path / "sites.json").write_text(text)
+    with pytest.raises(FedLensError) as caught:
+        own_data(load(), folder, None, Silent())
+    assert line in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_label_space_is_read_back_also_from_a_later_version(tmp_path) -> None:
+    (tmp_path / "sites.json").write_text('{"class_names": ["cup", "fork"], "image_size": 28, "channels": 1, "new": 1}')
+    data = own_data(load(), RunDir(tmp_path), None, Silent())
+    assert (data.class_names, tuple(data.images.shape)) == (("cup", "fork"), (0, 28, 28, 1))

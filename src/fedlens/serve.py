@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from fedlens.aggregation.norms import l2_norm
 from fedlens.config import problems
@@ -23,7 +24,8 @@ from fedlens.errors import ConfigError
 from fedlens.federation.records import Tracker
 from fedlens.federation.survey import Survey
 from fedlens.federation.types import ClientInfo, Split, State, Task
-from fedlens.files import read_json, write_json
+from fedlens.files import write_json
+from fedlens.limits import Side
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.flower.bundle import bundle
 from fedlens.runtimes.flower.certificates import ClientCredentials, ServerCredentials
@@ -41,7 +43,9 @@ from fedlens.site import TOLD, alone, site_maker
 from fedlens.strategies.base import LocalContext, Strategy
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.saved import read_saved
 from fedlens.tracking.stopwatch import Stopwatch
+from fedlens.training.algorithm import Algorithm
 from fedlens.training.device import enough_memory
 from fedlens.training.flat import FlatModel
 
@@ -113,8 +117,8 @@ def conduct_sites(
     outputs = config.model.num_classes or len(data.class_names)
     at_home = HOME_METRICS + (SHARED_METRICS if experiment.trainer.shows_shared else ())
     algorithm = experiment.algorithm
-    passes = algorithm.personalization.passes(config.federated.local_epochs)
-    expect = expectation(experiment.resident, experiment.shared, algorithm.strategy, outputs, at_home, passes)
+    work = Work.of(config, algorithm)
+    expect = expectation(experiment.resident, experiment.shared, algorithm.strategy, outputs, at_home, work)
     runtime.open(setup_of(experiment, folder.name), expect)
     watch.part("waiting for clients")
     runtime.clients(config.federated.min_fit_clients)
@@ -228,7 +232,8 @@ def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: O
     agreed = folder.path / "sites.json"
     if not agreed.exists():
         write_json(agreed, asdict(agreement(config, runtime.described(config.federated.min_fit_clients))))
-    space = LabelSpace(**read_json(agreed))
+    saved = read_saved(agreed, LabelSpace)
+    space = LabelSpace(saved["class_names"], saved["image_size"], saved["channels"])
     observer.note(
         f"no data here: the clients' {len(space.class_names)} classes, {space.image_size} pixels; accuracy is measured "
         "at the clients"
@@ -242,8 +247,8 @@ def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: O
 class LabelSpace:
     """What sites have to have in common. Kept in the run's folder: a run that goes on does not ask again."""
 
-    class_names: Sequence[str]
-    image_size: int
+    class_names: Annotated[Sequence[str], Field(min_length=1)]
+    image_size: Side
     channels: Literal[1, 3]
 
 
@@ -277,16 +282,31 @@ SHARED_METRICS = ("shared.loss", "shared.accuracy")
 TRAINING_METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
 
 
+@dataclass(frozen=True)
+class Work:
+    """What training takes: at most `passes` over the images, in batches, with a momentum where it is SGD's."""
+
+    passes: int = 1
+    batch_size: int = 1
+    momentum: float | None = None
+
+    @classmethod
+    def of(cls, config: Config, algorithm: Algorithm) -> Work:
+        federated, optimizer = config.federated, config.optimizer
+        momentum = optimizer.momentum if optimizer.name == "sgd" else None
+        return cls(algorithm.personalization.passes(federated.local_epochs), federated.batch_size, momentum)
+
+
 def expectation(
     resident: FlatModel,
     shared: State,
     strategy: Strategy,
     outputs: int,
     at_home: tuple[str, ...] = HOME_METRICS,
-    passes: int = 1,
+    work: Work = Work(),
 ) -> Expect:
     """What an honest answer looks like: for training, what the strategy itself makes of an update of zeros. `at_home`:
-    what clients measure on their own test images; `passes`: the most passes over its images that training takes."""
+    what clients measure on their own test images."""
     zeros = {name: torch.zeros_like(value) for name, value in shared.items()}
 
     def expect(task: Task, client: ClientInfo | None) -> Expected:
@@ -302,9 +322,9 @@ def expectation(
             round=task.round,
             client=task.client,
             examples=max(examples, 1),
-            steps=1,
+            steps=work.passes * -(-max(examples, 1) // work.batch_size),
             lr=task.settings["lr"],
-            momentum=None,
+            momentum=work.momentum,
             start=resident.vector,  # of any numbers: only shapes are looked at
             module=resident.module,
             loss=1.0,
@@ -313,8 +333,15 @@ def expectation(
             flatten=resident.flatten,
             unflatten=lambda vector: {n: v for n, v in resident.unflatten(vector).items() if n in zeros},
         )
-        honest = strategy.finish(context, zeros)
-        norm = l2_norm(sent.values())
-        return Expected(examples, TRAINING_METRICS, shapes_of(honest.payload), shapes_of(honest.extra), norm, passes)
+        honest = strategy.finish(replace(context, steps=1), zeros)
+        return Expected(
+            examples,
+            TRAINING_METRICS,
+            shapes_of(honest.payload),
+            shapes_of(honest.extra),
+            l2_norm(sent.values()),
+            partial(strategy.largest_extras, context),
+            work.passes,
+        )
 
     return expect

@@ -130,6 +130,12 @@ class Strategy:
         """What a client sends for its update `delta` = after − before (trainable tensors and running statistics)."""
         return Contribution(delta, weight=float(ctx.examples))
 
+    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+        """The largest L2 norm of each extra of an honest client, where that is known: what is larger never reaches a
+        sum. `norm` is that of the payload that came with them; `ctx` is the client's, with the most steps that it may
+        have taken."""
+        return {}
+
     def objection(self, module: nn.Module, private: Set[str]) -> str | None:
         """Why it cannot work with this model, of which the parameters called `private` stay with the clients; None: it
         can."""

@@ -6,6 +6,7 @@ data, and takes M ε, less in every round, for ε.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -34,6 +35,9 @@ class FedExP(Strategy):
     def finish(self, ctx: LocalContext, delta: State) -> Contribution:
         squared = ctx.flatten(delta).cpu().double().square().sum()
         return Contribution(delta, weight=1.0, extra={SQUARED: squared})
+
+    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+        return {SQUARED: norm**2}
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
         mean = sum(float(total.delta[name].double().square().sum()) for name in sorted(ctx.trainable))

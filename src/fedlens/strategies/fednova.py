@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -20,7 +21,7 @@ from fedlens.strategies.base import (
     advance,
     strategies,
 )
-from fedlens.strategies.momentum import effective_steps
+from fedlens.strategies.momentum import effective_steps, most_effective_steps
 
 WORK = "work"
 """Name of n_i ‖a_i‖₁ on the wire."""
@@ -53,6 +54,10 @@ class FedNova(Strategy):
         normalised = ctx.unflatten(ctx.flatten(delta) / steps)
         work = torch.tensor(ctx.examples * steps, dtype=torch.float64)
         return Contribution({**delta, **normalised}, weight=float(ctx.examples), extra={WORK: work})
+
+    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+        decay = ctx.lr * self.mu
+        return {WORK: ctx.examples * most_effective_steps(ctx.steps, ctx.momentum or 0.0)} if decay <= 1 else {}
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
         effective = float(total.extra[WORK]) * total.count / total.weight

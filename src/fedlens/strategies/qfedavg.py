@@ -4,6 +4,7 @@ https://arxiv.org/abs/1905.10497, Algorithm 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -20,6 +21,9 @@ STEEPNESS = "h"
 
 SMALLEST = 1e-10
 """Of a loss: F^(q−1) has no value at 0."""
+
+LARGEST = 1e6
+"""Of a loss: cross-entropy of a model that has not diverged is far below. A client that claims more is not believed."""
 
 
 @strategies.register("qfedavg", summary="fairness: clients on which the model does badly count more")
@@ -57,6 +61,11 @@ class QFedAvg(Strategy):
         h = self.q * loss ** (self.q - 1) * squared / rate + loss**self.q
         payload = {**delta, **ctx.unflatten(moved * float(loss**self.q))}
         return Contribution(payload, weight=weight, extra={STEEPNESS: weight * h})
+
+    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+        """As a function of F, with ‖Δ‖ given, h is convex: it is largest for the smallest or the largest F."""
+        h = (self.q * norm**2 / ctx.lr * loss ** (-self.q - 1) + loss**self.q for loss in (SMALLEST, LARGEST))
+        return {STEEPNESS: max(h) * (ctx.examples if self.weighted else 1.0)}
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
         h = float(total.extra[STEEPNESS]) * total.count / total.weight  # extras are summed without their weights

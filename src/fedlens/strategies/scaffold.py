@@ -9,6 +9,7 @@ Here it is divided by η ‖a‖₁ (see `momentum`), which is K η for plain SG
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import Total
+from fedlens.aggregation.norms import l2_norm
 from fedlens.federation.types import State
 from fedlens.strategies.base import (
     Contribution,
@@ -66,6 +68,11 @@ class Scaffold(Strategy):
         new = own - _everybodys(ctx) - ctx.flatten(delta) / (ctx.lr * effective_steps(ctx.steps, ctx.momentum or 0.0))
         change = prefixed(CONTROL, ctx.unflatten(new - own))
         return Contribution(delta, weight=1.0, extra=change, private=ctx.unflatten(new))
+
+    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+        """‖c_i⁺ − c_i‖ = ‖c + (y − x) / (η ‖a‖₁)‖ with ‖a‖₁ ≥ 1."""
+        control = prefixed(CONTROL, ctx.unflatten(_everybodys(ctx)))
+        return dict.fromkeys(control, l2_norm(control.values()) + norm / ctx.lr)
 
     def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
         share = total.count / ctx.population

@@ -5,7 +5,7 @@ the task, before anything is added to a sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -18,6 +18,9 @@ from fedlens.federation.types import Answer, Mean, Report, Split, State, Task
 LONGEST_UPDATE = 1e3
 """How many times longer (L2 norm) than the model an update may be: far above what training gives."""
 
+ROUNDED = 1.01
+"""How much larger than computed here a number may be: sums of 32 bits differ by their order."""
+
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -29,6 +32,7 @@ class Expected:
     metrics         names that have to be there
     payload, extra  of a training task: name → (type, shape)
     norm            L2 norm of the shared model
+    largest_extras  norm of the payload → the largest norm of each extra, where it is known
     passes          of a training task: most passes over the images
     outputs         of a "count" task: the model's outputs, which is the largest side of a confusion matrix
     counts          of a "count" task: images of each class that the site has reported, by split
@@ -39,6 +43,7 @@ class Expected:
     payload: Shapes = field(default_factory=dict)
     extra: Shapes = field(default_factory=dict)
     norm: float = 0.0
+    largest_extras: Callable[[float], Mapping[str, float]] = lambda _norm: {}
     passes: int = 1
     outputs: int = 0
     counts: Mapping[Split, Sequence[int]] = field(default_factory=dict)
@@ -77,6 +82,9 @@ def _check_update(payload: State, extra: State, expected: Expected) -> None:
     norm, _ = _norm(payload), _norm(extra)
     if norm > LONGEST_UPDATE * (expected.norm + 1):
         raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
+    for name, most in expected.largest_extras(norm).items():
+        if (length := _length(extra[name])) > ROUNDED * most:
+            raise ProtocolError(f"{_an(name)} of {length:.3g}, which cannot be above {most:.3g} with this update")
 
 
 def _check_metrics(answer: Answer, task: Task, expected: Expected) -> None:
