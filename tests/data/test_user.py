@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from fedlens.data.class_names import whole
 from fedlens.data.partition.iid import Iid
 from fedlens.data.user import from_datasets
 from fedlens.errors import DataError
@@ -131,7 +132,7 @@ def test_classes_are_matched_by_name(data, others, labels, names):
         ({"x": of("ab", 0, 1), "y": of("ba", 0, 1), "z": of(None, 0)}, None, {}, "no `classes`, and the others"),
         ({"x": of("ab", 0, 1), "y": of("ba", 0)}, None, {"class_names": ["a", "c"]}, "class_names lacks b"),
         (of("ab", 0, 1, 2), None, {}, "label 2 is not one of the 2 classes"),
-        (of("ab", 0, 1.5), None, {}, "item 1 is not .image, label.*1.5 is not a whole number"),
+        (of("ab", 0, 1.5), None, {}, "item 1: the label 1.5 is not a whole number"),
         (Subset(ConcatDataset([of("ab", 0), of("ba", 0)]), [0]), None, {}, "join them afterwards"),
     ],
 )
@@ -149,7 +150,16 @@ def test_classes_that_cannot_be_matched(data, test, others, words):
         (Listed([ARRAY, torch.rand(3, 4, 2)]), {}, "different types"),
         (Listed([ARRAY.astype(np.int32)]), {}, "item 0: an image of type torch.int32"),
         (Listed([np.zeros((4, 4, 4), np.uint8)]), {}, r"shape \(4, 4, 4\)"),
-        (Listed([ARRAY] * 4, ["cat"] * 4), {}, "item 0 is not .image, label"),
+        (Listed([ARRAY] * 4, ["cat"] * 4), {}, "item 0: the label 'cat' is not a whole number; .*class_names="),
+        (Listed([ARRAY] * 4, [None] * 4), {}, "item 0: the label None is not a whole number"),
+        (Listed([ARRAY] * 4, [float("nan")] * 4), {}, "item 0: the label nan is not a whole number"),
+        (Listed([ARRAY] * 4, list(torch.eye(4))), {}, r"item 0: a label of shape \(4,\), .*one-hot.*argmax"),
+        ([{"image": ARRAY, "label": 0}], {}, "item 0: a mapping of 'image', 'label'; give pairs"),
+        ([(ARRAY, 0, "x")], {}, r"item 0: a tuple of 3, where \(image, label\) is needed"),
+        ([ARRAY], {}, r"item 0: a ndarray, where \(image, label\) is needed"),
+        (DataLoader(Listed([ARRAY])), {}, r"a DataLoader in place of a data set: .*loader\.dataset"),
+        ("photos", {}, r"'photos' in place of a data set: images in a folder are read by data\.path"),
+        (5, {}, "int is no data set"),
         (Listed([ARRAY] * 20), {"class_names": ["one"]}, "label 1 is not one of the 1 classes"),
         (Listed([ARRAY] * 4, [0, 1, -1, 0]), {}, "label -1"),
     ],
@@ -178,6 +188,14 @@ def test_pil_images_become_what_files_become(mode, kind, expected):
     data = from_datasets(Listed([image] * 20), **HOW)
 
     assert data.images[0, 0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "label", [1, 1.0, True, np.int64(1), np.array(1), np.array([1]), torch.tensor(1), torch.tensor([1]), np.float32(1)]
+)
+def test_what_is_a_class_number(label):
+    number = whole(label)
+    assert (number, type(number)) == (1, int)
 
 
 def test_labels_with_gaps():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,10 +108,19 @@ def whole(label: Any) -> int:
     """A label as a class number.
 
     Raises:
-        ValueError: it is no whole number.
-        TypeError: it is no number.
+        DataError: it is no whole number.
     """
-    number = int(label)
-    if number != label:
-        raise ValueError(f"{label} is not a whole number")
+    shape = tuple(getattr(label, "shape", ()))
+    if math.prod(shape) != 1:
+        raise DataError(
+            f"a label of shape {shape}, where a class number is needed; of a label with a 1 for its class (one-hot), "
+            "give argmax()"
+        )
+    value = label.item() if shape else label
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise DataError(f"the label {value!r} is not a whole number; give class numbers from 0, and class_names=")
     return number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fedlens.data.base import Scheme, described
 from fedlens.data.cache import default_cache_dir
@@ -96,20 +96,36 @@ def _read(dataset: Images, split: str, client: str) -> _Part:
     where = f"client {client!r}: item" if client else f"{split} data: item"
     for number, item in enumerate(_items(dataset)):
         try:
-            image, label = item
+            image, label = _pair(item)
             labels.append(whole(label))
             images.append(_tensor(image))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where} {number} is not (image, label) with a class number as label: {error}") from error
-        except DataError as error:
+        except (TypeError, ValueError, DataError) as error:
             raise DataError(f"{where} {number}: {error}") from error
     return _Part(images, labels, split, client)
 
 
 def _items(dataset: Images) -> Iterator[Any]:
-    if hasattr(dataset, "__len__"):
+    """Raises DataError: it is no data set."""
+    if isinstance(dataset, DataLoader):
+        raise DataError("a DataLoader in place of a data set: give the data set in it, loader.dataset")
+    if isinstance(dataset, str | Path):
+        raise DataError(f"{str(dataset)!r} in place of a data set: images in a folder are read by data.path")
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return (dataset[number] for number in range(len(dataset)))
-    return iter(dataset)
+    if isinstance(dataset, Iterable):
+        return iter(dataset)
+    raise DataError(f"{type(dataset).__name__} is no data set: give a torch Dataset, or a list of (image, label)")
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    """Raises DataError: it is not (image, label)."""
+    if isinstance(item, Mapping):
+        keys = ", ".join(map(repr, list(item)[:5]))
+        raise DataError(f"a mapping of {keys}; give pairs, such as [(row['image'], row['label']) for row in data]")
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        many = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        raise DataError(f"a {type(item).__name__}{many}, where (image, label) is needed")
+    return item[0], item[1]
 
 
 def _tensor(image: Any) -> Tensor:

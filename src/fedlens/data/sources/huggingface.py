@@ -24,6 +24,9 @@ from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import mark_used
 
+_LEFT_OUT = "none"
+"""In place of a split's name. The empty text says the same in a file; on the command line it is a variable not set."""
+
 
 @sources.register("huggingface", summary="a data set of the Hugging Face hub by name, or one saved in a folder")
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class HuggingFace(Source):
     """`dataset` is a name on the hub; `path` a folder (of `save_to_disk`, or that `load_dataset` reads) or such a name.
 
     Columns that are not named: the first image column, the first ClassLabel column or the one called label.
-    Splits that are not named: those whose names mean validation and test, in any case. "" leaves a split out. Classes
+    Splits that are not named: those whose names mean validation and test, in any case; none leaves one out. Classes
     are matched by name where splits number them differently. The encoded images are
     written once as files into FedLens' cache folder, so that decoding and starting again work as for any folder.
     """
@@ -44,8 +47,8 @@ class HuggingFace(Source):
     client_column: Annotated[str | None, Field(description="who owns a row")] = None
     group_column: Annotated[str | None, Field(description="rows that must not straddle a split")] = None
     train_split: Annotated[str, Field(description="name of the training split")] = "train"
-    val_split: Annotated[str | None, Field(description='name of the validation split; "": none')] = None
-    test_split: Annotated[str | None, Field(description='name of the test split; "": none')] = None
+    val_split: Annotated[str | None, Field(description="name of the validation split; none leaves it out")] = None
+    test_split: Annotated[str | None, Field(description="name of the test split; none leaves it out")] = None
 
     def load(self) -> ImageTable:
         """Fetch the data set unless it is there, and list its images.
@@ -84,9 +87,15 @@ class HuggingFace(Source):
                 found = datasets.load_dataset(name, self.subset)
         except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            way_out = (
+                "save it again with save_to_disk"
+                if Path(name).exists()
+                else "check the name and the network, or call save_to_disk on a connected machine and set data.path to "
+                "that folder"
+            )
+            key = "data.dataset" if self.dataset else "data.path"
             raise DataError(
-                f"data.dataset: {name!r} cannot be loaded by Hugging Face datasets ({reason}); check the name and the "
-                "network, or call save_to_disk on a connected machine and set data.path to that folder"
+                f"{key}: {name!r} cannot be loaded by Hugging Face datasets ({reason}); {way_out}"
             ) from error
         return found if isinstance(found, Mapping) else {self.train_split: found}
 
@@ -95,11 +104,15 @@ class HuggingFace(Source):
         renamed = self.train_split == "train" and "train" not in found
         chosen = {"train": (_usual("train", found) if renamed else "") or self.train_split}
         for split, asked in (("val", self.val_split), ("test", self.test_split)):
-            if name := _usual(split, found) if asked is None else asked:
+            name = _usual(split, found) if asked is None else asked
+            if name and (name in found or name != _LEFT_OUT):
                 chosen[split] = name
         for split, name in chosen.items():
             if name not in found:
-                raise DataError(f"data.{split}_split: no split {name!r}; the data set has {', '.join(found)}")
+                raise DataError(
+                    f"data.{split}_split: no split {name!r}; the data set has {', '.join(found)}; name one: "
+                    f"data.{split}_split={next(iter(found), 'NAME')}"
+                )
         return {split: found[name] for split, name in chosen.items()}
 
     def _summary(self, found: Mapping[str, Any], splits: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -153,7 +166,7 @@ def _usual(split: str, found: Mapping[str, Any]) -> str:
 def _check_columns(split: str, features: Mapping[str, Any], image: str, label: str) -> None:
     """Raises DataError: a split lacks the columns that the first one has, or has no images in one."""
     there = ", ".join(features)
-    way_out = f'rename it, or leave the split out: data.{split}_split: ""'
+    way_out = f"rename it, or leave the split out: data.{split}_split={_LEFT_OUT}"
     for column in (image, label):
         if column not in features:
             raise DataError(f"data.{split}_split: no column {column!r} in the {split} split ({there}); {way_out}")
@@ -200,7 +213,7 @@ def _faulty(splits: Mapping[str, Any], column: str, texts: list[str], problem: s
     sizes = np.cumsum([len(part) for part in splits.values()])
     at = int(np.searchsorted(sizes, rows[0], side="right"))
     split, row = list(splits)[at], rows[0] - int(sizes[at - 1] if at else 0)
-    held_out = f'; leave that split out: data.{split}_split: ""' if split != "train" else ""
+    held_out = f"; leave that split out: data.{split}_split={_LEFT_OUT}" if split != "train" else ""
     return (
         f"data.label_column: {column!r} has {problem} in {len(rows):,} of {len(texts):,} rows, the first in split "
         f"{split}, row {row}: {texts[rows[0]]!r}{held_out or '; remove those rows'}"
