@@ -44,6 +44,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is cut or damaged: download or copy it again") from error
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} {refused_object(str(error))}") from error
+    except MemoryError as error:
+        raise ModelError(f"{path} does not fit into this machine's memory") from error
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
     except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:

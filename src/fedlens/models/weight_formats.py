@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zipfile
+from mmap import ACCESS_READ, mmap
 from typing import BinaryIO, Literal
 
 from fedlens.errors import ModelError
@@ -33,6 +34,9 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 )
 _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 _PICKLE = b"\x80"
+_BUFFER = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
+"""How a pickle asks for a buffer of any size, the one thing whose memory is filled though it is not in the file. What
+torch allocates for tensors is compared with the file before it is touched."""
 
 
 def format_of(file: BinaryIO) -> Format:
@@ -58,6 +62,8 @@ def format_of(file: BinaryIO) -> Format:
         _check_names(int.from_bytes(start[:8], "little"), size)
         return "safetensors"
     if start.startswith(_PICKLE):
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            _check_pickle(content)
         return "torch"
     raise ModelError(_unknown(start))
 
@@ -76,7 +82,8 @@ def _check_zip(file: BinaryIO, size: int) -> None:
     if end[:4] == b"PK\5\6" and struct.unpack("<H", end[10:12])[0] > MAX_PARTS:
         raise ModelError(f"has more than {MAX_PARTS:,} tensors")
     try:
-        parts = zipfile.ZipFile(file).infolist()
+        archive = zipfile.ZipFile(file)
+        parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, struct.error) as error:
         raise ModelError("is cut or damaged: download or copy it again") from error
     names = [part.filename for part in parts]
@@ -86,13 +93,20 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         raise ModelError("is a model of TensorFlow or Keras; give weights of PyTorch")
     if any(name.endswith("constants.pkl") for name in names):
         raise ModelError(f"is a TorchScript program; save its tensors with {_SAVE}")
-    described = next((part.file_size for part in parts if part.filename.endswith("data.pkl")), None)
-    if described is None:
+    described = [part for part in parts if part.filename.endswith("data.pkl")]
+    if not described:
         raise ModelError("is a zip archive without weights of PyTorch; unpack it first")
-    if described > MAX_NAMES:
-        raise ModelError(f"names its tensors in {described:,} bytes, and at most {MAX_NAMES:,} are read")
+    if (longest := max(part.file_size for part in described)) > MAX_NAMES:
+        raise ModelError(f"names its tensors in {longest:,} bytes, and at most {MAX_NAMES:,} are read")
     if sum(part.file_size for part in parts) > size:
         raise ModelError("claims to hold more bytes than it has")
+    for part in described:
+        _check_pickle(archive.read(part))
+
+
+def _check_pickle(content: bytes | mmap) -> None:
+    if _BUFFER.search(content):
+        raise ModelError(refused_object("GLOBAL bytearray"))
 
 
 def _unknown(start: bytes) -> str:
