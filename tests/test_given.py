@@ -13,7 +13,7 @@ import fedlens
 from fedlens.config.load import load_saved
 from fedlens.errors import ConfigError
 from fedlens.files import read_json
-from fedlens.tracking.console import next_commands, resuming
+from fedlens.tracking.next_steps import next_commands, resuming
 
 QUICK = [
     "model.name=lenet",

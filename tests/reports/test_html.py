@@ -54,6 +54,14 @@ def test_the_page_opens_with_the_figures_that_count(tmp_path: Path) -> None:
     assert "name: lenet" in text
 
 
+def test_a_run_that_learnt_nothing_is_told_what_to_try(tmp_path: Path) -> None:
+    poor, good = write_run(tmp_path, "poor", rounds=1), write_run(tmp_path, "good")
+    text = text_of(write_report(poor.path))
+    assert "test accuracy 30.0 % on 30 images is no better than naming one class without learning (33.3 %)" in text
+    assert f"Try: fedlens run {poor.config} model.name=efficientnet_lite0 model.pretrained=true" in text
+    assert "without learning (" not in text_of(write_report(good.path))
+
+
 def test_the_page_stands_alone_and_holds_every_plot_once(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path).path).read_text(encoding="utf-8")
     assert not re.search(r"""<(script|link|img)[^>]*\b(src|href)=""", page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
 from dataclasses import replace
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.federation.types import ClientFailure, Mean, Report, Standing
 from fedlens.files import to_json
-from fedlens.tracking.console import ConsoleTracker, next_commands
+from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.metrics import line_of
+from fedlens.tracking.next_steps import next_commands
 
 HEADER = {"model": "cnn", "strategy": "fedavg", "folder": "logs/a b"}
 
@@ -62,6 +64,16 @@ def test_a_row_a_round_under_one_header(shown):
     # 2.0 + 1.5 MB, told once because it does not change; 1 + 0.25 s
     assert rows[0] == ["1/12", "1.5000", "75.0", "%", "–", "2/2", "3.50", "1.25"]
     assert rows[1] == ["2/12", "1.5000", "75.0", "%", "–", "2/2", '"', "1.25"]
+
+
+def test_floors_are_said_once_before_the_rounds(shown):
+    tracker, text = shown
+    tracker.start(HEADER, 12, 0)
+    for number in (1, 2):
+        tracker.round(
+            replace(record(number), chance=0.5, test=Evaluation(0.5, np.array([[2, 1], [0, 1]]), majority=0.75))
+        )
+    assert plain(text()).count("test  4 images; chance 50.0 %, majority class 75.0 %") == 1
 
 
 def test_a_round_of_simulated_clients_shows_their_clock(shown):
@@ -123,6 +135,18 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
     assert "1 min 1 s: start 58.0 s, rounds 2.5 s, report 0.7 s" in shown_text
     assert "report.html" in shown_text
     assert "config.yaml strategy.name=fedprox" in shown_text
+
+
+def test_the_client_that_is_proposed_is_not_malicious(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("personalization: {name: fedper}")
+    counts = {"train": [1], "val": [1], "test": [1]}
+    partition = {"class_names": ["a"], "clients": {"bad": counts, "good one": counts}, "test": [1]}
+    (folder / "partition.json").write_text(json.dumps(partition))
+    bad, good = (ClientEvaluation(name, 0.5, 1.0, 4, True, malicious=name == "bad") for name in ("bad", "good one"))
+    (folder / "metrics.jsonl").write_text(to_json(line_of(replace(record(1), clients=(bad, good)))) + "\n")
+    assert next_commands(folder, "fedlens run x")[0] == f"fedlens predict {folder} photo.jpg --client 'good one'"
 
 
 def test_the_next_commands_fit_the_run(tmp_path):

@@ -244,8 +244,8 @@ def build_threat(config: Config, data: FederatedData) -> Threat | None:
 
 
 def who_attacks(config: Config, threat: Threat) -> str:
-    names = ", ".join(sorted(threat.malicious))
-    return f"attack {config.attack.name}: {len(threat.malicious)} clients are malicious ({names})"
+    names, many = ", ".join(sorted(threat.malicious)), len(threat.malicious)
+    return f"attack {config.attack.name}: {many} {'client is' if many == 1 else 'clients are'} malicious ({names})"
 
 
 def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> None:

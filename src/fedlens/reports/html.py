@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +15,9 @@ from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
+from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.next_steps import from_python, resuming
 from fedlens.tracking.summary import duration, is_personal, last_with, percent
 from fedlens.tracking.wording import UNUSED, floors, measured_on
 
@@ -35,7 +38,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section that the run has something for."""
     head = headline(run)
-    parts = (_learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
+    parts = (_advice, _learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
 
@@ -103,6 +106,14 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
     return "<br>".join((what, *filter(None, details))).replace(" %", "\u00a0%")
 
 
+def _advice(run: LoadedRun) -> str:
+    """What to try where the run ended poorly, as the console says it."""
+    again = "" if from_python(run.config) else f"fedlens run {shlex.quote(str(run.folder.config))}"
+    command = "fedlens server --resume" if run.folder.superlink.exists() else "fedlens resume"
+    problem = advice(run.metrics, run.config, Commands(again, resuming(str(run.folder.path), command)))
+    return f'<p class="box advice">{escape(problem)}</p>' if problem else ""
+
+
 def _learning(run: LoadedRun) -> str:
     if not run.metrics:
         return '<p class="box">No round has finished yet.</p>'
@@ -110,7 +121,7 @@ def _learning(run: LoadedRun) -> str:
         "Learning",
         plot(
             "Accuracy",
-            "The shared model on the global test and validation images, and on the clients' own test images.",
+            _models(is_personal(run.config)),
             rounds.accuracy_curves(run.metrics, is_personal(run.config)),
         ),
         plot(
@@ -120,6 +131,13 @@ def _learning(run: LoadedRun) -> str:
         ),
         plot("Loss", "Training: mean over the round's clients.", rounds.loss_curves(run.metrics)),
     )
+
+
+def _models(personal: bool) -> str:
+    """Whose accuracies the curves are."""
+    if personal:
+        return "Each client's own model on its own images; the shared model, where there is one, on global test images."
+    return "The shared model on the global test and validation images, and on the clients' own test images."
 
 
 def _clients(run: LoadedRun) -> str:

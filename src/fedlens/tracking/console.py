@@ -10,7 +10,6 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
@@ -18,15 +17,15 @@ from rich.text import Text
 
 from fedlens import clean
 from fedlens.federation.records import RoundRecord
-from fedlens.texts import read_file
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.barred import Barred
-from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.metrics import line_of, read_metrics
+from fedlens.tracking.next_steps import configuration, from_python, next_commands, resuming
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable
-from fedlens.tracking.run_dir import RunDir, find_runs
-from fedlens.tracking.saved import Partition, read_saved
+from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import duration, is_personal
+from fedlens.tracking.wording import basis
 
 _MOST_FAILURES = 5
 
@@ -68,6 +67,7 @@ class ConsoleTracker(Barred):
         """One row, and a line for each client that failed."""
         self._round = record.round
         if self._table is None:
+            self._lines(_without_learning(record))
             self._table = RoundTable(self._num_rounds, timed=record.virtual_seconds is not None)
             self._say(self._table.header(), "bold")
         self._say(self._table.row(record), "yellow" if record.failures else "")
@@ -111,63 +111,14 @@ class ConsoleTracker(Barred):
             self._say(f"{name:{width}}  {value}", hang=width + 2)
 
 
+def _without_learning(record: RoundRecord) -> dict[str, str]:
+    """What the accuracies of the rounds are to be compared with: how many images, and what needs no learning."""
+    line = line_of(record)
+    columns = {"test": "test", "val": "validation"}
+    return {column: basis(line[name]) for column, name in columns.items() if line[name]}
+
+
 def split_time(spent: Mapping[str, float]) -> str:
     """ "36.0 s: start 2.1 s, features 30.0 s, rounds 2.4 s, report 1.5 s"; without what took no time."""
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items() if seconds >= 0.05)
     return f"{duration(sum(spent.values()))}: {parts}"
-
-
-def next_commands(folder: Path, again: str) -> list[str]:
-    """Up to three commands that make sense and can work after a run that `again` started."""
-    place = shlex.quote(str(folder.parent))
-    run, config = RunDir(folder), configuration(RunDir(folder))
-    given = from_python(config)
-    commands = [f"tensorboard --logdir {place}"]
-    if "model" not in given and not (given and is_personal(config)):
-        commands.insert(0, f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(run)}")
-    if len(find_runs(folder.parent)) > 1:
-        commands.append(f"fedlens compare {place}")
-    elif not given:
-        commands.append(_another(run, again))
-    return commands
-
-
-def from_python(config: Mapping[str, Any]) -> list[str]:
-    """What of a run was handed over by a Python program, "data" or "model": no command can run it again."""
-    named = {"data": "source", "model": "name"}
-    return [section for section, key in named.items() if config.get(section, {}).get(key) == "python"]
-
-
-def resuming(folder: str, command: str) -> str:
-    """How to go on with a run: by `command`, or from Python, where what was handed over has to be given again."""
-    given = from_python(configuration(RunDir(Path(folder))))
-    again = "".join(f", {name}=…" for name in given)
-    return f"fedlens.resume({folder!r}{again})" if given else f"{command} {shlex.quote(folder)}"
-
-
-def _another(run: RunDir, again: str) -> str:
-    """`again` with something to compare the run with: another strategy, or, where nothing is shared, a federation."""
-    tried = {section: configuration(run).get(section, {}).get("name") for section in ("personalization", "strategy")}
-    if tried["personalization"] == "local":
-        section, name = "personalization", "none"
-    else:
-        section, name = "strategy", "fedavgm" if tried["strategy"] == "fedprox" else "fedprox"
-    kept = [word for word in shlex.split(again) if not word.startswith(f"{section}.")]
-    return shlex.join([*kept, f"{section}.name={name}"])
-
-
-def whose(run: RunDir) -> str:
-    """The option that names a client, where clients have models of their own and are on this machine."""
-    if run.superlink.exists() or not run.partition.exists() or not run.config.exists():
-        return ""
-    if not is_personal(configuration(run)):
-        return ""
-    return f" --client {shlex.quote(next(iter(read_saved(run.partition, Partition)['clients'])))}"
-
-
-def configuration(run: RunDir) -> dict[str, Any]:
-    """The run's configuration; empty where there is none."""
-    if not run.config.exists():
-        return {}
-    found: dict[str, Any] = read_file(run.config).tree
-    return found

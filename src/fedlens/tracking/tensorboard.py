@@ -115,8 +115,8 @@ def scalars_of(record: RoundRecord) -> dict[str, float]:
         "communication/bytes_up": record.bytes_up,
         "communication/bytes_down": record.bytes_down,
         **{f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()},
-        **_evaluation("test", record.test),
-        **_evaluation("validation", record.validation),
+        **_evaluation("test", record.test, record.chance),
+        **_evaluation("validation", record.validation, record.chance),
         **_clients(record),
         **record.measures,
     }
@@ -127,7 +127,7 @@ def _staleness(steps: Sequence[float]) -> dict[str, float | None]:
     return {"staleness/mean": sum(steps) / len(steps), "staleness/max": max(steps)} if steps else {}
 
 
-def _evaluation(name: str, evaluation: Evaluation | None) -> dict[str, float | None]:
+def _evaluation(name: str, evaluation: Evaluation | None, chance: float | None) -> dict[str, float | None]:
     if evaluation is None or not evaluation.examples:
         return {}
     return {
@@ -135,6 +135,9 @@ def _evaluation(name: str, evaluation: Evaluation | None) -> dict[str, float | N
         f"{name}/accuracy": evaluation.accuracy,
         f"{name}/balanced_accuracy": evaluation.balanced_accuracy,
         f"{name}/auroc": evaluation.auroc,
+        f"{name}/images": evaluation.examples,
+        f"{name}/floor_chance": chance,
+        f"{name}/floor_majority_class": evaluation.majority,
     }
 
 
@@ -152,6 +155,10 @@ def _clients(record: RoundRecord) -> dict[str, float | None]:
         "clients/never_sampled_accuracy": summary.never_sampled_accuracy,
         "clients/malicious_accuracy": summary.malicious_accuracy,
         "clients/loss": summary.loss,
+        "clients/images": summary.examples,
+        "clients/floor_chance": record.chance,
+        "clients/floor_majority_class": summary.majority,
+        "clients/floor_own_majority_class": summary.own_majority,
     }
     if len(record.clients) <= _MOST_CLIENTS:
         scalars |= {f"client_accuracy/{client.client}": client.accuracy for client in record.clients}

@@ -1,0 +1,74 @@
+"""The commands to go on with after a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlens.texts import read_file
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.saved import Partition, read_saved
+from fedlens.tracking.summary import is_personal, last_with
+
+
+def next_commands(folder: Path, again: str) -> list[str]:
+    """Up to three commands that make sense and can work after a run that `again` started."""
+    place = shlex.quote(str(folder.parent))
+    run, config = RunDir(folder), configuration(RunDir(folder))
+    given = from_python(config)
+    commands = [f"tensorboard --logdir {place}"]
+    if "model" not in given and not (given and is_personal(config)):
+        commands.insert(0, f"fedlens predict {shlex.quote(str(folder))} photo.jpg{whose(run)}")
+    if len(find_runs(folder.parent)) > 1:
+        commands.append(f"fedlens compare {place}")
+    elif not given:
+        commands.append(_another(run, again))
+    return commands
+
+
+def from_python(config: Mapping[str, Any]) -> list[str]:
+    """What of a run was handed over by a Python program, "data" or "model": no command can run it again."""
+    named = {"data": "source", "model": "name"}
+    return [section for section, key in named.items() if config.get(section, {}).get(key) == "python"]
+
+
+def resuming(folder: str, command: str) -> str:
+    """How to go on with a run: by `command`, or from Python, where what was handed over has to be given again."""
+    given = from_python(configuration(RunDir(Path(folder))))
+    again = "".join(f", {name}=…" for name in given)
+    return f"fedlens.resume({folder!r}{again})" if given else f"{command} {shlex.quote(folder)}"
+
+
+def _another(run: RunDir, again: str) -> str:
+    """`again` with something to compare the run with: another strategy, or, where nothing is shared, a federation."""
+    tried = {section: configuration(run).get(section, {}).get("name") for section in ("personalization", "strategy")}
+    if tried["personalization"] == "local":
+        section, name = "personalization", "none"
+    else:
+        section, name = "strategy", "fedavgm" if tried["strategy"] == "fedprox" else "fedprox"
+    kept = [word for word in shlex.split(again) if not word.startswith(f"{section}.")]
+    return shlex.join([*kept, f"{section}.name={name}"])
+
+
+def whose(run: RunDir) -> str:
+    """The option that names a client, where clients have models of their own and are on this machine: one that is not
+    malicious."""
+    if run.superlink.exists() or not run.partition.exists() or not run.config.exists():
+        return ""
+    if not is_personal(configuration(run)):
+        return ""
+    clients = read_saved(run.partition, Partition)["clients"]
+    evaluated = (last_with(read_metrics(run.metrics), "clients") or {}).get("by_client", [])
+    malicious = {one["client"] for one in evaluated if one.get("malicious")}
+    return f" --client {shlex.quote(next((name for name in clients if name not in malicious), next(iter(clients))))}"
+
+
+def configuration(run: RunDir) -> dict[str, Any]:
+    """The run's configuration; empty where there is none."""
+    if not run.config.exists():
+        return {}
+    found: dict[str, Any] = read_file(run.config).tree
+    return found
