@@ -209,6 +209,11 @@ def test_several_mistakes_in_a_file_come_together() -> None:
         assert line.endswith(f"({place})")
 
 
+def test_an_argument_longer_than_a_file_name_is_a_value() -> None:
+    refused_in_one_line(f"run seed={'9' * 5000}", "a number of 5,000 digits")
+    refused_in_one_line("run seed=\x01", "seed", "control character U+0001")
+
+
 def test_a_file_that_is_no_yaml_is_named_with_line_and_column() -> None:
     Path("mine.yaml").write_text("model:\n  name: [lenet\nfederated:\n  num_rounds: 3\n")
     refused_in_one_line("run mine.yaml", "mine.yaml, line 3, column 10", "is not YAML")

@@ -29,6 +29,7 @@ HOSTILE = {
     "itself": ("a: &a [*a]\n", "refers to itself"),
     "deep": ("a: " + "[" * 5_000 + "]" * 5_000 + "\n", "nested too deeply"),
     "digits": (f"seed: {'9' * 5_000}\n", "a number of 5,000 digits"),
+    "zero": ("seed: 1\nname: a\0b\n", "is not YAML (the control character U+0000 in line 2)"),
     "tag": ("seed: !!int many\n", "is not YAML"),
     "date": ("seed: !!timestamp soon\n", "is not YAML"),
     "long": ("seed: 1 # " + "x" * LONGEST, "at most 256,000 are read"),

@@ -53,6 +53,14 @@ def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
         yield opened
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether `path` is a file: no text, however long or odd, is an error."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # longer than a name may be; a zero byte
+        return False
+
+
 def read_regular(path: Path, at_most: int | None = None) -> bytes:
     """The bytes of a regular file.
 

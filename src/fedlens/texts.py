@@ -98,7 +98,7 @@ def parse_value(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or as `read_file` says of aliases and nesting.
     """
-    loader = _Loader(text)
+    loader = _loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -111,6 +111,15 @@ def parse_value(text: str) -> Any:
         raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
+
+
+def _loader(text: str) -> _Loader:
+    """Raises yaml.YAMLError: a character that YAML does not allow, such as a zero byte."""
+    try:
+        return _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise yaml.YAMLError(f"the control character U+{ord(text[error.position]):04X} in line {line:,}") from error
 
 
 def write_text(tree: Mapping[str, Any]) -> str:
@@ -130,7 +139,10 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _parse_document(content: str, name: str) -> Text:
-    loader = _Loader(content)
+    try:
+        loader = _loader(content)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: is not YAML ({error})") from error
     try:
         node = loader.get_single_node()
         if node is None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedlens.cli.data import app
 from fedlens.config.builders import build_data
 from fedlens.config.load import load
-from fedlens.errors import ConfigError, DataError
+from fedlens.errors import ConfigError, DataError, FedLensError
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +146,10 @@ def test_the_cache_is_listed_and_removed(photos, tmp_path):
     assert "removed 0 entries" in run("cache", "--clear", "--older-than", 30)
     assert "removed 1 entry" in run("cache", "--clear")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_show_names_the_damaged_file_of_a_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "partition.json").write_text("5")
+    with pytest.raises(FedLensError, match=r"partition\.json: the whole: .*; mend the file"):
+        run("show", tmp_path)

@@ -140,20 +140,22 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
     Raises:
         ConfigError: a key that says nothing of the data.
     """
+    from fedlens.cli.run import split_arguments
     from fedlens.config.builders import build_table
     from fedlens.config.load import load
     from fedlens.data.show import holdings, is_run, of_table
     from fedlens.errors import ConfigError
-    from fedlens.tracking.run_dir import newest
+    from fedlens.tracking.run_dir import RunDir
+    from fedlens.tracking.saved import Partition, read_saved
 
-    named = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
-    path = newest(Path(arguments[0])) if named else None
-    overrides = arguments[1:] if named else arguments
+    path, overrides = split_arguments(arguments)  # of a folder whose name holds "=": data.path=NAME
     if other := [text for text in overrides if not text.startswith("data.")]:
         raise ConfigError(f"{other[0]}: data show takes one PATH, and keys of the section data: data.columns.path=NAME")
     if path is not None and is_run(path):
         if overrides:
             raise ConfigError(f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself")
+        if (partition := RunDir(path).partition).exists():
+            read_saved(partition, Partition)  # for what it says of a damaged file
         return path, holdings(path)
     config = load(None, overrides, {} if path is None else {"data.path": str(path)})
     table, _ = build_table(config.data)

@@ -53,9 +53,10 @@ def run(
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The configuration file, if the first argument is one, and the overrides."""
+    from fedlens.files import is_file
     from fedlens.tracking.run_dir import newest
 
-    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
+    if arguments and ("=" not in arguments[0] or is_file(arguments[0])):
         return newest(Path(arguments[0])), list(arguments[1:])
     return None, list(arguments)
 

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedlens import files
+
 PIXELS = "the table holds pixel values, not image files; write the images to files first"
 
 _MANY_NUMBERS = re.compile(r"[\[(]?\s*\d+(\.\d+)?([\s,;]+\d+(\.\d+)?){15,}")
@@ -25,10 +27,7 @@ def is_pixel_column(name: str) -> bool:
 
 def is_file(folder: Path, name: str) -> bool:
     """Whether `name`, relative to `folder`, is a file; no text, however odd, is an error."""
-    try:
-        return bool(name) and (folder / name).is_file()
-    except (OSError, ValueError):  # longer than a file name may be; a zero byte
-        return False
+    return bool(name) and files.is_file(folder / name)
 
 
 def _is_folder(folder: Path, name: str) -> bool:
