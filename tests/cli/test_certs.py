@@ -96,7 +96,7 @@ def test_renew(certs):
     [
         (["create", "--hosts", "a b", "--clients", "1", "--out", "new"], "--hosts 'a b'"),
         (["create", "--hosts", "a.org,", "--clients", "1", "--out", "new"], "--hosts ''"),
-        (["create", "--hosts", "a.org", "--clients", "0", "--out", "new"], "--clients 0: give at least 1"),
+        (["create", "--hosts", "a.org", "--clients", "0", "--out", "new"], "--clients 0: give a number from 1"),
         (["create", "--hosts", "a.org", "--out", "new"], "--clients 5, or their names"),
         (
             ["create", "--hosts", "a.org", "--clients", "1", "--names", "a", "--out", "new"],

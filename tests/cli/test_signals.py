@@ -15,7 +15,8 @@ from fedlens.cli import signals
 
 @pytest.fixture(autouse=True)
 def handlers_of_this_process():
-    before = {number: signal.getsignal(number) for number in signals.ENDING}
+    """Those of a terminal, also where the tests were started with nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.ENDING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
