@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -39,6 +40,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def same_chance() -> None:
     """First weights of a module that a test makes by itself, and `torch.rand`, are the same every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Any]:
+    """A site (`sites.Place`)."""
+    from tests.helpers import one_thread
+    from tests.sites import Place
+
+    with one_thread():  # and a site sets its own
+        yield Place(tmp_path)
 
 
 def unlisted_skips(session: pytest.Session) -> list[str]:

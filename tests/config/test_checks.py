@@ -36,7 +36,8 @@ def test_updates_that_are_more_than_steps(counting, name: str) -> None:
     "name", ["none", "fedper", "fedrep", "fedbn", "lgfedavg", "fedbabu", "ditto", "apfl", "finetune"]
 )
 def test_updates_that_are_steps(counting, name: str) -> None:
-    load(None, [f"personalization.name={name}", "strategy.name=counting"])
+    config = load(None, [f"personalization.name={name}", "strategy.name=counting"])
+    assert (config.personalization.name, config.strategy.name) == (name, "counting")
 
 
 @pytest.mark.parametrize(

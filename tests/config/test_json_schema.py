@@ -45,8 +45,15 @@ def test_the_configurations_of_the_repository_fit(validator, path):
     ],
 )
 def test_what_loads_is_valid(validator, good):
-    load(None, (), good)
-    validator.validate(good)
+    loaded = load(None, (), good).model_dump()
+    assert loaded == merged(loaded, good)  # all of it has arrived
+    assert validator.is_valid(good)
+
+
+def merged(tree, other):
+    if not isinstance(other, dict):
+        return other
+    return tree | {key: merged(tree[key], value) for key, value in other.items()}
 
 
 @pytest.mark.parametrize(

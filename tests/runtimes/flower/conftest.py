@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from tests.helpers import one_thread
+from tests.runtimes.flower.authority import HOSTS
 from tests.runtimes.flower.stage import Stage
 
 from fedlens.runtimes.flower import runtime
+from fedlens.runtimes.flower.certificates import create
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +39,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def stage(tmp_path: Path, quick: None) -> Stage:
     return Stage(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority's folder, never changed by a test."""
+    folder = tmp_path_factory.mktemp("federation") / "certs"
+    create(folder, HOSTS, ["client1", "client2"], 825)
+    return folder
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "certs")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from flwr.app import Message, RecordDict
 from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering
 
 from fedlens.federation.types import Task
+from fedlens.runtimes.flower.codec import arrays, tensors
 from fedlens.runtimes.flower.messages import Setup
 from fedlens.runtimes.flower.roster import Bounds
 from fedlens.runtimes.flower.runtime import FlowerRuntime
@@ -84,3 +86,13 @@ def content(change: Callable[[RecordDict], object]) -> Callable[..., Any]:
 def put(record: str, **values: Any) -> Callable[..., Any]:
     """An answer with other values in one of its records."""
     return content(lambda records: records[record].update(values))
+
+
+def of(outcomes: Iterable[Any], kind: type) -> list[str]:
+    """The clients whose outcome is a `kind`."""
+    return sorted(outcome.client for outcome in outcomes if isinstance(outcome, kind))
+
+
+def nan(records: RecordDict) -> None:
+    update = tensors(records["payload"])
+    records["payload"] = arrays({**update, "head.bias": torch.full((3,), torch.nan)})

@@ -6,7 +6,6 @@ import argparse
 import base64
 import json
 import os
-import shutil
 import socket
 import ssl
 import threading
@@ -15,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.runtimes.flower.authority import HOSTS, made_at
 
 from fedlens.errors import ConfigError
-from fedlens.runtimes.flower import signing
 from fedlens.runtimes.flower.certificates import (
     ClientCredentials,
     ServerCredentials,
@@ -29,29 +28,6 @@ from fedlens.runtimes.flower.certificates import (
     revoke,
 )
 from fedlens.runtimes.flower.key_files import Certificate
-
-HOSTS = ("server.example.org", "192.0.2.7")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Never changed by a test."""
-    folder = tmp_path_factory.mktemp("federation") / "certs"
-    create(folder, HOSTS, ["client1", "client2"], 825)
-    return folder
-
-
-@pytest.fixture
-def copy(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "certs")
-
-
-def made_at(moment, folder, days=10):
-    """A folder made at another time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signing, "now", lambda: moment)
-        create(folder, HOSTS, ["client1"], days)
-    return folder
 
 
 def handshake(folder, name, ca):
@@ -102,13 +78,16 @@ def test_grpc_takes_the_certificates(made):
     from flwr.supercore.grpc import create_channel
 
     credentials = ServerCredentials.load(made)
-    server = grpc.server(futures.ThreadPoolExecutor(1))
+    echo = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    handler = grpc.method_handlers_generic_handler("test.Echo", {"say": echo})
+    server = grpc.server(futures.ThreadPoolExecutor(1), [handler])
     pair = (credentials.key.read_bytes(), credentials.certificate.read_bytes())
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     server.start()
     channel = create_channel(f"127.0.0.1:{port}", False, (made / "clients/client2/ca.crt").read_bytes())
     try:
-        grpc.channel_ready_future(channel).result(30)  # raises when it does not become ready
+        say = channel.unary_unary("/test.Echo/say")
+        assert say(b"over TLS", timeout=30, wait_for_ready=True) == b"over TLS"
     finally:
         channel.close()
         server.stop(None)
@@ -339,119 +318,3 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ConfigError, match=r"certs: cannot be written \(No space left on device\)"):
         create(tmp_path / "certs", HOSTS, ["client1"], 10)
-
-
-def test_missing_folders(tmp_path):
-    nowhere = tmp_path / "nowhere"
-    for use in (
-        lambda: ServerCredentials.load(nowhere),
-        lambda: ClientCredentials.load(nowhere),
-        lambda: load_registry(nowhere),
-        lambda: add(nowhere, ["berlin"]),
-        lambda: revoke(nowhere, "client1"),
-        lambda: renew(nowhere, (), 10),
-    ):
-        with pytest.raises(ConfigError, match=r"nowhere: no such folder; (make it|give)"):
-            use()
-
-
-@pytest.mark.parametrize("name", ["ca.crt", "server/server.crt", "server/server.key"])
-def test_the_servers_files(name, copy):
-    file = copy / name
-    file.write_text("not in PEM")
-    with pytest.raises(ConfigError, match=rf"{file}: is not a (certificate|private key)"):
-        ServerCredentials.load(copy)
-    file.unlink()
-    with pytest.raises(ConfigError, match=f"{file}: is missing"):
-        ServerCredentials.load(copy)
-    file.mkdir()
-    with pytest.raises(ConfigError, match=f"{file}: cannot be read"):
-        ServerCredentials.load(copy)
-
-
-@pytest.mark.parametrize("name", ["ca.crt", "client.key"])
-def test_a_sites_files(name, copy):
-    site = copy / "clients/client1"
-    (site / name).write_text("not in PEM")
-    with pytest.raises(ConfigError, match=rf"{name}: is not a (certificate|private key)"):
-        ClientCredentials.load(site)
-    (site / name).unlink()
-    with pytest.raises(ConfigError, match=f"{name}: is missing"):
-        ClientCredentials.load(site)
-
-
-def test_a_key_of_another_kind(copy):
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import (
-        BestAvailableEncryption,
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
-
-    key = signing.new_key()
-    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-    (copy / "server/server.key").write_bytes(locked)
-    with pytest.raises(ConfigError, match="is not a private key without password"):
-        ServerCredentials.load(copy)
-    (copy / "server/server.key").write_bytes(signing.key_text(key))
-    with pytest.raises(ConfigError, match=r"server\.key: is not the key of .*server\.crt"):
-        ServerCredentials.load(copy)
-    other = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    (copy / "clients/client1/client.key").write_bytes(other)
-    with pytest.raises(ConfigError, match="is not an elliptic curve key"):
-        ClientCredentials.load(copy / "clients/client1")
-
-
-def test_a_key_that_everybody_can_read(copy):
-    for file, load in (
-        (copy / "server/server.key", lambda: ServerCredentials.load(copy)),
-        (copy / "clients/client1/client.key", lambda: ClientCredentials.load(copy / "clients/client1")),
-    ):
-        file.chmod(0o644)
-        with pytest.raises(ConfigError, match=rf"is open to every user of this machine \(mode 644\); chmod 600 {file}"):
-            load()
-        file.chmod(0o640)  # a group that the service runs in
-        load()
-
-
-def test_an_unknown_client(made):
-    with pytest.raises(ConfigError, match=r"unknown client 'clinet1'\. Did you mean 'client1'\? Known: "):
-        revoke(made, "clinet1")
-
-
-def damaged(**changes):
-    def change(entries):
-        entries["client1"] |= changes
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (damaged(public_key="ssh-rsa AAAA"), "damaged"),
-        (damaged(public_key=None), "damaged"),
-        (damaged(fingerprint="SHA256:x"), "SHA256:x is not the fingerprint of its public key"),
-        (damaged(created="yesterday"), "yesterday"),
-        (lambda entries: entries["client1"].pop("revoked"), "'revoked'"),
-        (lambda entries: entries.update(client3=None), "damaged"),
-    ],
-)
-def test_a_damaged_registry(change, words, copy):
-    entries = json.loads((copy / "registry.json").read_text())
-    change(entries)
-    (copy / "registry.json").write_text(json.dumps(entries))
-    with pytest.raises(ConfigError, match=r"registry\.json: is damaged \(.*\); put back a copy") as caught:
-        load_registry(copy)
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\xfa"])
-def test_a_registry_that_is_no_json_object(content, copy):
-    (copy / "registry.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"registry\.json: is damaged"):
-        load_registry(copy)
-    (copy / "registry.json").unlink()
-    with pytest.raises(ConfigError, match=r"registry\.json: is missing"):
-        load_registry(copy)

@@ -1,0 +1,153 @@
+"""What a site refuses: by its own rules, for want of images, or because a server asks for what it cannot do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.photos import photos
+from tests.sites import refused, setup, task
+
+from fedlens.errors import DataError
+from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.runtimes.flower.messages import Prepared
+
+# -- what a site refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("strategies=[fedprox]", "this site's allow.strategies is fedprox, and the run uses fedavg"),
+        ("strategies=[]", "this site's allow.strategies is empty, and the run uses fedavg"),
+        ("personalizations=[fedper]", "this site's allow.personalizations is fedper, and the run uses none"),
+        ("models=[cnn, vit_b_16]", "this site's allow.models is cnn, vit_b_16, and the run uses lenet"),
+        ("max_local_epochs=1", "this site's allow.max_local_epochs is 1, and the run asks for 2 local epochs"),
+        ("max_rounds=2", "this site's allow.max_rounds is 2, and the run asks for 3 rounds"),
+        ("min_images=19", "this site has fewer training images than its allow.min_images=19"),
+        ("max_epsilon=8", "this site's allow.max_epsilon is 8, and the run promises no differential privacy"),
+    ],
+)
+def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
+    site = place.site(f"allow.{rule}")
+    assert refused(site.prepare(setup())) == line
+    free = Task("client1", 1, "train", {}, {"lr": 0.1})
+    assert refused(site.run(free, setup())) == line, "tasks need no preparation, and are bound as well"
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [
+        ({"name": "fedrep", "head_epochs": 9}, 11),
+        ({"name": "ditto", "personal_epochs": 4}, 6),
+        ({"name": "finetune", "tune_epochs": 5}, 7),
+        ({"name": "pfedme", "personal_steps": 5}, 12),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else None,
+)
+def test_a_personalisation_does_not_get_round_the_limit_of_passes(place, method: dict, passes: int) -> None:
+    told = setup(personalization=method)
+    line = f"allow.max_local_epochs is {passes - 1}, and the run asks for {passes} passes over the images in a round"
+    assert refused(place.site(f"allow.max_local_epochs={passes - 1}").prepare(told)) == f"this site's {line}"
+    assert isinstance(place.site(f"allow.max_local_epochs={passes}").prepare(told), Prepared)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "strategies=[fedavg]",
+        "personalizations=[none]",
+        "models=[lenet]",
+        "max_local_epochs=2",
+        "max_rounds=3",
+        "min_images=18",
+        "max_epsilon=null",
+    ],
+)
+def test_what_a_rule_allows(place, rule: str) -> None:
+    assert isinstance(place.site(f"allow.{rule}").prepare(setup()), Prepared)
+
+
+def test_unknown_classes_are_named(place) -> None:
+    line = refused(place.site().prepare(setup(("cup", "spoon"))))
+    assert "the server knows no fork, plate; its 2 classes are cup, spoon" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "line"),
+    [
+        ("model", "name", "os.system", "model.name = 'os.system': unknown"),
+        ("model", "name", "evil_plugin:Model", "model.name = 'evil_plugin:Model'"),
+        ("strategy", "name", "package.module.Class", "strategy.name = 'package.module.Class'"),
+        ("optimizer", "lr", -1, "optimizer.lr = -1: must be a number above 0"),
+        ("federated", "local_epochs", "many", "federated.local_epochs = 'many'"),
+        ("memory", "unheard_of", 1, "memory.unheard_of"),
+        ("data", "validation", 2, "data.validation = 2"),
+        ("data", "augment", "own", "data.augment = 'own'"),
+    ],
+)
+def test_a_configuration_that_this_fedlens_does_not_know(place, section: str, key: str, value, line: str) -> None:
+    told = setup()
+    told.config[section][key] = value
+    assert refused(place.site().prepare(told)).startswith(line)
+
+
+@pytest.mark.parametrize("section", ["model", "federated", "strategy", "optimizer", "memory", "data", "seed"])
+@pytest.mark.parametrize("value", [5.5, "text", [1]])
+def test_a_configuration_without_a_part(place, section: str, value) -> None:
+    told = setup()
+    told.config[section] = value
+    assert re.search(f"^{section} = .*: must be|has it in another form", refused(place.site().prepare(told)))
+    del told.config[section]
+    assert f"the server's configuration lacks a part, or has it in another form: '{section}'" in refused(
+        place.site().prepare(told)
+    )
+
+
+def test_tasks_that_are_not_the_sites(place) -> None:
+    site, told = place.site(), setup()
+    mine = task(site, told)
+    assert "this is client1, and the task is client2's" in refused(site.run(replace(mine, client="client2"), told))
+    assert "lacks parts of the model" in refused(site.run(replace(mine, payload={}), told))
+    late = refused(site.run(replace(mine, round=4), told))
+    assert late == "the run was to have 3 rounds, and this is round 4"
+    assert isinstance(site.run(replace(mine, round=4, kind="count", settings={"test": 1.0}), told), Answer)
+
+
+@pytest.mark.parametrize("name", ["shape", "type"])
+def test_a_task_that_cannot_be_done_is_a_failure(place, name: str) -> None:
+    site, told = place.site(), setup()
+    mine = task(site, told)
+    first = next(iter(mine.payload))
+    wrong = torch.zeros(7, 7) if name == "shape" else mine.payload[first].to(torch.int8).reshape(-1)
+    outcome = site.run(replace(mine, payload={**mine.payload, first: wrong}), told)
+    assert isinstance(outcome, ClientFailure)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lr": float("nan")}])
+def test_settings_that_cannot_be_are_a_failure(place, settings) -> None:
+    site, told = place.site(), setup()
+    assert isinstance(site.run(task(site, told, settings=settings), told), ClientFailure)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda folder: folder / "nowhere", "data_dir: .*nowhere does not exist"),
+        (lambda folder: (folder / "empty").mkdir() or folder / "empty", "data_dir: "),
+    ],
+)
+def test_images_that_are_not_there(place, make, line: str) -> None:
+    site = place.site(images=make(place.folder))
+    with pytest.raises(DataError, match=line) as caught:
+        site.describe()
+    assert "data.path" not in str(caught.value)
+
+
+def test_folders_of_several_clients_are_explained(place) -> None:
+    for client in ("client1", "client2"):
+        photos(place.folder / "out" / client)
+    with pytest.raises(DataError, match=r"holds the folders of several clients: name one of them, such as .*client1"):
+        place.site(images=place.folder / "out").describe()
