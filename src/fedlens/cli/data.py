@@ -286,9 +286,11 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _say(done: Export, out: Path) -> None:
+    from fedlens.data.summary import count
+
     for note in done.notes:
         typer.echo(f"Note: {note}")
     test = f", {done.folders['test']:,} for the test" if "test" in done.folders else ""
-    clients = {name: count for name, count in done.folders.items() if name != "test"}
-    typer.echo(f"{out}: {len(clients)} clients with {sum(clients.values()):,} images{test}")
+    clients = {name: images for name, images in done.folders.items() if name != "test"}
+    typer.echo(f"{out}: {count(len(clients), 'client')} with {count(sum(clients.values()), 'image')}{test}")
     typer.echo(f"Look:  fedlens data show {out}\nTrain: fedlens run data.path={out}")

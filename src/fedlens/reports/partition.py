@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlens.data.show import Counts, Holdings, partition_figure
+from fedlens.data.summary import count
 from fedlens.errors import DataError
 from fedlens.files import write_atomic
 from fedlens.reports.page import page, table, titled
@@ -42,7 +43,8 @@ def write_partition(held: Holdings, folder: Path) -> tuple[Path, Path]:
 
 def render(held: Holdings, picture: str) -> str:
     """The page as text. `picture`: the file name of the heat map, shown where classes are too many for columns."""
-    total = f"{held.counts.sum():,} images · {len(held.clients)} clients · {len(held.class_names)} classes"
+    sizes = {"image": int(held.counts.sum()), "client": len(held.clients), "class": len(held.class_names)}
+    total = " · ".join(count(number, what) for what, number in sizes.items())
     if len(held.class_names) <= _MOST_CLASSES:
         sections = [titled("Images by client and class", _CAPTION, _heat(held), wide=True)]
     else:
