@@ -131,12 +131,12 @@ def head_of(model: nn.Module) -> State:
     return model.head.state_dict()
 
 
-def one_seed(seed: int) -> dict[str, Any]:
+def one_seed(seed: int, *overrides: str) -> dict[str, Any]:
     """Every accuracy of `NAMES`, the chosen `rates`, and the accuracies by plant."""
     with tempfile.TemporaryDirectory(prefix="fedlens-solar-") as folder:
-        run = fedlens.run(RECIPE, f"seed={seed}", *QUIET, f"tracking.dir={folder}", show=False)
+        run = fedlens.run(RECIPE, f"seed={seed}", *QUIET, f"tracking.dir={folder}", *overrides, show=False)
         reported, head = float(run.metrics["test.accuracy"].iloc[-1]), head_of(run.model)
-        bench, tuning = Bench(seed, Path(folder)), Bench(seed, Path(folder), VALIDATION)
+        bench, tuning = Bench(seed, Path(folder), *overrides), Bench(seed, Path(folder), VALIDATION, *overrides)
     rates = {method.__name__: best_rate(method, tuning) for method in (central, alone)}
     own = alone(bench, rates["alone"])
     everyone = np.concatenate(list(bench.held_out.values()))
@@ -177,8 +177,8 @@ def show(figures: Mapping[str, Mapping[str, float]]) -> None:
 
 def main() -> None:
     options, before = machine.parser(__doc__).parse_args(), machine.facts()
-    chosen = SEEDS[:1] if options.small else SEEDS
-    seeds = [one_seed(seed) for seed in chosen]
+    chosen, overrides = (SEEDS[:1], ["federated.num_rounds=2"]) if options.small else (SEEDS, [])
+    seeds = [one_seed(seed, *overrides) for seed in chosen]
     figures = summary(seeds)
     show(figures)
     by_seed = {str(seed): result for seed, result in zip(chosen, seeds, strict=True)}
