@@ -75,6 +75,8 @@ class StockFlower:
             process.terminate()
         for process in psutil.wait_procs(tree, timeout=20)[1]:
             process.kill()
+        for process in self._processes:
+            process.wait(timeout=20)
 
     def burst(self, rounds: int) -> list[float]:
         """Seconds of each of so many rounds."""
