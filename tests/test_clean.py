@@ -32,6 +32,29 @@ def test_one_line(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cat\ufeff", "cat"),
+        ("c\xadat", "cat"),
+        ("big\n\tcat", "big cat"),
+        ("\x1b[2J\u202ecat", "[2Jcat"),
+        ("a  b", "a  b"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("\ud800", "\ud800"),  # a byte that is no text: whoever reads it has to say so
+        ("\u200b", "�"),
+        ("", ""),
+    ],
+)
+def test_a_name(text: str, name: str) -> None:
+    assert clean.name(text) == name
+
+
+def test_text_for_a_page() -> None:
+    assert clean.escape('<b>\x1b\u202e\n"') == "&lt;b&gt;��\n&quot;"
+    assert clean.escape('"', quote=False) == '"'
+
+
+@pytest.mark.parametrize(
     ("text", "good"),
     [
         ("cat", True),

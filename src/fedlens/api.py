@@ -101,7 +101,7 @@ class Run:
         test: Dataset[Any] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> nn.Module:
-        """The model that `client` uses at home, in eval mode. Your own `model` and `data` have to be given again.
+        """The model that `client` uses, in eval mode. Your own `model` and `data` have to be given again.
 
         Raises:
             ModelError: no such client, no finished round, or the clients are on other machines.

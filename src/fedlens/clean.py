@@ -7,6 +7,7 @@ set the direction of writing show a text as another one (https://www.unicode.org
 
 from __future__ import annotations
 
+import html
 import unicodedata
 
 LONGEST = 500
@@ -44,6 +45,24 @@ def block(text: str) -> str:
     For texts of our own that quote others, as the last step before a terminal.
     """
     return "\n".join(_shown(part.expandtabs(4)) for part in text.split("\n"))
+
+
+def escape(text: str, quote: bool = True) -> str:
+    """`text` for an HTML page: as `block`, and with nothing that a browser reads as markup. `quote`: nor as the end of
+    an attribute."""
+    return html.escape(block(text), quote)
+
+
+def name(text: str) -> str:
+    """`text` as a name on one line, without the characters that are not shown.
+
+    They are left out and not replaced, so that a name with a byte order mark or a soft hyphen is the same name without.
+    A name of nothing else becomes U+FFFD. Surrogates stay: they are bytes of a file name that is no text.
+    """
+    if text.isprintable():
+        return text
+    kept = "".join(sign for sign in " ".join(text.split()) if not _is_hidden(sign) or "\ud800" <= sign <= "\udfff")
+    return kept or _REPLACEMENT
 
 
 def is_clean(text: str) -> bool:

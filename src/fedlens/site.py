@@ -207,7 +207,7 @@ def local_config(setup: Setup, site: SiteConfig) -> Config:
     """The server's configuration as this site uses it: its own paths, device and plugins, and none of the server's.
 
     Weights come with the first task, so `pretrained` counts only for what never travels: a frozen backbone, and parts
-    that a personalisation keeps at home.
+    that a personalisation keeps with the client.
 
     Raises:
         ConfigError: this FedLens does not know a key or a name in it.

@@ -40,7 +40,8 @@ def test_what_is_ignored_stays_ignored() -> None:
     """As nohup starts a command."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signals.as_interrupts()
-    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGHUP)  # would raise KeyboardInterrupt
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])

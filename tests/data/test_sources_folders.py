@@ -197,10 +197,30 @@ def test_splits_and_clients_in_one_folder(tmp_path):
     assert detect(tmp_path) == "clients"
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[2J"])
-def test_names_that_cannot_be_shown(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("two\nlines", "two lines"),
+        ("\x1b[2Jcat", "[2Jcat"),
+        ("cat\ufeff", "cat"),  # byte order mark
+        ("c\xadat", "cat"),  # soft hyphen
+        ("\u202ecat", "cat"),  # right-to-left override
+        ("big\xa0cat", "big cat"),  # no-break space
+        ("\u200b", "\ufffd"),  # nothing else
+    ],
+)
+def test_names_with_characters_that_are_not_shown(tmp_path, name, read):
+    put(tmp_path, "dog/1.png", f"{name}/1.png")
+
+    table = ImageFolder(tmp_path).load()
+
+    assert set(table.class_names) == {"dog", read}
+    assert len(table.images) == 2
+
+
+def test_names_that_are_no_text(tmp_path):
     put(tmp_path, "dog/1.png")
-    put(tmp_path, os.fsdecode(name) + "/1.png")
+    put(tmp_path, os.fsdecode(b"caf\xe9") + "/1.png")
 
     with pytest.raises(DataError) as raised:
         ImageFolder(tmp_path).load()

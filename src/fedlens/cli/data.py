@@ -286,7 +286,7 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _say(done: Export, out: Path) -> None:
-    from fedlens.data.summary import count
+    from fedlens.words import count
 
     for note in done.notes:
         typer.echo(f"Note: {note}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset
 
-from fedlens.data.labels import class_notes, composed
+from fedlens.data.labels import class_notes, normalized
 from fedlens.errors import DataError
 
 Names = tuple[str, ...]
@@ -44,7 +44,7 @@ def own_names(dataset: Any) -> Names | None:
     """
     known = getattr(dataset, "classes", None)
     if isinstance(known, Sequence) and not isinstance(known, str):
-        return tuple(composed(str(name)) for name in known)
+        return tuple(normalized(str(name)) for name in known)
     if isinstance(dataset, ConcatDataset):
         found = {own_names(inner) for inner in dataset.datasets}
         if len(found) > 1:
@@ -67,7 +67,7 @@ def numbering(known: Sequence[Names | None], given: Sequence[str] | None) -> Num
         DataError: a data set without names stands beside others that disagree; `given` lacks names of such.
     """
     lists = list(dict.fromkeys(names for names in known if names is not None))
-    asked = None if given is None else tuple(composed(str(name)) for name in given)
+    asked = None if given is None else tuple(normalized(str(name)) for name in given)
     if not lists or (asked is not None and len(lists) == 1 and not set(lists[0]) <= set(asked)):
         return Numbering(asked, (None,) * len(known))
     order = asked or tuple(dict.fromkeys(name for names in lists for name in names))

@@ -67,7 +67,7 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
 
     The data's own split column goes before the fractions: "test" rows are the global test set, "val" rows are
     validation rows of the client that owns them. Where the data's own clients stay, test rows that belong to one are
-    its test at home, too, and nothing else is held out for that.
+    its own test images, too, and nothing else is held out for that.
 
     Raises:
         DataError: the scheme cannot be met; nothing is left to train on, or one class only; the data's own test or

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.images import pixel_size
-from fedlens.data.labels import class_notes, composed, spelling_notes
+from fedlens.data.labels import class_notes, normalized, spelling_notes
 from fedlens.data.layout import Layout, read_layout
-from fedlens.data.summary import count, read_as, some, splits_text
+from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import CLASSES_FILE, PassedOver, is_system, natural, printable, walk
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
+from fedlens.words import count
 
 _LOOKS = 8
 
@@ -177,7 +178,7 @@ def _listed_classes(root: Path) -> tuple[str, ...] | None:
         raise DataError(f"{printable(file)}: not a JSON list of class names: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise DataError(f"{printable(file)}: must be a JSON list of different class names")
-    return tuple(map(composed, names))
+    return tuple(map(normalized, names))
 
 
 def _class_names(root: Path, found: set[str], listed: tuple[str, ...] | None) -> tuple[str, ...]:

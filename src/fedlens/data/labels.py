@@ -1,7 +1,8 @@
 """What may be a label, and how labels of several files, splits or clients become one list of classes.
 
 One rule for tables, Hugging Face data sets and Python data sets: a class is a name, and names are compared in Unicode's
-composed form (NFC). Names that differ in case, spaces, hyphens or underscores only stay two classes, with a note.
+composed form (NFC), without characters that are not shown. Names that differ in case, spaces, hyphens or underscores
+only stay two classes, with a note.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens import clean
 from fedlens.errors import DataError
 
 MISSING = frozenset({"", "nan", "-nan", "nat", "<na>", "n/a", "#n/a", "null"})
@@ -37,13 +39,14 @@ _LIST = re.compile(r"""\[\s*(["'].*["']|.*,.*)\s*\]|\(.*,.*\)|\{.*[,:].*\}""")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)")
 
 
-def composed(name: str) -> str:
-    """`name` in Unicode's composed form: file systems and programs write é as one sign or as two."""
-    return unicodedata.normalize("NFC", name)
+def normalized(name: str) -> str:
+    """`name` as it is compared and shown: on one line, without characters that are not shown, in Unicode's composed
+    form (file systems and programs write é as one sign or as two)."""
+    return unicodedata.normalize("NFC", clean.name(name))
 
 
 def label_texts(values: Iterable[object]) -> list[str]:
-    """Labels as names: composed, without spaces around, "" where there is none.
+    """Labels as names: `normalized`, without spaces around, "" where there is none.
 
     Where all labels are numbers, 3.0 is 3: programs write whole numbers so once a value of the column is missing.
     Lists, which are no labels, become text that `label_faults` recognises.
@@ -59,7 +62,7 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, list | tuple | set | np.ndarray | Mapping):
         return "|".join(map(str, value)) + "|"
-    return composed(str(value)).strip()
+    return normalized(str(value)).strip()
 
 
 def label_faults(texts: Sequence[str]) -> dict[str, list[int]]:
@@ -126,7 +129,7 @@ def spelling_notes(names: Iterable[str]) -> tuple[str, ...]:
     """A note for each class that came in more than one Unicode form and was read as one."""
     forms: dict[str, set[str]] = defaultdict(set)
     for name in names:
-        forms[composed(name)].add(name)
+        forms[normalized(name)].add(name)
     return tuple(
         f"the class {name!r} is written in {len(found)} Unicode forms: read as one class"
         for name, found in sorted(forms.items())

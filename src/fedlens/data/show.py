@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.base import sources
-from fedlens.data.summary import count
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 from fedlens.files import read_json
 from fedlens.fonts import lettering
+from fedlens.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

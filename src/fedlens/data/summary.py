@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from fedlens.data.tree import natural
 from fedlens.data.types import Split
+from fedlens.words import count
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SHOWN = 5
@@ -27,11 +28,6 @@ def splits_text(found: Collection[str], names: dict[Split, str] | None = None) -
     named = [(names or {}).get(split, split) for split in known]
     other = f" (folders {', '.join(named)})" if named != known else ""
     return f"splits {'/'.join(known)}{other}" if known else ""
-
-
-def count(number: int, what: str) -> str:
-    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
-    return f"{number:,} {what}{plural}"
 
 
 def some(names: Sequence[str]) -> str:

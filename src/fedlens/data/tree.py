@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlens.data.labels import composed
+from fedlens.data.labels import normalized
 from fedlens.errors import DataError
 
 IMAGE_SUFFIXES = (
@@ -45,8 +45,8 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """In Unicode's composed form."""
-        return composed(self.path.name)
+        """`normalized`."""
+        return normalized(self.path.name)
 
     def below(self, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Folder]]:
         """This folder and all below it, parents first, each with the names that lead to it."""

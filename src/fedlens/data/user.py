@@ -19,6 +19,7 @@ from fedlens.data.cache import default_cache_dir
 from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
 from fedlens.data.division import Columns, Plan, divide, findings_told
 from fedlens.data.images import from_pillow
+from fedlens.data.labels import normalized
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import DataError
 
@@ -63,7 +64,7 @@ def from_datasets(
         DataError: an item is not (image, label), images differ in size or type, or a label has no name; and as
             `divide`.
     """
-    owned = data if isinstance(data, Mapping) else {"": data}
+    owned = _named(data) if isinstance(data, Mapping) else {"": data}
     given = [("train", name, dataset) for name, dataset in owned.items()]
     given += [] if test is None else [("test", "", test)]
     found = [(split, client, piece) for split, client, dataset in given for piece in pieces(dataset)]
@@ -89,6 +90,14 @@ def from_datasets(
     return FederatedData(
         images, torch.from_numpy(labels), names, division.clients, division.test, report, _content_key(images, labels)
     )
+
+
+def _named(data: Mapping[str, Images]) -> dict[str, Images]:
+    """Client name → data set. Raises DataError: two names are one without characters that are not shown."""
+    named = {normalized(str(name)): dataset for name, dataset in data.items()}
+    if len(named) < len(data):
+        raise DataError(f"two clients have one name: {', '.join(map(repr, data))}")
+    return named
 
 
 def _read(dataset: Images, split: str, client: str) -> _Part:

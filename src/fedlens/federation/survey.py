@@ -16,7 +16,7 @@ from fedlens.runtimes.base import Runtime
 
 class Survey:
     """Scores a run on the held-out images of every client that can be reached: the shared model, or, where parts of it
-    are private, the model that each client uses at home.
+    are private, the model that each client uses.
 
     Losses and confusion counts add exactly, so this is the evaluation of one set that nobody has to bring together. All
     `splits` are asked for at once: scoring one checkpoint on both costs one exchange. `lr`: the clients'

@@ -145,7 +145,7 @@ class Personalization:
         return home.fit(home.epochs, terms)
 
     def predict(self, home: Home) -> None:
-        """Make the model what the client uses at home. Nothing of it is kept."""
+        """Make the model the one that the client uses. Nothing of it is kept."""
 
     def passes(self, epochs: int) -> int:
         """The most passes over a client's images that it takes to train in a round of `epochs` local epochs, and to use
@@ -163,7 +163,7 @@ class Personalization:
 
     @classmethod
     def has_own_model(cls) -> bool:
-        """A client uses another model at home than the one that it received."""
+        """A client uses another model than the one that it received."""
         return cls.predict is not Personalization.predict
 
 

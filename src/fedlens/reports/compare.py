@@ -11,7 +11,7 @@ from typing import Any
 
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.files import write_atomic
-from fedlens.reports.figures.runs import compared, compared_by_traffic
+from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table
@@ -43,7 +43,7 @@ def compare_runs(folders: Sequence[Path], note: Note = warn) -> list[dict[str, A
 
 def write_comparison(folders: Sequence[Path], path: Path) -> None:
     """Write a page about the runs in `folders` that needs no network: their figures in a table, and how their accuracy
-    rose, against the virtual clock when all of them have one, else by round, and against what was moved.
+    rose, against the virtual clock when all of them have one, else by round, and by communication.
 
     Raises:
         ConfigError: no run is found, none has been evaluated, or the page cannot be written.
@@ -160,8 +160,8 @@ def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
         figure = compared(runs, "clients", "accuracy")
         yield plot("Client accuracy", CLIENT_ACCURACY, figure, wide=True)
     if tested:
-        figure = compared_by_traffic(tested)
-        yield plot("Test accuracy for what was moved", "In both directions, since the start.", figure, wide=True)
+        figure = compared_by_communication(tested)
+        yield plot("Test accuracy by communication", "In both directions, since the start.", figure, wide=True)
 
 
 def _names(runs: Sequence[LoadedRun]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from fedlens.clean import escape
 from fedlens.files import write_atomic
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
@@ -232,10 +232,10 @@ def _cost(run: LoadedRun) -> str:
     if not run.metrics:
         return ""
     return section(
-        "Time, traffic and steps",
+        "Time, communication and steps",
         plot("Time", "Seconds of each round, by phase.", rounds.timing(run.metrics)),
-        plot("Communication", f"Megabytes moved since the start.{_saved(run)}", rounds.communication(run.metrics)),
-        plot("Update norm", "How far each round moved the shared model.", rounds.update_norms(run.metrics)),
+        plot("Communication", f"Megabytes sent since the start.{_saved(run)}", rounds.communication(run.metrics)),
+        plot("Update norm", "How far each round changed the shared model.", rounds.update_norms(run.metrics)),
         plot("Staleness", "Steps of the server since the updates' own models.", rounds.staleness(run.metrics)),
         plot("Learning rate", "Of the clients' optimizer.", rounds.learning_rates(run.metrics)),
     )
@@ -247,10 +247,10 @@ def _saved(run: LoadedRun) -> str:
     if not parts:
         return ""
     whole = sum(line["measures"]["traffic/whole_model"] for line in parts) / len(parts) / 1e6
-    moved = sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts) / 1e6
+    sent = sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts) / 1e6
     return (
-        f" Only a part of the model travels: {moved:,.2f} MB a round instead of {whole:,.2f} MB, "
-        f"{whole - moved:,.2f} MB ({percent(1 - moved / whole)}) saved."
+        f" Only a part of the model travels: {sent:,.2f} MB a round instead of {whole:,.2f} MB, "
+        f"{whole - sent:,.2f} MB ({percent(1 - sent / whole)}) saved."
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib import resources
 from string import Template
 
+from fedlens.clean import escape
 from fedlens.reports.figures.base import Figure
 from fedlens.reports.uses import USES
 

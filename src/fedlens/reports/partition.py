@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
+from fedlens.clean import escape
 from fedlens.data.show import Counts, Holdings, partition_figure
-from fedlens.data.summary import count
 from fedlens.errors import DataError
 from fedlens.files import write_atomic
 from fedlens.reports.page import page, table, titled
+from fedlens.words import count
 
 _SHADES = 8
 _MOST_CLASSES = 60

@@ -3,12 +3,12 @@ of the confusion matrix."""
 
 from __future__ import annotations
 
-from html import escape
 from importlib import resources
 from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
+from fedlens.clean import escape
 from fedlens.errors import FedLensError
 from fedlens.reports.load import LoadedRun
 from fedlens.reports.page import titled

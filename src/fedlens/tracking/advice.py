@@ -10,7 +10,8 @@ from typing import Any
 
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import is_personal, last_with, percent
-from fedlens.tracking.wording import counted, majority, measured_on
+from fedlens.tracking.wording import majority, measured_on
+from fedlens.words import count
 
 DIVERGED = "training diverged"
 """How the reason of a client whose update or loss is not finite begins (`training.client`)."""
@@ -55,7 +56,7 @@ def _too_high_a_rate(metrics: Metrics, config: Mapping[str, Any], commands: Comm
     lost = sum(one["reason"].startswith(DIVERGED) for line in metrics for one in line["failures"])
     tasks = sum(len(line["cohort"]) + len(line["failures"]) for line in metrics)
     if lost:
-        problem = f"{lost} of {counted(tasks, 'client update')} diverged"
+        problem = f"{lost} of {count(tasks, 'client update')} diverged"
     elif (guessing := _loss_of_guessing(metrics)) and not _below(metrics[-1]["train_loss"], 3 * guessing):
         problem = f"the training loss ended far above that of guessing ({guessing:.2f})"
     else:

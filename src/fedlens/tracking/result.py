@@ -8,7 +8,8 @@ from typing import Any
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
-from fedlens.tracking.wording import UNUSED, counted, in_full, with_interval
+from fedlens.tracking.wording import UNUSED, in_full, with_interval
+from fedlens.words import count
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -20,7 +21,7 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     lines = clients | shared if personal else shared | clients
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
-    lines["time"] = f"{duration(time_of_rounds(metrics))} for {counted(len(metrics), 'round')}"
+    lines["time"] = f"{duration(time_of_rounds(metrics))} for {count(len(metrics), 'round')}"
     if metrics and metrics[-1].get("virtual_seconds") is not None:
         lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])
     lines["folder"] = str(folder.path)
@@ -54,5 +55,5 @@ def _clients(metrics: Metrics, personal: bool) -> dict[str, str]:
     for apart, name in (("never_sampled", "never sampled"), ("malicious", "malicious")):
         if clients.get(apart):
             accuracy = percent(clients.get(f"{apart}_accuracy"))
-            lines[f"  {name}"] = f"{accuracy}, {counted(clients[apart], 'client')}, not in the figures above"
+            lines[f"  {name}"] = f"{accuracy}, {count(clients[apart], 'client')}, not in the figures above"
     return lines

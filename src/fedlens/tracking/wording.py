@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlens.tracking.summary import percent
+from fedlens.words import count
 
 UNUSED = "of the shared model, which no client uses"
 """What is added to the name of a figure of the shared model, where clients use models of their own."""
@@ -27,7 +28,7 @@ def measured_on(figures: Figures) -> str:
     if images is None:
         return ""
     clients = figures.get("evaluated")
-    return counted(images, "image") + (f" of {counted(clients, 'client')}" if clients is not None else "")
+    return count(images, "image") + (f" of {count(clients, 'client')}" if clients is not None else "")
 
 
 def majority(figures: Figures, personal: bool) -> float | None:
@@ -52,7 +53,3 @@ def basis(figures: Figures, personal: bool = False) -> str:
 def in_full(figures: Figures, personal: bool = False) -> str:
     """84.4 % (95 %: 82.0–86.5), 1,000 images; chance 10.0 %, majority class 12.3 %."""
     return ", ".join(filter(None, (with_interval(figures), basis(figures, personal)))) if figures else percent(None)
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

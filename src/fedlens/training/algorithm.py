@@ -14,9 +14,9 @@ from fedlens.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class Algorithm:
-    """strategy: how clients and server step; personalization: what stays at home; rule: how updates are combined;
-    threat: which clients of a simulation attack, and how; largest_share: of a step's weight that one client may
-    have."""
+    """strategy: how clients and server step; personalization: what stays with the clients; rule: how updates are
+    combined; threat: which clients of a simulation attack, and how; largest_share: of a step's weight that one client
+    may have."""
 
     strategy: Strategy
     personalization: Personalization = field(default_factory=NoPersonalization)

@@ -87,11 +87,11 @@ class ClientTrainer:
 
     @property
     def shows_shared(self) -> bool:
-        """Clients use models of their own beside a whole shared one: both are measured at home."""
+        """Clients use models of their own beside a whole shared one: both are measured on the client's images."""
         return self._algorithm.personalization.has_own_model() and not self._private
 
     def take_home(self, task: Task) -> None:
-        """Make the resident model what the task's client uses at home.
+        """Make the resident model the one that the task's client uses.
 
         Raises:
             CheckpointError: what this client kept is not there.
@@ -136,7 +136,7 @@ class ClientTrainer:
 
     def _count(self, task: Task, kept: State) -> Answer:
         """Summed loss and confusion counts of each split that the task asks for and the client has: of the shared
-        model, or, where parts of it are private, of what the client uses at home."""
+        model, or, where parts of it are private, of the model that the client uses."""
         bench = self._received(task, kept)
         if self._private:
             self._at_home(bench)
@@ -174,7 +174,7 @@ class ClientTrainer:
         return self._bench(task, kept, make_optimizer(self._settings.optimizer, {}))
 
     def _at_home(self, bench: Bench) -> None:
-        """Make the model what the bench's client uses at home."""
+        """Make the model the one that the bench's client uses."""
         self._algorithm.personalization.predict(bench)
 
     def _train(self, task: Task, kept: State, stepped: Stepped) -> Answer | ClientFailure:

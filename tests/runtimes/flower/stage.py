@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import FakeLink, FakeSuperLink, Script, TinySite, altering
 
-from fedlens.federation.types import Task
+from fedlens.federation.types import ClientFailure, Task
 from fedlens.runtimes.flower.codec import arrays, tensors
 from fedlens.runtimes.flower.messages import Setup
 from fedlens.runtimes.flower.roster import Bounds
@@ -30,17 +30,22 @@ BOUNDS = Bounds(examples=1000, classes=5)
 
 
 class Stage:
-    """A server, its SuperLink, and what it said."""
+    """A server, its SuperLink, and what it said. `comes_back`: the client that joins a SuperLink that was replaced."""
 
-    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, renewed=None) -> None:
+    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, comes_back: int | None = None) -> None:
         self.folder = folder
         self.notes: list[str] = []
         self.superlink = FakeSuperLink()
-        self.link = FakeLink(self.superlink, renewed)
+        self.link = FakeLink(self.superlink, None if comes_back is None else self._replaced)
+        self._comes_back = comes_back
         self.runtime = FlowerRuntime(
             self.link, "run-1", deadline=deadline, rejoin=rejoin, bounds=BOUNDS, note=self.notes.append
         )
         self.nodes: dict[str, int] = {}
+
+    def _replaced(self, superlink: FakeSuperLink) -> None:
+        self.superlink = superlink
+        self.join(self._comes_back)
 
     def site(self, index: int, **changes) -> TinySite:
         name = f"client{index}"
@@ -91,6 +96,12 @@ def put(record: str, **values: Any) -> Callable[..., Any]:
 def of(outcomes: Iterable[Any], kind: type) -> list[str]:
     """The clients whose outcome is a `kind`."""
     return sorted(outcome.client for outcome in outcomes if isinstance(outcome, kind))
+
+
+def only_failure(outcomes: Iterable[Any]) -> ClientFailure:
+    """The one failure among them."""
+    (found,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    return found
 
 
 def nan(records: RecordDict) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.helpers import CPU, tiny_model, tiny_trainer
 from tests.runtimes.flower.fakes import silent
-from tests.runtimes.flower.stage import DATA, SETTINGS, SHARED, Stage, content, nan, of
+from tests.runtimes.flower.stage import DATA, SETTINGS, SHARED, Stage, content, nan, of, only_failure
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.federation.bookkeeping import Bookkeeping
@@ -74,8 +74,8 @@ def test_a_site_that_stays_away_is_a_failure(stage) -> None:
     stage.open(2)
     outcomes = list(stage.train("client0", "client1"))
     assert of(outcomes, Answer) == ["client1"]
-    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
-    assert (failure.client, failure.reason, failure.answered) == ("client0", "the connection to it was lost", False)
+    failed = only_failure(outcomes)
+    assert (failed.client, failed.reason, failed.answered) == ("client0", "the connection to it was lost", False)
     assert stage.ready() == ["client1"]
     assert [client.name for client in stage.runtime.known()] == ["client0", "client1"]
 
@@ -115,8 +115,8 @@ def test_the_deadline_ends_a_batch(tmp_path) -> None:
     stage.open(2)
     outcomes = list(stage.train("client0", "client1"))
     assert of(outcomes, Answer) == ["client1"]
-    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
-    assert (failure.reason, failure.answered) == ("no answer within 0.3 s", False)
+    failed = only_failure(outcomes)
+    assert (failed.reason, failed.answered) == ("no answer within 0.3 s", False)
 
 
 def test_enough_answers_end_a_batch(stage) -> None:
@@ -272,11 +272,7 @@ def test_a_newcomer_is_noticed_while_others_work(stage) -> None:
 
 
 def test_tasks_one_by_one_survive_a_new_superlink(tmp_path) -> None:
-    def again(superlink) -> None:
-        stage.superlink = superlink
-        stage.join(0)
-
-    stage = Stage(tmp_path, rejoin=30.0, renewed=again)
+    stage = Stage(tmp_path, rejoin=30.0, comes_back=0)
     stage.join(0, train=silent)
     stage.open(1)
     stage.runtime.start([alone("client0", 2)])

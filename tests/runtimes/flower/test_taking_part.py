@@ -13,7 +13,7 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from tests.runtimes.flower.fakes import Script, TinySite, altering
-from tests.runtimes.flower.stage import content, nan, of, put
+from tests.runtimes.flower.stage import content, nan, of, only_failure, put
 
 from fedlens.federation.types import Answer, ClientFailure
 from fedlens.runtimes.flower.codec import arrays
@@ -89,9 +89,9 @@ def test_rubbish_is_that_sites_failure(stage, act, line: str) -> None:
     stage.open(2)
     outcomes = list(stage.train("client0", "client1"))
     assert of(outcomes, Answer) == ["client1"]
-    (failure,) = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
-    assert (failure.client, failure.round, failure.answered) == ("client0", 1, True)
-    assert re.search(line, failure.reason), failure.reason
+    failed = only_failure(outcomes)
+    assert (failed.client, failed.round, failed.answered) == ("client0", 1, True)
+    assert re.search(line, failed.reason), failed.reason
     assert of(stage.train("client1", round_number=2), Answer) == ["client1"]
 
 

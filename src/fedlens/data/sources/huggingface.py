@@ -16,7 +16,7 @@ from pydantic import Field
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.detect import HUGGING_FACE_FILES
-from fedlens.data.labels import class_notes, composed, label_faults, label_texts
+from fedlens.data.labels import class_notes, label_faults, label_texts, normalized
 from fedlens.data.split_names import split_word
 from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import natural
@@ -155,7 +155,7 @@ def _texts(splits: Mapping[str, Any], key: str, column: str | None) -> NDArray[n
     if column is None:
         return None
     values = [v for part in splits.values() for v in part[_existing(key, column, part.features)]]
-    return np.array(["" if value is None else str(value) for value in values], np.str_)
+    return np.array(["" if value is None else normalized(str(value)) for value in values], np.str_)
 
 
 def _usual(split: str, found: Mapping[str, Any]) -> str:
@@ -198,7 +198,7 @@ def _labels(splits: Mapping[str, Any], column: str) -> tuple[NDArray[np.int64], 
 
 def _names_of(feature: Any) -> tuple[str, ...] | None:
     """The classes of a ClassLabel column; None for one of another type."""
-    return tuple(map(composed, feature.names)) if type(feature).__name__ == "ClassLabel" else None
+    return tuple(map(normalized, feature.names)) if type(feature).__name__ == "ClassLabel" else None
 
 
 def _named(values: Any, names: tuple[str, ...] | None) -> Iterator[object]:

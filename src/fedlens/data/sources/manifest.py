@@ -16,15 +16,25 @@ from pydantic import Field
 
 from fedlens.data.base import Source, sources
 from fedlens.data.columns import Column, read_columns
-from fedlens.data.labels import FRACTION, NO_LABEL, SEVERAL, class_notes, label_faults, label_texts, spelling_notes
+from fedlens.data.labels import (
+    FRACTION,
+    NO_LABEL,
+    SEVERAL,
+    class_notes,
+    label_faults,
+    label_texts,
+    normalized,
+    spelling_notes,
+)
 from fedlens.data.missing_files import PIXELS, are_pixels, is_file
 from fedlens.data.missing_files import way_out as way_to_files
 from fedlens.data.split_names import split_word
-from fedlens.data.summary import count, read_as, splits_text
+from fedlens.data.summary import read_as, splits_text
 from fedlens.data.tables import Table
 from fedlens.data.tree import natural, printable
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
+from fedlens.words import count
 
 _LABEL_WAYS_OUT = {
     NO_LABEL: "Remove the rows, or give them a label",
@@ -60,6 +70,8 @@ class Manifest(Source):
         table.columns["label"] = label_texts(labels)
         for problem, rows in label_faults(table.columns["label"]).items():
             raise table.refusal("label", rows, problem, _LABEL_WAYS_OUT.get(problem, ""))
+        if owners := table.columns.get("client"):
+            table.columns["client"] = [normalized(name) for name in owners]
         _read_splits(table)
         _check_paths(table, folder)
         notes += spelling_notes(labels)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from fedlens.clean import escape
 
 Figure = Any
 """A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""

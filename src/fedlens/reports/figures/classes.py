@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
+from fedlens.clean import escape
 from fedlens.reports.figures.base import COLOURS, SHADES, Figure, blank
 from fedlens.tracking.summary import named_confusion
 

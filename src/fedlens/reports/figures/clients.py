@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from fedlens.clean import escape
 from fedlens.federation.labels import jensen_shannon, total_variation
 from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
 from fedlens.tracking.intervals import wilson

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
+from fedlens.clean import escape
 from fedlens.reports.figures.base import COLOURS, GREY, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import last_with
@@ -80,15 +80,15 @@ def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Megabytes moved since the start: both directions, stacked, so that the upper edge is the sum."""
+    """Megabytes sent since the start: both directions, stacked, so that the upper edge is the sum."""
     rounds = [line["round"] for line in metrics]
     figure = blank("round", "MB since the start")
     directions = {"clients → server": "bytes_up", "server → clients": "bytes_down"}
     for colour, (name, key) in zip(COLOURS, directions.items(), strict=False):
-        moved = np.cumsum([line[key] for line in metrics]) / 1e6
+        sent = np.cumsum([line[key] for line in metrics]) / 1e6
         mode = "lines+markers" if len(rounds) <= 30 else "lines"  # a single round is a point
-        style = {"mode": mode, "line": {"color": colour, "width": 2}, "stackgroup": "moved"}
-        figure.add_scatter(x=rounds, y=moved, name=name, hovertemplate="%{y:,.1f} MB", **style)
+        style = {"mode": mode, "line": {"color": colour, "width": 2}, "stackgroup": "sent"}
+        figure.add_scatter(x=rounds, y=sent, name=name, hovertemplate="%{y:,.1f} MB", **style)
     return from_zero(over_rounds(figure, rounds[-1]))
 
 

@@ -27,14 +27,14 @@ def _with_floor(figure: Figure, runs: Mapping[str, Sequence[Mapping[str, Any]]],
     return floor(figure, "majority class", found.pop()) if len(found) == 1 else figure
 
 
-def compared_by_traffic(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Test accuracy of several runs for the megabytes that were moved until then, in both directions."""
+def compared_by_communication(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Test accuracy of several runs by the megabytes sent until then, in both directions."""
     series = {}
     for name, metrics in runs.items():
-        moved = accumulate((line["bytes_up"] + line["bytes_down"]) / 1e6 for line in metrics)
-        places = zip(moved, metrics, strict=True)
+        sent = accumulate((line["bytes_up"] + line["bytes_down"]) / 1e6 for line in metrics)
+        places = zip(sent, metrics, strict=True)
         series[name] = [(total, line["test"]["accuracy"]) for total, line in places if line["test"]]
-    return _tall(_with_floor(curves(series, "accuracy", percent=True, x="megabytes moved"), runs, "test"))
+    return _tall(_with_floor(curves(series, "accuracy", percent=True, x="megabytes sent"), runs, "test"))
 
 
 def _tall(figure: Figure) -> Figure:
