@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fedlens.cli.main import app
 from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs, write_comparison
-from fedlens.reports.figures.runs import compared, compared_by_traffic
+from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.tracking.console import result_lines
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
@@ -203,7 +203,7 @@ def test_accuracy_is_plotted_against_all_that_was_moved_until_then(tmp_path: Pat
     run = write_run(tmp_path, "whole")
     lines = read_metrics(run.metrics)
     lines[1]["test"] = None  # traffic counts whether or not a round is evaluated
-    line, floor = compared_by_traffic({"whole": lines}).data
+    line, floor = compared_by_communication({"whole": lines}).data
     assert (floor.name, list(floor.y)) == ("majority class", [0.25, 0.25])
     assert list(line.x) == pytest.approx([3.0, 9.0, 12.0, 15.0, 18.0])  # (2 + 1) MB a round
     assert list(line.y) == pytest.approx([0.3, 0.5, 0.6, 0.7, 0.8])
