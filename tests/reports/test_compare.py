@@ -185,11 +185,11 @@ def test_client_accuracy_has_a_plot_where_it_was_measured_more_than_once_or_is_a
     *before, last = read_metrics(shared.metrics)
     rewrite(shared, [*({**line, "clients": None} for line in before), last])
     write_comparison([shared.path], page)
-    assert plots(page.read_text()) == ["test-accuracy", "test-accuracy-for-what-was-moved"]
+    assert plots(page.read_text()) == ["test-accuracy", "test-accuracy-by-communication"]
     without_test = [{**line, "test": None} for line in [*before, last]]
     rewrite(private, without_test)
     write_comparison([tmp_path / "logs"], page)
-    assert plots(page.read_text()) == ["test-accuracy", "client-accuracy", "test-accuracy-for-what-was-moved"]
+    assert plots(page.read_text()) == ["test-accuracy", "client-accuracy", "test-accuracy-by-communication"]
     write_comparison([private.path], page)
     assert plots(page.read_text()) == ["client-accuracy"]
     home = compared({"private": without_test}, "clients", "accuracy")
@@ -199,10 +199,10 @@ def test_client_accuracy_has_a_plot_where_it_was_measured_more_than_once_or_is_a
     )
 
 
-def test_accuracy_is_plotted_against_all_that_was_moved_until_then(tmp_path: Path) -> None:
+def test_accuracy_is_plotted_against_all_that_was_sent_until_then(tmp_path: Path) -> None:
     run = write_run(tmp_path, "whole")
     lines = read_metrics(run.metrics)
-    lines[1]["test"] = None  # traffic counts whether or not a round is evaluated
+    lines[1]["test"] = None  # communication counts whether or not a round is evaluated
     line, floor = compared_by_communication({"whole": lines}).data
     assert (floor.name, list(floor.y)) == ("majority class", [0.25, 0.25])
     assert list(line.x) == pytest.approx([3.0, 9.0, 12.0, 15.0, 18.0])  # (2 + 1) MB a round
@@ -221,7 +221,7 @@ def test_the_command_writes_the_plot(logs: Path) -> None:
     result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(page)])
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
-    assert plots(text) == ["test-accuracy", "client-accuracy", "test-accuracy-for-what-was-moved"]
+    assert plots(text) == ["test-accuracy", "client-accuracy", "test-accuracy-by-communication"]
     assert "<td>6/6</td><td>80.0 ±17.3 %</td><td>60.0 %</td>" in text
     assert "<script src=" not in text, "it needs no network"
     result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(logs / "gone" / "curves.html")])

@@ -79,7 +79,7 @@ def test_bars_show_the_metrics(tmp_path: Path) -> None:
     moved = traces(rounds.communication(run.metrics))
     assert moved["clients → server"] == near([(number, 1.0 * number) for number in range(1, 7)])
     assert moved["server → clients"] == near([(number, 2.0 * number) for number in range(1, 7)])
-    assert {trace.stackgroup for trace in rounds.communication(run.metrics).data} == {"moved"}  # stacked: the sum
+    assert {trace.stackgroup for trace in rounds.communication(run.metrics).data} == {"sent"}  # stacked: the sum
     seconds = traces(rounds.timing(run.metrics))
     assert {phase: points[0] for phase, points in seconds.items()} == {
         "broadcast": (1, 0.1), "train": (1, 2.0), "aggregate": (1, 0.2), "evaluate": (1, 0.5), "checkpoint": (1, 0.2),

@@ -30,14 +30,14 @@ BOUNDS = Bounds(examples=1000, classes=5)
 
 
 class Stage:
-    """A server, its SuperLink, and what it said. `comes_back`: the client that joins a SuperLink that was replaced."""
+    """A server, its SuperLink, and what it said. `come_back`: clients that join a SuperLink that was replaced."""
 
-    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, comes_back: int | None = None) -> None:
+    def __init__(self, folder, *, deadline=30.0, rejoin=0.05, come_back: tuple[int, ...] = ()) -> None:
         self.folder = folder
         self.notes: list[str] = []
         self.superlink = FakeSuperLink()
-        self.link = FakeLink(self.superlink, None if comes_back is None else self._replaced)
-        self._comes_back = comes_back
+        self.link = FakeLink(self.superlink, self._replaced if come_back else None)
+        self._come_back = come_back
         self.runtime = FlowerRuntime(
             self.link, "run-1", deadline=deadline, rejoin=rejoin, bounds=BOUNDS, note=self.notes.append
         )
@@ -45,7 +45,8 @@ class Stage:
 
     def _replaced(self, superlink: FakeSuperLink) -> None:
         self.superlink = superlink
-        self.join(self._comes_back)
+        for index in self._come_back:
+            self.join(index)
 
     def site(self, index: int, **changes) -> TinySite:
         name = f"client{index}"

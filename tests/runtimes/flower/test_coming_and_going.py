@@ -272,7 +272,7 @@ def test_a_newcomer_is_noticed_while_others_work(stage) -> None:
 
 
 def test_tasks_one_by_one_survive_a_new_superlink(tmp_path) -> None:
-    stage = Stage(tmp_path, rejoin=30.0, comes_back=0)
+    stage = Stage(tmp_path, rejoin=30.0, come_back=(0,))
     stage.join(0, train=silent)
     stage.open(1)
     stage.runtime.start([alone("client0", 2)])

@@ -108,12 +108,7 @@ def test_answers_are_handed_on_one_by_one(stage) -> None:
 
 
 def test_tasks_are_sent_again_over_a_new_superlink(tmp_path) -> None:
-    def again(superlink) -> None:
-        stage.superlink = superlink
-        for index in (0, 1):
-            stage.join(index)
-
-    stage = Stage(tmp_path, rejoin=30.0, comes_back=0)
+    stage = Stage(tmp_path, rejoin=30.0, come_back=(0, 1))
 
     def ends(script, incoming, parts):
         stage.link.ended = True
@@ -130,7 +125,7 @@ def test_tasks_are_sent_again_over_a_new_superlink(tmp_path) -> None:
 
 @pytest.mark.parametrize("when", ["before the tasks", "after the tasks"])
 def test_a_superlink_that_cannot_be_reached_is_replaced(tmp_path, when: str) -> None:
-    stage = Stage(tmp_path, rejoin=30.0, comes_back=0)
+    stage = Stage(tmp_path, rejoin=30.0, come_back=(0,))
     stage.join(0, train=silent)
     stage.open(1)
     stage.superlink.down = when == "before the tasks"
