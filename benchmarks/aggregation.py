@@ -21,8 +21,8 @@ import machine
 import psutil
 import torch
 
-from fedlens.aggregation.base import Rule, rules
-from fedlens.federation.types import Answer, Report
+from fedlens.aggregation.base import AggregationRule, rules
+from fedlens.core.types import ClientReport, ClientResult
 from fedlens.models.base import ModelRequest, models
 from fedlens.training.flat import FlatModel
 
@@ -41,15 +41,15 @@ def resident(name: str) -> FlatModel:
     return FlatModel(builder.build(ModelRequest(1000, 224, 3)), torch.device("cpu"), channels_last=False)
 
 
-def answers(shapes: dict[str, torch.Size], clients: int) -> Iterator[Answer]:
+def answers(shapes: dict[str, torch.Size], clients: int) -> Iterator[ClientResult]:
     generator = torch.Generator().manual_seed(0)
     for index in range(clients):
         noise = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        yield Answer(1, "train", Report(f"client{index}", 100.0 + index, {}), noise)
+        yield ClientResult(1, "train", ClientReport(f"client{index}", 100.0 + index, {}), noise)
         del noise
 
 
-def seconds(rule: Rule, cohort: Iterable[Answer], trainable: frozenset[str]) -> float:
+def seconds(rule: AggregationRule, cohort: Iterable[ClientResult], trainable: frozenset[str]) -> float:
     """A round's aggregation, from the first answer to the total."""
     started = time.perf_counter()
     stream = rule.aggregator(trainable)

@@ -16,13 +16,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from fedlens.federation.types import Answer, Mean, Report, Task
-from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.client import Place, ResidentClient, Terms
-from fedlens.runtimes.flower.desk import Desk, Farewell
-from fedlens.runtimes.flower.internals.fleet import FleetLink
-from fedlens.runtimes.flower.messages import Description, Prepared, Setup
-from fedlens.runtimes.flower.worker import Progress, Tell
+from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Task
+from fedlens.flower.bundle import bundle
+from fedlens.flower.client import Place, ResidentClient, Terms
+from fedlens.flower.internals.fleet import FleetLink
+from fedlens.flower.message_handler import Goodbye, MessageHandler
+from fedlens.flower.messages import Description, Prepared, Setup
+from fedlens.flower.worker import Progress, Tell
 
 METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
 LARGEST_MESSAGE = 4_000_000_000
@@ -56,10 +56,10 @@ class Echo:
         none = (0,) * len(setup.class_names)
         return Prepared((1, *none[1:]), none, none)
 
-    def run(self, task: Task, setup: Setup) -> Answer:
+    def run(self, task: Task, setup: Setup) -> ClientResult:
         payload = {name: value + 1 + self._number for name, value in task.payload.items()}
-        report = Report(task.client, 1.0, {name: Mean(0.0, 1.0) for name in METRICS})
-        return Answer(task.round, task.kind, report, payload)
+        report = ClientReport(task.client, 1.0, {name: MeanMetric(0.0, 1.0) for name in METRICS})
+        return ClientResult(task.round, task.kind, report, payload)
 
 
 class Unwatched:
@@ -83,7 +83,7 @@ def reside(address: str, number: int, folder: Path) -> None:
 
 def answer_all(address: str, number: int, turn: threading.Semaphore) -> None:
     """A site in a thread, until the server ends the run."""
-    link, desk = FleetLink(address, None, None), Desk(Echo(number))
+    link, handler = FleetLink(address, None, None), MessageHandler(Echo(number))
     link.join()
     while True:
         incoming = link.receive()
@@ -91,9 +91,9 @@ def answer_all(address: str, number: int, turn: threading.Semaphore) -> None:
             time.sleep(0.05)
             continue
         with turn:
-            done = desk.do(incoming, link.fetch(incoming, LARGEST_MESSAGE))
+            done = handler.do(incoming, link.fetch(incoming, LARGEST_MESSAGE))
             link.confirm(incoming)
-            if isinstance(done, Farewell):
+            if isinstance(done, Goodbye):
                 link.close()
                 return
             link.send(done.reply)

@@ -40,15 +40,15 @@ from stock_flower import StockFlower, free_port
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
-from fedlens.federation.coordinator import take_in
-from fedlens.federation.types import State, Task
-from fedlens.runtimes.flower.messages import Setup
-from fedlens.runtimes.flower.own_superlink import OwnSuperLink
-from fedlens.runtimes.flower.roster import Bounds
-from fedlens.runtimes.flower.runtime import FlowerRuntime
-from fedlens.runtimes.flower.screening import Expected, shapes_of
-from fedlens.runtimes.flower.superlink import SuperLink
+from fedlens.core.types import State, Task, TaskSettings
+from fedlens.federation.rounds.synchronous import aggregate
+from fedlens.flower.client_manager import Bounds
+from fedlens.flower.messages import Setup
+from fedlens.flower.own_superlink import OwnSuperLink
+from fedlens.flower.runtime import FlowerRuntime
+from fedlens.flower.superlink import SuperLink
 from fedlens.tracking.metrics import read_metrics
+from fedlens.training.screening import Expected, shapes_of
 
 TINY = {"array0": torch.zeros(10)}
 LARGE = {f"array{number}": torch.full((2_500_000,), float(number)) for number in range(10)}
@@ -93,9 +93,9 @@ class ResidentFedLens:
         self._round += 1
         started = time.perf_counter()
         clients = [info.name for info in self._runtime.clients(2)]
-        self._runtime.submit([Task(name, self._round, "train", self._state, {"lr": 0.01}) for name in clients])
+        self._runtime.submit([Task(name, self._round, "train", self._state, TaskSettings(lr=0.01)) for name in clients])
         mean = WeightedMean()
-        _, failures = take_in(self._runtime.completed(), mean)
+        _, failures = aggregate(self._runtime.completed(), mean)
         total = mean.result()
         seconds = time.perf_counter() - started
         if total is None or failures:

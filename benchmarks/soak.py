@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 sys.path.append(str(Path(__file__).parents[1]))
-from tests.runtimes.flower.processes import Federation, Server, federation
+from tests.flower.processes import Federation, Server, federation
 
 CLIENTS = 3
 IMAGES = 48

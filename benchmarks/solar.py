@@ -26,14 +26,15 @@ from torch import nn
 
 import fedlens
 from fedlens.api import resolve
-from fedlens.config.builders import local_settings
-from fedlens.config.experiment import build_experiment
+from fedlens.build.builders import local_settings
+from fedlens.build.experiment import build_experiment
+from fedlens.build.scoring import inputs_of
+from fedlens.core.records import Evaluation
+from fedlens.core.seeds import derive
+from fedlens.core.types import State
 from fedlens.data.sources.elpv import ELPV
 from fedlens.data.types import Rows
-from fedlens.federation.records import Evaluation
-from fedlens.federation.types import State
 from fedlens.models.base import Recognizer
-from fedlens.seeds import derive
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.evaluation import evaluate
 from fedlens.training.loop import LocalLoop
@@ -68,7 +69,7 @@ class Bench:
         self._config = resolve(RECIPE, [f"seed={seed}", *overrides])
         self._experiment = build_experiment(self._config, folder, _silent, model=None, data=None)
         self._start = self._experiment.resident.state()
-        data, plants = self._experiment.data, np.asarray(ELPV().load().clients)
+        data, plants = self._experiment.train_data, np.asarray(ELPV().load().clients)
         self.training = {client.name: client.train for client in data.clients}
         self.validation = {client.name: client.val for client in data.clients}
         self.held_out = {
@@ -81,14 +82,14 @@ class Bench:
         resident.load(self._start)
         generator = torch.Generator().manual_seed(derive(self._config.seed, "baseline", name))
         epochs = self._config.federated.num_rounds * settings.epochs
-        batches = self._experiment.examples(rows).epochs(epochs, settings.batch_size, generator)
+        batches = inputs_of(self._experiment, rows).epochs(epochs, settings.batch_size, generator)
         LocalLoop(resident, settings, LocalTerms()).run(batches, make_optimizer(settings.optimizer, {}), lr, generator)
         return resident.state()
 
     def test(self, head: State, rows: Rows) -> Evaluation:
         resident = self._experiment.resident
         resident.load(head)
-        return evaluate(resident.module, self._experiment.examples(rows), self._experiment.classes)
+        return evaluate(resident.module, inputs_of(self._experiment, rows), self._experiment.classes)
 
 
 def _silent(_label: str) -> Callable[[int, int], None]:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import yaml
 
-from fedlens.config.runtimes import client_infos
+from fedlens.build.runtimes import client_infos
+from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
+from fedlens.core.types import ClientFailure, ClientReport, MeanMetric
 from fedlens.data.types import ClientRows, DataReport, FederatedData
-from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
-from fedlens.federation.types import ClientFailure, Mean, Report
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
 
@@ -28,7 +28,8 @@ def evaluation(right: int, loss: float, majority: float | None = None) -> Evalua
 def record(number: int, clients: bool = False) -> RoundRecord:
     """Round `number` (1–6): accuracy grows by 0.1 a round; validation loss is lowest in round 4."""
     reports = tuple(
-        Report(name, weight=20.0, metrics={"loss": Mean(20 * (2.0 - 0.2 * number), 20)}) for name in CLIENTS[:2]
+        ClientReport(name, weight=20.0, metrics={"loss": MeanMetric(20 * (2.0 - 0.2 * number), 20)})
+        for name in CLIENTS[:2]
     )
     return RoundRecord(
         round=number,

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlens.aggregation.base import Aggregator, Total
-from fedlens.config.builders import prepared
-from fedlens.config.runtimes import client_infos
+from fedlens.aggregation.base import AggregatedUpdate, Aggregator
+from fedlens.aggregation.mean import WeightedMean
+from fedlens.build.builders import prepared
+from fedlens.build.runtimes import client_infos
+from fedlens.core.client_store import ClientStore
+from fedlens.core.records import RoundRecord
+from fedlens.core.types import ClientInfo, State
 from fedlens.data.types import ClientRows, DataReport, FederatedData
-from fedlens.federation.client_store import ClientStore
-from fedlens.federation.coordinator import take_in
-from fedlens.federation.records import RoundRecord
-from fedlens.federation.types import ClientInfo
+from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.runtimes.base import Outcome
-from fedlens.strategies.base import Strategy
+from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.flat import FlatModel
@@ -51,9 +52,14 @@ class Memory:
     def close(self) -> None: ...
 
 
-def combined(outcomes: Iterator[Outcome], aggregator: Aggregator) -> Total | None:
+def plain_mean(_ctx: RoundContext, _kept: State) -> Aggregator:
+    """For a coordinator: the weighted mean, which keeps nothing."""
+    return WeightedMean()
+
+
+def combined(outcomes: Iterator[Outcome], aggregator: Aggregator) -> AggregatedUpdate | None:
     """The total of a cohort's outcomes."""
-    take_in(outcomes, aggregator)
+    aggregate(outcomes, aggregator)
     return aggregator.result()
 
 

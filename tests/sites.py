@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from tests.photos import CLASSES, photos
 
-from fedlens.config.load import load
+from fedlens.build.load import load
 from fedlens.config.site import load_site
-from fedlens.federation.types import Task
-from fedlens.runtimes.flower.messages import Refusal, Setup
-from fedlens.site import Site
+from fedlens.core.types import Task, TaskSettings
+from fedlens.flower.messages import Refusal, Setup
+from fedlens.flower.site import TrainingSite
 from fedlens.tracking.observer import Silent
 
 RUN = {
@@ -41,15 +41,15 @@ class Place:
         given = [f"data_dir={images or self.images}", f"state_dir={self.folder / 'state'}", "device=cpu", "threads=1"]
         return load_site(None, [*given, *overrides])
 
-    def site(self, *overrides: str, images=None) -> Site:
-        return Site(self.config(*overrides, images=images), self.said.append, Silent().progress)
+    def site(self, *overrides: str, images=None) -> TrainingSite:
+        return TrainingSite(self.config(*overrides, images=images), self.said.append, Silent().progress)
 
 
-def task(site: Site, told: Setup, **changes) -> Task:
+def task(site: TrainingSite, told: Setup, **changes) -> Task:
     """The first round's task, with the model that the site itself would build."""
     site.prepare(told)
     state = site._experiment(told).resident.state()
-    return replace(Task("client1", 1, "train", state, {"lr": 0.05}), **changes)
+    return replace(Task("client1", 1, "train", state, TaskSettings(lr=0.05)), **changes)
 
 
 def refused(outcome) -> str:

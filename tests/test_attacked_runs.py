@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 import fedlens
-from fedlens.config.experiment import build_experiment
-from fedlens.config.load import load
+from fedlens.build.experiment import build_experiment
+from fedlens.build.load import load
+from fedlens.core.files import read_json
 from fedlens.errors import NotEnoughClients
-from fedlens.files import read_json
 from fedlens.tracking.metrics import read_metrics
 
 FEW = (
@@ -72,7 +72,7 @@ def test_a_patch_is_put_on_images_where_a_part_of_the_model_is_frozen(tmp_path) 
     given = ["model.name=cnn", "data.image_size=12", "model.freeze=backbone"]
 
     def trained_on(*more: str) -> torch.Tensor:
-        return build_experiment(load(None, [*given, *more]), tmp_path, quiet, model=None, data=None).data.images
+        return build_experiment(load(None, [*given, *more]), tmp_path, quiet, model=None, data=None).train_data.images
 
     assert trained_on().is_floating_point()
     assert trained_on("attack.name=label_flip").is_floating_point()

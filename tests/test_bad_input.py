@@ -236,7 +236,7 @@ def test_more_clients_at_work_than_there_are(arguments: str, parts: list[str]) -
 NEEDY = """
 from dataclasses import dataclass
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.aggregation.base import Rule, rules
+from fedlens.aggregation.base import AggregationRule, rules
 from fedlens.strategies.base import Strategy, strategies
 
 @strategies.register("whole", summary="needs everybody")
@@ -246,7 +246,7 @@ class Whole(Strategy):
 
 @rules.register("ranked", summary="compares updates")
 @dataclass(frozen=True)
-class Ranked(Rule):
+class Ranked(AggregationRule):
     def aggregator(self, trainable):
         return WeightedMean()
 """

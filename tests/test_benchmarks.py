@@ -23,7 +23,7 @@ STARTED = ("features", "flower_rounds", "speed")
 """They start programs, which takes seconds."""
 LONG = ("memory", "soak", "solar", "startup", "strategies")
 MORE = {"flower_rounds": ("empty",)}
-TOOLS = ("echo_sites", "build_sample", "write_reference")
+TOOLS = ("echo_sites", "build_sample", "write_reference", "final_models")
 """What other scripts start, or what makes files of the repository: other tests use them."""
 
 

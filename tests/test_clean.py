@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from fedlens import clean
+from fedlens.core import clean
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 

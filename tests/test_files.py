@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlens.files import open_regular, read_json, read_regular, to_json, write_atomic, write_json
+from fedlens.core.files import open_regular, read_json, read_regular, to_json, write_atomic, write_json
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
 from tests.photos import CLASSES, photos
 
-from fedlens.config.load import load
+from fedlens.build.load import load
 from fedlens.data.excerpt import excerpt
 from fedlens.errors import ConfigError, ConnectionFailed
-from fedlens.flower_app import GivenGrid, _Shop, answer, simulated, site_of, write_app
-from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.messages import HEAD, Description, Prepared, Refusal, Setup, head, query, read_reply
+from fedlens.flower.app import GivenGrid, _Shop, answer, simulated, site_of, write_app
+from fedlens.flower.bundle import bundle
+from fedlens.flower.messages import HEAD, Description, Prepared, Refusal, Setup, head, query, read_reply
 
 PHOTOGRAPHS = {"client1": 4, "client2": 5}
 """Of each class."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlens import fonts
+from fedlens.core import fonts
 from fedlens.data.show import partition_figure
 from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 import fedlens
-from fedlens.config.load import load_saved
+from fedlens.build.load import load_saved
+from fedlens.core.files import read_json
 from fedlens.errors import ConfigError
-from fedlens.files import read_json
 from fedlens.tracking.next_steps import next_commands, resuming
 
 QUICK = [

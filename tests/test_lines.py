@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlens.lines import folded
+from fedlens.core.lines import folded
 
 
 @pytest.mark.parametrize(

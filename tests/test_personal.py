@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import fedlens
 from fedlens.cli.main import app
+from fedlens.core.files import read_json, write_json
 from fedlens.errors import ModelError
 from fedlens.federation.checkpoints import Checkpoints
-from fedlens.files import read_json, write_json
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir
 
@@ -76,12 +76,12 @@ def predict(run, photo: Path, *options: str):
 @pytest.mark.parametrize("name", ["fedper", "ditto", "finetune"])
 def test_it_is_the_model_that_was_measured_at_home(runs, name: str) -> None:
     """Loss and accuracy of every client's model on its own test images are those of the last round's records."""
-    from fedlens.config.experiment import build_experiment
+    from fedlens.build.experiment import build_experiment
     from fedlens.training.evaluation import evaluate
 
     run = runs[name]
     experiment = build_experiment(run.config, run.folder, lambda _: lambda *_: None, model=None, data=None)
-    rows = {client.name: client.test for client in experiment.data.clients}
+    rows = {client.name: client.test for client in experiment.train_data.clients}
     measured = {
         client["client"]: client for client in read_metrics(RunDir(run.folder).metrics)[-1]["clients"]["by_client"]
     }

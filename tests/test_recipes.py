@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlens.config.builders import build_scheme
-from fedlens.config.load import load
-from fedlens.data.division import Columns, Plan, divide
+from fedlens.build.builders import build_scheme
+from fedlens.build.load import load
+from fedlens.data.division import Columns, DivisionPlan, divide
 from fedlens.data.sources.elpv import ELPV
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,8 @@ def test_a_recipe_loads_and_states_its_command_time_and_figure(file: Path) -> No
 def test_a_quarter_of_every_solar_plant_is_held_out(seed: int, tmp_path: Path) -> None:
     config, table = load(SOLAR, [f"seed={seed}"]), ELPV().load()
     data = config.data
-    plan = Plan(build_scheme(config), 10, data.validation, data.client_test, data.test, config.seed)
-    division = divide(Columns.of(table, np.arange(len(table.labels))), plan, tmp_path)
+    plan = DivisionPlan(build_scheme(config), 10, data.validation, data.client_test, data.test, config.seed)
+    division = divide(Columns.of(table, np.arange(len(table.labels))), plan)
     trained = np.concatenate([client.train for client in division.clients])
     tested = np.concatenate([division.test, *(client.test for client in division.clients)])
     assert len(division.clients) == 10

@@ -8,38 +8,44 @@ import pytest
 import torch
 from tests.helpers import infos, tiny_data, tiny_trainer
 
-from fedlens.config.load import load
+from fedlens.build.load import load
+from fedlens.core.types import ClientResult, Task, TaskSettings
 from fedlens.errors import FedLensError, ProtocolError
-from fedlens.federation.types import Answer, Task
-from fedlens.runtimes.flower.codec import answer_from, answer_record
-from fedlens.runtimes.flower.screening import check, shapes_of
-from fedlens.serve import Work, expectation, own_data
+from fedlens.flower.codec import answer_from, answer_record
+from fedlens.flower.expectation import OWN_METRICS, expectation
+from fedlens.flower.serve import own_data
 from fedlens.strategies.base import RoundContext, strategies
 from fedlens.strategies.momentum import effective_steps, most_effective_steps
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.screening import check, shapes_of
 from fedlens.training.settings import LocalSettings
+from fedlens.training.tasks.base import ServerView
 
 DATA = tiny_data(clients=2)
 SETTINGS = LocalSettings(batch_size=4, epochs=2)
-WORK = Work(SETTINGS.epochs, SETTINGS.batch_size, SETTINGS.optimizer.momentum)
+
+
+def view(strategy, model, shared) -> ServerView:
+    return ServerView(model, shared, Algorithm(strategy), SETTINGS, 3, OWN_METRICS)
 
 
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
     strategy = entry.build({})
     trainer = tiny_trainer(strategy, DATA, tmp_path, SETTINGS)
-    resident = trainer._model
+    resident = trainer.model
     shared = resident.state()
     state = strategy.init(shared)
-    expect = expectation(resident, shared, strategy, 3, work=WORK)
+    expect = expectation(view(strategy, resident, shared))
     kept = None
     for number in (1, 2):
         ctx = RoundContext(number, 2, 2, 1, resident.trainable)
-        task = Task("client0", number, "train", strategy.broadcast(state, ctx), {"lr": 0.1}, kept)
+        task = Task("client0", number, "train", strategy.broadcast(state, ctx), TaskSettings(lr=0.1), kept)
         expected = expect(task, infos(DATA)[0])
         answer = trainer.run(task)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, ClientResult)
         assert shapes_of(answer.payload) == expected.payload
         assert shapes_of(answer.extra) == expected.extra
         assert answer_from(answer_record(answer), task, expected).report == answer.report
@@ -51,10 +57,10 @@ def test_what_a_strategy_wants_beside_the_update_is_bounded_by_what_is_known_of_
     """1e300 would make FedNova's and FedExP's model infinite, and stop q-FedAvg's; SCAFFOLD's c goes to everybody."""
     strategy = strategies.get(name).build({})
     trainer = tiny_trainer(strategy, DATA, tmp_path, SETTINGS)
-    shared = trainer._model.state()
-    ctx = RoundContext(1, 2, 2, 1, trainer._model.trainable)
-    task = Task("client0", 1, "train", strategy.broadcast(strategy.init(shared), ctx), {"lr": 0.1})
-    expected = expectation(trainer._model, shared, strategy, 3, work=WORK)(task, infos(DATA)[0])
+    shared = trainer.model.state()
+    ctx = RoundContext(1, 2, 2, 1, trainer.model.trainable)
+    task = Task("client0", 1, "train", strategy.broadcast(strategy.init(shared), ctx), TaskSettings(lr=0.1))
+    expected = expectation(view(strategy, trainer.model, shared))(task, infos(DATA)[0])
     answer = trainer.run(task)
     check(answer, task, expected)
     assert answer.extra

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.photos import photos
 
-from fedlens.config.experiment import build_experiment
-from fedlens.config.load import load
+from fedlens.build.experiment import build_experiment
+from fedlens.build.load import load
 from fedlens.errors import DataError
-from fedlens.session import Given, rebuild_trainer
+from fedlens.session.run import UserObjects, rebuild_trainer
 
 
 def quiet(_label: str):
@@ -21,8 +21,8 @@ def test_a_worker_with_other_images_is_refused(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     config = load(None, [f"data.path={folder}", "model.name=lenet", "data.partition.clients=2"])
     here = build_experiment(config, tmp_path, quiet, model=None, data=None)
-    there = rebuild_trainer(config, tmp_path, Given(), here.holdings)
+    there = rebuild_trainer(config, tmp_path, UserObjects(), here.holdings)
     assert there.shared == here.trainer.shared
     next(folder.glob("*/0.png")).unlink()
     with pytest.raises(DataError, match=f"data.path={folder} gives other images here"):
-        rebuild_trainer(config, tmp_path, Given(), here.holdings)
+        rebuild_trainer(config, tmp_path, UserObjects(), here.holdings)

@@ -8,12 +8,14 @@ from safetensors.torch import load_file
 from tests.photos import CLASSES, photos
 from tests.sites import refused, setup, task
 
-import fedlens.site as site_module
-from fedlens.config.load import load
+import fedlens.flower.site as site_module
+from fedlens.build.load import load
+from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.errors import ConfigError
-from fedlens.federation.types import Answer, ClientFailure, Task
-from fedlens.runtimes.flower.messages import Description, Prepared, Refusal
-from fedlens.site import alone, identity, local_config, site_maker
+from fedlens.flower.messages import Description, Prepared, Refusal
+from fedlens.flower.site import site_maker
+from fedlens.flower.site_policy import local_config
+from fedlens.flower.site_state import exclusive_lock, identity
 from fedlens.tracking.observer import Silent
 
 # -- taking part -------------------------------------------------------------------------------------------------------
@@ -37,10 +39,10 @@ def test_a_site_gets_ready(place) -> None:
 def test_a_site_trains(place) -> None:
     site, told = place.site(), setup()
     answer = site.run(task(site, told), told)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ClientResult)
     assert answer.report.weight == 18
     assert any((value.abs() > 0).any() for value in answer.payload.values())
-    counted = site.run(task(site, told, kind="count", settings={"test": 1.0, "val": 1.0}), told)
+    counted = site.run(task(site, told, kind="evaluate_shared", settings=TaskSettings(splits=("test", "val"))), told)
     assert {split: int(value.sum()) for split, value in counted.payload.items()} == {"test": 6, "val": 6}
 
 
@@ -93,9 +95,9 @@ def test_private_state_lies_under_the_sites_folder(place) -> None:
     assert answer.report.stored
     (kept,) = place.folder.rglob("*.safetensors")
     assert kept.is_relative_to(place.folder / "state" / "run-1")
-    again = site.run(task(site, told, round=2, expects=1), told)
+    again = site.run(task(site, told, round=2, store_version=1), told)
     assert again.report.stored
-    lost = site.run(task(site, told, round=3, expects=0), told)
+    lost = site.run(task(site, told, round=3, store_version=0), told)
     assert isinstance(lost, ClientFailure)
     assert "no private state of version 0" in lost.reason
 
@@ -149,11 +151,11 @@ def test_private_parts_are_kept_here_and_asked_of_nobody(place) -> None:
     site.prepare(told)
     whole = site._experiment(told).resident.state()
     shared = {name: value for name, value in whole.items() if name.startswith("head.")}
-    trained = site.run(Task("client1", 1, "train", shared, {"lr": 0.05}), told)
+    trained = site.run(Task("client1", 1, "train", shared, TaskSettings(lr=0.05)), told)
     assert trained.payload.keys() == shared.keys()
     (kept,) = place.folder.rglob("*.safetensors")
     assert {name.removeprefix("private/") for name in load_file(kept)} == whole.keys() - shared.keys()
-    assert isinstance(site.run(Task("client1", 1, "evaluate", shared, {}, 1), told), Answer)
+    assert isinstance(site.run(Task("client1", 1, "evaluate", shared, TaskSettings(), 1), told), ClientResult)
 
 
 def test_a_method_that_does_not_fit_the_model(place) -> None:
@@ -187,28 +189,28 @@ def test_a_restarted_site_is_the_same_one(place) -> None:
 
 def test_a_second_client_on_one_state_folder_is_refused_by_name(place) -> None:
     config = place.config("partition_id=2")
-    with alone(config):
+    with exclusive_lock(config):
         with pytest.raises(ConfigError, match=r"partition_id=2: a client .* \(client3\) already runs here"):
-            alone(config).__enter__()
-        with alone(place.config(f"state_dir={place.folder / 'other'}")):
+            exclusive_lock(config).__enter__()
+        with exclusive_lock(place.config(f"state_dir={place.folder / 'other'}")):
             pass
-    with alone(config):
+    with exclusive_lock(config):
         pass
 
 
 def test_a_state_folder_that_cannot_be(place) -> None:
     (place.folder / "file").write_text("")
     with pytest.raises(ConfigError, match=r"state_dir: .*file.* cannot be used: .*choose another --state_dir"):
-        alone(place.config(f"state_dir={place.folder / 'file'}")).__enter__()
+        exclusive_lock(place.config(f"state_dir={place.folder / 'file'}")).__enter__()
 
 
 def test_what_goes_wrong_later_is_not_the_folders_fault(place) -> None:
-    with pytest.raises(ConnectionResetError), alone(place.config()):
+    with pytest.raises(ConnectionResetError), exclusive_lock(place.config()):
         raise ConnectionResetError("by peer")
 
 
 def test_a_full_disk_is_said_before_training(place, monkeypatch) -> None:
-    import fedlens.site as module
+    import fedlens.flower.site as module
 
     monkeypatch.setattr(module, "FREE_DISK", 10**18)
     assert "state_dir: " in refused(place.site().prepare(setup()))

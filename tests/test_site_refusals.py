@@ -10,9 +10,9 @@ import torch
 from tests.photos import photos
 from tests.sites import refused, setup, task
 
+from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.errors import DataError
-from fedlens.federation.types import Answer, ClientFailure, Task
-from fedlens.runtimes.flower.messages import Prepared
+from fedlens.flower.messages import Prepared
 
 # -- what a site refuses -----------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ from fedlens.runtimes.flower.messages import Prepared
 def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
     site = place.site(f"allow.{rule}")
     assert refused(site.prepare(setup())) == line
-    free = Task("client1", 1, "train", {}, {"lr": 0.1})
+    free = Task("client1", 1, "train", {}, TaskSettings(lr=0.1))
     assert refused(site.run(free, setup())) == line, "tasks need no preparation, and are bound as well"
 
 
@@ -113,7 +113,10 @@ def test_tasks_that_are_not_the_sites(place) -> None:
     assert "lacks parts of the model" in refused(site.run(replace(mine, payload={}), told))
     late = refused(site.run(replace(mine, round=4), told))
     assert late == "the run was to have 3 rounds, and this is round 4"
-    assert isinstance(site.run(replace(mine, round=4, kind="count", settings={"test": 1.0}), told), Answer)
+    assert isinstance(
+        site.run(replace(mine, round=4, kind="evaluate_shared", settings=TaskSettings(splits=("test",))), told),
+        ClientResult,
+    )
 
 
 @pytest.mark.parametrize("name", ["shape", "type"])
@@ -126,10 +129,9 @@ def test_a_task_that_cannot_be_done_is_a_failure(place, name: str) -> None:
     assert isinstance(outcome, ClientFailure)
 
 
-@pytest.mark.parametrize("settings", [{}, {"lr": float("nan")}])
-def test_settings_that_cannot_be_are_a_failure(place, settings) -> None:
+def test_settings_that_cannot_be_are_a_failure(place) -> None:
     site, told = place.site(), setup()
-    assert isinstance(site.run(task(site, told, settings=settings), told), ClientFailure)
+    assert isinstance(site.run(task(site, told, settings=TaskSettings(lr=float("nan"))), told), ClientFailure)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from hypothesis import given
 
-from fedlens.config.load import load
+from fedlens.build.load import load
 from fedlens.config.site import load_site
+from fedlens.core.files import parse_json, read_json
+from fedlens.core.yaml_text import LONGEST, read_file
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.files import parse_json, read_json
 from fedlens.reports.load import load_run
-from fedlens.texts import LONGEST, read_file
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 12)

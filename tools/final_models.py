@@ -109,7 +109,9 @@ def main() -> None:
     found = differing(arguments.against, arguments.only)
     for name, (before, now) in found.items():
         print(f"{name}: {before[:12]} at {arguments.against}, {now[:12]} now")
-    sys.exit(f"{len(found)} of {len(arguments.only)} models differ" if found else 0)
+    if found:
+        sys.exit(f"{len(found)} of {len(arguments.only)} models differ")
+    print(f"{len(arguments.only)} models are those of {arguments.against}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from fedlens.config import problems
 from fedlens.config.blocks import ALGORITHM, MODEL, SCHEME, SOURCE, Family, block_properties
 from fedlens.config.keys import properties, sections
-from fedlens.registry import Entry
+from fedlens.core.registry import Entry
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE_BY = "<!-- Written by tools/write_reference.py: change the code and run it again. -->\n"

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlens.build.load import load, load_saved
 from fedlens.config.blocks import MODEL, PYTHON, SOURCE, Family
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
-from fedlens.config.load import load, load_saved
 from fedlens.config.schema import BlockSection, Config
 from fedlens.errors import ConfigError
 from fedlens.tracking.console import ConsoleTracker
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from fedlens.core.records import Tracker
     from fedlens.data.types import FederatedData
-    from fedlens.federation.records import Tracker
 
 MAY_CHANGE = (
     "federated.num_rounds",
@@ -106,7 +106,7 @@ class Run:
         Raises:
             ModelError: no such client, no finished round, or the clients are on other machines.
         """
-        from fedlens.personal import open_personal
+        from fedlens.inference.personal import open_personal
 
         folder = RunDir.open(self.folder)
         given = _given(self.config, model, data, test, class_names)
@@ -280,16 +280,16 @@ def _given(
     test: Dataset[Any] | None,
     class_names: Sequence[str] | None,
 ) -> Any:
-    from fedlens.config.against_data import check_keys
-    from fedlens.config.builders import build_scheme
+    from fedlens.build.against_data import check_keys
+    from fedlens.build.builders import build_scheme
     from fedlens.data.user import from_datasets
-    from fedlens.session import Given
+    from fedlens.session.run import UserObjects
 
     if data is None:
         if test is not None or class_names is not None:
             name, own = ("test", "test images") if test is not None else ("class_names", "class names")
             raise ConfigError(f"{name}= needs data=: the configured source brings its own {own}")
-        return Given(model, None)
+        return UserObjects(model, None)
     section = config.data
     check_keys(config, clients=isinstance(data, Mapping), test=test is not None)
     federated: FederatedData = from_datasets(
@@ -303,22 +303,21 @@ def _given(
         seed=config.seed,
         partition_seed=section.partition.seed,
         class_names=class_names,
-        cache_dir=section.cache_dir,
     )
-    return Given(model, federated)
+    return UserObjects(model, federated)
 
 
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
-    from fedlens.session import execute
+    from fedlens.session.run import execute
 
-    with folder.alone():
+    with folder.exclusive_lock():
         return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
 
 
 def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
-    from fedlens.serve import serve as serve_sites
+    from fedlens.flower.serve import serve as serve_sites
 
-    with folder.alone():
+    with folder.exclusive_lock():
         return Run(folder.path, serve_sites(config, folder, _observer(show), trackers))
 
 

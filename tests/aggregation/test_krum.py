@@ -104,6 +104,6 @@ def test_bulyan_as_the_paper_writes_it(count: int, f: int) -> None:
     ],
 )
 def test_too_few_clients(rule, enough: int, parts: list[str]) -> None:
-    assert rule.objection(enough) is None
+    assert rule.incompatibility(enough) is None
     for part in parts:
-        assert part in str(rule.objection(enough - 1))
+        assert part in str(rule.incompatibility(enough - 1))

@@ -2,11 +2,13 @@ import pytest
 import torch
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.federation.types import Answer, Report
+from fedlens.core.types import ClientReport, ClientResult
 
 
-def answer(client: str, value: float, weight: float, extra: float = 0.0) -> Answer:
-    return Answer(1, "train", Report(client, weight, {}), {"w": torch.tensor([value])}, {"e": torch.tensor([extra])})
+def answer(client: str, value: float, weight: float, extra: float = 0.0) -> ClientResult:
+    return ClientResult(
+        1, "train", ClientReport(client, weight, {}), {"w": torch.tensor([value])}, {"e": torch.tensor([extra])}
+    )
 
 
 def test_weighted_by_images() -> None:

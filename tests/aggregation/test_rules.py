@@ -13,7 +13,7 @@ from fedlens.aggregation.centered_clip import CenteredClip
 from fedlens.aggregation.gathered import ROOM, pieces
 from fedlens.aggregation.geometric_median import GeometricMedian
 from fedlens.aggregation.krum import Krum
-from fedlens.aggregation.mean import Mean
+from fedlens.aggregation.mean import MeanRule
 from fedlens.aggregation.median import Median
 from fedlens.aggregation.multikrum import MultiKrum
 from fedlens.aggregation.norm_bound import NormBound
@@ -92,7 +92,7 @@ def test_two_wild_updates_of_eleven_change_little(rule, lie: float) -> None:
     spread = max(np.linalg.norm(row - center) for row in matrix(honest))
     found = flat(total(rule, [*honest[:4], *wild, *honest[4:]]).delta)
     assert np.linalg.norm(found - center) <= spread
-    mean = flat(total(Mean(), [*honest, *wild]).delta)
+    mean = flat(total(MeanRule(), [*honest, *wild]).delta)
     assert np.linalg.norm(mean - center) > 50 * spread
 
 

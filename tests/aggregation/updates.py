@@ -7,17 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fedlens.aggregation.base import Rule, Total
-from fedlens.federation.types import Answer, Report, State
+from fedlens.aggregation.base import AggregatedUpdate, AggregationRule, Aggregator
+from fedlens.core.types import ClientReport, ClientResult, State
+from fedlens.transforms.base import ReceivingContext, TransformChain, UpdateTransform
 
 TRAINABLE = frozenset({"conv", "bias"})
 
 
-def answer(name: str, payload: State, weight: float = 1.0, extra: State | None = None) -> Answer:
-    return Answer(1, "train", Report(name, weight, {}), payload, extra or {})
+def answer(name: str, payload: State, weight: float = 1.0, extra: State | None = None) -> ClientResult:
+    return ClientResult(1, "train", ClientReport(name, weight, {}), payload, extra or {})
 
 
-def total(rule: Rule, payloads: Sequence[State], weights: Sequence[float] | None = None) -> Total:
+def behind(transform: UpdateTransform, aggregator: Aggregator, trainable: frozenset[str] = TRAINABLE) -> Aggregator:
+    """`aggregator` behind the transform's receiver."""
+    return TransformChain((transform,)).around(aggregator, ReceivingContext(1, trainable))
+
+
+def total(rule: AggregationRule, payloads: Sequence[State], weights: Sequence[float] | None = None) -> AggregatedUpdate:
     """What `rule` makes of the updates."""
     aggregator = rule.aggregator(TRAINABLE & payloads[0].keys())
     for index, payload in enumerate(payloads):

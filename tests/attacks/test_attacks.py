@@ -12,7 +12,7 @@ from tests.helpers import tiny_data
 
 from fedlens.attacks.alie import ALittleIsEnough, moments_of, z_max
 from fedlens.attacks.backdoor import Backdoor
-from fedlens.attacks.base import Scene, attacks
+from fedlens.attacks.base import AttackContext, attacks
 from fedlens.attacks.gaussian import Gaussian
 from fedlens.attacks.label_flip import LabelFlip
 from fedlens.attacks.moments import Moments
@@ -24,8 +24,8 @@ ROWS = np.arange(10, 50)
 DATA = tiny_data()
 
 
-def scene(answers: int = 10, seed: int = 0, share: float = 0.2, benign: Moments | None = None) -> Scene:
-    return Scene(answers, torch.Generator().manual_seed(seed), share, benign)
+def ctx(answers: int = 10, seed: int = 0, share: float = 0.2, benign: Moments | None = None) -> AttackContext:
+    return AttackContext(answers, torch.Generator().manual_seed(seed), share, benign)
 
 
 def pictures(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,18 +45,18 @@ def test_labels_are_counted_from_the_other_end() -> None:
 
 def test_signs_are_flipped_and_updates_stretched() -> None:
     honest = random_updates(2)
-    for sent, update in zip(SignFlip(factor=4.0).craft(honest, scene()), honest, strict=True):
+    for sent, update in zip(SignFlip(factor=4.0).craft(honest, ctx()), honest, strict=True):
         assert all(torch.equal(sent[name], -4 * value) for name, value in update.items())
 
 
 def test_noise_has_the_asked_deviation_and_is_drawn_from_the_seed() -> None:
     honest = [{"bias": torch.full((100_000,), 5.0)}] * 2
-    one, other = (sent["bias"] for sent in Gaussian(std=3.0).craft(honest, scene()))
+    one, other = (sent["bias"] for sent in Gaussian(std=3.0).craft(honest, ctx()))
     assert abs(one.mean()) < 0.1
     assert one.std() == pytest.approx(3.0, rel=0.02)
     assert not torch.equal(one, other)
-    assert torch.equal(Gaussian(std=3.0).craft(honest, scene())[0]["bias"], one)
-    assert not torch.equal(Gaussian(std=3.0).craft(honest, scene(seed=1))[0]["bias"], one)
+    assert torch.equal(Gaussian(std=3.0).craft(honest, ctx())[0]["bias"], one)
+    assert not torch.equal(Gaussian(std=3.0).craft(honest, ctx(seed=1))[0]["bias"], one)
 
 
 @pytest.mark.parametrize("malicious", [1, 3])
@@ -64,15 +64,15 @@ def test_a_little_is_enough_by_hand(malicious: int) -> None:
     # the benign clients' 1, 3, 5: mean 3, deviation √((4 + 0 + 4) / 3); what the malicious would have sent is not in it
     benign = moments_of([{"bias": torch.tensor([value])} for value in (1.0, 3.0, 5.0)])
     honest = [{"bias": torch.tensor([float(value)])} for value in range(malicious)]
-    sent = ALittleIsEnough(z=1.5).craft(honest, scene(benign=benign))
+    sent = ALittleIsEnough(z=1.5).craft(honest, ctx(benign=benign))
     assert [update["bias"].item() for update in sent] == pytest.approx([3 - 1.5 * (8 / 3) ** 0.5] * malicious)
 
 
 def test_a_little_is_enough_by_what_the_malicious_know() -> None:
     honest = [{"bias": torch.tensor([value])} for value in (1.0, 3.0, 5.0)]
-    sent = ALittleIsEnough(z=1.5, knows="own").craft(honest, scene())
+    sent = ALittleIsEnough(z=1.5, knows="own").craft(honest, ctx())
     assert [update["bias"].item() for update in sent] == pytest.approx([3 - 1.5 * (8 / 3) ** 0.5] * 3)
-    (alone,) = ALittleIsEnough(z=1.5, knows="own").craft(honest[:1], scene())
+    (alone,) = ALittleIsEnough(z=1.5, knows="own").craft(honest[:1], ctx())
     assert alone["bias"].item() == 1.0  # of one update σ is 0
 
 
@@ -91,7 +91,7 @@ def test_the_largest_z_that_passes(answers: int, malicious: int, expected: float
     assert z_max(answers, malicious) == pytest.approx(expected, abs=1e-4)
     honest = [{"bias": torch.tensor([float(value)])} for value in range(malicious)]
     mean, deviation = np.mean(range(malicious)), np.std(range(malicious))
-    (sent, *_) = ALittleIsEnough().craft(honest, scene(answers))
+    (sent, *_) = ALittleIsEnough().craft(honest, ctx(answers))
     assert sent["bias"].item() == pytest.approx(mean - expected * deviation, abs=1e-3)
 
 
@@ -134,17 +134,17 @@ def test_the_trigger_is_on_every_image() -> None:
 
 def test_model_replacement_makes_the_mean_the_malicious_model() -> None:
     honest = random_updates(2)
-    (one, other) = Scale().craft(honest, scene(answers=10, share=2 / 10))
+    (one, other) = Scale().craft(honest, ctx(answers=10, share=2 / 10))
     # the other eight send nothing, and all weigh alike: the mean of ten is the mean of the two
     assert torch.allclose((one["bias"] + other["bias"]) / 10, (honest[0]["bias"] + honest[1]["bias"]) / 2)
-    assert torch.equal(Scale(factor=7.0).craft(honest, scene())[0]["bias"], 7 * honest[0]["bias"])
+    assert torch.equal(Scale(factor=7.0).craft(honest, ctx())[0]["bias"], 7 * honest[0]["bias"])
     assert Scale(share=1.0).poison(ROWS, 3, 0) is not None
     assert Scale().trigger() is not None
 
 
 def test_honesty_changes_nothing() -> None:
     honest = random_updates(2)
-    assert NoAttack().craft(honest, scene()) is honest
+    assert NoAttack().craft(honest, ctx()) is honest
     assert NoAttack().poison(ROWS, 3, 0) is None
     assert NoAttack().trigger() is None
 
@@ -153,12 +153,12 @@ def test_honesty_changes_nothing() -> None:
 def test_every_attack_keeps_names_and_shapes_and_leaves_the_honest_alone(entry) -> None:
     attack, honest = entry.build({}), random_updates(3)
     before = [{name: value.clone() for name, value in update.items()} for update in honest]
-    sent = attack.craft(honest, scene())
+    sent = attack.craft(honest, ctx())
     assert len(sent) == 3
     for update, kept, made in zip(honest, before, sent, strict=True):
         assert all(torch.equal(update[name], kept[name]) for name in kept)
         assert {name: value.shape for name, value in made.items()} == {n: v.shape for n, v in update.items()}
-    assert attack.objection(DATA) is None
+    assert attack.incompatibility(DATA) is None
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_every_attack_keeps_names_and_shapes_and_leaves_the_honest_alone(entry) 
 )
 def test_what_does_not_go_with_the_images(attack, parts: list[str]) -> None:
     for part in parts:
-        assert part in str(attack.objection(DATA))
+        assert part in str(attack.incompatibility(DATA))
 
 
 def test_rows_of_numbers_bear_no_patch() -> None:
     rows = replace(DATA, images=torch.zeros(len(DATA.images), 32))
-    assert "a patch needs images" in str(Backdoor().objection(rows))
-    assert LabelFlip().objection(rows) is None
+    assert "a patch needs images" in str(Backdoor().incompatibility(rows))
+    assert LabelFlip().incompatibility(rows) is None

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
-from fedlens.runtimes.flower import signing
-from fedlens.runtimes.flower.key_files import Certificate
+from fedlens.flower import signing
+from fedlens.flower.key_files import Certificate
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,7 @@ def test_errors_are_lines_on_stderr_and_an_exit_status(monkeypatch, error, statu
     def fail(*_arguments, **_options):
         raise error
 
-    monkeypatch.setattr("fedlens.config.load.load", fail)
+    monkeypatch.setattr("fedlens.build.load.load", fail)
     result = invoke("config", "show")
     assert result.exit_code == status
     assert result.stdout == ""

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from fedlens.cli.predict import predict
 from fedlens.errors import ConfigError, ModelError
+from fedlens.inference.predict import central_square
 from fedlens.models.artefact import ModelDescription, save_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
-from fedlens.predict import central_square
 
 PHOTOGRAPHS = Path(find_spec("skimage").origin).parent / "data"
 

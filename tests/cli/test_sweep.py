@@ -10,8 +10,8 @@ import pytest
 from tests.photos import photos
 from typer.testing import CliRunner, Result
 
+from fedlens.build.load import load
 from fedlens.cli.main import app
-from fedlens.config.load import load
 from fedlens.reports.compare import compare_runs
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.one_line import OneLine

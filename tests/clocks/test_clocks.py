@@ -74,8 +74,8 @@ def test_a_trace_gives_what_was_measured(tmp_path) -> None:
     clock = Trace(path=path)
     assert set(taken(clock, "north", count=5)) == {2.5}
     assert set(taken(clock, "south", count=30)) == {1.0, 4.0}
-    assert clock.objection(["north", "south"]) is None
-    assert clock.objection(["north", "east", "west"]) == (
+    assert clock.incompatibility(["north", "south"]) is None
+    assert clock.incompatibility(["north", "east", "west"]) == (
         f"clock.path: {path} has no line for east and 1 other client(s); add them"
     )
 
@@ -106,7 +106,7 @@ def test_a_trace_that_is_none(tmp_path, text: str, said: str) -> None:
 
 def test_a_trace_that_is_not_there(tmp_path) -> None:
     with pytest.raises(DataError, match=r"clock\.path: .*gone\.csv cannot be read"):
-        Trace(path=tmp_path / "gone.csv").objection(["north"])
+        Trace(path=tmp_path / "gone.csv").incompatibility(["north"])
 
 
 def test_every_clock_is_listed() -> None:

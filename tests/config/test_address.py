@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlens.config.address import joined, parted
 from fedlens.errors import ConfigError
+from fedlens.flower.addresses import joined, parted
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fedlens.config.builders import build_plan
-from fedlens.config.experiment import kept_versions
-from fedlens.config.load import load
+from fedlens.build.builders import build_plan
+from fedlens.build.experiment import kept_versions
+from fedlens.build.load import load
 from fedlens.schedules.fedasync import FedAsync
 from fedlens.schedules.sync import Sync
 
@@ -25,6 +25,6 @@ def test_clients_keep_what_any_checkpoint_may_ask_for(overrides, versions: int) 
 
 
 def test_the_schedule_is_the_plans() -> None:
-    assert build_plan(load()).schedule == Sync()
+    assert build_plan(load()).protocol.__self__ == Sync()
     overrides = ["schedule.name=fedasync", "schedule.mixing=0.9", "schedule.staleness=hinge", "schedule.a=10"]
-    assert build_plan(load(None, overrides)).schedule == FedAsync(mixing=0.9, staleness="hinge", a=10)
+    assert build_plan(load(None, overrides)).protocol.__self__ == FedAsync(mixing=0.9, staleness="hinge", a=10)

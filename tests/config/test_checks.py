@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fedlens.config.load import load
+from fedlens.build.load import load
 from fedlens.errors import ConfigError
 from fedlens.strategies.base import Strategy, strategies
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedlens.config.hparams import hyper_parameters
-from fedlens.config.load import load
+from fedlens.build.load import load
+from fedlens.tracking.hyper_parameters import hyper_parameters
 
 
 @pytest.mark.parametrize(

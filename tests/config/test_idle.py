@@ -18,17 +18,18 @@ from tests.photos import photos
 
 import fedlens
 from fedlens import api
+from fedlens.build.builders import build_algorithm, build_plan, local_settings
+from fedlens.build.load import load, load_saved
 from fedlens.config import schema
 from fedlens.config.blocks import FAMILIES, SCHEDULE, Family, block_properties, field_names
-from fedlens.config.builders import build_algorithm, build_plan, local_settings
 from fedlens.config.idle import Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, sections
-from fedlens.config.load import dump, load, load_saved
+from fedlens.config.load import dump
 from fedlens.config.schema import BlockSection, Config, Section
+from fedlens.core.registry import Entry
 from fedlens.errors import ConfigError
-from fedlens.federation import buffer
-from fedlens.registry import Entry
-from fedlens.session import Given
+from fedlens.federation.rounds import buffered
+from fedlens.session.run import UserObjects
 
 QUICK = ("model.name=lenet", "federated.num_rounds=1", "federated.batch_size=64", "runtime.name=in_process")
 
@@ -73,7 +74,7 @@ def refused(key: str, text: str, *around: str, use: Use | None = "run") -> str:
 def test_what_a_simulation_does_not_read_is_refused(tmp_path: Path, more: Sequence[str]) -> None:
     config = load(None, [*QUICK, f"tracking.dir={tmp_path}", "tracking.tensorboard=false", *more])
     with reading() as read:  # after the configuration was checked: the rules read keys themselves
-        api._in_new_folder(config, lambda folder: api._execute(config, folder, Given(), False, ()))
+        api._in_new_folder(config, lambda folder: api._execute(config, folder, UserObjects(), False, ()))
     idle = {one.key for one in _all_idle(config, "run")}
     assert unread(read) <= idle
     assert len(read) > 60  # the look works
@@ -268,7 +269,7 @@ def test_every_parameter_reaches_its_block_and_is_used_there(family: Family[Any]
     block = entry.build({**needed, name: value})
     assert getattr(block, name) != node.get("default", ...)
     modules = {inspect.getmodule(kind) for kind in entry.factory.__mro__ if kind.__module__.startswith("fedlens.")}
-    modules |= {buffer} if family is SCHEDULE else set()
+    modules |= {buffered} if family is SCHEDULE else set()
     text = "".join(inspect.getsource(module) for module in modules if module)
     assert f".{name}" in text
 

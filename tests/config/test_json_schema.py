@@ -8,8 +8,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from fedlens.build.load import load
 from fedlens.config.json_schema import schema, schema_text
-from fedlens.config.load import load
 
 ROOT = Path(__file__).parents[2]
 

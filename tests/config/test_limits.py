@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fedlens.build.load import load
 from fedlens.config.blocks import FAMILIES, block_properties
 from fedlens.config.keys import properties, sections
-from fedlens.config.load import load
 from fedlens.config.schema import Config
 from fedlens.config.site import SiteConfig, load_site
 from fedlens.errors import ConfigError

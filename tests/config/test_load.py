@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedlens.build.load import load
 from fedlens.config.blocks import MODEL, SCHEME, STRATEGY, build_block
-from fedlens.config.load import dump, load
+from fedlens.config.load import dump
 from fedlens.config.overrides import override_layer, quoted
 from fedlens.config.schema import Config
 from fedlens.errors import ConfigError

@@ -9,7 +9,8 @@ import pytest
 from tests.photos import photos
 
 import fedlens
-from fedlens.config.load import dump, load, load_saved
+from fedlens.build.load import load, load_saved
+from fedlens.config.load import dump
 from fedlens.config.paths import PATHS_FILE, save_paths
 from fedlens.errors import CheckpointError, ConfigError
 

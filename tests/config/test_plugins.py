@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlens.config.load import load
+from fedlens.build.load import load
 from fedlens.config.plugins import load_plugins
 from fedlens.errors import ConfigError
 from fedlens.strategies.base import strategies

@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedlens.data.assignment import assign
-from fedlens.data.base import ToPartition
 from fedlens.data.cache import A_DAY, Decoding, build_cache
 from fedlens.data.cached import contents
-from fedlens.data.partition.iid import Iid
 from fedlens.data.types import ImageTable
 
 KEY = "0123456789abcdef" * 2
@@ -54,16 +51,6 @@ def test_images_that_came_without_files_or_from_an_earlier_version_say_nothing(p
     build(np.zeros((2, 8, 8, 3), np.uint8), tmp_path / "arrays")
     build(photos, tmp_path / "earlier").with_suffix(".json").write_text('{"skipped": []}')
     assert [contents(tmp_path / name)[0].about for name in ("arrays", "earlier")] == ["", ""]
-
-
-def test_a_partition_found_again_is_used(tmp_path):
-    asked = ToPartition(np.arange(20) % 2, ("a", "b"), 2, 0, None)
-    first = assign(Iid(), asked, tmp_path)
-    (entry,) = contents(tmp_path)
-    os.utime(entry.path, (0, 0))
-    again = assign(Iid(), asked, tmp_path)
-    assert {name: rows.tolist() for name, rows in again.items()} == {n: rows.tolist() for n, rows in first.items()}
-    assert time.time() - contents(tmp_path)[0].used < 60
 
 
 def test_the_last_used_comes_first_and_strangers_are_left_out(tmp_path):

@@ -10,13 +10,13 @@ from tests.photos import photos
 
 from fedlens.data.cache import Decoding
 from fedlens.data.contents import copy_notes, digest_of, fingerprint
-from fedlens.data.division import Plan
+from fedlens.data.division import DivisionPlan
 from fedlens.data.federate import federate
 from fedlens.data.partition.iid import Iid
 from fedlens.data.sources.imagefolder import ImageFolder
 from fedlens.data.types import ClientRows
 
-PLAN = Plan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
+PLAN = DivisionPlan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
 
 
 def key(folder, cache):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fedlens.data.division import Plan
+from fedlens.data.division import DivisionPlan
 from fedlens.data.excerpt import excerpt
 from fedlens.data.export import export, folder_names, take
 from fedlens.data.partition.iid import Iid
@@ -18,7 +18,7 @@ from fedlens.data.sources.manifest import Manifest
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
-PLAN = Plan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
+PLAN = DivisionPlan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def photos(tmp_path):
 
 
 def write(table, tmp_path, plan=PLAN, **how):
-    return export(table, plan, tmp_path / "out", cache_dir=tmp_path / "cache", **how)
+    return export(table, plan, tmp_path / "out", **how)
 
 
 def test_every_file_is_copied_once_and_reads_back(photos, tmp_path):
@@ -55,7 +55,7 @@ def test_every_file_is_copied_once_and_reads_back(photos, tmp_path):
 
 
 def test_partition_json_says_how(photos, tmp_path):
-    write(photos, tmp_path, Plan(Pathological(1), 2, 0.0, 0.0, 0.0, seed=7))
+    write(photos, tmp_path, DivisionPlan(Pathological(1), 2, 0.0, 0.0, 0.0, seed=7))
     record = json.loads((tmp_path / "out/partition.json").read_text())
     assert record == {
         "scheme": "pathological",
@@ -88,7 +88,7 @@ def test_natural_clients_keep_safe_names(photos, tmp_path):
     owners = np.array(["St. Mary/east", "test"] * 20)
     table = take(photos, np.arange(40))
     table = ImageTable(table.images, np.arange(40) // 20, ("a", "b"), clients=owners)
-    done = write(table, tmp_path, Plan(Natural(), 2, 0.0, 0.0, 0.2, 0))
+    done = write(table, tmp_path, DivisionPlan(Natural(), 2, 0.0, 0.0, 0.2, 0))
     assert set(done.folders) == {"St. Mary-east", "test-2", "test"}
 
 
@@ -113,7 +113,7 @@ def test_a_full_folder_is_left_alone_unless_it_is_an_export(photos, tmp_path):
     with pytest.raises(DataError, match="no earlier export"):
         write(photos, tmp_path, overwrite=True)
     (out / "diary.txt").unlink()
-    write(photos, tmp_path, Plan(Iid(), 4, 0, 0, 0.2, 0))
+    write(photos, tmp_path, DivisionPlan(Iid(), 4, 0, 0, 0.2, 0))
     (out / "diary.txt").write_text("mine")
     write(photos, tmp_path, overwrite=True)
     assert sorted(entry.name for entry in out.iterdir()) == [

@@ -10,7 +10,7 @@ import pytest
 from tests.photos import CLASSES, photos
 
 from fedlens.data.cache import Decoding
-from fedlens.data.division import Plan
+from fedlens.data.division import DivisionPlan
 from fedlens.data.export import export
 from fedlens.data.federate import federate
 from fedlens.data.partition.natural import Natural
@@ -70,10 +70,10 @@ def test_a_site_holds_out_what_the_client_holds_out_in_a_simulation(tmp_path, te
     (tmp_path / "all" / "classes.json").write_text(json.dumps(order))
     table = ImageFolder(tmp_path / "all").load()
     table = replace(table, clients=np.array([f"client{owner[row % len(owner)] + 1}" for row in range(60)]))
-    export(table, Plan(Natural(), 3, 0.1, 0.1, test, seed=1), tmp_path / "out", cache_dir=tmp_path / "cache")
+    export(table, DivisionPlan(Natural(), 3, 0.1, 0.1, test, seed=1), tmp_path / "out")
 
     held = ClientFolders(tmp_path / "out").load()
-    together = federate(held, Plan(None, 3, test=test, **SPLIT), SMALL)
+    together = federate(held, DivisionPlan(None, 3, test=test, **SPLIT), SMALL)
     assert held.class_names == order
     for client in together.clients:
         own = relabelled(ImageFolder(tmp_path / "out" / client.name).load(), held.class_names)

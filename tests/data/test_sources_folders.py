@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fedlens.data.base import sources
-from fedlens.data.sources import detect
+from fedlens.data.detect import detect
 from fedlens.data.sources.clients import ClientFolders
 from fedlens.data.sources.imagefolder import ImageFolder
 from fedlens.data.types import ImageTable

@@ -10,8 +10,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from datasets.utils.logging import disable_progress_bar
 from PIL import Image as Pillow
 
+from fedlens.data.detect import detect
 from fedlens.data.images import decode
-from fedlens.data.sources import detect, huggingface
+from fedlens.data.sources import huggingface
 from fedlens.data.sources.huggingface import HuggingFace
 from fedlens.errors import DataError
 

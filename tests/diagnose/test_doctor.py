@@ -9,14 +9,14 @@ from datetime import timedelta
 from importlib.metadata import version
 
 import pytest
+from tests.flower.processes import federation
 from tests.photos import photos
-from tests.runtimes.flower.processes import federation
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.diagnose.doctor import CLIENT, SERVER
 from fedlens.diagnose.outcome import Welcome
-from fedlens.runtimes.flower.certificates import create
+from fedlens.flower.certificates import create
 
 HERE = Welcome(version("fedlens"), version("flwr"), 0.0, "", (), True)
 

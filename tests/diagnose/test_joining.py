@@ -13,7 +13,7 @@ from fedlens.diagnose import joining
 from fedlens.diagnose.outcome import Barred, Joined, Welcome
 from fedlens.diagnose.subject import Subject
 from fedlens.diagnose.verdict import Unseen
-from fedlens.runtimes.flower.certificates import create, load_registry
+from fedlens.flower.certificates import create, load_registry
 
 HERE = Welcome(version("fedlens"), version("flwr"), 0.1, "client1", (1, 3), True)
 KEY = Barred("key", "the server does not let this client in")

@@ -14,9 +14,9 @@ import pytest
 from fedlens.config.site import SiteConfig
 from fedlens.diagnose import at_server, network, reach
 from fedlens.diagnose.subject import Subject
-from fedlens.runtimes.flower import proxy as proxies
-from fedlens.runtimes.flower import signing
-from fedlens.runtimes.flower.certificates import ServerCredentials, create, renew
+from fedlens.flower import proxy as proxies
+from fedlens.flower import signing
+from fedlens.flower.certificates import ServerCredentials, create, renew
 
 HOSTS = ("localhost", "server.example.org")
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -22,9 +22,9 @@ from flwr.superlink.federation import NoOpFederationManager
 from fedlens.diagnose import visit as module
 from fedlens.diagnose.outcome import Barred, Joined, Welcome
 from fedlens.errors import ProtocolError
-from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.internals.parts import Incoming, message_of, taken_apart
-from fedlens.runtimes.flower.messages import HEAD, Refusal, Visit, head, inquiry, read_reply
+from fedlens.flower.bundle import bundle
+from fedlens.flower.internals.parts import Incoming, message_of, taken_apart
+from fedlens.flower.messages import HEAD, Refusal, Visit, head, inquiry, read_reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Flower's builder
 

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import fedlens
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import Updates
-from fedlens.attacks.base import Scene, attacks
+from fedlens.attacks.base import AttackContext, attacks
 from fedlens.clocks.base import clocks
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.plugins import load_plugins
@@ -130,15 +130,15 @@ def test_the_rule_is_a_median_of_means() -> None:
     rule = rules.get("median_of_means").build({})
     updates = [{"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0, 4.0, 5.0, 60.0)]
     assert rule.combine(Updates(updates, [1.0] * 6, frozenset({"w"})))["w"].tolist() == [3.5]
-    assert rule.objection(10) is None
-    assert "use aggregation.groups=5" in rules.get("median_of_means").build({"groups": 4}).objection(10)
+    assert rule.incompatibility(10) is None
+    assert "use aggregation.groups=5" in rules.get("median_of_means").build({"groups": 4}).incompatibility(10)
 
 
 def test_free_riders_send_zeros() -> None:
     load_plugins([Path("my_attack.py")])
     attack = attacks.get("free_ride").build({})
     assert attack.crafts
-    (sent,) = attack.craft([{"w": torch.ones(2)}], Scene(5, torch.Generator(), 0.2))
+    (sent,) = attack.craft([{"w": torch.ones(2)}], AttackContext(5, torch.Generator(), 0.2))
     assert sent["w"].tolist() == [0.0, 0.0]
 
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import fedlens
 from fedlens import api
+from fedlens.build.load import load
 from fedlens.cli.main import app
 from fedlens.config.blocks import FAMILIES
-from fedlens.config.load import load
 from fedlens.config.schema import Config
 from fedlens.config.site import load_site
 

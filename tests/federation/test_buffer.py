@@ -10,9 +10,9 @@ from tests.helpers import infos, tiny_data
 
 from fedlens.clocks.half_normal import HalfNormal
 from fedlens.clocks.none import NoClock
+from fedlens.core.types import VirtualTime
 from fedlens.errors import NotEnoughClients, TrainingDiverged
-from fedlens.federation.schedule import CohortRule
-from fedlens.federation.types import Moment
+from fedlens.federation.sampling import ClientSampler
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.virtual import AHEAD, VirtualRuntime
 from fedlens.schedules.fedasync import FedAsync
@@ -146,10 +146,10 @@ def test_going_on_from_a_checkpoint_is_the_uninterrupted_run(tmp_path, name: str
     _, _, checkpoints = timed(tmp_path / "cut", plan(SCHEDULES[name], 5), CLOCK, **how)
     for stop in (5, 4):
         start = checkpoints._load(stop)
-        assert len(start.flights) > 1
+        assert len(start.pending_tasks) > 1
         end, rest, _ = timed(tmp_path / "cut", plan(SCHEDULES[name], 9), CLOCK, start=start, keep=9, **how)
         assert same(end.state.shared, whole.state.shared)
-        assert end.moment == whole.moment
+        assert end.virtual_time == whole.virtual_time
         assert [record.virtual_seconds for record in rest] == [record.virtual_seconds for record in records][stop:]
         assert counted(rest) == counted(records)[stop:]
 
@@ -162,23 +162,23 @@ def test_other_numbers_of_workers_give_the_same(tmp_path) -> None:
     ]
     assert same(runs[0].state.shared, runs[1].state.shared)
     assert all(close(run.state.shared, runs[0].state.shared) for run in runs)
-    assert {run.moment for run in runs} == {runs[0].moment}
+    assert {run.virtual_time for run in runs} == {runs[0].virtual_time}
 
 
 def test_one_model_is_held_for_each_version_in_flight(tmp_path) -> None:
     """Seven tasks in flight, some of which started from the same model."""
     schedule = FedBuff(buffer_size=3, concurrency=7)
     end, _, checkpoints = timed(tmp_path, plan(schedule, 6), HalfNormal(minimum=1.0), data=tiny_data(clients=8))
-    payloads = {id(flight.task.payload) for flight in end.flights}
-    rounds = {flight.task.round for flight in end.flights}
-    assert len(payloads) == len(rounds) < len(end.flights)
+    payloads = {id(flight.task.payload) for flight in end.pending_tasks}
+    rounds = {flight.task.round for flight in end.pending_tasks}
+    assert len(payloads) == len(rounds) < len(end.pending_tasks)
     again = checkpoints.latest(print)
-    assert [(flight.number, flight.due, flight.task.client) for flight in again.flights] == [
-        (flight.number, flight.due, flight.task.client) for flight in end.flights
+    assert [(flight.number, flight.due, flight.task.client) for flight in again.pending_tasks] == [
+        (flight.number, flight.due, flight.task.client) for flight in end.pending_tasks
     ]
     files = {path.name for path in (tmp_path / "checkpoints").glob("model-*")}
     kept = [checkpoints._load(number) for number in checkpoints.rounds()]
-    assert files == {f"model-{flight.task.round:08d}.safetensors" for one in kept for flight in one.flights}
+    assert files == {f"model-{flight.task.round:08d}.safetensors" for one in kept for flight in one.pending_tasks}
 
 
 def test_a_damaged_model_of_a_task_in_flight_costs_its_checkpoints(tmp_path) -> None:
@@ -214,7 +214,7 @@ def test_synchronous_rounds_last_as_long_as_the_slowest(tmp_path) -> None:
 
 def test_over_selection_ends_a_round_with_the_last_that_is_needed(tmp_path) -> None:
     clock = Listed(times={"client0": 1.0, "client1": 2.0, "client2": 7.0, "client3": 3.0})
-    rule = CohortRule(0.75, 1, seed=3, over_selection=0.3)
+    rule = ClientSampler(0.75, 1, seed=3, over_selection=0.3)
     _, records, _ = timed(tmp_path / "a", plan(Sync(), 2, rule), clock)
     assert [sorted(report.client for report in record.reports) for record in records] == [
         ["client0", "client1", "client3"]
@@ -233,7 +233,7 @@ def test_a_late_client_takes_the_place_of_one_that_diverged(tmp_path) -> None:
     images = data.images.permute(0, 3, 1, 2).float() / 255
     images[torch.from_numpy(data.clients[0].train)] = torch.nan
     clock = Listed(times={"client0": 1.0, "client1": 2.0, "client2": 7.0, "client3": 3.0})
-    rule = CohortRule(0.75, 1, seed=3, over_selection=0.3)
+    rule = ClientSampler(0.75, 1, seed=3, over_selection=0.3)
     _, records, _ = timed(tmp_path, plan(Sync(), 1, rule), clock, data=replace(data, images=images))
     assert sorted(report.client for report in records[0].reports) == ["client1", "client2", "client3"]
     assert records[0].virtual_seconds == 7.0
@@ -248,7 +248,7 @@ def test_a_clock_alone_changes_nothing_that_is_trained(tmp_path) -> None:
 def test_a_round_waits_until_enough_clients_are_on(tmp_path) -> None:
     """A client that is on for a twentieth of the time: four at once never are by chance."""
     clock = HalfNormal(available=0.05, cycle=1000.0, scale=0.001)
-    rule = CohortRule(1.0, 1, seed=3)
+    rule = ClientSampler(1.0, 1, seed=3)
     _, records, _ = timed(tmp_path / "one", plan(Sync(), 3, rule), clock)
     assert records[0].virtual_seconds > 0.1, "nobody is on at the beginning"
     assert all(len(record.reports) >= 1 for record in records)
@@ -265,14 +265,14 @@ def test_it_waits_for_the_first_moment_at_which_enough_are_on_together(tmp_path,
         return sum(clock.next_on(client.name, seed, moment) == moment for client in infos(data))
 
     for begin in (0.0, 3.7, 16.2):
-        runtime.moment = Moment(begin)
+        runtime.virtual_time = VirtualTime(begin)
         found = len(runtime.clients(needed))
-        assert found == on(runtime.moment.now) >= needed
-        assert all(on(moment) < needed for moment in np.arange(begin, runtime.moment.now - 1e-6, 0.02))
+        assert found == on(runtime.virtual_time.now) >= needed
+        assert all(on(moment) < needed for moment in np.arange(begin, runtime.virtual_time.now - 1e-6, 0.02))
 
 
 def test_clients_that_are_never_on_together_are_said_to_be(tmp_path) -> None:
-    clock, rule = HalfNormal(available=0.01, cycle=1000.0), CohortRule(1.0, 3, seed=3)
+    clock, rule = HalfNormal(available=0.01, cycle=1000.0), ClientSampler(1.0, 3, seed=3)
     with pytest.raises(NotEnoughClients, match=r"clock\.available: .* needs 3 clients, and never are more than 1 on"):
         timed(tmp_path, plan(Sync(), 3, rule), clock)
 
@@ -306,9 +306,9 @@ def test_answers_ahead_of_their_moment_are_few(tmp_path, monkeypatch) -> None:
     held: list[int] = []
 
     class Watched(VirtualRuntime):
-        def arrival(self, *, short):
+        def next_result(self, *, short):
             held.append(len(self._outcomes))
-            return super().arrival(short=short)
+            return super().next_result(short=short)
 
     monkeypatch.setattr("tests.federation.timed.VirtualRuntime", Watched)
     clock = Listed(times={f"client{index}": 1.0 if index else 0.01 for index in range(10)})

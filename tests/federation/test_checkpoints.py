@@ -4,11 +4,11 @@ import os
 import pytest
 import torch
 
+from fedlens.core.client_store import ClientStore
 from fedlens.errors import CheckpointError
 from fedlens.federation import checkpoints as module
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.client_store import ClientStore
-from fedlens.federation.schedule import Progress
+from fedlens.federation.stopping import Progress
 from fedlens.strategies.base import ServerState
 
 

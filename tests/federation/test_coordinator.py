@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.helpers import Memory, infos, tiny_data, tiny_trainer
+from tests.helpers import Memory, infos, plain_mean, tiny_data, tiny_trainer
 
 from fedlens.aggregation.krum import Krum
-from fedlens.aggregation.mean import Mean, WeightedMean
+from fedlens.aggregation.mean import MeanRule
+from fedlens.core.records import Evaluation
+from fedlens.core.types import ClientFailure
 from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.coordinator import Coordinator, Plan
-from fedlens.federation.records import Evaluation
-from fedlens.federation.schedule import CohortRule, Stopping
-from fedlens.federation.types import ClientFailure
+from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.stopping import Stopping
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
@@ -23,7 +24,7 @@ from fedlens.training.algorithm import Algorithm
 from fedlens.training.settings import LocalSettings, OptimizerSettings
 
 SETTINGS = LocalSettings(batch_size=4)
-PLAN = Plan(num_rounds=4, cohorts=CohortRule(0.5, 2, seed=3), lr=lambda _round: 0.1)
+PLAN = RunPlan(num_rounds=4, sampler=ClientSampler(0.5, 2, seed=3), lr=lambda _round: 0.1)
 
 
 def run(folder, plan=PLAN, strategy=None, start=None, data=None, settings=SETTINGS, **evaluators):
@@ -32,9 +33,9 @@ def run(folder, plan=PLAN, strategy=None, start=None, data=None, settings=SETTIN
     trainer = tiny_trainer(strategy, data, folder / "clients", settings)
     memory, checkpoints = Memory(), Checkpoints(folder / "checkpoints")
     books = Bookkeeping([memory], checkpoints)
-    start = start or Checkpoint(0, strategy.init(trainer._model.state()))
+    start = start or Checkpoint(0, strategy.init(trainer.model.state()))
     runtime = InProcessRuntime(infos(data), lambda: trainer)
-    coordinator = Coordinator(plan, strategy, runtime, trainer._model.trainable, books, WeightedMean, **evaluators)
+    coordinator = Coordinator(plan, strategy, runtime, trainer.model.trainable, books, plain_mean, **evaluators)
     try:
         return coordinator.run(start), memory.records, checkpoints
     finally:
@@ -86,7 +87,7 @@ def test_going_on_from_a_checkpoint_is_the_uninterrupted_run(tmp_path, stop: int
 def test_the_cohort_rule_is_flowers() -> None:
     clients = infos(tiny_data(clients=10))
     for fraction, minimum, size in ((0.5, 2, 5), (0.05, 2, 2), (1.0, 1, 10), (0.8, 3, 8), (0.3, 1, 3)):
-        cohort = CohortRule(fraction, minimum, seed=0).choose(1, clients)
+        cohort = ClientSampler(fraction, minimum, seed=0).choose(1, clients)
         assert len(cohort) == size
         assert len({client.name for client in cohort}) == size
 
@@ -94,7 +95,7 @@ def test_the_cohort_rule_is_flowers() -> None:
 def test_cohorts_differ_by_round_and_seed_and_repeat() -> None:
     clients = infos(tiny_data(clients=20))
     names = [
-        tuple(client.name for client in CohortRule(0.5, 2, seed).choose(number, clients))
+        tuple(client.name for client in ClientSampler(0.5, 2, seed).choose(number, clients))
         for seed, number in ((0, 1), (0, 2), (1, 1), (0, 1))
     ]
     assert len(set(names)) == 3
@@ -103,7 +104,7 @@ def test_cohorts_differ_by_round_and_seed_and_repeat() -> None:
 
 def test_too_few_clients(tmp_path) -> None:
     with pytest.raises(NotEnoughClients, match=r"min_fit_clients=9.*4 client"):
-        run(tmp_path, replace(PLAN, cohorts=CohortRule(0.5, 9, 0)))
+        run(tmp_path, replace(PLAN, sampler=ClientSampler(0.5, 9, 0)))
 
 
 def poisoned(clients: int):
@@ -116,7 +117,7 @@ def poisoned(clients: int):
 
 
 def test_a_diverged_client_is_dropped_and_reported(tmp_path) -> None:
-    plan = replace(PLAN, cohorts=CohortRule(1.0, 2, 0))
+    plan = replace(PLAN, sampler=ClientSampler(1.0, 2, 0))
     end, records, _ = run(tmp_path, plan, data=poisoned(1))
     assert [failure.client for failure in records[0].failures] == ["client0"]
     assert "not finite" in records[0].failures[0].reason
@@ -219,21 +220,27 @@ class Unsteady(InProcessRuntime):
 def unsteady(folder, plan, silent, data=None, rule=None):
     """As `run`, with clients that do not answer; gives the end, the records, the runtime and what was said."""
     data = data or tiny_data()
-    trainer = tiny_trainer(Algorithm(FedAvg(), rule=rule or Mean()), data, folder / "clients", SETTINGS)
+    trainer = tiny_trainer(Algorithm(FedAvg(), rule=rule or MeanRule()), data, folder / "clients", SETTINGS)
     memory, notes = Memory(), []
     books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
     runtime = Unsteady(infos(data), lambda: trainer, silent)
     coordinator = Coordinator(
-        plan, FedAvg(), runtime, trainer._model.trainable, books, trainer.make_aggregator, note=notes.append
+        plan,
+        FedAvg(),
+        runtime,
+        trainer.model.trainable,
+        books,
+        lambda _ctx, _kept: trainer.partial_sum(0),
+        note=notes.append,
     )
     try:
-        return coordinator.run(Checkpoint(0, FedAvg().init(trainer._model.state()))), memory.records, runtime, notes
+        return coordinator.run(Checkpoint(0, FedAvg().init(trainer.model.state()))), memory.records, runtime, notes
     finally:
         books.close()
 
 
 EVERYBODY = tuple(f"client{index}" for index in range(4))
-ALL = Plan(num_rounds=3, cohorts=CohortRule(1.0, 2, seed=3), lr=lambda _round: 0.1)
+ALL = RunPlan(num_rounds=3, sampler=ClientSampler(1.0, 2, seed=3), lr=lambda _round: 0.1)
 
 
 def test_a_round_without_a_quorum_is_begun_again(tmp_path) -> None:
@@ -282,17 +289,17 @@ def test_one_that_answers_without_an_update_counts_for_the_quorum(tmp_path) -> N
 
 
 def test_over_selection_asks_more_and_takes_as_many(tmp_path) -> None:
-    rule = CohortRule(0.5, 2, seed=3, over_selection=0.5)  # 2 of 4, and half of 2 more
-    _, _, runtime, _ = unsteady(tmp_path, replace(ALL, cohorts=rule), [])
+    rule = ClientSampler(0.5, 2, seed=3, over_selection=0.5)  # 2 of 4, and half of 2 more
+    _, _, runtime, _ = unsteady(tmp_path, replace(ALL, sampler=rule), [])
     assert [len(asked) for asked in runtime.asked] == [3, 3, 3]
     assert runtime.enough == [2, 2, 2]
     assert runtime.waited == [2, 2, 2], "a round waits for federated.min_fit_clients"
 
 
 def test_where_nobody_is_late_nobody_is_asked_in_vain(tmp_path) -> None:
-    rule, notes = CohortRule(0.5, 2, seed=3, over_selection=0.5), []
-    end, records, _ = run(tmp_path / "a", replace(PLAN, cohorts=rule), note=notes.append)
-    plain, _, _ = run(tmp_path / "b", replace(PLAN, cohorts=replace(rule, over_selection=0.0)))
+    rule, notes = ClientSampler(0.5, 2, seed=3, over_selection=0.5), []
+    end, records, _ = run(tmp_path / "a", replace(PLAN, sampler=rule), note=notes.append)
+    plain, _, _ = run(tmp_path / "b", replace(PLAN, sampler=replace(rule, over_selection=0.0)))
     assert [len(record.reports) for record in records] == [2, 2, 2, 2]
     assert same(end.state.shared, plain.state.shared)
     assert notes == ["federated.over_selection is not used: without a clock (clock.name) no simulated client is late"]
@@ -311,7 +318,7 @@ def test_where_nobody_is_late_nobody_is_asked_in_vain(tmp_path) -> None:
     ],
 )
 def test_how_many_are_asked(clients: int, fraction: float, share: float, asked: int) -> None:
-    rule = CohortRule(fraction, 1, seed=0, over_selection=share)
+    rule = ClientSampler(fraction, 1, seed=0, over_selection=share)
     known = infos(tiny_data(clients=clients))
     assert len(rule.choose(1, known)) == asked
     exact = replace(rule, over_selection=0.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedlens.federation.floors import Floors, own_majority
-from fedlens.federation.types import ClientInfo
+from fedlens.core.floors import Floors, own_majority
+from fedlens.core.types import ClientInfo
 
 NORTH = ClientInfo("north", 0, {"train": (6, 1, 0), "val": (0, 0, 0), "test": (3, 1, 0)})
 SOUTH = ClientInfo("south", 1, {"train": (0, 3, 4), "val": (0, 0, 0), "test": (0, 2, 2)})

@@ -4,26 +4,28 @@ import numpy as np
 import pytest
 import torch
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.labels import jensen_shannon, total_variation
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.labels import jensen_shannon, total_variation
+from fedlens.core.types import ClientInfo, ClientReport, MeanMetric
 from fedlens.federation.measures import ClientMeasures
-from fedlens.federation.types import ClientInfo, Mean, Report
 
 
 def client(name: str, *counts: int) -> ClientInfo:
     return ClientInfo(name, 0, {"train": counts, "val": (0, 0), "test": (0, 0)})
 
 
-def report(name: str, weight: float, norm: float, drift: float | None = None) -> Report:
-    metrics = {"update_norm": Mean(norm, 1), "drift": Mean(norm if drift is None else drift, 1)}
-    return Report(name, weight, metrics)
+def report(name: str, weight: float, norm: float, drift: float | None = None) -> ClientReport:
+    metrics = {"update_norm": MeanMetric(norm, 1), "drift": MeanMetric(norm if drift is None else drift, 1)}
+    return ClientReport(name, weight, metrics)
 
 
-def total(*delta: float) -> Total:
-    return Total({"w": torch.tensor(delta), "statistics": torch.tensor([1e6])}, {}, 1.0, 2)
+def total(*delta: float) -> AggregatedUpdate:
+    return AggregatedUpdate({"w": torch.tensor(delta), "statistics": torch.tensor([1e6])}, {}, 1.0, 2)
 
 
-def measured(whole: Total, *reports: Report, summed: bool = True, whole_model: int | None = None, clients=()):
+def measured(
+    whole: AggregatedUpdate, *reports: ClientReport, summed: bool = True, whole_model: int | None = None, clients=()
+):
     return ClientMeasures(frozenset({"w"}), summed, whole_model)(whole, reports, clients)
 
 
@@ -72,8 +74,8 @@ def test_label_distances_by_hand() -> None:
     assert jensen_shannon(counts, everybody)[:2] == pytest.approx([0.311278, 0.0], abs=1e-6)
     assert np.isnan(total_variation(counts, everybody)[2])
     assert np.isnan(jensen_shannon(counts, everybody)[2])
-    apart = np.array([0, 7])
-    assert total_variation(counts[0], apart) == jensen_shannon(counts[0], apart) == 1.0
+    unaggregated = np.array([0, 7])
+    assert total_variation(counts[0], unaggregated) == jensen_shannon(counts[0], unaggregated) == 1.0
 
 
 def test_the_rounds_clients_against_everybody() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlens.federation.records import Evaluation
-from fedlens.federation.schedule import Progress, Stopping
+from fedlens.core.records import Evaluation
+from fedlens.federation.stopping import Progress, Stopping
 
 
 def loss(value: float) -> Evaluation:

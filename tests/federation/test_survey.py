@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.helpers import CPU, infos, tiny_data, tiny_model, tiny_trainer
 
-from fedlens.config.builders import prepared
+from fedlens.build.builders import prepared
+from fedlens.core.types import ClientFailure
 from fedlens.federation.checkpoints import Checkpoint
-from fedlens.federation.survey import Survey, added
-from fedlens.federation.types import ClientFailure
+from fedlens.federation.evaluator import FederatedEvaluator, added
 from fedlens.models.base import Preprocessing
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import ServerState
@@ -68,8 +68,8 @@ def runtime(data, tmp_path):
     return Watched(infos(data), lambda: tiny_trainer(FedAvg(), data, tmp_path, LocalSettings()))
 
 
-def survey(runtime, *splits) -> Survey:
-    return Survey(runtime, splits, lr=lambda _round: 0.1)
+def survey(runtime, *splits) -> FederatedEvaluator:
+    return FederatedEvaluator(runtime, splits, lr=lambda _round: 0.1)
 
 
 def stands(shared, versions=None, number: int = 1) -> Checkpoint:
@@ -135,7 +135,7 @@ def test_outputs_without_a_name_are_counted(data, tmp_path) -> None:
 
     def trainer() -> ClientTrainer:
         made = tiny_trainer(FedAvg(), data, tmp_path, LocalSettings())
-        made._model = FlatModel(tiny_model(classes=5), CPU)
+        made.model = FlatModel(tiny_model(classes=5), CPU)
         return made
 
     shared = FlatModel(tiny_model(classes=5), CPU).state()
@@ -154,7 +154,7 @@ def test_matrices_of_different_sizes_add_up() -> None:
 
 def test_of_own_models_those_that_have_trained_and_do_not_attack_are_scored(data, runtime) -> None:
     """client0 attacks, client3 was never sampled: the validation is of client1 and client2."""
-    score = Survey(runtime, ("val",), lambda _round: 0.1, personal=True, malicious=frozenset({"client0"}))
+    score = FederatedEvaluator(runtime, ("val",), lambda _round: 0.1, personal=True, malicious=frozenset({"client0"}))
     shared = FlatModel(tiny_model(), CPU).state()
     found = score("val", stands(shared, dict.fromkeys(("client0", "client1", "client2"))))
     assert runtime.asked == ["client1", "client2"]
@@ -164,7 +164,7 @@ def test_of_own_models_those_that_have_trained_and_do_not_attack_are_scored(data
 
 def test_own_models_are_held_against_each_clients_own_commonest_class(data, runtime) -> None:
     """The accuracy of a classifier that knows nothing but its client's training labels, on all validation images."""
-    score = Survey(runtime, ("val",), lambda _round: 0.1, personal=True)
+    score = FederatedEvaluator(runtime, ("val",), lambda _round: 0.1, personal=True)
     found = score("val", stands(FlatModel(tiny_model(), CPU).state(), {one.name: None for one in data.clients}))
     right = images = 0
     for client in data.clients:

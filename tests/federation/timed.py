@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tests.helpers import Memory, infos, tiny_data, tiny_trainer
+from tests.helpers import Memory, infos, plain_mean, tiny_data, tiny_trainer
 
-from fedlens.aggregation.mean import WeightedMean
-from fedlens.clocks.base import Unsteady
+from fedlens.clocks.base import IntermittentClients
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.coordinator import Coordinator, Plan
-from fedlens.federation.schedule import CohortRule
+from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.sampling import ClientSampler
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.runtimes.virtual import VirtualRuntime
@@ -22,7 +21,7 @@ SETTINGS = LocalSettings(batch_size=4)
 
 
 @dataclass(frozen=True)
-class Listed(Unsteady):
+class Listed(IntermittentClients):
     """A clock for tests: every client's seconds are listed; `losing`: starts from which nothing comes back."""
 
     times: Mapping[str, float] | None = None
@@ -35,13 +34,13 @@ class Listed(Unsteady):
         return number in self.losing
 
 
-def plan(schedule, rounds: int = 4, rule: CohortRule | None = None, **changes) -> Plan:
-    rule = rule or CohortRule(1.0, 1, seed=3)
-    return Plan(rounds, rule, lambda _round: 0.1, schedule=schedule, **changes)
+def plan(schedule, rounds: int = 4, rule: ClientSampler | None = None, **changes) -> RunPlan:
+    rule = rule or ClientSampler(1.0, 1, seed=3)
+    return RunPlan(rounds, rule, lambda _round: 0.1, protocol=schedule.protocol, **changes)
 
 
 def timed(
-    folder, plan: Plan, clock, *, data=None, settings=SETTINGS, workers: int = 0, start=None, keep=2, strategy=None
+    folder, plan: RunPlan, clock, *, data=None, settings=SETTINGS, workers: int = 0, start=None, keep=2, strategy=None
 ):
     """The end, the records, the checkpoints. `workers`: processes; 0: none."""
     data, strategy = data or tiny_data(), strategy or FedAvg()
@@ -55,8 +54,8 @@ def timed(
     runtime = VirtualRuntime(inner, clock, seed=3)
     memory, checkpoints = Memory(), Checkpoints(folder / "checkpoints", keep)
     books = Bookkeeping([memory], checkpoints)
-    start = start or Checkpoint(0, strategy.init(trainer._model.state()))
-    coordinator = Coordinator(plan, strategy, runtime, trainer._model.trainable, books, WeightedMean)
+    start = start or Checkpoint(0, strategy.init(trainer.model.state()))
+    coordinator = Coordinator(plan, strategy, runtime, trainer.model.trainable, books, plain_mean)
     try:
         return coordinator.run(start), memory.records, checkpoints
     finally:

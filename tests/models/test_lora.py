@@ -11,11 +11,11 @@ from torch import nn
 
 import fedlens
 from fedlens.errors import ModelError
+from fedlens.inference.predict import open_predictor
 from fedlens.models.artefact import load_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.lora import Lora, merged
-from fedlens.predict import open_predictor
 from fedlens.tracking.metrics import read_metrics
 from fedlens.training.flat import FlatModel
 

@@ -10,10 +10,10 @@ import torch
 from tests.helpers import CPU
 from torch import nn
 
-from fedlens.config.builders import prepared
+from fedlens.build.builders import prepared
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.models.base import Preprocessing
-from fedlens.training.bench import Bench
+from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers import make_optimizer
@@ -45,7 +45,9 @@ class Double(nn.Module):
         return self.head(self.body(inputs))
 
 
-def bench(module: nn.Module, *values: float, kept=None, epochs: int = 1, lr: float = 0.5, momentum: float = 0) -> Bench:
+def bench(
+    module: nn.Module, *values: float, kept=None, epochs: int = 1, lr: float = 0.5, momentum: float = 0
+) -> ResidentTrainingContext:
     """A bench whose received parameters are `values`, in their order."""
     model = FlatModel(module, CPU, channels_last=False)
     model.vector.copy_(torch.tensor(values))
@@ -59,7 +61,7 @@ def bench(module: nn.Module, *values: float, kept=None, epochs: int = 1, lr: flo
     examples = Examples(data, rows, prepare, CPU, channels_last=False)
     optimizer = make_optimizer(settings.optimizer, {})
     generator = torch.Generator().manual_seed(0)
-    return Bench(
+    return ResidentTrainingContext(
         model, settings, examples, optimizer, generator,
         round_number=1, client="c", lr=lr, kept=kept or {},
     )  # fmt: skip
@@ -79,6 +81,6 @@ def plus(one: Pair, other: Pair, factor: float = 1.0) -> Pair:
     return one[0] + factor * other[0], one[1] + factor * other[1]
 
 
-def stands(home: Bench) -> list[float]:
+def stands(home: ResidentTrainingContext) -> list[float]:
     """The parameters as they stand."""
     return home.vector.tolist()

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from tests.helpers import Memory, infos, tiny_trainer
 
+from fedlens.core.records import RoundRecord
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.coordinator import Coordinator, Plan
-from fedlens.federation.records import RoundRecord
-from fedlens.federation.survey import Survey
+from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.evaluator import FederatedEvaluator
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import ServerState
@@ -52,19 +52,19 @@ def skewed(clients: int = 6, seed: int = 0) -> FederatedData:
 
 
 def beginning(trainer: ClientTrainer) -> Checkpoint:
-    shared = {name: value for name, value in trainer._model.state().items() if name in trainer.shared}
+    shared = {name: value for name, value in trainer.model.state().items() if name in trainer.shared}
     return Checkpoint(0, ServerState(shared))
 
 
 def federate(
-    folder: Path, name: str, data: FederatedData, plan: Plan, start: Checkpoint | None = None
+    folder: Path, name: str, data: FederatedData, plan: RunPlan, start: Checkpoint | None = None
 ) -> tuple[Checkpoint, list[RoundRecord]]:
     """Rounds of FedAvg with the personalisation `name`, validated by the clients; gives the end and the records."""
     trainer = tiny_trainer(algorithm(name), data, folder / "clients", SETTINGS)
     runtime, memory = InProcessRuntime(infos(data), lambda: trainer), Memory()
-    survey = Survey(runtime, ("val",), plan.lr)
+    survey = FederatedEvaluator(runtime, ("val",), plan.lr)
     books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
-    trained = trainer._model.trainable & trainer.shared
+    trained = trainer.model.trainable & trainer.shared
     try:
         coordinator = Coordinator(
             plan,
@@ -72,7 +72,7 @@ def federate(
             runtime,
             trained,
             books,
-            trainer.make_aggregator,
+            lambda _ctx, _kept: trainer.partial_sum(0),
             validation=lambda checkpoint: survey("val", checkpoint),
         )
         return coordinator.run(start or beginning(trainer)), memory.records

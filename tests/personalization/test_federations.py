@@ -13,14 +13,14 @@ from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
 from tests.personalization.federations import SETTINGS, algorithm, beginning, federate, skewed
 
 import fedlens
+from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.federation.checkpoints import Checkpoints
-from fedlens.federation.coordinator import Plan
-from fedlens.federation.schedule import CohortRule
-from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.federation.coordinator import RunPlan
+from fedlens.federation.sampling import ClientSampler
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes.in_process import InProcessRuntime
 
-PLAN = Plan(8, CohortRule(1.0, 2, seed=0), lr=lambda _round: 0.05, evaluate_clients_every=8)
+PLAN = RunPlan(8, ClientSampler(1.0, 2, seed=0), lr=lambda _round: 0.05, evaluate_clients_every=8)
 QUICK = (
     *("model.name=lenet", "personalization.name=fedper", "federated.num_rounds=1", "data.partition.scheme=iid"),
     "data.partition.clients=2",
@@ -55,7 +55,7 @@ def test_where_clients_differ_it_is_better_than_one_model(name: str, one_model_f
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_measured_at_home(name: str, tmp_path) -> None:
     """The shared model beside the client's own, where there is a whole shared one; who never trained is told apart."""
-    plan = replace(PLAN, num_rounds=1, cohorts=CohortRule(0.5, 2, seed=0), evaluate_clients_every=1)
+    plan = replace(PLAN, num_rounds=1, sampler=ClientSampler(0.5, 2, seed=0), evaluate_clients_every=1)
     end, (record,) = federate(tmp_path, name, skewed(), plan)
     whole = name not in {"fedper", "fedrep", "fedbn", "lgfedavg", "local"}
     assert all((client.shared_accuracy is not None) == whole for client in record.clients)
@@ -68,7 +68,7 @@ def test_what_is_measured_at_home(name: str, tmp_path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_gone_on_with_it_is_the_undisturbed_run(name: str, tmp_path) -> None:
     """Stopped after two rounds, when the clients are already one round ahead."""
-    plan = replace(PLAN, num_rounds=4, cohorts=CohortRule(0.5, 2, seed=3), evaluate_clients_every=2)
+    plan = replace(PLAN, num_rounds=4, sampler=ClientSampler(0.5, 2, seed=3), evaluate_clients_every=2)
     data = skewed(4)
     whole, undisturbed = federate(tmp_path / "whole", name, data, plan)
     federate(tmp_path / "cut", name, data, replace(plan, num_rounds=3))
@@ -94,8 +94,10 @@ def test_validation_is_of_the_clients_own_models(tmp_path) -> None:
     trainer = tiny_trainer(algorithm("fedper"), data, tmp_path / "clients", SETTINGS)
     right = 0
     for client in data.clients:
-        trainer.take_home(Task(client.name, 3, "count", end.state.shared, {}, end.versions[client.name]))
-        right += int(np.trace(trainer._score(trainer._examples(client.val)).confusion))
+        trainer.load_client_model(
+            Task(client.name, 3, "evaluate_shared", end.state.shared, TaskSettings(), end.versions[client.name])
+        )
+        right += int(np.trace(trainer.score(trainer.held_out(client.name, "val")).confusion))
     assert records[-1].validation.examples == 24
     assert records[-1].validation.accuracy == pytest.approx(right / 24)
     assert records[-1].validation.accuracy > 0.6, "a shared body with an untrained head would not do"
@@ -103,7 +105,7 @@ def test_validation_is_of_the_clients_own_models(tmp_path) -> None:
 
 def test_clients_that_share_nothing_train_alone(tmp_path) -> None:
     """Rounds of a federation are then one client's own training: beside others, and by itself."""
-    data, plan = skewed(3), replace(PLAN, num_rounds=3, cohorts=CohortRule(1.0, 1, seed=0), evaluate_clients_every=3)
+    data, plan = skewed(3), replace(PLAN, num_rounds=3, sampler=ClientSampler(1.0, 1, seed=0), evaluate_clients_every=3)
     end, together = federate(tmp_path / "together", "local", data, plan)
     _, alone = federate(tmp_path / "alone", "local", replace(data, clients=data.clients[:1]), plan)
     assert end.state.shared == {}
@@ -127,7 +129,7 @@ def test_a_model_of_its_own_that_diverged_is_not_kept(tmp_path) -> None:
         replace(algorithm("ditto"), personalization=personalizations.get("ditto").build({"lam": 1e30})),
         data, tmp_path, replace(SETTINGS, epochs=3),
     )  # fmt: skip
-    outcome = trainer.run(Task("client0", 1, "train", beginning(trainer).state.shared, {"lr": 0.1}))
+    outcome = trainer.run(Task("client0", 1, "train", beginning(trainer).state.shared, TaskSettings(lr=0.1)))
     assert isinstance(outcome, ClientFailure)
     assert "the client's own model is not finite" in outcome.reason
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -147,16 +149,16 @@ def test_200_clients_are_on_disk_and_not_in_memory(name: str, tmp_path) -> None:
     runtime, shared = InProcessRuntime(infos(data), lambda: trainer), beginning(trainer).state.shared
     held = []
     for few in (data.clients[:20], data.clients[20:]):
-        runtime.submit(Task(client.name, 1, "train", shared, {"lr": 0.1}) for client in few)
+        runtime.submit(Task(client.name, 1, "train", shared, TaskSettings(lr=0.1)) for client in few)
         assert sum(len(outcome.reports) for outcome in runtime.completed()) == len(few)
         held.append(live_bytes())
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) == 200
     kept = sum(value.nbytes for value in load_file(files[0]).values())
     assert held[1] - held[0] < 5 * kept, "the other 180 left nothing in memory"
-    runtime.submit([Task("client7", 1, "evaluate", shared, {"lr": 0.1}, expects=1)])
+    runtime.submit([Task("client7", 1, "evaluate", shared, TaskSettings(lr=0.1), store_version=1)])
     (answer,) = runtime.completed()
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ClientResult)
 
 
 def test_what_is_left_behind_is_nobodys(tmp_path) -> None:

@@ -90,26 +90,26 @@ def frozen(model, part: str):
 )
 def test_a_head_that_is_not_there(name: str, model, head: str, line: str) -> None:
     method = personalizations.get(name).build({"head": head})
-    assert re.search(line, method.objection(model))
+    assert re.search(line, method.incompatibility(model))
 
 
 @pytest.mark.parametrize("entry", personalizations.entries(), ids=lambda entry: entry.name)
 def test_a_model_with_body_head_and_norms_is_anybodys(entry) -> None:
-    assert entry.build({}).objection(tiny_model()) is None
+    assert entry.build({}).incompatibility(tiny_model()) is None
 
 
 def test_a_model_without_norms_is_refused() -> None:
-    assert "has no normalisation layer that trains" in FedBN().objection(Double())
-    assert "has no normalisation layer that trains" in FedBN().objection(frozen(tiny_model(), "backbone"))
-    assert "trains nothing else" in FedBN().objection(nn.Sequential(nn.LayerNorm(3)))
+    assert "has no normalisation layer that trains" in FedBN().incompatibility(Double())
+    assert "has no normalisation layer that trains" in FedBN().incompatibility(frozen(tiny_model(), "backbone"))
+    assert "trains nothing else" in FedBN().incompatibility(nn.Sequential(nn.LayerNorm(3)))
 
 
 def test_a_fixed_head_of_zeros_is_refused() -> None:
     model = tiny_model()
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
-    assert "begins at zero" in FedBABU().objection(model)
-    assert FedPer().objection(model) is None
+    assert "begins at zero" in FedBABU().incompatibility(model)
+    assert FedPer().incompatibility(model) is None
 
 
 def forward_and_back(c: float, a: float, b: float) -> tuple[float, tuple[float, float]]:
@@ -174,7 +174,7 @@ def test_only_the_head_costs_a_way_back() -> None:
     home = bench(Double(), 0.5, 0.4, -0.2)
     visited = []
     home.module.body.weight.register_hook(visited.append)
-    home.fit(1, share=home.mask(frozenset({"head.weight"})))
+    home.fit(1, step_scale=home.mask(frozenset({"head.weight"})))
     assert visited == []
     home.fit(1)
     assert len(visited) == 1

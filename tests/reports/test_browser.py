@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tests.fake_runs import federated_data, record, save_data, write_run
 
+from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.data.types import ClientRows
-from fedlens.federation.records import ClientEvaluation, Evaluation
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir

@@ -16,8 +16,8 @@ from fedlens.cli.main import app
 from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs, write_comparison
 from fedlens.reports.figures.runs import compared, compared_by_communication
-from fedlens.tracking.console import result_lines
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.result import result_lines
 from fedlens.tracking.run_dir import RunDir, find_runs
 from fedlens.tracking.summary import duration, percent
 

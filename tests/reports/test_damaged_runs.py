@@ -16,7 +16,7 @@ from fedlens import api
 from fedlens.cli.main import app
 from fedlens.data.show import holdings
 from fedlens.errors import FedLensError
-from fedlens.personal import clients_of
+from fedlens.inference.personal import clients_of
 from fedlens.reports.compare import compare_runs
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.fake_runs import CLASSES, client_evaluations, record, write_run
 
+from fedlens.core.files import to_json, write_json
+from fedlens.core.records import ClientEvaluation
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.federation.records import ClientEvaluation
-from fedlens.files import to_json, write_json
 from fedlens.reports.html import write_report
 from fedlens.reports.load import load_run
 from fedlens.tracking.metrics import MetricsFile, read_metrics

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.fake_runs import write_run
 
 import fedlens
+from fedlens.core.files import read_json, write_json
 from fedlens.errors import FedLensError
-from fedlens.files import read_json, write_json
 from fedlens.reports.html import write_report
 from fedlens.tracking.run_dir import RunDir
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tests.fake_runs import CLIENTS, federated_data, record, save_data, write_run
 
+from fedlens.core.files import write_json
+from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
+from fedlens.core.types import ClientFailure, ClientReport, MeanMetric
 from fedlens.data.types import ClientRows
-from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
-from fedlens.federation.types import ClientFailure, Mean, Report
-from fedlens.files import write_json
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import headline
 from fedlens.reports.html import MEASURED, write_report
@@ -167,7 +167,7 @@ def test_losses_that_are_not_finite(tmp_path: Path) -> None:
     confusion = np.eye(3, dtype=np.int64)
     wild = dataclasses.replace(
         record(2),
-        reports=(Report("east", 1.0, {"loss": Mean(math.inf, 1)}),),
+        reports=(ClientReport("east", 1.0, {"loss": MeanMetric(math.inf, 1)}),),
         test=Evaluation(math.nan, confusion),
         validation=Evaluation(math.inf, confusion),
         update_norm=math.inf,

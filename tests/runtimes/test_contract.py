@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.flower.processes import until
 from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
-from tests.runtimes.flower.processes import until
 
 from fedlens.aggregation.base import rules
+from fedlens.core.types import State, Task, TaskSettings
 from fedlens.errors import RuntimeFailure
-from fedlens.federation.coordinator import take_in
-from fedlens.federation.types import State, Task
+from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes import wire
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime, may_inherit, share_out
-from fedlens.strategies.base import Contribution, LocalContext, RoundContext, Strategy, prefixed, strategies
+from fedlens.strategies.base import ClientContext, ClientUpdate, RoundContext, Strategy, prefixed, strategies
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.settings import LocalSettings
@@ -45,17 +45,19 @@ def runtime(name: str, strategy, folder, workers: int = 2, start_method: str = "
 def three_rounds(place, algorithm):
     """The shared state before and after three rounds of everybody."""
     trainer = tiny_trainer(algorithm, DATA, None, SETTINGS)
-    strategy = trainer._algorithm.strategy
-    first = {name: value for name, value in trainer._model.state().items() if name in trainer.shared}
+    strategy = trainer.algorithm.strategy
+    first = {name: value for name, value in trainer.model.state().items() if name in trainer.shared}
     state = strategy.init(first)
     versions: dict[str, int] = {}
     try:
         for number in range(1, 4):
-            ctx = RoundContext(number, 3, 5, 5, trainer._model.trainable & trainer.shared)
+            ctx = RoundContext(number, 3, 5, 5, trainer.model.trainable & trainer.shared)
             payload = strategy.broadcast(state, ctx)
             clients = [client.name for client in place.clients()]
-            place.submit(Task(name, number, "train", payload, {"lr": 0.1}, versions.get(name)) for name in clients)
-            reports, _ = take_in(place.completed(), aggregator := trainer.make_aggregator())
+            place.submit(
+                Task(name, number, "train", payload, TaskSettings(lr=0.1), versions.get(name)) for name in clients
+            )
+            reports, _ = aggregate(place.completed(), aggregator := trainer.partial_sum(1))
             versions |= {report.client: number for report in reports if report.stored}
             state = strategy.step(state, aggregator.result(), ctx)
     finally:
@@ -106,9 +108,11 @@ def test_every_personalisation_is_the_same_in_worker_processes(entry, tmp_path) 
 class Talkative(Strategy):
     """Sends all that its hooks let it have: where it began, where it ended, and what it keeps."""
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         whole = ctx.unflatten(ctx.start) | prefixed("end", ctx.unflatten(ctx.start + ctx.flatten(delta)))
-        return Contribution(delta, 1.0, extra=prefixed("c", whole), private=prefixed("own", ctx.unflatten(ctx.start)))
+        return ClientUpdate(
+            delta, 1.0, extra=prefixed("c", whole), client_state=prefixed("own", ctx.unflatten(ctx.start))
+        )
 
 
 def overheard(monkeypatch) -> bytearray:
@@ -136,17 +140,17 @@ def test_private_parts_do_not_leave_the_worker(name: str, tmp_path, monkeypatch)
     """Names and bytes of all that a worker process sends, control variates of a strategy among them."""
     algorithm = Algorithm(Talkative(), personalizations.get(name).build({}))
     trainer = tiny_trainer(algorithm, DATA, None, SETTINGS)
-    private = trainer._model.names - trainer.shared
-    shared = {key: value for key, value in trainer._model.state().items() if key in trainer.shared}
+    private = trainer.model.names - trainer.shared
+    shared = {key: value for key, value in trainer.model.state().items() if key in trainer.shared}
     sent = overheard(monkeypatch)
     place = runtime("local", algorithm, tmp_path, workers=1)
-    place.submit([Task("client0", 1, "train", shared, {"lr": 0.1})])
+    place.submit([Task("client0", 1, "train", shared, TaskSettings(lr=0.1))])
     (partial_sum,) = place.completed()
-    place.submit([Task("client0", 1, "evaluate", shared, {"lr": 0.1}, 1)])
+    place.submit([Task("client0", 1, "evaluate", shared, TaskSettings(lr=0.1), 1)])
     (answer,) = place.completed()
     place.close()
     assert partial_sum.payload.keys() == trainer.shared
-    assert {key.rpartition("/")[2] for key in partial_sum.extra} == trainer.shared & trainer._model.trainable
+    assert {key.rpartition("/")[2] for key in partial_sum.extra} == trainer.shared & trainer.model.trainable
     assert (answer.payload, answer.extra) == ({}, {})
     (file,) = tmp_path.rglob("*.safetensors")
     kept = load_file(file)
@@ -166,13 +170,13 @@ def test_a_repeat_is_bit_identical(tmp_path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_tasks_of_several_models_come_back_one_by_one(workers: int, tmp_path) -> None:
     """As asynchronous schedules give them out: each with the model that it starts from, and no worker's sum."""
-    first = tiny_trainer(FedAvg(), DATA, None, SETTINGS)._model.state()
+    first = tiny_trainer(FedAvg(), DATA, None, SETTINGS).model.state()
     models = [{name: value + 0.1 * step for name, value in first.items()} for step in range(3)]
     places = runtime("in_process", FedAvg(), tmp_path / "a"), runtime("local", FedAvg(), tmp_path / "b", workers)
     found = []
     for place in places:
         tasks = [
-            Task(client.name, 1 + index % 3, "train", models[index % 3], {"lr": 0.1}, apart=True)
+            Task(client.name, 1 + index % 3, "train", models[index % 3], TaskSettings(lr=0.1), unaggregated=True)
             for index, client in enumerate(place.clients())
         ]
         place.submit(tasks)
@@ -217,10 +221,10 @@ def test_a_process_whose_threads_would_be_missed_is_not_copied() -> None:
 
 def test_a_killed_worker_is_one_clear_error(tmp_path) -> None:
     place = runtime("local", FedAvg(), tmp_path)
-    payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS)._model.state()
+    payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS).model.state()
     os.kill(place._workers[1][0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeFailure, match=r"worker-1 .*exit code -9.*fedlens resume"):
-        place.submit(Task(client.name, 1, "train", payload, {"lr": 0.1}) for client in place.clients())
+        place.submit(Task(client.name, 1, "train", payload, TaskSettings(lr=0.1)) for client in place.clients())
         list(place.completed())
     place.close()
 
@@ -240,7 +244,7 @@ def test_workers_hold_no_end_of_the_coordinators(tmp_path) -> None:
 def test_a_bug_in_a_worker_comes_with_its_traceback(tmp_path) -> None:
     place = runtime("local", FedAvg(), tmp_path)
     with pytest.raises(RuntimeFailure, match=r"(?s)worker-0 failed.*Traceback.*KeyError"):
-        place.submit([Task("client0", 1, "train", {}, {"lr": 0.1})])
+        place.submit([Task("client0", 1, "train", {}, TaskSettings(lr=0.1))])
         list(place.completed())
     place.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlens.federation.types import Standing, Task
+from fedlens.core.types import BatchProgress, Task
 from fedlens.runtimes.meter import Meter, Seldom, standing
 
 TASKS = [Task(name, 3, "train", {}) for name in ("a", "b", "c")]
@@ -16,7 +16,7 @@ def test_steps_and_clients_of_all_workers_together():
         first.step()
     first.client()
     second.step()
-    assert standing(TASKS, [first.cells, second.cells]) == Standing(3, "train", 1, 3, 5, 16)
+    assert standing(TASKS, [first.cells, second.cells]) == BatchProgress(3, "", 1, 3, 5, 16)
 
 
 def test_a_method_that_takes_fewer_steps_than_planned_corrects_what_is_to_come():

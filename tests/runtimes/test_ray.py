@@ -24,9 +24,9 @@ from torch.utils.data import TensorDataset
 
 import fedlens
 from fedlens.aggregation.mean import WeightedMean
+from fedlens.core.types import Task, TaskSettings
 from fedlens.errors import CheckpointError, ConfigError, ConnectionFailed, DataError, RuntimeFailure
-from fedlens.federation.coordinator import take_in
-from fedlens.federation.types import Task
+from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.runtimes.ray import RayRuntime
 from fedlens.runtimes.ray_cluster import JOINING, import_ray
@@ -81,13 +81,13 @@ def on(cluster, folder: Path, strategy=FedAvg(), workers=2, settings=SETTINGS) -
     )
 
 
-def apart(place) -> dict[str, torch.Tensor]:
+def unaggregated(place) -> dict[str, torch.Tensor]:
     """Every client's own update; half of them start from another model."""
-    first = tiny_trainer(FedAvg(), DATA, None, SETTINGS)._model.state()
+    first = tiny_trainer(FedAvg(), DATA, None, SETTINGS).model.state()
     models = [first, {name: value + 0.1 for name, value in first.items()}]
     try:
         place.submit(
-            Task(client.name, 1 + index % 2, "train", models[index % 2], {"lr": 0.1}, apart=True)
+            Task(client.name, 1 + index % 2, "train", models[index % 2], TaskSettings(lr=0.1), unaggregated=True)
             for index, client in enumerate(place.clients())
         )
         return {answer.client: answer.payload["head.bias"] for answer in place.completed()}
@@ -96,7 +96,7 @@ def apart(place) -> dict[str, torch.Tensor]:
 
 
 def test_tasks_of_several_models_come_back_one_by_one(cluster, tmp_path) -> None:
-    found, expected = apart(on(cluster, tmp_path / "ray")), apart(locally(tmp_path / "local"))
+    found, expected = unaggregated(on(cluster, tmp_path / "ray")), unaggregated(locally(tmp_path / "local"))
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[client], value, atol=TOLERANCE) for client, value in expected.items())
 
@@ -110,17 +110,19 @@ def three_rounds(place, strategy=FedAvg(), before=lambda number: None, after=lam
     """The shared state before and after three rounds of everybody. `before` a round's tasks are handed out and `after`
     they are, something may happen."""
     trainer = tiny_trainer(strategy, DATA, None, SETTINGS)
-    first = trainer._model.state()
+    first = trainer.model.state()
     state = strategy.init(first)
     try:
         for number in range(1, 4):
-            ctx = RoundContext(number, 3, 5, 5, trainer._model.trainable)
+            ctx = RoundContext(number, 3, 5, 5, trainer.model.trainable)
             payload = strategy.broadcast(state, ctx)
             before(number)
-            place.submit(Task(client.name, number, "train", payload, {"lr": 0.1}) for client in place.clients())
+            place.submit(
+                Task(client.name, number, "train", payload, TaskSettings(lr=0.1)) for client in place.clients()
+            )
             after()
             mean = WeightedMean()
-            reports, _ = take_in(place.completed(), mean)
+            reports, _ = aggregate(place.completed(), mean)
             assert sorted(report.client for report in reports) == [client.name for client in infos(DATA)]
             state = strategy.step(state, mean.result(), ctx)
     finally:
@@ -171,19 +173,19 @@ def test_what_goes_wrong_in_the_only_actor_is_told_with_the_way_out(cluster, tmp
     place = on(cluster, tmp_path, workers=1)
     with pytest.raises(RuntimeFailure, match=r"^actor-0 on .* \(process \d+\): data\.path: there is no folder"):
         place._build(missing)
-    payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS)._model.state()
-    place.submit([Task("client0", 2, "train", payload, {"lr": 0.1}, expects=1)])
+    payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS).model.state()
+    place.submit([Task("client0", 2, "train", payload, TaskSettings(lr=0.1), store_version=1)])
     with pytest.raises(CheckpointError, match="client 'client0' has no private state of version 1"):
         list(place.completed())
-    place.submit([Task("client0", 1, "train", {}, {"lr": 0.1})])
+    place.submit([Task("client0", 1, "train", {}, TaskSettings(lr=0.1))])
     with pytest.raises(RuntimeFailure, match=r"(?s)actor-0 on .*failed.*KeyError"):
         list(place.completed())
     process(place._actors[0]).suspend()
-    place.submit([Task("client0", 1, "train", payload, {"lr": 0.1})])
+    place.submit([Task("client0", 1, "train", payload, TaskSettings(lr=0.1))])
     with pytest.raises(RuntimeFailure, match=r"actor-0 on .*gave no answer within 0\.2 s"):
         list(place.completed(timeout=0.2))
     process(place._actors[0]).kill()
-    place.submit([Task("client0", 1, "train", payload, {"lr": 0.1})])
+    place.submit([Task("client0", 1, "train", payload, TaskSettings(lr=0.1))])
     with pytest.raises(RuntimeFailure, match=r"actor-0 on .*was lost.*It was the last.*fedlens resume"):
         list(place.completed())
     place.close()

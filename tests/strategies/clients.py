@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from tests.helpers import tiny_model
 
-from fedlens.aggregation.base import Total
+from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.federation.types import Answer, Report
-from fedlens.strategies.base import LocalContext, RoundContext, ServerState, Strategy
+from fedlens.core.types import ClientReport, ClientResult
+from fedlens.strategies.base import ClientContext, RoundContext, ServerState, Strategy
 
 MODULE = tiny_model()
 START = {"w": torch.tensor([1.0]), "s": torch.tensor([5.0])}
@@ -22,7 +22,7 @@ def server(population: int = 4, cohort: int = 2) -> RoundContext:
     return RoundContext(round=1, num_rounds=2, population=population, cohort=cohort, trainable=frozenset({"w"}))
 
 
-def local(**changes: Any) -> LocalContext:
+def local(**changes: Any) -> ClientContext:
     """What a client knows at w = 1; by default after one step of plain SGD on ten images with a loss of 1."""
     values: dict[str, Any] = {
         "round": 1,
@@ -35,23 +35,25 @@ def local(**changes: Any) -> LocalContext:
         "module": MODULE,
         "loss": 1.0,
         "received": {},
-        "private": {},
+        "client_state": {},
         "flatten": lambda state: state.get("w", torch.zeros(1)).clone(),
         "unflatten": lambda vector: {"w": vector},
     }
-    return LocalContext(**(values | changes))
+    return ClientContext(**(values | changes))
 
 
 def moved(w: float, s: float = 0.0) -> dict[str, torch.Tensor]:
     return {"w": torch.tensor([w]), "s": torch.tensor([s])}
 
 
-def total_of(strategy: Strategy, clients: Sequence[tuple[LocalContext, Mapping[str, torch.Tensor]]]) -> Total:
+def total_of(
+    strategy: Strategy, clients: Sequence[tuple[ClientContext, Mapping[str, torch.Tensor]]]
+) -> AggregatedUpdate:
     """What the server gets of clients that end with these contexts and updates."""
     mean = WeightedMean()
     for ctx, delta in clients:
         done = strategy.finish(ctx, delta)
-        mean.add(Answer(1, "train", Report(ctx.client, done.weight, {}), done.payload, done.extra))
+        mean.add(ClientResult(1, "train", ClientReport(ctx.client, done.weight, {}), done.payload, done.extra))
     total = mean.result()
     assert total is not None and not math.isnan(total.weight)
     return total

@@ -10,10 +10,10 @@ from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlens.federation.client_store import ClientStore
-from fedlens.federation.types import Answer, Task
+from fedlens.core.client_store import ClientStore
+from fedlens.core.seeds import derive
+from fedlens.core.types import ClientResult, Task, TaskSettings
 from fedlens.models.base import Preprocessing, Recognizer, prepare
-from fedlens.seeds import derive
 from fedlens.strategies.base import RoundContext, Strategy, under
 from fedlens.training.client import STRATEGY, ClientTrainer
 from fedlens.training.examples import Examples
@@ -43,15 +43,17 @@ class Replay:
         self.how = how
         self.trainer: ClientTrainer = tiny_trainer(strategy, DATA, folder, how)
         self.store = ClientStore(folder)
-        self.model = {name: value.clone() for name, value in self.trainer._model.state().items()}
-        self.trainable = self.trainer._model.trainable
+        self.model = {name: value.clone() for name, value in self.trainer.model.state().items()}
+        self.trainable = self.trainer.model.trainable
 
     def context(self, number: int) -> RoundContext:
         return RoundContext(number, 9, 2, 1, self.trainable)
 
-    def train(self, number: int, payload: Named, expects: int | None = None, client: str = "client0") -> Answer:
-        answer = self.trainer.run(Task(client, number, "train", payload, {"lr": LR}, expects))
-        assert isinstance(answer, Answer)
+    def train(
+        self, number: int, payload: Named, store_version: int | None = None, client: str = "client0"
+    ) -> ClientResult:
+        answer = self.trainer.run(Task(client, number, "train", payload, TaskSettings(lr=LR), store_version))
+        assert isinstance(answer, ClientResult)
         return answer
 
     def kept(self, number: int, client: str = "client0") -> Named:

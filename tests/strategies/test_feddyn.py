@@ -31,7 +31,7 @@ def test_the_client_minimises_the_regularised_loss_and_remembers_its_gradient(tm
     memory = {name: -ALPHA * first.payload[name] for name in start}
     close(replay.kept(1), memory)
 
-    second = replay.train(2, replay.model, expects=1)
+    second = replay.train(2, replay.model, store_version=1)
     module, _ = replay.again(2, replay.model, regulariser(memory))
     close({name: start[name] + second.payload[name] for name in start}, parameters(module))
     close(replay.kept(2), {name: memory[name] - ALPHA * second.payload[name] for name in start})
@@ -60,10 +60,10 @@ def test_it_settles_where_the_gradients_cancel() -> None:
     for _ in range(400):
         theta, answers = state.shared["w"], []
         for number, (curve, optimum) in enumerate([(1.0, 1.0), (3.0, -1.0)]):
-            ctx = local(start=theta, private=kept[number])
+            ctx = local(start=theta, client_state=kept[number])
             g = kept[number].get("w", torch.zeros(1))
             solved = (curve * optimum + g + ALPHA * theta) / (curve + ALPHA)  # Algorithm 1's argmin
             answers.append((ctx, {"w": solved - theta}))
-            kept[number] = dict(strategy.finish(ctx, answers[-1][1]).private)
+            kept[number] = dict(strategy.finish(ctx, answers[-1][1]).client_state)
         state = strategy.step(state, total_of(strategy, answers), server(population=2))
     assert state.shared["w"].item() == pytest.approx(-0.5, abs=1e-3)

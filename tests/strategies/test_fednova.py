@@ -8,7 +8,7 @@ from tests.strategies.clients import START, local, moved, server, total_of
 from tests.strategies.replay import DATA, LR, Replay, close, settings, steps
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.federation.types import Task
+from fedlens.core.types import Task, TaskSettings
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fednova import FedNova
 from fedlens.training.loop import LocalLoop
@@ -76,7 +76,7 @@ def test_a_step_that_fp16_leaves_out_is_no_step(tmp_path, monkeypatch) -> None:
 def test_where_every_step_is_left_out_the_client_fails(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(LocalLoop, "differentiate", lambda self, *batch: self._loss(*batch).isnan().item())
     replay = Replay(FedNova(), tmp_path, settings())
-    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, {"lr": LR}))
+    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, TaskSettings(lr=LR)))
     assert "every gradient overflowed fp16" in failed.reason
 
 

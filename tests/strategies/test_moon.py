@@ -59,7 +59,7 @@ def test_the_first_round_is_fedavg_and_later_ones_contrast_with_the_model_before
         aside = {name: value.clone() for name, value in module.backbone.named_buffers()}
         return 2.0 * by_formula(functional_call(module.backbone, aside, inputs), near, far, 0.3)
 
-    second = replay.train(2, received, expects=1)
+    second = replay.train(2, received, store_version=1)
     module, _ = replay.again(2, received, term)
     after = module.state_dict()
     close({name: received[name] + second.payload[name] for name in received}, {name: after[name] for name in received})
@@ -68,11 +68,11 @@ def test_the_first_round_is_fedavg_and_later_ones_contrast_with_the_model_before
 
 
 def test_models_that_it_cannot_work_with() -> None:
-    assert Moon().objection(tiny_model(), set()) is None
-    assert "fedlens.models.base.Recognizer" in (Moon().objection(nn.Linear(2, 2), set()) or "")
+    assert Moon().incompatibility(tiny_model(), set()) is None
+    assert "fedlens.models.base.Recognizer" in (Moon().incompatibility(nn.Linear(2, 2), set()) or "")
     frozen = tiny_model()
     frozen.backbone.requires_grad_(False)
-    assert "use model.freeze=none" in (Moon().objection(frozen, set()) or "")
+    assert "use model.freeze=none" in (Moon().incompatibility(frozen, set()) or "")
 
 
 def test_the_copies_do_not_follow_the_model_in_training() -> None:

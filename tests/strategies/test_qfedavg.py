@@ -10,8 +10,8 @@ from tests.strategies.replay import DATA, LR, Replay, loaded, settings
 from torch.nn import functional as F
 
 from fedlens.attacks.label_flip import LabelFlip
-from fedlens.attacks.threat import Threat
-from fedlens.federation.types import Task
+from fedlens.attacks.plan import AttackPlan
+from fedlens.core.types import Task, TaskSettings
 from fedlens.models.base import Preprocessing, prepare
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.qfedavg import QFedAvg
@@ -72,7 +72,7 @@ def test_a_power_too_large_is_no_error_and_is_never_sent(tmp_path) -> None:
     done = QFedAvg(1000.0).finish(local(loss=2.3), moved(0.3))
     assert not done.extra["h"].isfinite()
     replay = Replay(QFedAvg(1e6), tmp_path, settings())
-    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, {"lr": LR}))
+    failed = replay.trainer.run(Task("client0", 1, "train", replay.model, TaskSettings(lr=LR)))
     assert "not finite" in failed.reason
 
 
@@ -93,13 +93,13 @@ def test_the_loss_is_the_received_model_s_on_all_the_client_s_training_images(tm
 def test_a_malicious_client_s_loss_is_on_the_images_that_it_trains_on(tmp_path) -> None:
     replay, attack = (
         Replay(QFedAvg(), tmp_path / "a", settings()),
-        Threat(LabelFlip(), frozenset({"client0"}), 3, seed=0),
+        AttackPlan(LabelFlip(), frozenset({"client0"}), 3, seed=0),
     )
     labels = DATA.labels.clone()
     mine = torch.from_numpy(DATA.clients[0].train)
     labels[mine] = 2 - labels[mine]  # flipped by hand; the test images are not
-    task = Task("client0", 1, "train", replay.model, {"lr": LR})
-    attacked = tiny_trainer(Algorithm(QFedAvg(), threat=attack), DATA, tmp_path / "b", settings()).run(task)
+    task = Task("client0", 1, "train", replay.model, TaskSettings(lr=LR))
+    attacked = tiny_trainer(Algorithm(QFedAvg(), attack_plan=attack), DATA, tmp_path / "b", settings()).run(task)
     flipped = tiny_trainer(QFedAvg(), replace(DATA, labels=labels), tmp_path / "c", settings()).run(task)
     assert attacked.extra["h"] == flipped.extra["h"]
     assert attacked.extra["h"] != replay.train(1, replay.model).extra["h"]

@@ -29,7 +29,7 @@ def test_the_client_s_variate_is_its_mean_gradient_and_corrects_every_step(momen
     close(first.extra, prefixed("c", own))
 
     everybodys = {name: torch.full_like(value, 0.02) for name, value in zero.items()}
-    second = replay.train(2, {**replay.model, **prefixed("c", everybodys)}, expects=1)
+    second = replay.train(2, {**replay.model, **prefixed("c", everybodys)}, store_version=1)
     drift = {name: everybodys[name] - own[name] for name in own}
     module, seen = replay.again(2, replay.model, gradient=drift)
     after = {name: replay.model[name] + second.payload[name] for name in own}
@@ -54,6 +54,6 @@ def test_what_clients_receive_is_c_of_what_they_train() -> None:
     state = ServerState(START, {"w": torch.tensor([0.3]), "s": torch.tensor([0.0])})
     extra = received(Scaffold(), state, server())
     assert list(extra) == ["c/w"]
-    drift = Scaffold().terms(local(received=extra, private={"w": torch.tensor([0.1])})).correction
+    drift = Scaffold().terms(local(received=extra, client_state={"w": torch.tensor([0.1])})).correction
     assert drift is not None
     assert drift(torch.tensor([7.0])).item() == pytest.approx(0.2)

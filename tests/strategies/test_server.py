@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.strategies.clients import START, local, moved, received, server, total_of
 
-from fedlens.aggregation.base import Total
+from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedlens.strategies.base import ServerState, Strategy, strategies
 from fedlens.strategies.fedavgm import FedAvgM
@@ -18,7 +18,7 @@ def two_steps(strategy: Strategy, first: float, second: float) -> ServerState:
     """Start at w = 1 and a running statistic s = 5; take two mean updates of w; s always moves by 0.5."""
     state = strategy.init(START)
     for delta in (first, second):
-        total = Total({"w": torch.tensor([delta]), "s": torch.tensor([0.5])}, {}, weight=10, count=2)
+        total = AggregatedUpdate({"w": torch.tensor([delta]), "s": torch.tensor([0.5])}, {}, weight=10, count=2)
         state = strategy.step(state, total, CTX)
     return state
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
-from fedlens.federation.types import ClientFailure, Mean, Report, Standing
-from fedlens.files import to_json
+from fedlens.core.files import to_json
+from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
+from fedlens.core.types import BatchProgress, ClientFailure, ClientReport, MeanMetric
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.metrics import line_of
 from fedlens.tracking.next_steps import next_commands
@@ -28,7 +28,10 @@ def record(number: int, failures: tuple[ClientFailure, ...] = ()) -> RoundRecord
     return RoundRecord(
         round=number,
         lr=0.1,
-        reports=(Report("a", 1, {"loss": Mean(1.0, 1)}), Report("b", 1, {"loss": Mean(2.0, 1)})),
+        reports=(
+            ClientReport("a", 1, {"loss": MeanMetric(1.0, 1)}),
+            ClientReport("b", 1, {"loss": MeanMetric(2.0, 1)}),
+        ),
         failures=failures,
         update_norm=1.0,
         bytes_down=2_000_000,
@@ -189,9 +192,9 @@ def test_progress_inside_a_round(clock, shown):
     tracker, text = shown
     tracker.start(HEADER, 3, 0)
     clock[0] = 5.0
-    tracker.standing(Standing(1, "train", 0, 8, 1, 100))
+    tracker.standing(BatchProgress(1, "", 0, 8, 1, 100))
     clock[0] = 15.0
-    tracker.standing(Standing(1, "train", 1, 8, 21, 100))
+    tracker.standing(BatchProgress(1, "", 1, 8, 21, 100))
     # 20 steps in 10 s: 79 more take 39.5 s; a round of 15 + 39.5 s, and two more of them
     assert "15 s, about 2 min left" in text()
     assert re.search(r"round 1/3.* 1(/| of )8 clients,? +21(/| of )100 steps", plain(text()).replace("\n", " "))
@@ -201,7 +204,7 @@ def test_between_machines_it_says_who_is_waited_for(clock, shown):
     tracker, text = shown
     tracker.start(HEADER, 3, 0)
     clock[0] = 15.0
-    tracker.standing(Standing(1, "train", 1, 3, waiting=("clinic-b", "clinic-c (away)")))
+    tracker.standing(BatchProgress(1, "", 1, 3, waiting=("clinic-b", "clinic-c (away)")))
     assert "waiting for clinic-b, clinic-c (away)" in text()
 
 
@@ -211,7 +214,7 @@ def test_without_a_terminal_lines_come_ever_more_seldom(clock):
     tracker.start(HEADER, 1, 0)
     for second in range(1, 4001):
         clock[0] = float(second)
-        tracker.standing(Standing(1, "train", 0, 8, second, 4000))
+        tracker.standing(BatchProgress(1, "", 0, 8, second, 4000))
     lines = [line for line in console.file.getvalue().splitlines() if "steps" in line]
     # after 10, 20, 40, 80, 160 s, then every 300 s: (4000 - 310) / 300
     assert len(lines) == 5 + 12

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fedlens.federation.types import Standing
+from fedlens.core.types import BatchProgress
 from fedlens.tracking.estimate import Estimate, brief, left_of, spent_and_left
 
 
-def at(steps: int, round_number: int = 1) -> Standing:
-    return Standing(round_number, "train", 0, 4, steps, 100)
+def at(steps: int, round_number: int = 1) -> BatchProgress:
+    return BatchProgress(round_number, "", 0, 4, steps, 100)
 
 
 def test_nobody_knows_before_ten_steps():

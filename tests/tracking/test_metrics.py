@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.fake_runs import CLIENTS, client_evaluations, record
 
+from fedlens.core.records import ClientEvaluation, Evaluation
+from fedlens.core.types import MeanMetric
 from fedlens.errors import FedLensError
-from fedlens.federation.records import ClientEvaluation, Evaluation
-from fedlens.federation.types import Mean
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.summary import best_round, last_with
@@ -56,7 +56,7 @@ def test_a_line_of_an_asynchronous_step(tmp_path: Path) -> None:
     """Round 2 has two updates, 3 steps old and fresh, and one failure."""
     plain = record(2)
     late = tuple(
-        dataclasses.replace(report, metrics={**report.metrics, "staleness": Mean(steps, 1)})
+        dataclasses.replace(report, metrics={**report.metrics, "staleness": MeanMetric(steps, 1)})
         for report, steps in zip(plain.reports, (3, 0), strict=True)
     )
     step = dataclasses.replace(plain, reports=late, virtual_seconds=12.5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedlens.files import read_json
+from fedlens.core.files import read_json
 from fedlens.tracking import pictures
 from fedlens.tracking.pictures import choose, save_pictures, thumbnail
 

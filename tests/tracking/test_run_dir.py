@@ -58,7 +58,7 @@ HOLD = """
 import os, sys, time
 from pathlib import Path
 from fedlens.tracking.run_dir import RunDir
-with RunDir(Path(sys.argv[1])).alone():
+with RunDir(Path(sys.argv[1])).exclusive_lock():
     if os.fork():
         print("held", flush=True)
     time.sleep(60)
@@ -73,11 +73,11 @@ def test_one_process_at_a_time_trains_a_run_until_it_is_killed(tmp_path: Path) -
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another process is training this run"), run.alone():
+        with pytest.raises(ConfigError, match="another process is training this run"), run.exclusive_lock():
             pass
         holder.kill()  # its own child, as a worker would, lives on
         holder.wait()
-        with run.alone():
+        with run.exclusive_lock():
             pass
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_a_run_that_cannot_be_held_is_one_clear_error(tmp_path: Path) -> None:
     (run.path / "lock").mkdir()
     with (
         pytest.raises(ConfigError, match=r"cannot be held \(Is a directory\); copy the run"),
-        run.alone(),
+        run.exclusive_lock(),
     ):
         pass
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.fake_runs import CLASSES, CLIENTS, record
 
-from fedlens.federation.records import ClientEvaluation, Evaluation
+from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.tracking.tensorboard import TensorBoardTracker, placed, scalars_of
 
 

@@ -14,12 +14,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlens.strategies.base import LocalContext, RoundContext, strategies
-from fedlens.training.client import in_main_memory
+from fedlens.strategies.base import ClientContext, RoundContext, strategies
 from fedlens.training.device import gathered, repeatable
 from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers import make_optimizer
 from fedlens.training.settings import OptimizerSettings
+from fedlens.training.tasks.train import in_main_memory
 
 GIVES_NUMBERS = {"qfedavg"}
 """Strategies whose client half reads a number from a tensor."""
@@ -70,7 +70,7 @@ def test_a_strategy_s_client_half_takes_and_gives_what_lies_in_main_memory(resid
     private: dict[str, torch.Tensor] = {}
     for _ in range(2):  # the second time with what the client kept
         received = {key: value for key, value in payload.items() if key not in resident.names}
-        ctx = LocalContext(
+        ctx = ClientContext(
             1, "c", 10, 5, 0.1, 0.9, resident.vector.clone(), resident.module, 1.0, received, private,
             resident.flatten, resident.unflatten,
         )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_strategy_s_client_half_takes_and_gives_what_lies_in_main_memory(resid
             resident.gradient.add_(correction(resident.vector))
         sent = in_main_memory(strategy.finish(ctx, resident.delta(shared)))
         assert devices(sent.payload, sent.extra) == {"cpu"}
-        private = {key: value.cpu() for key, value in sent.private.items()}  # as the client's store gives it back
+        private = {key: value.cpu() for key, value in sent.client_state.items()}  # as the client's store gives it back
 
 
 def test_kernels_of_a_fixed_order_are_asked_for_and_no_longer_than_needed() -> None:

@@ -10,9 +10,9 @@ from tests.helpers import CPU, combined, infos, tiny_data
 from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.config.builders import prepared
-from fedlens.federation.client_store import ClientStore
-from fedlens.federation.types import Task
+from fedlens.build.builders import prepared
+from fedlens.core.client_store import ClientStore
+from fedlens.core.types import Task, TaskSettings
 from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.personalization.finetune import FineTune
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -43,14 +43,14 @@ def same(one: Named, other: Named) -> bool:
 
 def test_a_task_done_again_is_the_same_to_the_last_bit(tmp_path) -> None:
     one = dropping(tmp_path)
-    shared = one._model.state()
+    shared = one.model.state()
 
     def trained(number: int = 1, trainer: ClientTrainer = one) -> Named:
-        return trainer.run(Task("client0", number, "train", shared, {"lr": 0.1})).payload
+        return trainer.run(Task("client0", number, "train", shared, TaskSettings(lr=0.1))).payload
 
     def at_home() -> Named:
-        one.take_home(Task("client0", 1, "evaluate", shared, {"lr": 0.1}))
-        return one._model.state()
+        one.load_client_model(Task("client0", 1, "evaluate", shared, TaskSettings(lr=0.1)))
+        return one.model.state()
 
     first, home, outside = trained(), at_home(), torch.get_rng_state()
     assert same(first, trained())
@@ -64,12 +64,12 @@ def test_a_task_done_again_is_the_same_to_the_last_bit(tmp_path) -> None:
 def test_it_does_not_matter_which_process_draws(workers: int, tmp_path) -> None:
     make = partial(dropping, tmp_path)
     trainer = make()
-    shared, totals = trainer._model.state(), []
+    shared, totals = trainer.model.state(), []
     for place in (
         InProcessRuntime(infos(DATA), make),
         LocalRuntime(infos(DATA), make, workers=workers, threads_per_worker=1, start_method="fork"),
     ):
-        place.submit(Task(client.name, 1, "train", shared, {"lr": 0.1}) for client in place.clients())
+        place.submit(Task(client.name, 1, "train", shared, TaskSettings(lr=0.1)) for client in place.clients())
         totals.append(combined(place.completed(), WeightedMean()).delta)
         place.close()
     for name, value in totals[0].items():

@@ -7,8 +7,8 @@ from tests.helpers import CPU, tiny_data, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from fedlens.config.builders import prepared
-from fedlens.federation.records import Evaluation
+from fedlens.build.builders import prepared
+from fedlens.core.records import Evaluation
 from fedlens.models.base import Preprocessing
 from fedlens.training.evaluation import auroc, confusion, evaluate
 from fedlens.training.examples import Examples

@@ -1,6 +1,6 @@
 import pytest
 
-from fedlens.training.schedules import LearningRate
+from fedlens.training.learning_rate import LearningRate
 
 
 @pytest.mark.parametrize(

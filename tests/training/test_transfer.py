@@ -10,9 +10,9 @@ from tests.helpers import CPU, combined, infos, tiny_data
 from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.config.builders import prepared
-from fedlens.federation.client_store import ClientStore
-from fedlens.federation.types import Answer, Task
+from fedlens.build.builders import prepared
+from fedlens.core.client_store import ClientStore
+from fedlens.core.types import ClientResult, Task, TaskSettings
 from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.personalization.apfl import APFL
 from fedlens.personalization.base import Personalization
@@ -22,7 +22,7 @@ from fedlens.personalization.finetune import FineTune
 from fedlens.personalization.pfedme import PFedMe
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
-from fedlens.strategies.base import LocalContext, LocalTerms, Strategy
+from fedlens.strategies.base import ClientContext, LocalTerms, Strategy
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
@@ -61,7 +61,7 @@ def trainer(
 
 
 def update(one: ClientTrainer, round_number: int, lr: float = 0.1) -> dict[str, torch.Tensor]:
-    return one.run(Task("client0", round_number, "train", one._model.state(), {"lr": lr})).payload
+    return one.run(Task("client0", round_number, "train", one.model.state(), TaskSettings(lr=lr))).payload
 
 
 def moved(one: ClientTrainer, round_number: int) -> set[str]:
@@ -90,7 +90,7 @@ def test_the_head_alone_then_everything() -> None:
 class Pulled(Strategy):
     """A correction that never rests."""
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
         return LocalTerms(correction=torch.ones_like)
 
 
@@ -118,7 +118,7 @@ def test_a_rate_is_a_learning_rate(optimizer, tmp_path) -> None:
     for group, lr in ((HEAD, 0.1), (HIGH, 0.05), (LOW, 0.025)):
         plain = trainer(Transfer(), tmp_path, batch_size=12, **optimizer)
         expected = update(plain, 1, lr=lr)
-        for name in under(group) & plain._model.trainable:
+        for name in under(group) & plain.model.trainable:
             assert torch.allclose(found[name], expected[name], atol=1e-7), name
             assert found[name].any()
 
@@ -127,10 +127,10 @@ def test_a_resting_group_gets_no_gradient(tmp_path) -> None:
     """The way back through the network ends above it: probing costs little more than the forward pass."""
     one = trainer(Transfer(probe_rounds=1), tmp_path)
     update(one, 1)
-    asked = {name for name, parameter in one._model.module.named_parameters() if parameter.requires_grad}
+    asked = {name for name, parameter in one.model.module.named_parameters() if parameter.requires_grad}
     assert asked == under(HEAD)
     update(one, 2)
-    assert all(parameter.requires_grad for parameter in one._model.module.parameters())
+    assert all(parameter.requires_grad for parameter in one.model.module.parameters())
 
 
 @pytest.mark.parametrize(
@@ -139,23 +139,21 @@ def test_a_resting_group_gets_no_gradient(tmp_path) -> None:
 def test_a_client_s_own_model_keeps_to_the_pace(method: Personalization, tmp_path) -> None:
     """Two rounds of probing, then all trains: what rests stays at home, too, and wakes up as it was."""
     one = trainer(Transfer(probe_rounds=2), tmp_path, Algorithm(Pulled(), method), weight_decay=0.5)
-    shared, resting = one._model.state(), one._model.trainable - under(HEAD)
+    shared, resting = one.model.state(), one.model.trainable - under(HEAD)
     version = None
     for number in (1, 2, 3, 4):
-        answer = one.run(Task("client0", number, "train", shared, {"lr": 0.05}, version))
-        assert isinstance(answer, Answer)
+        answer = one.run(Task("client0", number, "train", shared, TaskSettings(lr=0.05), version))
+        assert isinstance(answer, ClientResult)
         version = number if answer.report.stored else None
-        one.take_home(Task("client0", number, "evaluate", shared, {"lr": 0.05}, version))
-        own = one._model.state()
+        one.load_client_model(Task("client0", number, "evaluate", shared, TaskSettings(lr=0.05), version))
+        own = one.model.state()
         for name in resting:
             if number < 3:
                 assert not answer.payload[name].any(), name
                 torch.testing.assert_close(own[name], shared[name], msg=lambda text, n=name: f"{n}: {text}")
             else:
                 assert own[name].norm() >= 0.2 * shared[name].norm(), name
-        moved_at_home = {
-            name for name in one._model.trainable if not torch.allclose(own[name], shared[name], atol=1e-6)
-        }
+        moved_at_home = {name for name in one.model.trainable if not torch.allclose(own[name], shared[name], atol=1e-6)}
         assert moved_at_home == under(HEAD) if number < 3 else moved_at_home > under(HEAD)
 
 
@@ -164,7 +162,7 @@ def test_without_a_head_the_last_layer_is_the_last_group(tmp_path) -> None:
     one = trainer(Transfer(probe_rounds=1), tmp_path)
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
     another = ClientTrainer(
-        FlatModel(own, CPU), DATA, Algorithm(FedAvg()), one._settings, ClientStore(tmp_path), one._prepare,
+        FlatModel(own, CPU), DATA, Algorithm(FedAvg()), one.settings, ClientStore(tmp_path), one._prepare,
         transfer=Transfer(probe_rounds=1),
     )  # fmt: skip
     assert moved(another, 1) == {"3.weight", "3.bias"}
@@ -175,7 +173,7 @@ def test_worker_processes_do_the_same(tmp_path) -> None:
         found, state = [], FlatModel(layered(), CPU).state()
         try:
             for number in range(1, 4):
-                tasks = [Task(client.name, number, "train", state, {"lr": 0.1}) for client in place.clients()]
+                tasks = [Task(client.name, number, "train", state, TaskSettings(lr=0.1)) for client in place.clients()]
                 place.submit(tasks)
                 total = combined(place.completed(), WeightedMean())
                 state = {name: value + total.delta[name] for name, value in state.items()}

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedlens.federation.types import Answer, Partial, State
-from fedlens.registry import Registry
+from fedlens.core.registry import Registry
+from fedlens.core.types import ClientResult, PartialSum, State
 
 
 @dataclass(frozen=True)
-class Total:
+class AggregatedUpdate:
     """A cohort's combined update.
 
     delta   what the strategy steps with (for the mean: Σ w·update / Σ w)
@@ -36,23 +36,27 @@ class Aggregator(ABC):
     """True: workers may add up their own clients and send a `Partial`. False: every answer is needed by itself."""
 
     @abstractmethod
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: ClientResult) -> None:
         """Take in one client's answer."""
 
     @abstractmethod
-    def merge(self, partial: Partial) -> None:
+    def merge(self, partial: PartialSum) -> None:
         """Take in one worker's sum."""
 
     @abstractmethod
-    def partial(self, round_number: int) -> Partial:
+    def partial(self, round_number: int) -> PartialSum:
         """What was taken in so far, to be merged elsewhere."""
 
     @abstractmethod
-    def result(self) -> Total | None:
+    def result(self) -> AggregatedUpdate | None:
         """The total; None when nothing was taken in. Called once, at the end: the total may be made of the sums."""
 
+    def kept(self) -> State:
+        """What has to be there again in the next round, asked after `result`; a checkpoint holds it."""
+        return {}
 
-class Rule(ABC):
+
+class AggregationRule(ABC):
     """One way to combine updates. The dataclass' fields are its configuration keys under `aggregation`."""
 
     linear: ClassVar[bool] = False
@@ -62,9 +66,9 @@ class Rule(ABC):
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
         """A fresh stream for one round's answers. `trainable`: the others are running statistics."""
 
-    def objection(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int) -> str | None:
         """Why it cannot work with `cohort` answers, beginning with the key that says so ("f = 4: …"); None: it can."""
         return None
 
 
-rules: Registry[Rule] = Registry("aggregation rule", "fedlens.aggregation")
+rules: Registry[AggregationRule] = Registry("aggregation rule", "fedlens.aggregation")

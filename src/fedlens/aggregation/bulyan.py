@@ -16,7 +16,7 @@ from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, squared_distances, used_up
 from fedlens.aggregation.krum import by_score, too_few
 from fedlens.aggregation.ranks import ranked
-from fedlens.limits import ClientsOrNone
+from fedlens.core.limits import ClientsOrNone
 
 
 @rules.register("bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more")
@@ -28,7 +28,7 @@ class Bulyan(GatheringRule):
 
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
 
-    def objection(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int) -> str | None:
         return too_few(self.f, cohort, "bulyan", 4)
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

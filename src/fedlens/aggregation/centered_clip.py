@@ -19,7 +19,7 @@ from torch import Tensor
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, coordinatewise, distances_to, squared_distances
 from fedlens.aggregation.ranks import median
-from fedlens.limits import Times
+from fedlens.core.limits import Times
 
 
 @rules.register("centered_clip", summary="the mean around a centre, each update's distance from it cut to one radius")

@@ -14,10 +14,10 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from fedlens.aggregation.base import Aggregator, Rule, Total
+from fedlens.aggregation.base import AggregatedUpdate, AggregationRule, Aggregator
 from fedlens.aggregation.mean import accumulate, scaled
+from fedlens.core.types import ClientResult, PartialSum, State
 from fedlens.errors import NotEnoughClients
-from fedlens.federation.types import Answer, Partial, State
 
 ROOM = 20 * 2**14
 """Numbers of a piece, over all updates: 1.3 MB."""
@@ -32,7 +32,7 @@ class Updates:
     trainable: frozenset[str]
 
 
-class GatheringRule(Rule):
+class GatheringRule(AggregationRule):
     """A rule over all updates of a round at once."""
 
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
@@ -56,18 +56,18 @@ class Gathered(Aggregator):
         self._weights: list[float] = []
         self._extra: dict[str, Tensor] = {}
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: ClientResult) -> None:
         self._states.append({name: value.contiguous() for name, value in answer.payload.items()})
         self._weights.append(answer.report.weight)
         accumulate(self._extra, answer.extra, 1.0)
 
-    def merge(self, partial: Partial) -> NoReturn:
+    def merge(self, partial: PartialSum) -> NoReturn:
         raise TypeError(f"{type(self._rule).__name__} needs every answer by itself")
 
     def partial(self, round_number: int) -> NoReturn:
         raise TypeError(f"{type(self._rule).__name__} needs every answer by itself")
 
-    def result(self) -> Total | None:
+    def result(self) -> AggregatedUpdate | None:
         """The total; None when nothing was taken in.
 
         Raises:
@@ -76,10 +76,12 @@ class Gathered(Aggregator):
         count = len(self._states)
         if not count:
             return None
-        if objection := self._rule.objection(count):
-            raise NotEnoughClients(f"too few clients gave a usable answer: aggregation.{objection}. The run is kept")
+        if incompatibility := self._rule.incompatibility(count):
+            raise NotEnoughClients(
+                f"too few clients gave a usable answer: aggregation.{incompatibility}. The run is kept"
+            )
         delta = self._rule.combine(Updates(self._states, self._weights, self._trainable))
-        return Total(delta, scaled(self._extra, 1 / count), sum(self._weights), count)
+        return AggregatedUpdate(delta, scaled(self._extra, 1 / count), sum(self._weights), count)
 
 
 def pieces(values: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterator[tuple[slice, Tensor]]:

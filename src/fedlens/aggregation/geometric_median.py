@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, distances_from, distances_to, inner_products, mixture
-from fedlens.limits import Times
+from fedlens.core.limits import Times
 
 AT_REST = 1e-9
 """Sum of the changes of all clients' shares in v."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, squared_distances
-from fedlens.limits import ClientsOrNone
+from fedlens.core.limits import ClientsOrNone
 
 
 @rules.register("krum", summary="the one update nearest to its neighbours: tolerates f of 2 f + 3 or more")
@@ -25,7 +25,7 @@ class Krum(GatheringRule):
 
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
 
-    def objection(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int) -> str | None:
         return too_few(self.f, cohort, "krum", 2)
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedlens.aggregation.base import Aggregator, Rule, Total, rules
-from fedlens.federation.types import Answer, Partial, Report, State
+from fedlens.aggregation.base import AggregatedUpdate, AggregationRule, Aggregator, rules
+from fedlens.core.types import ClientReport, ClientResult, PartialSum, State
 
 
 class WeightedMean(Aggregator):
@@ -24,33 +24,35 @@ class WeightedMean(Aggregator):
         self._payload: dict[str, Tensor] = {}
         self._extra: dict[str, Tensor] = {}
         self._weight = 0.0
-        self._reports: list[Report] = []
+        self._reports: list[ClientReport] = []
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: ClientResult) -> None:
         accumulate(self._payload, answer.payload, answer.report.weight)
         accumulate(self._extra, answer.extra, 1.0)
         self._weight += answer.report.weight
         self._reports.append(answer.report)
 
-    def merge(self, partial: Partial) -> None:
+    def merge(self, partial: PartialSum) -> None:
         accumulate(self._payload, partial.payload, 1.0)
         accumulate(self._extra, partial.extra, 1.0)
         self._weight += partial.weight
         self._reports.extend(partial.reports)
 
-    def partial(self, round_number: int) -> Partial:
-        return Partial(round_number, self._payload, self._weight, self._extra, tuple(self._reports))
+    def partial(self, round_number: int) -> PartialSum:
+        return PartialSum(round_number, self._payload, self._weight, self._extra, tuple(self._reports))
 
-    def result(self) -> Total | None:
+    def result(self) -> AggregatedUpdate | None:
         if not self._weight:
             return None
         count = len(self._reports)
-        return Total(scaled(self._payload, 1 / self._weight), scaled(self._extra, 1 / count), self._weight, count)
+        return AggregatedUpdate(
+            scaled(self._payload, 1 / self._weight), scaled(self._extra, 1 / count), self._weight, count
+        )
 
 
 @rules.register("mean", summary="the weighted mean: exact, streamed, and at the mercy of any one client")
 @dataclass(frozen=True)
-class Mean(Rule):
+class MeanRule(AggregationRule):
     """Σ w·update / Σ w."""
 
     linear: ClassVar[bool] = True

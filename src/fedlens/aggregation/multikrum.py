@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import GatheringRule, Updates, mixture, squared_distances
 from fedlens.aggregation.krum import by_score, too_few
-from fedlens.limits import Clients, ClientsOrNone
+from fedlens.core.limits import Clients, ClientsOrNone
 
 
 @rules.register("multikrum", summary="the mean of the m updates that Krum likes best: between Krum and the mean")
@@ -24,7 +24,7 @@ class MultiKrum(GatheringRule):
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
     m: Annotated[Clients | None, Field(description="how many are averaged; default: n − f")] = None
 
-    def objection(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int) -> str | None:
         if self.m is not None and self.m > cohort:
             return f"m = {self.m}: there are only {cohort} answers a round; use aggregation.m={cohort} or less"
         return too_few(self.f, cohort, "multikrum", 2)

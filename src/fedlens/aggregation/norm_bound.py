@@ -4,20 +4,22 @@ https://arxiv.org/abs/1911.07963, its norm thresholding: Σ Δₖ / max(1, ‖Δ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.aggregation.base import Aggregator, Rule, rules
-from fedlens.aggregation.mean import WeightedMean, accumulate
+from fedlens.aggregation.base import AggregationRule, Aggregator, rules
+from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
-from fedlens.federation.types import Answer
+from fedlens.core.types import ClientResult
+from fedlens.transforms.base import Receiver, ReceivingAggregator
 
 
-@rules.register("norm_bound", summary="the weighted mean of updates cut to one length: no client can shout")
+@rules.register("norm_bound", summary="the weighted mean of updates cut to one length: no client decides alone")
 @dataclass(frozen=True)
-class NormBound(Rule):
+class NormBound(AggregationRule):
     """Every update is shortened to the length M of its trainable tensors, and the weighted mean taken; it is streamed
     like the mean. Running statistics have no length in common with weights: they are averaged plainly, unprotected.
     """
@@ -25,23 +27,20 @@ class NormBound(Rule):
     bound: Annotated[float, Field(gt=0, description="M; the paper's choice for its digits is 3")] = 3.0
 
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
-        return BoundedMean(trainable, self.bound)
+        return ReceivingAggregator(WeightedMean(), {"norm_bound": BoundedUpdates(trainable, self.bound)})
 
 
-class BoundedMean(WeightedMean):
-    """Sums of shortened updates, which merge as plain ones do."""
+class BoundedUpdates(Receiver):
+    """Shortens each update by itself, so that workers can add up the shortened ones."""
 
     def __init__(self, trainable: frozenset[str], bound: float) -> None:
-        super().__init__()
         self._trainable = trainable
         self._bound = bound
 
-    def add(self, answer: Answer) -> None:
-        trained = {name: value for name, value in answer.payload.items() if name in self._trainable}
-        statistics = {name: value for name, value in answer.payload.items() if name not in self._trainable}
-        weight, length = answer.report.weight, l2_norm(trained[name] for name in sorted(trained))
-        accumulate(self._payload, trained, weight * min(1.0, self._bound / length) if length else weight)
-        accumulate(self._payload, statistics, weight)
-        accumulate(self._extra, answer.extra, 1.0)
-        self._weight += weight
-        self._reports.append(answer.report)
+    def add(self, result: ClientResult) -> Iterable[ClientResult]:
+        length = l2_norm(result.payload[name] for name in sorted(result.payload.keys() & self._trainable))
+        if length <= self._bound:
+            return (result,)
+        factor = self._bound / length
+        payload = {name: value * factor if name in self._trainable else value for name, value in result.payload.items()}
+        return (replace(result, payload=payload),)

@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedlens.attacks.base import Attack, Scene, attacks
+from fedlens.attacks.base import Attack, AttackContext, attacks
 from fedlens.attacks.moments import Moments, RunningMoments
-from fedlens.federation.types import State
+from fedlens.core.types import State
 
 
 @attacks.register(
@@ -46,9 +46,9 @@ class ALittleIsEnough(Attack):
     def omniscient(self) -> bool:
         return self.knows == "benign"
 
-    def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
-        z = z_max(scene.answers, len(honest)) if self.z is None else self.z
-        known = scene.benign or moments_of(honest)
+    def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
+        z = z_max(ctx.answers, len(honest)) if self.z is None else self.z
+        known = ctx.benign or moments_of(honest)
         crafted = {name: value - z * known.deviation[name] for name, value in known.mean.items()}
         return [crafted] * len(honest)
 

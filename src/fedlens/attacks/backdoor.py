@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.attacks.base import Attack, Poison, Trigger, attacks
+from fedlens.core.limits import ClassIndex, Side
 from fedlens.data.types import FederatedData, Rows
-from fedlens.limits import ClassIndex, Side
 
 
 @attacks.register("backdoor", summary="train a share of images with a bright patch towards one class (BadNets)")
@@ -45,7 +45,7 @@ class Backdoor(Attack):
     def trigger(self) -> Trigger | None:
         return Trigger(self.target, partial(_all_stamped, side=self.patch, target=self.target))
 
-    def objection(self, data: FederatedData) -> str | None:
+    def incompatibility(self, data: FederatedData) -> str | None:
         if data.images.dim() != 4:
             return "name: a patch needs images, and this data has rows of numbers; use attack.name=label_flip"
         classes, side = len(data.class_names), data.images.shape[2]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fedlens.attacks.moments import Moments
+from fedlens.core.registry import Registry
+from fedlens.core.types import State
 from fedlens.data.types import FederatedData, Rows
-from fedlens.federation.types import State
-from fedlens.registry import Registry
 
 Poison = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(row numbers (B,), images as they are stored (B, …), labels (B,)) → the images and labels in their place; it may
@@ -20,7 +20,7 @@ overwrite those that it is given."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class AttackContext:
     """What the malicious clients of a round know when they make their updates up.
 
     answers  how many updates the server gets, theirs included
@@ -61,7 +61,7 @@ class Attack:
         """What becomes of a malicious client's training images, `rows`; None: nothing."""
         return None
 
-    def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
+    def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
         """What each malicious client sends, from what all of them would send (trainable tensors only)."""
         return honest
 
@@ -69,7 +69,7 @@ class Attack:
         """The backdoor's trigger; None: the attack is none."""
         return None
 
-    def objection(self, data: FederatedData) -> str | None:
+    def incompatibility(self, data: FederatedData) -> str | None:
         """Why it cannot work on these images, beginning with the key that says so ("target = 12: …"); None: it can."""
         return None
 

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.attacks.base import Attack, Scene, attacks
-from fedlens.federation.types import State
+from fedlens.attacks.base import Attack, AttackContext, attacks
+from fedlens.core.types import State
 
 
 @attacks.register("gaussian", summary="send noise in place of an update")
@@ -25,9 +25,9 @@ class Gaussian(Attack):
         float, Field(gt=0, le=1e6, description="σ; the paper's gradients, before their learning rate, have 200")
     ] = 1.0
 
-    def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
+    def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
         def noise(like: Tensor) -> Tensor:
-            drawn = torch.randn(like.shape, generator=scene.generator) * self.std
+            drawn = torch.randn(like.shape, generator=ctx.generator) * self.std
             return drawn.to(like)
 
         return [{name: noise(update[name]) for name in sorted(update)} for update in honest]

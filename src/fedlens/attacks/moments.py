@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlens.federation.types import State
+from fedlens.core.types import State
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from fedlens.attacks.backdoor import Backdoor
-from fedlens.attacks.base import Scene, attacks
-from fedlens.federation.types import State
+from fedlens.attacks.base import AttackContext, attacks
+from fedlens.core.types import State
 
 
 @attacks.register("scale", summary="model replacement: train a backdoor, and send its update many times as long")
@@ -30,6 +30,6 @@ class Scale(Backdoor):
         None
     )
 
-    def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
-        factor = 1 / scene.share if self.factor is None else self.factor
+    def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
+        factor = 1 / ctx.share if self.factor is None else self.factor
         return [{name: value * factor for name, value in update.items()} for update in honest]

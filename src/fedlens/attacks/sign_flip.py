@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fedlens.attacks.base import Attack, Scene, attacks
-from fedlens.federation.types import State
+from fedlens.attacks.base import Attack, AttackContext, attacks
+from fedlens.core.types import State
 
 
 @attacks.register("sign_flip", summary="send the honest update, turned round and stretched")
@@ -23,5 +23,5 @@ class SignFlip(Attack):
 
     factor: Annotated[float, Field(gt=0, le=1e6, description="how much longer than the honest update")] = 4.0
 
-    def craft(self, honest: Sequence[State], scene: Scene) -> Sequence[State]:
+    def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
         return [{name: value * -self.factor for name, value in update.items()} for update in honest]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fedlens.core.lines import folded
 from fedlens.errors import ConfigError
-from fedlens.lines import folded
 
 if TYPE_CHECKING:
     from fedlens.config.blocks import Family
-    from fedlens.registry import Entry
+    from fedlens.core.registry import Entry
 
 EXAMPLES = {"architecture": "convnext_nano"}
 """Values for keys without a default, in examples."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fedlens.runtimes.flower.certificates import Registry
-    from fedlens.runtimes.flower.key_files import Certificate
+    from fedlens.flower.certificates import ClientRegistry
+    from fedlens.flower.key_files import Certificate
 
 app = typer.Typer(
     help="Make keys and certificates for a federation between hosts.", no_args_is_help=True, rich_markup_mode=None
@@ -40,7 +40,7 @@ def create(
 
     Writes OUT/ca.crt, OUT/server/…, OUT/clients/<name>/…, and OUT/registry.json.
     """
-    from fedlens.runtimes.flower import certificates
+    from fedlens.flower import certificates
 
     wanted = _wanted(clients, names, ())
     certificates.create(out, _split(hosts), wanted, days)
@@ -52,7 +52,7 @@ def create(
 @app.command()
 def add(out: Out, clients: Clients = None, names: Names = None) -> None:
     """Make key pairs for further clients; a running server lets them in."""
-    from fedlens.runtimes.flower import certificates
+    from fedlens.flower import certificates
 
     wanted = _wanted(clients, names, certificates.load_registry(out).clients)
     certificates.add(out, wanted)
@@ -63,7 +63,7 @@ def add(out: Out, clients: Clients = None, names: Names = None) -> None:
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(help="a client's name")], out: Out) -> None:
     """Shut a client out, also from a running server."""
-    from fedlens.runtimes.flower import certificates
+    from fedlens.flower import certificates
 
     certificates.revoke(out, name)
     typer.echo(f"{name} is revoked in {out / certificates.REGISTRY}; its name is not used again")
@@ -76,8 +76,8 @@ def renew(
     days: Days = 825,
 ) -> None:
     """Make a new certificate for the server; clients keep what they have."""
-    from fedlens.runtimes.flower import certificates
-    from fedlens.runtimes.flower.key_files import Certificate
+    from fedlens.flower import certificates
+    from fedlens.flower.key_files import Certificate
 
     certificates.renew(out, _split(hosts) if hosts is not None else (), days)
     file = out / certificates.SERVER
@@ -89,8 +89,8 @@ def show(folder: Annotated[Path, typer.Argument(help="folder of the certificates
     """Show who has which key, and what runs out when."""
     from rich.console import Console
 
-    from fedlens.runtimes.flower import certificates
-    from fedlens.runtimes.flower.key_files import Certificate
+    from fedlens.flower import certificates
+    from fedlens.flower.key_files import Certificate
 
     registry = certificates.load_registry(folder)
     authority = Certificate.read(folder / certificates.AUTHORITY)
@@ -102,7 +102,7 @@ def show(folder: Annotated[Path, typer.Argument(help="folder of the certificates
 
 def _wanted(clients: int | None, names: str | None, taken: Collection[str]) -> list[str]:
     from fedlens.errors import ConfigError
-    from fedlens.runtimes.flower.certificates import numbered
+    from fedlens.flower.certificates import numbered
 
     if (clients is None) == (names is None):
         raise ConfigError("give either a number of clients, --clients 5, or their names, --names berlin,paris")
@@ -121,7 +121,7 @@ def _say_what_travels(out: Path) -> None:
     typer.echo(f"To each client: its folder in {out / 'clients'}, by a safe way, for its key is secret")
 
 
-def _table(authority: Certificate, server: Certificate, registry: Registry) -> Table:
+def _table(authority: Certificate, server: Certificate, registry: ClientRegistry) -> Table:
     from rich.table import Table
 
     table = Table()

@@ -55,7 +55,7 @@ def client(
     given += [f"partition_id={partition_id}"] if partition_id is not None else []
     given += [f"{key}=true" for key, asked in {"insecure": insecure, "stay": stay}.items() if asked]
     site = load_site(config, [*(overrides or []), *given])
-    from fedlens.serve import join
+    from fedlens.flower.join import join
 
     with watcher() as screen:
         join(site, screen)

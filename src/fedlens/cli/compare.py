@@ -42,15 +42,15 @@ def compare(
 
 
 def _note(text: str) -> None:
-    from fedlens import clean
+    from fedlens.core import clean
 
     typer.echo(clean.block(f"note: {text}"), err=True)
 
 
 def sorted_by(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     """`rows` by a column, the largest first; rows without a value last."""
+    from fedlens.core.registry import unknown
     from fedlens.errors import ConfigError
-    from fedlens.registry import unknown
 
     if not column:
         return rows
@@ -80,7 +80,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from fedlens.lines import folded
+    from fedlens.core.lines import folded
     from fedlens.reports.compare import notes
 
     console = Console()

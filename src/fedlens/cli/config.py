@@ -34,8 +34,9 @@ def show(
     ] = None,
 ) -> None:
     """Check a configuration and print it with every default filled in."""
+    from fedlens.build.load import load
     from fedlens.cli.run import split_arguments
-    from fedlens.config.load import dump, load
+    from fedlens.config.load import dump
 
     path, overrides = split_arguments(arguments or [])
     typer.echo(dump(load(path, overrides)), nl=False)

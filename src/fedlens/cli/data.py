@@ -14,11 +14,11 @@ import typer
 
 if TYPE_CHECKING:
     from fedlens.config.schema import Config
-    from fedlens.data.cached import Entry
+    from fedlens.core.registry import Registry
+    from fedlens.data.cached import CacheEntry
     from fedlens.data.export import Export
     from fedlens.data.show import Holdings
     from fedlens.data.types import ImageTable
-    from fedlens.registry import Registry
 
 app = typer.Typer(
     help="Partition images among clients, and look at who holds what.", no_args_is_help=True, rich_markup_mode=None
@@ -66,11 +66,11 @@ def partition(
         "plugins": [str(file) for file in plugin or []],
     }
     config = _configured({key: value for key, value in options.items() if value is not None}, settings or [])
-    table, plan, cache_dir = _wanted(config)
+    table, plan = _wanted(config)
     with _progress("decoding images") as progress:
         table = _readable(table, config, progress)
     with _progress("writing images") as progress:
-        done = export(table, plan, out, cache_dir=cache_dir, link=link, overwrite=overwrite, progress=progress)
+        done = export(table, plan, out, link=link, overwrite=overwrite, progress=progress)
     _say(done, out)
 
 
@@ -86,16 +86,15 @@ def sample(
 
     Writes OUT/client1/<class>/….png, and OUT/test.
     """
-    from fedlens.data.cache import default_cache_dir
-    from fedlens.data.division import Plan
+    from fedlens.data.division import DivisionPlan
     from fedlens.data.excerpt import excerpt
     from fedlens.data.export import export
     from fedlens.data.partition.natural import Natural
 
     table = excerpt(clients, images, seed)
-    plan = Plan(Natural(), clients, 0.0, 0.0, 0.0, seed)
+    plan = DivisionPlan(Natural(), clients, 0.0, 0.0, 0.0, seed)
     with _progress("writing images") as progress:
-        done = export(table, plan, out, cache_dir=default_cache_dir(), overwrite=overwrite, progress=progress)
+        done = export(table, plan, out, overwrite=overwrite, progress=progress)
     _say(done, out)
 
 
@@ -118,8 +117,8 @@ def show(
     """
     from rich.console import Console
 
+    from fedlens.core.fonts import missing_note
     from fedlens.data.show import table
-    from fedlens.fonts import missing_note
     from fedlens.reports.partition import write_partition
 
     path, held = _held(arguments or [], fast)
@@ -140,9 +139,9 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
     Raises:
         ConfigError: a key that says nothing of the data.
     """
+    from fedlens.build.builders import build_table
+    from fedlens.build.load import load
     from fedlens.cli.run import split_arguments
-    from fedlens.config.builders import build_table
-    from fedlens.config.load import load
     from fedlens.data.show import holdings, is_run, of_table
     from fedlens.errors import ConfigError
     from fedlens.tracking.run_dir import RunDir
@@ -212,7 +211,7 @@ def cache(
     typer.echo(f"{place}: {'removed ' * removing}{count}, {decimal(sum(entry.size for entry in entries))}")
 
 
-def _print_entries(entries: Sequence[Entry]) -> None:
+def _print_entries(entries: Sequence[CacheEntry]) -> None:
     from rich.filesize import decimal
 
     from fedlens.cli.compare import columns
@@ -241,10 +240,10 @@ def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -
 
 def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
     """The data section that the command line describes; mistakes are told as in a configuration file."""
+    from fedlens.build.load import load
     from fedlens.config.blocks import SOURCE, field_names, find
-    from fedlens.config.load import load
     from fedlens.config.plugins import load_plugins
-    from fedlens.data.sources import detect
+    from fedlens.data.detect import detect
 
     load_plugins([Path(file) for file in options["plugins"]])
     if options["data.source"] == "auto":
@@ -254,20 +253,19 @@ def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
     return load(None, overrides, options)
 
 
-def _wanted(config: Config) -> tuple[ImageTable, Any, Path]:
-    """The table, how to divide it, and the cache folder."""
+def _wanted(config: Config) -> tuple[ImageTable, Any]:
+    """The table, and how to divide it."""
+    from fedlens.build.builders import division_plan
     from fedlens.config.blocks import SOURCE
-    from fedlens.config.builders import division_plan
-    from fedlens.data.cache import default_cache_dir
 
     section = config.data
     plan = replace(division_plan(config), validation=0.0, client_test=0.0)
-    return SOURCE.choose(section).load(), plan, section.cache_dir or default_cache_dir()
+    return SOURCE.choose(section).load(), plan
 
 
 def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], None]) -> ImageTable:
     """`table` without the images that a run would leave out."""
-    from fedlens.config.builders import decoding
+    from fedlens.build.builders import decoding
     from fedlens.data.readable import readable
 
     return readable(table, decoding(config, table), progress)
@@ -286,7 +284,7 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _say(done: Export, out: Path) -> None:
-    from fedlens.words import count
+    from fedlens.core.words import count
 
     for note in done.notes:
         typer.echo(f"Note: {note}")

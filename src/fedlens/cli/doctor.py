@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedlens.diagnose.doctor import Finding, Report
+    from fedlens.diagnose.doctor import Diagnosis, Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _NAMES = 14
@@ -94,7 +94,7 @@ def _print(screen: Console, finding: Finding) -> None:
         screen.print(row)
 
 
-def _print_end(screen: Console, report: Report) -> None:
+def _print_end(screen: Console, report: Diagnosis) -> None:
     """What was not looked at, and the sum."""
     for reason in dict.fromkeys(report.unseen.values()):
         names = ", ".join(name for name, its in report.unseen.items() if its == reason)
@@ -104,9 +104,9 @@ def _print_end(screen: Console, report: Report) -> None:
     screen.print(", ".join(counts), style=_COLOURS[report.status])
 
 
-def _as_json(report: Report, address: str) -> str:
+def _as_json(report: Diagnosis, address: str) -> str:
     from dataclasses import asdict
 
-    from fedlens.files import to_json
+    from fedlens.core.files import to_json
 
     return to_json({"server_address": address, "status": report.status, **asdict(report)}, indent=2)

@@ -14,7 +14,6 @@ import typer
 import typer.core
 from typer.core import TyperGroup
 
-from fedlens import clean
 from fedlens.cli import (
     certs,
     client,
@@ -32,13 +31,14 @@ from fedlens.cli import (
     surroundings,
     sweep,
 )
+from fedlens.core import clean
+from fedlens.core.lines import folded
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.lines import folded
 
 typer.core.HAS_RICH = False  # where rich is installed, typer writes "\\[required]" into plain help
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """Turns what FedLens raises on purpose into a message and an exit status: 2 for configuration, else 1."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -66,7 +66,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands,
+    cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

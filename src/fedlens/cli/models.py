@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from fedlens.core.registry import Entry
     from fedlens.models.base import ModelBuilder
-    from fedlens.registry import Entry
 
 
 class Models(TyperGroup):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlens import clean
+from fedlens.core import clean
 from fedlens.errors import DataError
 
 if TYPE_CHECKING:
-    from fedlens.predict import Prediction
+    from fedlens.inference.predict import Prediction
 
 
 def predict(
@@ -34,7 +34,7 @@ def predict(
     and the exit status is then 1.
     """
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.predict import open_predictor
+    from fedlens.inference.predict import open_predictor
 
     predictor = open_predictor(model, client)
     if predictor.remark:

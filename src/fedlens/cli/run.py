@@ -53,7 +53,7 @@ def run(
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The configuration file, if the first argument is one, and the overrides."""
-    from fedlens.files import is_file
+    from fedlens.core.files import is_file
     from fedlens.tracking.run_dir import newest
 
     if arguments and ("=" not in arguments[0] or is_file(arguments[0])):

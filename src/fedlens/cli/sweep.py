@@ -80,7 +80,7 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
     Raises:
         ConfigError: a combination is wrong, or there is nothing to combine; nothing has run yet.
     """
-    from fedlens.config.load import load
+    from fedlens.build.load import load
 
     axes, fixed = split_axes(overrides)
     if not axes:
@@ -106,7 +106,7 @@ def split_axes(overrides: Iterable[str]) -> tuple[dict[str, list[Any]], list[str
     import yaml
 
     from fedlens.config.blocks import all_text_keys
-    from fedlens.texts import parse_value
+    from fedlens.core.yaml_text import parse_value
 
     axes, fixed, texts = {}, [], all_text_keys()
     for override in overrides:
@@ -158,7 +158,7 @@ def _figures(config: Config) -> str:
 
 def find_run(config: Config) -> RunDir | None:
     """The run in the sweep's folder that has this configuration, finished or not."""
-    from fedlens.config.load import load_saved
+    from fedlens.build.load import load_saved
     from fedlens.tracking.run_dir import find_runs
 
     for run in find_runs(config.tracking.dir):

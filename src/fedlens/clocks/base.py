@@ -15,14 +15,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedlens.registry import Registry
-from fedlens.seeds import derive
+from fedlens.core.registry import Registry
+from fedlens.core.seeds import derive
 
 Scale = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class Clock(ABC):
+class LatencyModel(ABC):
     """One model of speed. The dataclass' fields are its configuration keys under `clock`.
 
     virtual  False: no virtual time passes in synchronous rounds
@@ -43,13 +43,13 @@ class Clock(ABC):
         for them until each of those who are off has come on once."""
         return now
 
-    def objection(self, clients: Sequence[str]) -> str | None:
+    def incompatibility(self, clients: Sequence[str]) -> str | None:
         """Why it cannot work with these clients; None: it can."""
         return None
 
 
 @dataclass(frozen=True)
-class Unsteady(Clock):
+class IntermittentClients(LatencyModel):
     """Clients that come and go.
 
     A client is on for the first part of each of its cycles, which begin at a moment of its own. One that goes off while
@@ -83,4 +83,4 @@ def constant(seed: int, purpose: str, client: str) -> float:
     return draws(seed, purpose, client).random()
 
 
-clocks: Registry[Clock] = Registry("clock", "fedlens.clocks")
+clocks: Registry[LatencyModel] = Registry("clock", "fedlens.clocks")

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.clocks.base import Scale, Unsteady, clocks, draws
+from fedlens.clocks.base import IntermittentClients, Scale, clocks, draws
 
 
 @clocks.register("half_normal", summary="minimum + |N(0, scale²)| seconds a task: FedBuff's model of phones")
 @dataclass(frozen=True)
-class HalfNormal(Unsteady):
+class HalfNormal(IntermittentClients):
     """Every task draws anew, so no client is slow for good."""
 
     scale: Annotated[Scale, Field(description="σ of the normal distribution, seconds")] = 1.0

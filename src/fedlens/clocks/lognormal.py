@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.clocks.base import Scale, Unsteady, clocks, constant, draws
+from fedlens.clocks.base import IntermittentClients, Scale, clocks, constant, draws
 
 Spread = Annotated[float, Field(ge=0, le=20)]
 """At 20 already, one client in six is half a billion times slower than the one in the middle."""
@@ -17,7 +17,7 @@ Spread = Annotated[float, Field(ge=0, le=20)]
 
 @clocks.register("lognormal", summary="clients of unequal speed for good, some of them many times slower")
 @dataclass(frozen=True)
-class LogNormal(Unsteady):
+class LogNormal(IntermittentClients):
     """median · exp(sigma · z_client + jitter · z_task) seconds, both z standard normal."""
 
     median: Annotated[Scale, Field(description="seconds that the client in the middle takes")] = 1.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedlens.clocks.base import Clock, clocks
+from fedlens.clocks.base import LatencyModel, clocks
 
 
 @clocks.register("none", summary="no virtual time; a simulated asynchronous schedule takes a second for every task")
 @dataclass(frozen=True)
-class NoClock(Clock):
+class NoClock(LatencyModel):
     """Clients that are all equally fast."""
 
     virtual: ClassVar[bool] = False

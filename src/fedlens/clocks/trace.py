@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.clocks.base import Unsteady, clocks, draws
+from fedlens.clocks.base import IntermittentClients, clocks, draws
 from fedlens.errors import DataError
 
 _HEAD = ["client", "seconds"]
@@ -19,7 +19,7 @@ _HEAD = ["client", "seconds"]
 
 @clocks.register("trace", summary="measured times from a CSV file with the columns client and seconds")
 @dataclass(frozen=True, kw_only=True)
-class Trace(Unsteady):
+class Trace(IntermittentClients):
     """A client with several lines draws one of them for each task."""
 
     path: Annotated[Path, Field(description="the CSV file")]
@@ -28,7 +28,7 @@ class Trace(Unsteady):
         measured = self._measured[client]
         return measured[int(draws(seed, "seconds", number).integers(len(measured)))]
 
-    def objection(self, clients: Sequence[str]) -> str | None:
+    def incompatibility(self, clients: Sequence[str]) -> str | None:
         missing = [client for client in clients if client not in self._measured]
         others = f" and {len(missing) - 1} other client(s)" if missing[1:] else ""
         return f"clock.path: {self.path} has no line for {missing[0]}{others}; add them" if missing else None

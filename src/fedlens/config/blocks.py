@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, ValidationError
 
-from fedlens.aggregation.base import Rule, rules
+from fedlens.aggregation.base import AggregationRule, rules
 from fedlens.attacks.base import Attack, attacks
-from fedlens.clocks.base import Clock, clocks
+from fedlens.clocks.base import LatencyModel, clocks
 from fedlens.config import problems
 from fedlens.config.keys import schema_keys, text_keys
 from fedlens.config.schema import (
@@ -26,11 +26,11 @@ from fedlens.config.schema import (
     ScheduleSection,
     StrategySection,
 )
+from fedlens.core.registry import Entry, Registry
 from fedlens.data.base import Scheme, Source, schemes, sources
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.models.base import ModelBuilder, models
 from fedlens.personalization.base import Personalization, personalizations
-from fedlens.registry import Entry, Registry
 from fedlens.schedules.base import Schedule, schedules
 from fedlens.strategies.base import Strategy, strategies
 
@@ -90,10 +90,10 @@ SOURCE: Family[Source] = Family("data", "source", sources, DataSection)
 SCHEME: Family[Scheme] = Family("data.partition", "scheme", schemes, PartitionSection)
 STRATEGY: Family[Strategy] = Family("strategy", "name", strategies, StrategySection)
 PERSONALIZATION: Family[Personalization] = Family("personalization", "name", personalizations, PersonalizationSection)
-AGGREGATION: Family[Rule] = Family("aggregation", "name", rules, AggregationSection)
+AGGREGATION: Family[AggregationRule] = Family("aggregation", "name", rules, AggregationSection)
 ATTACK: Family[Attack] = Family("attack", "name", attacks, AttackSection)
 SCHEDULE: Family[Schedule] = Family("schedule", "name", schedules, ScheduleSection)
-CLOCK: Family[Clock] = Family("clock", "name", clocks, ClockSection)
+CLOCK: Family[LatencyModel] = Family("clock", "name", clocks, ClockSection)
 ALGORITHM: tuple[Family[Any], ...] = (STRATEGY, PERSONALIZATION, AGGREGATION, SCHEDULE, CLOCK, ATTACK)
 """What a run computes, as against what it computes with."""
 _MATERIAL: tuple[Family[Any], ...] = (MODEL, SOURCE, SCHEME)

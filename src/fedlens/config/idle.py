@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedlens.attacks.none import NoAttack
 from fedlens.config.blocks import ATTACK, AUTO, CLOCK, MODEL, PYTHON, SCHEDULE, SCHEME, SOURCE, field_names, find
 from fedlens.config.schema import Config, LoraSection, PartitionSection, ServerSection, TransferSection
-from fedlens.data.partition.natural import Natural
 from fedlens.schedules.base import Asynchronous
 
 Use = Literal["run", "server"]
@@ -23,7 +21,7 @@ Use = Literal["run", "server"]
 OWN_DATA, OWN_MODEL = "data=", "model="
 """What a Python program may hand over instead of configuring it."""
 
-Given = frozenset[str]
+HandedOver = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Idle:
     other_use: bool = False
 
 
-def idle_keys(config: Config, use: Use | None = None, given: Given = frozenset()) -> Iterator[Idle]:
+def idle_keys(config: Config, use: Use | None = None, given: HandedOver = frozenset()) -> Iterator[Idle]:
     """The keys of `config` that are given and have no effect. All names of blocks in it are known.
 
     use    None: it may be for either, so keys that count for one of them are not idle
@@ -67,7 +65,7 @@ def _data(config: Config) -> Iterator[Idle]:
     if source not in (AUTO, PYTHON) and "path" not in field_names(find(SOURCE, source)[0]):
         text = f"source {source} reads no path; use data.source=auto"
         yield Idle("data.path", text, ("data.source",))
-    if scheme != AUTO and find(SCHEME, scheme)[0].factory is Natural:
+    if scheme != AUTO and find(SCHEME, scheme)[0].factory.keeps_clients:
         text = "scheme natural keeps the data's own clients; use another data.partition.scheme, or leave it out"
         yield Idle("data.partition.clients", text, ("data.partition.scheme",))
         yield Idle("data.partition.seed", text, ("data.partition.scheme",))
@@ -104,7 +102,7 @@ def _training(config: Config) -> Iterator[Idle]:
 
 
 def _algorithm(config: Config) -> Iterator[Idle]:
-    if find(ATTACK, config.attack.name)[0].factory is NoAttack:
+    if config.attack.name == ATTACK.default:
         text = f"nobody attacks; set attack.name, such as attack.name={_attack()}"
         yield Idle("attack.fraction", text, ("attack.name",))
     schedule = SCHEDULE.choose(config.schedule)

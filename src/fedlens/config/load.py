@@ -30,25 +30,30 @@ from fedlens.config.blocks import (
     find,
     undecided,
 )
-from fedlens.config.checks import contradictions, mismatches, unknown_architecture
-from fedlens.config.idle import Given, Idle, Use, idle_keys
+from fedlens.config.contradictions import contradictions
+from fedlens.config.idle import HandedOver, Idle, Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, section_in, sections, value_in
 from fedlens.config.overrides import Layer, argument_layer, file_layer, merge, override_layer
 from fedlens.config.paths import kept_paths
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.config.settle import settle
+from fedlens.core.yaml_text import Key, write_text
 from fedlens.errors import ConfigError
-from fedlens.texts import Key, write_text
+
+Check = Callable[[Config, Callable[[str], str]], Iterable[str]]
+"""(a configuration whose blocks are all known, dotted key → where it stands) → one line for each mistake: the checks of
+the algorithms, of which this package knows none."""
 
 
-def load(
+def load_config(
     path: Path | Config | None = None,
     overrides: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     *,
+    check: Check,
     use: Use | None = None,
-    given: Given = frozenset(),
+    given: HandedOver = frozenset(),
     note: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """The configuration of a run: `path` (YAML; or a configuration), `extra` over it (nested, or dotted keys),
@@ -57,6 +62,7 @@ def load(
     Plugins are imported first, so that their blocks are known. Parameters that a block leaves to their defaults
     are filled in: what is saved with a run says all that it used.
 
+    check  what else may be wrong with it
     use    what it is for: keys that count only for the other use are left out where `path` holds them, else mistakes
     given  `OWN_DATA`, `OWN_MODEL`: what a Python program hands over, in the layer of `extra`
     note   is told of keys that are left out for `use`
@@ -66,24 +72,25 @@ def load(
     """
     mistakes: list[str] = []
     layers = _layers(path, overrides, extra or {}, mistakes)
-    return _checked(layers, mistakes, lambda config: idle_keys(config, use, given), note=note)
+    idle = lambda config: idle_keys(config, use, given)  # noqa: E731
+    return _checked(layers, mistakes, idle, check, note=note)
 
 
-def load_saved(path: Path, overrides: Sequence[str] = (), *, use: Use | None = None) -> Config:
-    """As `load`, of a run's own config.yaml. A key in it that has no effect is left out: it changed nothing in the run.
-    Relative paths lead to where they led when the run began, if that is still there.
+def load_saved_config(path: Path, overrides: Sequence[str] = (), *, check: Check, use: Use | None = None) -> Config:
+    """As `load_config`, of a run's own config.yaml. A key in it that has no effect is left out: it changed nothing in
+    that run. Relative paths lead to where they led when the run began, if that is still there.
 
     Raises:
-        ConfigError: as `load`.
+        ConfigError: as `load_config`.
     """
     mistakes: list[str] = []
     layers = _layers(path, overrides, {}, mistakes)
     layers.insert(1, argument_layer(kept_paths(path, layers[0].tree), mistakes))
-    return _checked(layers, mistakes, lambda config: idle_keys(config, use), saved=True)
+    return _checked(layers, mistakes, lambda config: idle_keys(config, use), check, saved=True)
 
 
 def dump(config: Config) -> str:
-    """`config` as YAML with every key; `load` reads it back as an equal configuration."""
+    """`config` as YAML with every key; `load_config` reads it back as an equal configuration."""
     return write_text(config.model_dump(mode="json"))
 
 
@@ -102,6 +109,7 @@ def _checked(
     layers: Sequence[Layer],
     mistakes: list[str],
     idle: Callable[[Config], Iterable[Idle]],
+    check: Check,
     *,
     saved: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -123,8 +131,7 @@ def _checked(
             _complete_block(family, tree, layer, mistakes, skip=found)
     if not mistakes:
         mistakes.extend(settle(tree, idle(Config.model_validate(tree)), layers, saved=saved, note=note))
-        mistakes.extend(mismatches(Config.model_validate(tree), layer.where))
-        mistakes.extend(unknown_architecture(Config.model_validate(tree), layer.where))
+        mistakes.extend(check(Config.model_validate(tree), layer.where))
     if mistakes:
         raise ConfigError(*mistakes)
     return Config.model_validate(tree)

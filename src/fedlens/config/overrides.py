@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fedlens.config import problems
-from fedlens.texts import Key, parse_value, read_file
+from fedlens.core.yaml_text import Key, parse_value, read_file
 
 COMMAND_LINE = "command line"
 

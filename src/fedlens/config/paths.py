@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.config.schema import Config
+from fedlens.core.files import read_json, write_json
 from fedlens.errors import ConfigError
-from fedlens.files import read_json, write_json
 
 PATHS_FILE = "paths.json"
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedlens.limits import (
+from fedlens.core.limits import (
     Classes,
     Clients,
     Layers,

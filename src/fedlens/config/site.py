@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedlens import clean
 from fedlens.config import problems
 from fedlens.config.keys import properties, text_keys
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import AnyPath, Section
+from fedlens.core import clean
+from fedlens.core.limits import ClientsOrNone, Number, Times, Workers
 from fedlens.errors import ConfigError
-from fedlens.limits import ClientsOrNone, Number, Times, Workers
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
 """It names folders too."""

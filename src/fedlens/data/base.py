@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import Field, dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.registry import Registry
 from fedlens.data.types import ImageTable
-from fedlens.registry import Registry
 
 
 class Source(ABC):
@@ -37,7 +37,12 @@ class ToPartition:
 
 
 class Scheme(ABC):
-    """How rows are dealt out to clients. The dataclass' fields are its keys under `data.partition`."""
+    """How rows are dealt out to clients. The dataclass' fields are its keys under `data.partition`.
+
+    keeps_clients  the data's own clients stay as they are
+    """
+
+    keeps_clients: ClassVar[bool] = False
 
     @abstractmethod
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlens.core.files import mark_used, read_json, write_json
 from fedlens.data.contents import DIGITS, digest_of, fingerprint
 from fedlens.data.images import MAX_PIXELS, Pixels, fit, read
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
-from fedlens.files import mark_used, read_json, write_json
 
 DECODING = 2
 """Part of every key. Add one when `images` turns a file into other pixels than before."""

@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedlens.core.files import read_json
 from fedlens.data.cache import abandoned
 from fedlens.errors import DataError
-from fedlens.files import read_json
 
 DOWNLOADS = "datasets"
 
 _NAMES = {
     "images": r"[0-9a-f]{32}\.u8|\.building-.+",
     "features": r"features-[0-9a-f]{32}\.(f32|part)",
-    "partitions": r"[0-9a-f]{32}\.npz",
+    "partitions": r"[0-9a-f]{32}\.npz",  # of earlier versions
     "huggingface": r"\.?[0-9a-f]{16}-.+",
     DOWNLOADS: r"FashionMNIST|cifar-10.*",
 }
@@ -29,7 +29,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One thing in the cache.
 
     kind    the sub-folder that it lies in
@@ -61,12 +61,12 @@ class Entry:
             raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
 
-def contents(cache_dir: Path) -> list[Entry]:
+def contents(cache_dir: Path) -> list[CacheEntry]:
     """What the cache holds, the last used first, without what a run is making at the moment."""
     return sorted(_entries(cache_dir), key=lambda entry: -entry.used)
 
 
-def _entries(cache_dir: Path) -> Iterator[Entry]:
+def _entries(cache_dir: Path) -> Iterator[CacheEntry]:
     for kind, names in _NAMES.items():
         for path in (cache_dir / kind).glob("*"):
             begun = path.name.startswith(".") or path.suffix == ".part"
@@ -75,12 +75,12 @@ def _entries(cache_dir: Path) -> Iterator[Entry]:
                     yield _entry(kind, path, "unfinished" if begun else _origin(kind, path))
 
 
-def _entry(kind: str, path: Path, about: str) -> Entry:
+def _entry(kind: str, path: Path, about: str) -> CacheEntry:
     files = [file.stat() for file in (path, *path.rglob("*")) if file.is_file()]
     used = path.stat().st_mtime
     if kind == DOWNLOADS:  # nobody marks these, but reading them leaves a trace
         used = max([used, *(file.st_atime for file in files)])
-    return Entry(kind, path, sum(file.st_size for file in files), used, about)
+    return CacheEntry(kind, path, sum(file.st_size for file in files), used, about)
 
 
 def _origin(kind: str, path: Path) -> str:

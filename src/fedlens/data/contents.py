@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.files import read_regular
 from fedlens.data.images import MAX_FILE
 from fedlens.data.tree import printable
 from fedlens.data.types import ClientRows, Rows
-from fedlens.files import read_regular
 
 DIGITS = 16
 """Hexadecimal digits of a content's digest; there are none ("-" × 16) of a file that cannot be read."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlens.data.assignment import assign
 from fedlens.data.base import Scheme, ToPartition
 from fedlens.data.labels import check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
@@ -38,7 +36,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DivisionPlan:
     """How to divide. `scheme` None: the data's own clients, else dirichlet with alpha 0.5. `clients` counts for
     schemes that deal out. `validation`, `client_test`: shares of a client's rows; `test`: share of all rows, used
     when the data has no test split of its own. `partition_seed` None: `seed`."""
@@ -62,7 +60,7 @@ class Division:
     notes: tuple[str, ...]
 
 
-def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
+def divide(columns: Columns, plan: DivisionPlan) -> Division:
     """Hold out the global test set, deal the rest out, and split every client's rows.
 
     The data's own split column goes before the fractions: "test" rows are the global test set, "val" rows are
@@ -77,7 +75,7 @@ def divide(columns: Columns, plan: Plan, cache_dir: Path) -> Division:
     notes: list[str] = []
     scheme = plan.scheme or _automatic(columns, notes)
     pool, test = _pool(columns, plan, isinstance(scheme, Natural), notes)
-    owned = _deal(columns, scheme, plan, pool, cache_dir, notes)
+    owned = _deal(columns, scheme, plan, pool, notes)
     own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
     own_test = _own_test(columns, test) if isinstance(scheme, Natural) else {}
     clients = client_splits(
@@ -122,7 +120,7 @@ def _automatic(columns: Columns, notes: list[str]) -> Scheme:
     return Dirichlet(alpha=0.5)
 
 
-def _pool(columns: Columns, plan: Plan, natural: bool, notes: list[str]) -> tuple[Rows, Rows]:
+def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str]) -> tuple[Rows, Rows]:
     """(rows to deal out, global test rows)."""
     rows = np.arange(len(columns.labels))
     official = rows[columns.split == "test"] if columns.split is not None else rows[:0]
@@ -154,9 +152,7 @@ def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:
     return {str(name): own[columns.clients[own] == name] for name in np.unique(columns.clients[own])}
 
 
-def _deal(
-    columns: Columns, scheme: Scheme, plan: Plan, pool: Rows, cache_dir: Path, notes: list[str]
-) -> Mapping[str, Rows]:
+def _deal(columns: Columns, scheme: Scheme, plan: DivisionPlan, pool: Rows, notes: list[str]) -> Mapping[str, Rows]:
     asked = ToPartition(
         columns.labels[pool],
         columns.class_names,
@@ -164,7 +160,7 @@ def _deal(
         plan.seed if plan.partition_seed is None else plan.partition_seed,
         None if columns.clients is None else columns.clients[pool],
     )
-    owned = {name: np.sort(pool[part]) for name, part in assign(scheme, asked, cache_dir).items()}
+    owned = {name: np.sort(pool[part]) for name, part in scheme.assign(asked).items()}
     idle = len(pool) - sum(len(rows) for rows in owned.values())
     if idle:
         notes.append(f"left out {idle} images that the partition scheme gave to no client")

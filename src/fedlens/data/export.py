@@ -18,12 +18,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fedlens.core.files import read_json, write_json
 from fedlens.data.base import schemes
-from fedlens.data.division import Columns, Division, Plan, divide, findings_told
+from fedlens.data.division import Columns, Division, DivisionPlan, divide, findings_told
 from fedlens.data.tree import CLASSES_FILE
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
-from fedlens.files import read_json, write_json
 
 PARTITION_FILE = "partition.json"
 MANIFEST_FILE = "manifest.csv"
@@ -42,10 +42,9 @@ class Export:
 
 def export(
     table: ImageTable,
-    plan: Plan,
+    plan: DivisionPlan,
     out: Path,
     *,
-    cache_dir: Path,
     link: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -61,7 +60,7 @@ def export(
     """
     plan = replace(plan, validation=0.0, client_test=0.0)
     with findings_told(DataReport(len(table.labels), notes=table.notes)):
-        division = divide(Columns.of(table, np.arange(len(table.labels))), plan, cache_dir)
+        division = divide(Columns.of(table, np.arange(len(table.labels))), plan)
     names = folder_names([client.name for client in division.clients], taken=[TEST])
     classes = folder_names(table.class_names)
     held = {name: np.union1d(c.train, c.val) for name, c in zip(names, division.clients, strict=True)}
@@ -158,7 +157,7 @@ def _make_room(out: Path, overwrite: bool, images: Any) -> None:
 
 
 def _record(
-    division: Division, plan: Plan, held: Mapping[str, Rows], table: ImageTable, classes: list[str]
+    division: Division, plan: DivisionPlan, held: Mapping[str, Rows], table: ImageTable, classes: list[str]
 ) -> dict[str, Any]:
     names = {entry.factory: entry.name for entry in schemes.entries()}
     counts = {name: np.bincount(table.labels[rows], minlength=len(classes)).tolist() for name, rows in held.items()}

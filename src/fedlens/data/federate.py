@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from fedlens.data.base import described
-from fedlens.data.cache import Decoding, build_cache, default_cache_dir
+from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.contents import copy_notes
-from fedlens.data.division import Columns, Plan, divide, findings_told
+from fedlens.data.division import Columns, DivisionPlan, divide, findings_told
 from fedlens.data.types import FederatedData, ImageTable
 
 
 def federate(
-    table: ImageTable, plan: Plan, decoding: Decoding, progress: Callable[[int, int], None] | None = None
+    table: ImageTable, plan: DivisionPlan, decoding: Decoding, progress: Callable[[int, int], None] | None = None
 ) -> FederatedData:
     """Decode (or find decoded) the images, and divide their rows among clients and splits.
 
@@ -26,9 +26,8 @@ def federate(
     """
     cached = build_cache(table, decoding, progress)
     columns = Columns.of(table, cached.kept)
-    cache_dir = decoding.cache_dir
     with findings_told(replace(cached.report, notes=table.notes)):
-        division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+        division = divide(columns, plan)
     copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
     return FederatedData(
         cached.images,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.words import count
 from fedlens.data.images import pixel_size
 from fedlens.data.labels import class_notes, normalized, spelling_notes
 from fedlens.data.layout import Layout, read_layout
@@ -18,7 +19,6 @@ from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import CLASSES_FILE, PassedOver, is_system, natural, printable, walk
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
-from fedlens.words import count
 
 _LOOKS = 8
 

@@ -23,11 +23,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.files import open_regular
 from fedlens.data.decoders import JPEG, REDUCTIONS, Samples, by_opencv, by_pillow, in_a_plain_mode, size_of
 from fedlens.data.quiet import quiet
 from fedlens.data.tiffs import TIFF, read_tiff
 from fedlens.errors import DataError
-from fedlens.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedlens import files
+from fedlens.core import files
 
 PIXELS = "the table holds pixel values, not image files; write the images to files first"
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.files import read_json
+from fedlens.core.fonts import lettering
+from fedlens.core.words import count
 from fedlens.data.base import sources
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
-from fedlens.files import read_json
-from fedlens.fonts import lettering
-from fedlens.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def holdings(path: Path | None) -> Holdings:
     """
     if path is not None and is_run(path):
         return _of_run(path)
-    from fedlens.data.sources import detect
+    from fedlens.data.detect import detect
 
     name = detect(path)
     return of_table(sources.get(name).build({} if path is None else {"path": path}).load())

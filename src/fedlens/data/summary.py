@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from fedlens.core.words import count
 from fedlens.data.tree import natural
 from fedlens.data.types import Split
-from fedlens.words import count
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SHOWN = 5

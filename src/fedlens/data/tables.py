@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedlens import clean
+from fedlens.core import clean
+from fedlens.core.files import open_regular, read_regular
 from fedlens.errors import DataError
-from fedlens.files import open_regular, read_regular
 
 MAX_BYTES = 2**29
 """Of a table: some five million rows."""

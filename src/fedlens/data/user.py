@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fedlens.data.base import Scheme, described
-from fedlens.data.cache import default_cache_dir
 from fedlens.data.class_names import numbering, own_names, pieces, renumbered, whole
-from fedlens.data.division import Columns, Plan, divide, findings_told
+from fedlens.data.division import Columns, DivisionPlan, divide, findings_told
 from fedlens.data.images import from_pillow
 from fedlens.data.labels import normalized
 from fedlens.data.types import DataReport, FederatedData
@@ -52,7 +51,6 @@ def from_datasets(
     seed: int,
     partition_seed: int | None = None,
     class_names: Sequence[str] | None = None,
-    cache_dir: Path | None = None,
 ) -> FederatedData:
     """A federation of one data set, dealt out by `scheme`, or of one data set a client (name → data set).
 
@@ -81,9 +79,9 @@ def from_datasets(
         split=_column(parts, [part.split for part in parts]) if test is not None else None,
         clients=_column(parts, [part.client for part in parts]) if isinstance(data, Mapping) else None,
     )
-    plan = Plan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
+    plan = DivisionPlan(scheme, clients, validation, client_test, test_fraction, seed, partition_seed)
     with findings_told(DataReport(len(labels), notes=classes.notes)):
-        division = divide(columns, plan, cache_dir.expanduser() if cache_dir else default_cache_dir())
+        division = divide(columns, plan)
     report = DataReport(
         len(labels), notes=(*classes.notes, *division.notes), source="python", scheme=described(division.scheme)
     )

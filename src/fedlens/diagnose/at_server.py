@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 
-from fedlens.config.address import EVERY_ADDRESS, LOOPBACK, parted
 from fedlens.diagnose.network import CONNECT_SECONDS
 from fedlens.diagnose.reach import dated
 from fedlens.diagnose.subject import Subject
 from fedlens.diagnose.verdict import Verdict, fail, failed, ok, warn
 from fedlens.errors import ConfigError
-from fedlens.runtimes.flower.certificates import ServerCredentials, load_registry
-from fedlens.runtimes.flower.key_files import Certificate
+from fedlens.flower.addresses import EVERY_ADDRESS, LOOPBACK, parted
+from fedlens.flower.certificates import ServerCredentials, load_registry
+from fedlens.flower.key_files import Certificate
 
 
 def own_port(subject: Subject) -> Verdict:

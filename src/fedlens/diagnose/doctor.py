@@ -52,7 +52,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """All that was found, in order. `unseen`: what could not be looked at, and why."""
 
     findings: tuple[Finding, ...]
@@ -70,7 +70,7 @@ def examine(
     checks: Sequence[Check],
     show: Callable[[Finding], None],
     looking: Callable[[str], AbstractContextManager[object]],
-) -> Report:
+) -> Diagnosis:
     """Go through `checks`. `show` is called with each finding at once, `looking` is entered while a check runs.
 
     Raises:
@@ -94,4 +94,4 @@ def examine(
         show(finding)
         if finding.status == "fail":
             causes[check.name] = check.name
-    return Report(tuple(findings), unseen)
+    return Diagnosis(tuple(findings), unseen)

@@ -32,7 +32,7 @@ def data(subject: Subject) -> Verdict | Unseen:
         return Unseen("give --data_dir FOLDER")
     import numpy as np
 
-    from fedlens.site import images_of
+    from fedlens.flower.site import images_of
 
     site = subject.site
     try:
@@ -70,7 +70,7 @@ def _decoded(text: str, sample: Sequence[Path], *, skip: bool) -> Verdict:
 def disk(subject: Subject) -> Verdict:
     """Room for what the site keeps and for its decoded images."""
     from fedlens.data.cache import default_cache_dir
-    from fedlens.site import FREE_DISK
+    from fedlens.flower.site import FREE_DISK
 
     kept = {"tracking.dir": Path("logs")} if subject.serves else {"state_dir": subject.site.state}
     places = {**kept, "cache_dir": subject.site.cache_dir or default_cache_dir()}

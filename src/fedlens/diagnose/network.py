@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 from typing import cast
 from urllib.parse import SplitResult, unquote
 
-from fedlens.runtimes.flower.proxy import proxy_for
+from fedlens.flower.proxy import proxy_for
 
 CONNECT_SECONDS = 5.0
 """Silence for longer than this is taken for a firewall's. A connection round the world needs half a second."""

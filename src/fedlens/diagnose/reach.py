@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-from fedlens.config.address import LOOPBACK
 from fedlens.diagnose.network import CONNECT_SECONDS, Target, curious, trusting
 from fedlens.diagnose.subject import Subject
 from fedlens.diagnose.verdict import Verdict, fail, failed, ok, warn
 from fedlens.errors import ConfigError
-from fedlens.runtimes.flower.key_files import Certificate
-from fedlens.runtimes.flower.proxy import place_of
+from fedlens.flower.addresses import LOOPBACK
+from fedlens.flower.key_files import Certificate
+from fedlens.flower.proxy import place_of
 
 SOON_DAYS = 30
 _MOST_SHOWN = 4

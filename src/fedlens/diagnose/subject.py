@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedlens.config.address import LOOPBACK, as_target, parted
 from fedlens.config.overrides import file_layer
 from fedlens.config.site import SiteConfig, load_site
 from fedlens.diagnose.network import Target
 from fedlens.diagnose.outcome import Outcome
-from fedlens.runtimes.flower.certificates import ClientCredentials
+from fedlens.flower.addresses import LOOPBACK, as_target, parted
+from fedlens.flower.certificates import ClientCredentials
 
 
 @dataclass

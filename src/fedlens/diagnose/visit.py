@@ -7,13 +7,13 @@ from importlib.metadata import version
 
 from flwr.app import ConfigRecord, Message
 
-from fedlens import clean
+from fedlens.core import clean
 from fedlens.diagnose.outcome import HEAR_SECONDS, Barred, Joined, Outcome, Welcome
 from fedlens.errors import ConnectionFailed, ProtocolError
-from fedlens.runtimes.flower.bundle import bundle
-from fedlens.runtimes.flower.internals.fleet import FleetLink, Keys, NotActivated, WrongClock
-from fedlens.runtimes.flower.internals.parts import Incoming, envelope_of, message_of, taken_apart
-from fedlens.runtimes.flower.messages import HEAD, LONGEST_VERSION, Refusal, Reply, Visit, reply
+from fedlens.flower.bundle import bundle
+from fedlens.flower.internals.fleet import FleetLink, Keys, NotActivated, WrongClock
+from fedlens.flower.internals.parts import Incoming, envelope_of, message_of, taken_apart
+from fedlens.flower.messages import HEAD, LONGEST_VERSION, Refusal, Reply, Visit, reply
 
 POLL_SECONDS = 0.05
 MESSAGE_BYTES = 1_000_000

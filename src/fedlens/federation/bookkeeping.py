@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from fedlens.core.records import RoundRecord, Tracker
+from fedlens.core.types import State
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.federation.records import RoundRecord, Tracker
-from fedlens.federation.types import State
 
 
 class Bookkeeping:

@@ -1,15 +1,15 @@
 """Checkpoints: everything that the next round needs, written whole or not at all.
 
     checkpoints/round-00000012/state.safetensors    the shared model (shared/…) and the strategy's state (extra/…)
-    checkpoints/round-00000012/checkpoint.json      round, progress, client versions, tasks in flight, SHA-256 of files
-    checkpoints/model-00000011.safetensors          what tasks of round 11 that are in flight were sent
+    checkpoints/round-00000012/checkpoint.json      round, progress, client versions, tasks in pending, SHA-256 of files
+    checkpoints/model-00000011.safetensors          what tasks of round 11 that are in pending were sent
     checkpoints/best.safetensors                    the shared model with the lowest validation loss
 
 A checkpoint is written under another name, flushed to disk and renamed, so a kill at any moment leaves the last
 whole one. Randomness needs no state: every draw is derived from the run's seed, the round and the client. Updates that
 wait in an asynchronous server's buffer need no place either: a checkpoint follows the step that has emptied it.
 
-What tasks in flight started from is written once, and stays as long as a checkpoint needs it.
+What tasks in pending started from is written once, and stays as long as a checkpoint needs it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedlens.core.types import PendingTask, State, Task, VirtualTime
 from fedlens.errors import CheckpointError
-from fedlens.federation.schedule import Progress
-from fedlens.federation.types import Flight, Moment, State, Task
+from fedlens.federation.stopping import Progress
 from fedlens.strategies.base import ServerState, prefixed, under
+from fedlens.training.tasks.base import settings_adapter
 
 STATE_FILE = "state.safetensors"
 META_FILE = "checkpoint.json"
@@ -40,18 +41,24 @@ MODEL_FILE = "model-{:08d}.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `round` rounds. `versions`: every client whose update was ever counted, with the version of its
-    private store that goes with this checkpoint (None: it keeps nothing).
-    `finished` says why the run ended before its last round, when it did. `moment`: of the virtual clock, where there is
-    one; `flights`: tasks in flight, of an asynchronous schedule."""
+    """A run after `round` rounds.
+
+    versions       client → version of its private store that goes with this checkpoint, None where it keeps nothing; of
+                   every client whose update was ever counted
+    finished       why the run ended before its last round, when it did
+    virtual_time   where the virtual clock stands, where there is one
+    pending_tasks  tasks at clients, of an asynchronous schedule
+    kept           what the aggregator keeps from round to round
+    """
 
     round: int
     state: ServerState
     progress: Progress = field(default_factory=Progress)
     versions: Mapping[str, int | None] = field(default_factory=dict)
     finished: str | None = None
-    moment: Moment = field(default_factory=Moment)
-    flights: tuple[Flight, ...] = ()
+    virtual_time: VirtualTime = field(default_factory=VirtualTime)
+    pending_tasks: tuple[PendingTask, ...] = ()
+    kept: State = field(default_factory=dict)
 
     def check_model(self, shared: State) -> None:
         """Whether this checkpoint is of the model whose shared part is `shared`, which a Python program may have given.
@@ -89,10 +96,11 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             tensors = prefixed("shared", checkpoint.state.shared) | prefixed("extra", checkpoint.state.extra)
+            tensors |= prefixed("kept", checkpoint.kept)
             _save_tensors(temporary / STATE_FILE, tensors)
             meta = _meta(checkpoint) | {
                 "sha256": _digest(temporary / STATE_FILE),
-                "models": self._save_models(checkpoint.flights),
+                "models": self._save_models(checkpoint.pending_tasks),
             }
             _write_flushed(temporary / META_FILE, json.dumps(meta).encode())
             shutil.rmtree(target, ignore_errors=True)
@@ -108,9 +116,9 @@ class Checkpoints:
             shutil.rmtree(self._path(old), ignore_errors=True)
         self._remove_models()
 
-    def _save_models(self, flights: Sequence[Flight]) -> dict[int, str]:
+    def _save_models(self, pending_tasks: Sequence[PendingTask]) -> dict[int, str]:
         """Write what `flights` were sent, where that is not done yet; gives the SHA-256 of each file by round."""
-        sent = {flight.task.round: flight.task.payload for flight in flights}
+        sent = {pending.task.round: pending.task.payload for pending in pending_tasks}
         for number in sent.keys() - self._models.keys():
             target = self._model(number)
             temporary = target.with_suffix(".tmp")
@@ -172,14 +180,15 @@ class Checkpoints:
         return Checkpoint(
             meta["round"],
             ServerState(under("shared", tensors), under("extra", tensors)),
-            Progress(**({"counted_loss": meta["progress"]["best_loss"]} | meta["progress"])),  # new in a later version
+            Progress(**meta["progress"]),
             meta["versions"],
             meta["finished"],
-            Moment(**meta["moment"]),
-            self._load_flights(meta),
+            VirtualTime(**meta["virtual_time"]),
+            self._load_pending(meta),
+            under("kept", tensors),
         )
 
-    def _load_flights(self, meta: Mapping[str, Any]) -> tuple[Flight, ...]:
+    def _load_pending(self, meta: Mapping[str, Any]) -> tuple[PendingTask, ...]:
         models: dict[int, State] = {}
         for text, digest in meta["models"].items():
             number = int(text)
@@ -188,25 +197,25 @@ class Checkpoints:
             models[number] = load_file(self._model(number))
             self._models[number] = digest
         return tuple(
-            Flight(
+            PendingTask(
                 Task(
-                    flight["client"],
-                    flight["round"],
-                    "train",
-                    models[flight["round"]],
-                    flight["settings"],
-                    flight["expects"],
-                    apart=True,
+                    pending["client"],
+                    pending["round"],
+                    pending["kind"],
+                    models[pending["round"]],
+                    settings_adapter(pending["kind"]).validate_python(pending["settings"]),
+                    pending["store_version"],
+                    unaggregated=True,
                 ),
-                flight["number"],
-                flight["due"],
+                pending["number"],
+                pending["due"],
             )
-            for flight in meta["flights"]
+            for pending in meta["pending_tasks"]
         )
 
     def _read(self, number: int) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((self._path(number) / META_FILE).read_bytes())
-        return {"moment": {}, "flights": [], "models": {}} | meta  # a run of an earlier version has none of these
+        return meta
 
     def _needs(self, number: int) -> list[int]:
         """The rounds whose models a checkpoint refers to; none when it is damaged."""
@@ -228,20 +237,21 @@ def _meta(checkpoint: Checkpoint) -> dict[str, object]:
         "progress": asdict(checkpoint.progress),
         "versions": dict(checkpoint.versions),
         "finished": checkpoint.finished,
-        "moment": asdict(checkpoint.moment),
-        "flights": [_flight(flight) for flight in checkpoint.flights],
+        "virtual_time": asdict(checkpoint.virtual_time),
+        "pending_tasks": [_pending_task(pending) for pending in checkpoint.pending_tasks],
     }
 
 
-def _flight(flight: Flight) -> dict[str, object]:
-    task = flight.task
+def _pending_task(pending: PendingTask) -> dict[str, object]:
+    task = pending.task
     return {
         "client": task.client,
         "round": task.round,
-        "settings": dict(task.settings),
-        "expects": task.expects,
-        "number": flight.number,
-        "due": flight.due,
+        "kind": task.kind,
+        "settings": asdict(task.settings),
+        "store_version": task.store_version,
+        "number": pending.number,
+        "due": pending.due,
     }
 
 

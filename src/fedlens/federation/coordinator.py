@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fedlens.aggregation.base import Aggregator, Total
+from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.aggregation.norms import all_finite, l2_norm
-from fedlens.errors import NotEnoughClients, TrainingDiverged
+from fedlens.core.floors import Floors, own_majority, share
+from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
+from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, Task, TaskSettings, following
+from fedlens.errors import TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
-from fedlens.federation.buffer import Buffer, Collected
 from fedlens.federation.checkpoints import Checkpoint
-from fedlens.federation.floors import Floors, own_majority, share
-from fedlens.federation.records import ClientEvaluation, Evaluation, RoundRecord
-from fedlens.federation.schedule import CohortRule, Stopping
-from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Partial, Report, State, Task, following
-from fedlens.runtimes.base import Runtime, Timed
-from fedlens.schedules.base import Asynchronous, Schedule
-from fedlens.schedules.sync import Sync
+from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
+from fedlens.federation.rounds.synchronous import SynchronousRounds
+from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.stopping import Stopping
+from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
+from fedlens.transforms.base import TransformChain
 
 Evaluate = Callable[[Checkpoint], Evaluation | None]
 """Scores a run as it stands; None where there is nothing to score it on."""
@@ -30,41 +29,25 @@ Evaluate = Callable[[Checkpoint], Evaluation | None]
 Measure = Callable[[State], Mapping[str, float]]
 """A shared model → numbers by name."""
 
-Describe = Callable[[Total, Sequence[Report], Sequence[ClientInfo]], Mapping[str, float]]
+Describe = Callable[[AggregatedUpdate, Sequence[ClientReport], Sequence[ClientInfo]], Mapping[str, float]]
 """A round's total, its reports, and everybody who is known → numbers by name."""
-
-ROUND_TRIES = 3
-"""How often a round is begun before the run stops for want of answers."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run does, in plain values. `lr` gives the clients' learning rate of a round."""
+class RunPlan:
+    """What a run does. `lr` gives the clients' learning rate of a round; `protocol` makes what collects the rounds."""
 
     num_rounds: int
-    cohorts: CohortRule
+    sampler: ClientSampler
     lr: Callable[[int], float]
     evaluate_every: int = 1
     evaluate_clients_every: int = 0
     quorum: int = 1
     stopping: Stopping = field(default_factory=Stopping)
-    schedule: Schedule = field(default_factory=Sync)
+    protocol: Callable[[RoundSetup], RoundProtocol] = SynchronousRounds
 
     def due(self, every: int, round_number: int) -> bool:
         return round_number == self.num_rounds or (every > 0 and round_number % every == 0)
-
-
-@dataclass
-class _Clock:
-    """Seconds by phase of one round."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 class Coordinator:
@@ -72,13 +55,14 @@ class Coordinator:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         strategy: Strategy,
         runtime: Runtime,
         trainable: frozenset[str],
         books: Bookkeeping,
-        make_aggregator: Callable[[], Aggregator],
+        make_aggregator: Callable[[RoundContext, State], Aggregator],
         *,
+        chain: TransformChain = TransformChain(),  # noqa: B008
         test: Evaluate | None = None,
         validation: Evaluate | None = None,
         measure: Measure | None = None,
@@ -93,16 +77,25 @@ class Coordinator:
         self._runtime = runtime
         self._trainable = trainable
         self._books = books
-        self._make_aggregator = make_aggregator
         self._test = test
         self._validation = validation
         self._measure = measure
         self._describe = describe
         self._malicious = malicious
-        self._note = note
-        self._buffer: Buffer | None = None
-        if isinstance(plan.schedule, Asynchronous):
-            self._buffer = Buffer(plan.schedule, plan.cohorts, runtime, strategy, plan.lr)
+        self._protocol = plan.protocol(
+            RoundSetup(
+                num_rounds=plan.num_rounds,
+                sampler=plan.sampler,
+                lr=plan.lr,
+                quorum=plan.quorum,
+                runtime=runtime,
+                strategy=strategy,
+                trainable=trainable,
+                make_aggregator=make_aggregator,
+                chain=chain,
+                note=note,
+            )
+        )
 
     def run(self, checkpoint: Checkpoint) -> Checkpoint:
         """Rounds from `checkpoint` to the plan's end, or to the stopping rule's; gives the last checkpoint, on disk.
@@ -110,75 +103,37 @@ class Coordinator:
         Raises:
             NotEnoughClients, TrainingDiverged, RuntimeFailure, CheckpointError: the last whole checkpoint stays.
         """
-        if isinstance(self._runtime, Timed):
-            self._runtime.moment = checkpoint.moment
-        if self._plan.cohorts.over_selection and not self._runtime.may_be_late:
-            self._note("federated.over_selection is not used: without a clock (clock.name) no simulated client is late")
-        if self._buffer:
-            self._buffer.go_on(checkpoint.flights)
+        if self._runtime.virtual_time is not None:
+            self._runtime.virtual_time = checkpoint.virtual_time
+        self._protocol.resume(checkpoint)
         while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
             checkpoint = self._round(checkpoint)
         self._books.wait()
         return checkpoint
 
     def _round(self, before: Checkpoint) -> Checkpoint:
-        number, clock = before.round + 1, _Clock()
-        collected, ctx = self._collected(before, number, clock)
-        with clock.phase("aggregate"):
-            state = self._step(before.state, collected, ctx)
+        number, timer = before.round + 1, PhaseTimer()
+        collected = self._protocol.collect(before, number, timer)
+        with timer.phase("aggregate"):
+            state = self._step(before.state, collected)
         after = replace(
             before,
             round=number,
             state=state,
             versions=advanced(before.versions, collected.reports),
-            moment=self._runtime.moment if isinstance(self._runtime, Timed) else before.moment,
-            flights=self._buffer.flights() if self._buffer else (),
+            virtual_time=self._runtime.virtual_time or before.virtual_time,
+            pending_tasks=self._protocol.pending(),
+            kept=collected.kept,
         )
-        with clock.phase("evaluate"):
-            record, after = self._evaluated(self._record(after, before.state, collected, clock.seconds), after)
-        with clock.phase("checkpoint"):
+        with timer.phase("evaluate"):
+            record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)
+        with timer.phase("checkpoint"):
             self._books.wait()
         self._books.file(record, after, state.shared if after.progress.best_round == number else None)
         return after
 
-    def _collected(self, before: Checkpoint, number: int, clock: _Clock) -> tuple[Collected, RoundContext]:
-        """The round's answers. A round that too few clients answered is begun again, with whoever is there then."""
-        if self._buffer:
-            ctx = self._buffer.context(number, self._plan.num_rounds, self._trainable)
-            with clock.phase("train"):
-                return self._buffer.fill(before, ctx, self._make_aggregator()), ctx
-        lost: tuple[ClientFailure, ...] = ()
-        for _ in range(ROUND_TRIES):
-            rule = self._plan.cohorts
-            clients = self._runtime.clients(rule.min_fit_clients)
-            cohort = rule.choose(number, clients, spare=self._runtime.may_be_late)
-            ctx = RoundContext(number, self._plan.num_rounds, len(self._runtime.known()), len(cohort), self._trainable)
-            with clock.phase("broadcast"):
-                self._runtime.submit(self._tasks(before, cohort, ctx), enough=rule.size(len(clients)))
-            with clock.phase("train"):
-                aggregator = self._make_aggregator()
-                reports, failures = take_in(self._runtime.completed(), aggregator)
-            answered = len(reports) + sum(failure.answered for failure in failures)
-            lost = (*lost, *failures)
-            if answered >= self._plan.quorum:
-                with clock.phase("aggregate"):
-                    return Collected(aggregator.result(), reports, lost), ctx
-            self._note(f"round {number}: {answered} of {self._plan.quorum} needed answers; it begins again")
-        raise NotEnoughClients(
-            f"round {number}: fewer than federated.quorum={self._plan.quorum} clients answered, {ROUND_TRIES} times "
-            f"over ({'; '.join(sorted({failure.reason for failure in lost}))}). The run is kept: resume it later, "
-            "or with a smaller federated.quorum"
-        )
-
-    def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:
-        payload = self._strategy.broadcast(before.state, ctx)
-        settings = {"lr": self._plan.lr(ctx.round)}
-        return [
-            Task(client.name, ctx.round, "train", payload, settings, before.versions.get(client.name))
-            for client in cohort
-        ]
-
-    def _step(self, state: ServerState, collected: Collected, ctx: RoundContext) -> ServerState:
+    def _step(self, state: ServerState, collected: CollectedRound) -> ServerState:
+        ctx = collected.ctx
         if collected.total is None:
             reasons = "; ".join(sorted({failure.reason for failure in collected.failures}))
             raise TrainingDiverged(
@@ -197,7 +152,7 @@ class Coordinator:
         return after
 
     def _record(
-        self, after: Checkpoint, before: ServerState, collected: Collected, seconds: Mapping[str, float]
+        self, after: Checkpoint, before: ServerState, collected: CollectedRound, seconds: Mapping[str, float]
     ) -> RoundRecord:
         return RoundRecord(
             round=after.round,
@@ -208,7 +163,7 @@ class Coordinator:
             bytes_down=measured(collected.reports, "bytes_down"),
             bytes_up=measured(collected.reports, "bytes_up"),
             seconds=seconds,
-            virtual_seconds=after.moment.now if isinstance(self._runtime, Timed) else None,
+            virtual_seconds=None if self._runtime.virtual_time is None else after.virtual_time.now,
             measures=self._describe(collected.total, collected.reports, self._runtime.known())
             if collected.total
             else {},
@@ -238,12 +193,14 @@ class Coordinator:
     def _at_clients(self, after: Checkpoint, floors: Floors) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""
         clients = {client.name: client for client in self._runtime.clients() if client.holds("test")}
-        settings = {"lr": self._plan.lr(after.round)}
+        settings = TaskSettings(lr=self._plan.lr(after.round))
         self._runtime.submit(
             Task(name, after.round, "evaluate", after.state.shared, settings, after.versions.get(name))
             for name in clients
         )
-        answers = {outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, Answer)}
+        answers = {
+            outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)
+        }
         label = floors.label
         return tuple(
             replace(
@@ -265,33 +222,14 @@ def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Eval
     return replace(found, majority=floors.of_confusion(found.confusion))
 
 
-def client_evaluation(answer: Answer, trained: bool) -> ClientEvaluation:
+def client_evaluation(answer: ClientResult, trained: bool) -> ClientEvaluation:
     """A client's answer to an evaluation task, as a record."""
     metrics, examples = answer.report.metrics, int(answer.report.weight)
     shared = metrics["shared.accuracy"].value if "shared.accuracy" in metrics else None
     return ClientEvaluation(answer.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained, shared)
 
 
-def take_in(
-    outcomes: Iterator[Answer | Partial | ClientFailure], aggregator: Aggregator
-) -> tuple[tuple[Report, ...], tuple[ClientFailure, ...]]:
-    """Give `aggregator` a cohort's answers as they come; what was reported of them, and who gave none."""
-    reports: list[Report] = []
-    failures: list[ClientFailure] = []
-    for outcome in outcomes:
-        if isinstance(outcome, ClientFailure):
-            failures.append(outcome)
-        elif isinstance(outcome, Partial):
-            aggregator.merge(outcome)
-            reports.extend(outcome.reports)
-        else:
-            aggregator.add(outcome)
-            reports.append(outcome.report)
-        del outcome  # an update's memory is free before the next one comes
-    return tuple(reports), tuple(failures)
-
-
-def advanced(versions: Mapping[str, int | None], reports: Sequence[Report]) -> dict[str, int | None]:
+def advanced(versions: Mapping[str, int | None], reports: Sequence[ClientReport]) -> dict[str, int | None]:
     """The versions of the clients' private stores after these updates were counted, in their order."""
     after = dict(versions)
     for report in reports:
@@ -299,6 +237,6 @@ def advanced(versions: Mapping[str, int | None], reports: Sequence[Report]) -> d
     return after
 
 
-def measured(reports: Sequence[Report], metric: str) -> int:
+def measured(reports: Sequence[ClientReport], metric: str) -> int:
     """A metric's total over the reports."""
     return int(sum(report.metrics[metric].total for report in reports if metric in report.metrics))

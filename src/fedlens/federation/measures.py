@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlens.aggregation.base import Total
+from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
-from fedlens.federation.labels import jensen_shannon, total_variation
-from fedlens.federation.types import ClientInfo, Report
+from fedlens.core.labels import jensen_shannon, total_variation
+from fedlens.core.types import ClientInfo, ClientReport
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,16 @@ class ClientMeasures:
     whole_model: int | None = None
     malicious: frozenset[str] = frozenset()
 
-    def __call__(self, total: Total, reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
+    def __call__(
+        self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
+    ) -> dict[str, float]:
         """Of the round that gave `reports` and `total`; `clients`: everybody who is known."""
         with np.errstate(over="ignore", invalid="ignore"):  # norms of updates that run away
             return self._measured(total, reports, clients)
 
-    def _measured(self, total: Total, reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
+    def _measured(
+        self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
+    ) -> dict[str, float]:
         length = l2_norm(total.delta[name] for name in sorted(self.trained))
         return {
             **drift(reports),
@@ -51,11 +55,11 @@ class ClientMeasures:
             **({"traffic/whole_model": 2.0 * self.whole_model * len(reports)} if self.whole_model else {}),
         }
 
-    def _attacked(self, reports: Sequence[Report]) -> float:
+    def _attacked(self, reports: Sequence[ClientReport]) -> float:
         return sum(report.client in self.malicious for report in reports) / len(reports)
 
 
-def drift(reports: Sequence[Report]) -> dict[str, float]:
+def drift(reports: Sequence[ClientReport]) -> dict[str, float]:
     """Mean, standard deviation and maximum over the clients."""
     found = np.array([report.metrics["drift"].value for report in reports if "drift" in report.metrics])
     if not len(found):
@@ -63,7 +67,7 @@ def drift(reports: Sequence[Report]) -> dict[str, float]:
     return {"drift/mean": float(found.mean()), "drift/deviation": float(found.std()), "drift/max": float(found.max())}
 
 
-def diversity(reports: Sequence[Report], length: float) -> dict[str, float]:
+def diversity(reports: Sequence[ClientReport], length: float) -> dict[str, float]:
     """`length`: of the weighted mean of the updates."""
     weights = np.array([report.weight for report in reports])
     norms = np.array([report.metrics["update_norm"].value for report in reports])
@@ -71,7 +75,7 @@ def diversity(reports: Sequence[Report], length: float) -> dict[str, float]:
     return {"diversity/updates": float((terms**2).sum()) / length**2} if length else {}
 
 
-def label_distances(reports: Sequence[Report], clients: Sequence[ClientInfo]) -> dict[str, float]:
+def label_distances(reports: Sequence[ClientReport], clients: Sequence[ClientInfo]) -> dict[str, float]:
     """Means over the round's clients, and the distance of all of them together."""
     held: Mapping[str, tuple[int, ...]] = {client.name: client.counts["train"] for client in clients if client.examples}
     cohort = np.array([held[report.client] for report in reports if report.client in held], np.int64)

@@ -12,9 +12,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from fedlens import clean
+from fedlens.core import clean
+from fedlens.core.files import read_regular, write_atomic
 from fedlens.errors import ModelError
-from fedlens.files import read_regular, write_atomic
 from fedlens.models.base import ModelRequest, Recognizer
 from fedlens.models.build import Norm, build_model, builder_named
 from fedlens.models.tensor_files import read_tensors

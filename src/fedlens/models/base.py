@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from fedlens.registry import Registry
+from fedlens.core.registry import Registry
 
 
 @dataclass(frozen=True)

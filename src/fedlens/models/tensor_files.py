@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedlens import clean
+from fedlens.core import clean
+from fedlens.core.files import open_regular
 from fedlens.errors import ModelError
-from fedlens.files import open_regular
 from fedlens.models.base import Recognizer
 from fedlens.models.weight_formats import Format, format_of, refused_object
 

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.federation.types import Metrics
-from fedlens.personalization.base import Batch, Home, Personalization, personalizations
+from fedlens.core.types import Metrics
+from fedlens.personalization.base import Batch, LocalTrainingContext, Personalization, personalizations
 from fedlens.strategies.base import LocalTerms, prefixed, under
 
 ALPHA, OWN, STATISTICS = "alpha", "own", "statistics"
@@ -35,22 +35,22 @@ class APFL(Personalization):
     initial_alpha: Annotated[float, Field(ge=0, le=1, description="α at first; 0: the shared model, 1: its own")] = 0.5
     adaptive: Annotated[bool, Field(description="α follows eq. 10; false: it stays")] = True
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        own, alpha, statistics = home.vector.clone(), torch.tensor(self.initial_alpha), home.statistics()
-        if home.kept:
-            own, alpha = home.flatten(under(OWN, home.kept)), home.kept[ALPHA]
-            statistics = under(STATISTICS, home.kept)
-        mixture = Mixture(home, own, float(alpha), statistics, self.adaptive)
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        own, alpha, statistics = local.vector.clone(), torch.tensor(self.initial_alpha), local.statistics()
+        if local.kept:
+            own, alpha = local.flatten(under(OWN, local.kept)), local.kept[ALPHA]
+            statistics = under(STATISTICS, local.kept)
+        mixture = Mixture(local, own, float(alpha), statistics, self.adaptive)
 
         def batches() -> Iterator[Batch]:
-            for batch in home.batches(home.epochs):
+            for batch in local.batches(local.epochs):
                 mixture.step(batch)
                 yield batch
 
-        metrics = home.fit(batches(), terms)
-        home.kept = {
+        metrics = local.fit(batches(), terms)
+        local.kept = {
             ALPHA: torch.tensor(mixture.alpha),
-            **prefixed(OWN, home.unflatten(mixture.own)),
+            **prefixed(OWN, local.unflatten(mixture.own)),
             **prefixed(STATISTICS, mixture.statistics),
         }
         return metrics
@@ -58,39 +58,41 @@ class APFL(Personalization):
     def passes(self, epochs: int) -> int:
         return 2 * epochs
 
-    def predict(self, home: Home) -> None:
-        if home.kept:
-            alpha, own = float(home.kept[ALPHA]), home.flatten(under(OWN, home.kept))
-            home.vector.copy_(mix(own, home.vector, alpha))
-            home.load(under(STATISTICS, home.kept))
+    def predict(self, local: LocalTrainingContext) -> None:
+        if local.kept:
+            alpha, own = float(local.kept[ALPHA]), local.flatten(under(OWN, local.kept))
+            local.vector.copy_(mix(own, local.vector, alpha))
+            local.load(under(STATISTICS, local.kept))
 
 
 class Mixture:
     """v, α and v̄'s running statistics, while a client's w is trained beside them."""
 
-    def __init__(self, home: Home, own: Tensor, alpha: float, statistics: dict[str, Tensor], adaptive: bool) -> None:
+    def __init__(
+        self, local: LocalTrainingContext, own: Tensor, alpha: float, statistics: dict[str, Tensor], adaptive: bool
+    ) -> None:
         self.own = own
         self.alpha = alpha
         self.statistics = statistics
-        self._home = home
+        self._local = local
         self._adaptive = adaptive
-        self._gradients = home.gradients()
-        self._stepped = home.stepper()
+        self._gradients = local.gradients()
+        self._stepped = local.stepper()
 
     def step(self, batch: Batch) -> None:
         """Move v and α by their gradients at v̄; the model stands at w before and after."""
-        home, alpha = self._home, self.alpha
-        shared, seen = home.vector.clone(), home.statistics()
-        home.vector.copy_(mix(self.own, shared, alpha))
-        home.load(self.statistics)
+        local, alpha = self._local, self.alpha
+        shared, seen = local.vector.clone(), local.statistics()
+        local.vector.copy_(mix(self.own, shared, alpha))
+        local.load(self.statistics)
         gradient = self._gradients(batch)
         if self._adaptive:
             slope = float((self.own - shared) @ gradient)
-            self.alpha = min(max(alpha - home.lr * slope, 0.0), 1.0)
+            self.alpha = min(max(alpha - local.lr * slope, 0.0), 1.0)
         self._stepped(self.own, gradient * alpha)
-        self.statistics = home.statistics()
-        home.vector.copy_(shared)
-        home.load(seen)
+        self.statistics = local.statistics()
+        local.vector.copy_(shared)
+        local.load(seen)
 
 
 def mix(own: Tensor, shared: Tensor, alpha: float) -> Tensor:

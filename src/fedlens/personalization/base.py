@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-from fedlens.federation.types import Metrics, State
-from fedlens.registry import Registry
+from fedlens.core.registry import Registry
+from fedlens.core.types import Metrics, State
 from fedlens.strategies.base import LocalTerms
 
 Batch = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ class Gradients(Protocol):
         ...
 
 
-class Home(ABC):
+class LocalTrainingContext(ABC):
     """One client's bench during one task.
 
     round, client   of the task
@@ -60,7 +60,7 @@ class Home(ABC):
     module: nn.Module
     vector: Tensor
     start: Tensor
-    pace: Tensor | None
+    step_scale: Tensor | None
     kept: State
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Home(ABC):
         over: int | Iterable[Batch],
         terms: LocalTerms = NO_TERMS,
         *,
-        share: Tensor | None = None,
+        step_scale: Tensor | None = None,
         lr: float | None = None,
         optimizer: Optimizer = "kept",
     ) -> Metrics:
@@ -84,7 +84,7 @@ class Home(ABC):
         """This client's images; each call draws them in another order."""
 
     @abstractmethod
-    def gradients(self, terms: LocalTerms = NO_TERMS, *, share: Tensor | None = None) -> Gradients:
+    def gradients(self, terms: LocalTerms = NO_TERMS, *, step_scale: Tensor | None = None) -> Gradients:
         """For a loop of one's own. Of `terms`, the one in the loss counts; where `share` is 0 nothing is computed."""
 
     @abstractmethod
@@ -137,14 +137,14 @@ class Personalization:
         never sent."""
         return False
 
-    def arrive(self, home: Home) -> None:
+    def arrive(self, local: LocalTrainingContext) -> None:
         """Before training: change what the model starts from."""
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
         """The round's training; what the model is afterwards is sent, less its private parts."""
-        return home.fit(home.epochs, terms)
+        return local.fit(local.epochs, terms)
 
-    def predict(self, home: Home) -> None:
+    def predict(self, local: LocalTrainingContext) -> None:
         """Make the model the one that the client uses. Nothing of it is kept."""
 
     def passes(self, epochs: int) -> int:
@@ -152,7 +152,7 @@ class Personalization:
         the model once. A site may limit them."""
         return epochs
 
-    def objection(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module) -> str | None:
         """Why it cannot work with this model: a line that begins with the configuration key; None: it can."""
         return None
 

@@ -14,9 +14,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.federation.types import Metrics
-from fedlens.limits import Times
-from fedlens.personalization.base import Home, Personalization, personalizations
+from fedlens.core.limits import Times
+from fedlens.core.types import Metrics
+from fedlens.personalization.base import LocalTrainingContext, Personalization, personalizations
 from fedlens.strategies.base import LocalTerms
 
 
@@ -30,21 +30,21 @@ class Ditto(Personalization):
         Times | None, Field(description="passes for the client's own model; default: federated.local_epochs")
     ] = None
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        received, centre = home.state(), home.vector.clone()
-        metrics = home.fit(home.epochs, terms)
-        sent = home.state()
-        home.load({**received, **home.kept})
-        home.fit(self.personal_epochs or home.epochs, LocalTerms(correction=self.pull(centre)), optimizer="fresh")
-        home.kept = home.state()
-        home.load(sent)
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        received, centre = local.state(), local.vector.clone()
+        metrics = local.fit(local.epochs, terms)
+        sent = local.state()
+        local.load({**received, **local.kept})
+        local.fit(self.personal_epochs or local.epochs, LocalTerms(correction=self.pull(centre)), optimizer="fresh")
+        local.kept = local.state()
+        local.load(sent)
         return metrics
 
     def passes(self, epochs: int) -> int:
         return epochs + (self.personal_epochs or epochs)
 
-    def predict(self, home: Home) -> None:
-        home.load(home.kept)
+    def predict(self, local: LocalTrainingContext) -> None:
+        local.load(local.kept)
 
     def pull(self, centre: Tensor) -> Callable[[Tensor], Tensor]:
         """λ (v − wᵗ)."""

@@ -20,10 +20,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedlens.federation.types import Metrics
-from fedlens.limits import Layers
+from fedlens.core.limits import Layers
+from fedlens.core.types import Metrics
 from fedlens.models.stages import stage_ends, up_to
-from fedlens.personalization.base import Batch, Home, Personalization, personalizations
+from fedlens.personalization.base import Batch, LocalTrainingContext, Personalization, personalizations
 from fedlens.personalization.split import trainable_names
 from fedlens.strategies.base import LocalTerms, prefixed, under
 
@@ -56,55 +56,55 @@ class FedALA(Personalization):
         Field(gt=0, description="standard deviation of ten losses that is steady; the paper: 0.01, its code: 0.1"),
     ] = 0.1
 
-    def arrive(self, home: Home) -> None:
-        if home.kept:
-            home.kept = {**home.kept, **prefixed(WEIGHTS, self.mixed(home))}
+    def arrive(self, local: LocalTrainingContext) -> None:
+        if local.kept:
+            local.kept = {**local.kept, **prefixed(WEIGHTS, self.mixed(local))}
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        metrics = home.fit(home.epochs, terms)
-        live = home.unflatten(home.vector)
-        trained = {name: live[name].clone() for name in top_layers(home.module, live, self.layers)}
-        home.kept = {**home.kept, **prefixed(TRAINED, trained)}
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        metrics = local.fit(local.epochs, terms)
+        live = local.unflatten(local.vector)
+        trained = {name: live[name].clone() for name in top_layers(local.module, live, self.layers)}
+        local.kept = {**local.kept, **prefixed(TRAINED, trained)}
         return metrics
 
     def passes(self, epochs: int) -> int:
         return epochs + 2 * MOST_PASSES
 
-    def predict(self, home: Home) -> None:
-        self.arrive(home)
+    def predict(self, local: LocalTrainingContext) -> None:
+        self.arrive(local)
 
-    def mixed(self, home: Home) -> dict[str, Tensor]:
+    def mixed(self, local: LocalTrainingContext) -> dict[str, Tensor]:
         """Put Θ̂ in the model's place; gives W, of the top layers."""
-        names = top_layers(home.module, home.unflatten(home.vector), self.layers)
-        top, received, seen = home.mask(frozenset(names)), home.vector.clone(), home.statistics()
-        trained, known = home.flatten(under(TRAINED, home.kept)), under(WEIGHTS, home.kept)
-        aggregation = LocalAggregation(home, received, received.lerp(trained, top), top, self.weights_lr)
-        aggregation.weights = home.flatten(known) if known else top.clone()
-        self._learn(home, aggregation, first=not known)
-        home.load(seen)
-        home.vector.copy_(aggregation.model())
-        return {name: value for name, value in home.unflatten(aggregation.weights).items() if name in names}
+        names = top_layers(local.module, local.unflatten(local.vector), self.layers)
+        top, received, seen = local.mask(frozenset(names)), local.vector.clone(), local.statistics()
+        trained, known = local.flatten(under(TRAINED, local.kept)), under(WEIGHTS, local.kept)
+        aggregation = LocalAggregation(local, received, received.lerp(trained, top), top, self.weights_lr)
+        aggregation.weights = local.flatten(known) if known else top.clone()
+        self._learn(local, aggregation, first=not known)
+        local.load(seen)
+        local.vector.copy_(aggregation.model())
+        return {name: value for name, value in local.unflatten(aggregation.weights).items() if name in names}
 
-    def _learn(self, home: Home, aggregation: LocalAggregation, first: bool) -> None:
+    def _learn(self, local: LocalTrainingContext, aggregation: LocalAggregation, first: bool) -> None:
         """One pass; the `first` time as many as it takes."""
-        if not home.examples:
+        if not local.examples:
             return
         losses: list[float] = []
         for _ in range(MOST_PASSES if first else 1):
-            losses.append(aggregation.learn(self._some(home)))
+            losses.append(aggregation.learn(self._some(local)))
             if len(losses) > LOSSES and pstdev(losses[-LOSSES:]) < self.steady:
                 return
 
-    def _some(self, home: Home) -> Iterator[Batch]:
+    def _some(self, local: LocalTrainingContext) -> Iterator[Batch]:
         """Batches until they hold the share `sample` of the images."""
         seen = 0
-        for batch in home.batches(1):
+        for batch in local.batches(1):
             yield batch
             seen += len(batch[1])
-            if seen >= self.sample * home.examples:
+            if seen >= self.sample * local.examples:
                 return
 
-    def objection(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module) -> str | None:
         held = layers_of(model, trainable_names(model))
         if self.layers <= len(held):
             return None
@@ -117,8 +117,8 @@ class LocalAggregation:
 
     weights: Tensor
 
-    def __init__(self, home: Home, received: Tensor, trained: Tensor, top: Tensor, lr: float) -> None:
-        self._home = home
+    def __init__(self, local: LocalTrainingContext, received: Tensor, trained: Tensor, top: Tensor, lr: float) -> None:
+        self._local = local
         self._trained = trained
         self._change = received - trained
         self._top = top
@@ -130,9 +130,9 @@ class LocalAggregation:
 
     def learn(self, batches: Iterator[Batch]) -> float:
         """One pass over `batches`; gives the mean loss."""
-        gradients = self._home.gradients(share=self._top)
+        gradients = self._local.gradients(step_scale=self._top)
         for batch in batches:
-            self._home.vector.copy_(self.model())
+            self._local.vector.copy_(self.model())
             self.weights.addcmul_(gradients(batch), self._change, value=-self._lr).clamp_(0, 1)
         return gradients.metrics()["loss"].value
 

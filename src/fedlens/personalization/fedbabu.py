@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from fedlens.federation.types import Metrics
-from fedlens.personalization.base import Home, personalizations
+from fedlens.core.types import Metrics
+from fedlens.personalization.base import LocalTrainingContext, personalizations
 from fedlens.personalization.finetune import TuneEpochs, TuneRate, tune
 from fedlens.personalization.split import SplitPersonalization
 from fedlens.strategies.base import LocalTerms
@@ -30,19 +30,19 @@ class FedBABU(SplitPersonalization):
     tune_lr: TuneRate = None
     tunes: Annotated[Literal["all", "head", "body"], Field(description="what the fine-tuning before use moves")] = "all"
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        return home.fit(home.epochs, terms, share=home.mask(self.body_of(home)))
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        return local.fit(local.epochs, terms, step_scale=local.mask(self.body_of(local)))
 
     def passes(self, epochs: int) -> int:
         return epochs + self.tune_epochs
 
-    def predict(self, home: Home) -> None:
+    def predict(self, local: LocalTrainingContext) -> None:
         parts = {"head": self.head_of, "body": self.body_of}
-        share = None if self.tunes == "all" else home.mask(parts[self.tunes](home))
-        tune(home, self.tune_epochs, self.tune_lr, share)
+        step_scale = None if self.tunes == "all" else local.mask(parts[self.tunes](local))
+        tune(local, self.tune_epochs, self.tune_lr, step_scale)
 
-    def objection(self, model: nn.Module) -> str | None:
-        split = super().objection(model)
+    def incompatibility(self, model: nn.Module) -> str | None:
+        split = super().incompatibility(model)
         if split is not None:
             return split
         head = [value for name, value in model.named_parameters() if self.in_head(name)]

@@ -14,9 +14,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from fedlens.federation.types import Metrics
-from fedlens.limits import Times
-from fedlens.personalization.base import Home, personalizations
+from fedlens.core.limits import Times
+from fedlens.core.types import Metrics
+from fedlens.personalization.base import LocalTrainingContext, personalizations
 from fedlens.personalization.split import SplitPersonalization
 from fedlens.strategies.base import LocalTerms
 
@@ -31,9 +31,9 @@ class FedRep(SplitPersonalization):
     def is_private(self, name: str, module: nn.Module) -> bool:
         return self.in_head(name)
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        home.fit(self.head_epochs, share=home.mask(self.head_of(home)), optimizer="fresh")
-        return home.fit(home.epochs, terms, share=home.mask(self.body_of(home)))
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        local.fit(self.head_epochs, step_scale=local.mask(self.head_of(local)), optimizer="fresh")
+        return local.fit(local.epochs, terms, step_scale=local.mask(self.body_of(local)))
 
     def passes(self, epochs: int) -> int:
         return self.head_epochs + epochs

@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.limits import Times
-from fedlens.personalization.base import Home, Personalization, personalizations
+from fedlens.core.limits import Times
+from fedlens.personalization.base import LocalTrainingContext, Personalization, personalizations
 
 TuneEpochs = Annotated[Times, Field(description="passes over the client's images before the model is used")]
 TuneRate = Annotated[
@@ -32,11 +32,11 @@ class FineTune(Personalization):
     def passes(self, epochs: int) -> int:
         return epochs + self.tune_epochs
 
-    def predict(self, home: Home) -> None:
-        tune(home, self.tune_epochs, self.tune_lr)
+    def predict(self, local: LocalTrainingContext) -> None:
+        tune(local, self.tune_epochs, self.tune_lr)
 
 
-def tune(home: Home, epochs: int, lr: float | None, share: Tensor | None = None) -> None:
+def tune(local: LocalTrainingContext, epochs: int, lr: float | None, step_scale: Tensor | None = None) -> None:
     """Train the model on the client's images, where it has any."""
-    if home.examples:
-        home.fit(epochs, lr=lr, share=share, optimizer="fresh")
+    if local.examples:
+        local.fit(epochs, lr=lr, step_scale=step_scale, optimizer="fresh")

@@ -17,9 +17,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.federation.types import Metrics
-from fedlens.limits import Times
-from fedlens.personalization.base import Batch, Home, Personalization, personalizations
+from fedlens.core.limits import Times
+from fedlens.core.types import Metrics
+from fedlens.personalization.base import Batch, LocalTrainingContext, Personalization, personalizations
 from fedlens.strategies.base import LocalTerms
 
 
@@ -41,42 +41,42 @@ class PFedMe(Personalization):
     personal_steps: Annotated[Times, Field(description="K, steps of θ on each batch; the paper: 5")] = 5
     personal_lr: Annotated[float, Field(gt=0, description="η', learning rate of θ; the authors' code: 0.09")] = 0.09
 
-    def train(self, home: Home, terms: LocalTerms) -> Metrics:
-        w, seen = home.vector.clone(), home.statistics()
+    def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
+        w, seen = local.vector.clone(), local.statistics()
 
         def batches() -> Iterator[Batch]:
             nonlocal seen
-            for batch in home.batches(home.epochs):
-                seen = observed(home, batch, w, seen)
+            for batch in local.batches(local.epochs):
+                seen = observed(local, batch, w, seen)
                 yield from repeat(batch, self.personal_steps)
-                move = (w - home.vector).mul_(self.lam)
+                move = (w - local.vector).mul_(self.lam)
                 if terms.correction is not None:
                     move += terms.correction(w)
-                w.sub_(move if home.pace is None else move * home.pace, alpha=home.lr)
+                w.sub_(move if local.step_scale is None else move * local.step_scale, alpha=local.lr)
 
         pull = replace(terms, correction=lambda theta: (theta - w).mul_(self.lam))
-        metrics = home.fit(batches(), pull, lr=self.personal_lr, optimizer="plain")
-        home.kept = home.state()
-        home.vector.copy_(w)
-        home.load(seen)
+        metrics = local.fit(batches(), pull, lr=self.personal_lr, optimizer="plain")
+        local.kept = local.state()
+        local.vector.copy_(w)
+        local.load(seen)
         return metrics
 
     def passes(self, epochs: int) -> int:
         return epochs * (self.personal_steps + 1)
 
-    def predict(self, home: Home) -> None:
-        home.load(home.kept)
+    def predict(self, local: LocalTrainingContext) -> None:
+        local.load(local.kept)
 
 
-def observed(home: Home, batch: Batch, w: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+def observed(local: LocalTrainingContext, batch: Batch, w: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
     """w's running statistics `seen` after a batch; the model stands at θ before and after."""
     if not seen:
         return seen
-    theta, own = home.vector.clone(), home.statistics()
-    home.vector.copy_(w)
-    home.load(seen)
-    home.observe(batch)
-    seen = home.statistics()
-    home.vector.copy_(theta)
-    home.load(own)
+    theta, own = local.vector.clone(), local.statistics()
+    local.vector.copy_(w)
+    local.load(seen)
+    local.observe(batch)
+    seen = local.statistics()
+    local.vector.copy_(theta)
+    local.load(own)
     return seen

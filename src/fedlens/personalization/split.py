@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from fedlens.personalization.base import Home, Personalization
+from fedlens.personalization.base import LocalTrainingContext, Personalization
 
 Head = Annotated[str, Field(min_length=1, description="how the names of the head's tensors begin")]
 
@@ -22,15 +22,15 @@ class SplitPersonalization(Personalization):
     def in_head(self, name: str) -> bool:
         return name.startswith(self.head)
 
-    def head_of(self, home: Home) -> frozenset[str]:
+    def head_of(self, local: LocalTrainingContext) -> frozenset[str]:
         """Names of the head's trainable parameters."""
-        return frozenset(filter(self.in_head, trainable_names(home.module)))
+        return frozenset(filter(self.in_head, trainable_names(local.module)))
 
-    def body_of(self, home: Home) -> frozenset[str]:
+    def body_of(self, local: LocalTrainingContext) -> frozenset[str]:
         """Names of the other trainable parameters."""
-        return frozenset(trainable_names(home.module)) - self.head_of(home)
+        return frozenset(trainable_names(local.module)) - self.head_of(local)
 
-    def objection(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module) -> str | None:
         names = trainable_names(model)
         found = sum(map(self.in_head, names))
         key = f"personalization.head = {self.head!r}"

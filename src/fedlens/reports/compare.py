@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fedlens.core.files import write_atomic
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.files import write_atomic
 from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run

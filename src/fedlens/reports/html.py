@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlens.clean import escape
-from fedlens.files import write_atomic
+from fedlens.core.clean import escape
+from fedlens.core.files import write_atomic
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
@@ -18,7 +18,7 @@ from fedlens.reports.uses import FIGURES
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.next_steps import from_python, resuming
-from fedlens.tracking.summary import duration, is_personal, last_with, percent
+from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
 from fedlens.tracking.wording import UNUSED, floors, measured_on
 
 
@@ -242,14 +242,13 @@ def _cost(run: LoadedRun) -> str:
 
 
 def _saved(run: LoadedRun) -> str:
-    """What was saved by sending a part of the model, a round; nothing where all of it travels."""
-    parts = [line for line in run.metrics if "traffic/whole_model" in line.get("measures", {})]
-    if not parts:
+    """What was saved by sending less than whole models and updates; nothing where those travel."""
+    found = saved_of_whole(run.metrics)
+    if found is None:
         return ""
-    whole = sum(line["measures"]["traffic/whole_model"] for line in parts) / len(parts) / 1e6
-    sent = sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts) / 1e6
+    sent, whole = (nbytes / 1e6 for nbytes in found)
     return (
-        f" Only a part of the model travels: {sent:,.2f} MB a round instead of {whole:,.2f} MB, "
+        f" Less than the whole model travels: {sent:,.2f} MB a round instead of {whole:,.2f} MB, "
         f"{whole - sent:,.2f} MB ({percent(1 - sent / whole)}) saved."
     )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlens.core.yaml_text import read_file
 from fedlens.errors import FedLensError
-from fedlens.texts import read_file
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import Anything, Confusion, Data, Partition, Result, read_saved

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from string import Template
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
 from fedlens.reports.figures.base import Figure
 from fedlens.reports.uses import USES
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
+from fedlens.core.files import write_atomic
+from fedlens.core.words import count
 from fedlens.data.show import Counts, Holdings, partition_figure
 from fedlens.errors import DataError
-from fedlens.files import write_atomic
 from fedlens.reports.page import page, table, titled
-from fedlens.words import count
 
 _SHADES = 8
 _MOST_CLASSES = 60

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
 from fedlens.errors import FedLensError
 from fedlens.reports.load import LoadedRun
 from fedlens.reports.page import titled

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Moment, Partial, Task
+from fedlens.core.types import ClientFailure, ClientInfo, ClientResult, PartialSum, PendingTask, Task, VirtualTime
 from fedlens.runtimes.meter import Watch
 
-Outcome = Answer | Partial | ClientFailure
+Outcome = ClientResult | PartialSum | ClientFailure
 
 
 class Runtime(Protocol):
@@ -17,9 +17,11 @@ class Runtime(Protocol):
     at_once      how many tasks it works on at the same time
     may_be_late  whether some answers can come later than others: only then is it of use to ask more clients than needed
     watch        told now and then how far the batch is, by the thread that waits for it
+    virtual_time where the virtual clock stands; None: there is none
     """
 
     watch: Watch
+    virtual_time: VirtualTime | None
 
     @property
     def at_once(self) -> int: ...
@@ -53,20 +55,12 @@ class Runtime(Protocol):
         ...
 
 
-Arrival = tuple[Task, Answer | ClientFailure]
+TaskOutcome = tuple[Task, ClientResult | ClientFailure]
 """A task that was in flight, and what came of it."""
 
 
 @runtime_checkable
-class Timed(Protocol):
-    """A runtime with a virtual clock."""
-
-    moment: Moment
-    """Where the clock stands."""
-
-
-@runtime_checkable
-class Flow(Protocol):
+class AsyncRuntime(Protocol):
     """A runtime in which tasks come and go one by one, each with a model of its own. Batches (of evaluations) may be
     run in between."""
 
@@ -78,11 +72,11 @@ class Flow(Protocol):
         """Give out tasks to clients that are idle."""
         ...
 
-    def flights(self) -> tuple[Flight, ...]:
+    def pending_tasks(self) -> tuple[PendingTask, ...]:
         """What is in flight, in the order of the starts."""
         ...
 
-    def take_up(self, flights: Sequence[Flight]) -> None:
+    def restore(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Go on with what was in flight when a run was stopped."""
         ...
 
@@ -96,7 +90,7 @@ class Flow(Protocol):
         """Whether something else arrives at this very moment."""
         ...
 
-    def arrival(self, *, short: bool) -> Arrival | None:
+    def next_result(self, *, short: bool) -> TaskOutcome | None:
         """The next outcome; waits for it. None, when `short` of clients: others may be there now.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fedlens.federation.types import ClientInfo, Task
+from fedlens.core.types import ClientInfo, Task, VirtualTime
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import Meter, Seldom, Watch, nobody, standing
 from fedlens.runtimes.worker import MakeTrainer, work
@@ -14,6 +14,7 @@ class InProcessRuntime:
     """Runs each task when its outcome is asked for."""
 
     may_be_late = False
+    virtual_time: VirtualTime | None = None
 
     def __init__(self, clients: Sequence[ClientInfo], make_trainer: MakeTrainer) -> None:
         self._clients = clients

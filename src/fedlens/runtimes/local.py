@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from fedlens.core.types import ClientInfo, Task, VirtualTime
 from fedlens.errors import FedLensError, RuntimeFailure
-from fedlens.federation.types import ClientInfo, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import CELLS, LOOK_SECONDS, Meter, Watch, nobody, standing
@@ -33,6 +33,7 @@ class LocalRuntime:
     """Shares a round's tasks out among worker processes by a fixed rule, so that a repeat adds in the same order."""
 
     may_be_late = False
+    virtual_time: VirtualTime | None = None
 
     def __init__(
         self,

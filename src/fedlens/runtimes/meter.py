@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableSequence, Sequence
 
-from fedlens.federation.types import Standing, Task
+from fedlens.core.types import BatchProgress, Task
+from fedlens.training.tasks.base import kind_of
 
 CELLS = 3
 """Clients done, steps done, steps in all."""
@@ -16,10 +17,10 @@ CELLS = 3
 LOOK_SECONDS = 0.25
 """How often to look while a batch runs."""
 
-Watch = Callable[[Standing], None]
+Watch = Callable[[BatchProgress], None]
 
 
-def nobody(_standing: Standing) -> None:
+def nobody(_standing: BatchProgress) -> None:
     """Whom it does not concern."""
 
 
@@ -58,10 +59,10 @@ class Meter:
         self._changed()
 
 
-def standing(tasks: Sequence[Task], cells: Sequence[Sequence[int]]) -> Standing:
+def standing(tasks: Sequence[Task], cells: Sequence[Sequence[int]]) -> BatchProgress:
     """How far a batch is, all workers together."""
     clients, steps, planned = (sum(of_one[index] for of_one in cells) for index in range(CELLS))
-    return Standing(tasks[0].round, tasks[0].kind, clients, len(tasks), steps, max(planned, steps))
+    return BatchProgress(tasks[0].round, kind_of(tasks[0].kind).label, clients, len(tasks), steps, max(planned, steps))
 
 
 class Seldom:

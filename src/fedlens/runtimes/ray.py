@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedlens.core.types import BatchProgress, ClientInfo, ClientResult, PartialSum, Task, VirtualTime
 from fedlens.errors import ConfigError, DataError, FedLensError, ModelError, RuntimeFailure
-from fedlens.federation.types import Answer, ClientInfo, Partial, Standing, Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.local import share_out
@@ -24,6 +24,7 @@ from fedlens.runtimes.ray_cluster import brief, connect, disconnect, import_ray,
 from fedlens.runtimes.ray_worker import RayWorker, frozen, unpacked
 from fedlens.runtimes.worker import MakeTrainer
 from fedlens.training.device import LESS_MEMORY
+from fedlens.training.tasks.base import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class RayRuntime:
     """Shares a round's tasks out among actors; those of an actor that is lost go to the others."""
 
     may_be_late = False
+    virtual_time: VirtualTime | None = None
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class RayRuntime:
         while waiting and time.monotonic() < ends:
             _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_SECONDS)
             left = sum(len(share.tasks) for share in self._shares if share.answer in waiting)
-            self.watch(Standing(tasks[0].round, tasks[0].kind, len(tasks) - left, len(tasks)))
+            self.watch(BatchProgress(tasks[0].round, kind_of(tasks[0].kind).label, len(tasks) - left, len(tasks)))
 
     def close(self) -> None:
         for actor in self._actors:
@@ -235,6 +237,6 @@ class _Lost(RuntimeFailure):
 
 def _kept(outcome: Outcome) -> bool:
     """Whether a client of `outcome` stored tensors."""
-    if isinstance(outcome, Partial):
+    if isinstance(outcome, PartialSum):
         return any(report.stored for report in outcome.reports)
-    return isinstance(outcome, Answer) and outcome.report.stored
+    return isinstance(outcome, ClientResult) and outcome.report.stored

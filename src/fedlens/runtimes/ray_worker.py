@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from fedlens.core.types import Task
 from fedlens.errors import RuntimeFailure
-from fedlens.federation.types import Task
 from fedlens.runtimes import wire
 from fedlens.runtimes.worker import MakeTrainer, work
 

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fedlens.clocks.base import Clock
+from fedlens.clocks.base import LatencyModel
+from fedlens.core.types import ClientFailure, ClientInfo, ClientResult, PartialSum, PendingTask, Task, VirtualTime
 from fedlens.errors import NotEnoughClients
-from fedlens.federation.types import Answer, ClientFailure, ClientInfo, Flight, Moment, Partial, Task
-from fedlens.runtimes.base import Arrival, Outcome, Runtime
+from fedlens.runtimes.base import Outcome, Runtime, TaskOutcome
 from fedlens.runtimes.meter import Watch
+from fedlens.training.tasks.base import kind_of
 
 AHEAD = 4
 """Answers that may wait in memory for their moment, for each task that the runtime works on at once."""
@@ -26,7 +27,7 @@ AHEAD = 4
 class _Round:
     """A synchronous batch: tasks in the order in which they come back, of which `enough` answers are waited for."""
 
-    waiting: deque[Flight]
+    waiting: deque[PendingTask]
     enough: int
 
 
@@ -39,14 +40,22 @@ class VirtualRuntime:
 
     may_be_late = True
 
-    def __init__(self, inner: Runtime, clock: Clock, seed: int) -> None:
-        self.moment = Moment()
+    def __init__(self, inner: Runtime, clock: LatencyModel, seed: int) -> None:
+        self._time = VirtualTime()
         self._inner = inner
         self._clock = clock
         self._seed = seed
         self._round: _Round | None = None
-        self._flights: list[tuple[float, int, Flight]] = []
-        self._outcomes: dict[int, Answer | ClientFailure] = {}
+        self._pending: list[tuple[float, int, PendingTask]] = []
+        self._outcomes: dict[int, ClientResult | ClientFailure] = {}
+
+    @property
+    def virtual_time(self) -> VirtualTime | None:
+        return self._time
+
+    @virtual_time.setter
+    def virtual_time(self, time: VirtualTime | None) -> None:
+        self._time = time or VirtualTime()
 
     @property
     def watch(self) -> Watch:
@@ -70,7 +79,7 @@ class VirtualRuntime:
         if not at_least:
             return everybody
         self._pass(self._together(min(at_least, len(everybody))))
-        return self._on(self.moment.now)
+        return self._on(self._time.now)
 
     def known(self) -> Sequence[ClientInfo]:
         return self._inner.known()
@@ -82,9 +91,9 @@ class VirtualRuntime:
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         listed = list(tasks)
-        if listed and listed[0].kind == "train":
-            flights = [self._started(task) for task in listed]
-            self._round = _Round(deque(sorted(flights, key=lambda flight: flight.due)), enough or len(listed))
+        if listed and kind_of(listed[0].kind).takes_time:
+            pending_tasks = [self._started(task) for task in listed]
+            self._round = _Round(deque(sorted(pending_tasks, key=lambda pending: pending.due)), enough or len(listed))
         else:  # what the server wants to know of the clients takes no time
             self._inner.submit(listed, enough)
 
@@ -94,17 +103,17 @@ class VirtualRuntime:
         if batch is None:
             yield from self._inner.completed(timeout)
             return
-        end, missing = self.moment.now, batch.enough
+        end, missing = self._time.now, batch.enough
         while missing and batch.waiting:
-            coming: list[Flight] = []
+            coming: list[PendingTask] = []
             while batch.waiting and len(coming) < missing:
-                flight = batch.waiting.popleft()
-                end = max(end, flight.due)
-                if self._lost(flight):
-                    yield dropped(flight.task)
+                pending = batch.waiting.popleft()
+                end = max(end, pending.due)
+                if self._lost(pending):
+                    yield dropped(pending.task)
                 else:
-                    coming.append(flight)
-            self._inner.submit(flight.task for flight in sorted(coming, key=lambda flight: flight.number))
+                    coming.append(pending)
+            self._inner.submit(pending.task for pending in sorted(coming, key=lambda pending: pending.number))
             for outcome in self._inner.completed(timeout):
                 missing -= answers(outcome)
                 yield outcome
@@ -113,65 +122,65 @@ class VirtualRuntime:
     # -- asynchronous -------------------------------------------------------------------------------------------------
 
     def idle(self) -> Sequence[ClientInfo]:
-        busy = {flight.task.client for *_, flight in self._flights}
-        return [client for client in self._on(self.moment.now) if client.name not in busy]
+        busy = {pending.task.client for *_, pending in self._pending}
+        return [client for client in self._on(self._time.now) if client.name not in busy]
 
     def start(self, tasks: Sequence[Task]) -> None:
-        self.take_up([self._started(task) for task in tasks])
+        self.restore([self._started(task) for task in tasks])
 
-    def flights(self) -> tuple[Flight, ...]:
-        return tuple(sorted((flight for *_, flight in self._flights), key=lambda flight: flight.number))
+    def pending_tasks(self) -> tuple[PendingTask, ...]:
+        return tuple(sorted((pending for *_, pending in self._pending), key=lambda pending: pending.number))
 
-    def take_up(self, flights: Sequence[Flight]) -> None:
-        for flight in flights:
-            heapq.heappush(self._flights, (flight.due, flight.number, flight))
-            if self._lost(flight):
-                self._outcomes[flight.number] = dropped(flight.task)
+    def restore(self, pending_tasks: Sequence[PendingTask]) -> None:
+        for pending in pending_tasks:
+            heapq.heappush(self._pending, (pending.due, pending.number, pending))
+            if self._lost(pending):
+                self._outcomes[pending.number] = dropped(pending.task)
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._pending)
 
     @property
     def more_now(self) -> bool:
-        return bool(self._flights) and self._flights[0][0] == self.moment.now
+        return bool(self._pending) and self._pending[0][0] == self._time.now
 
-    def arrival(self, *, short: bool) -> Arrival | None:
-        comes_on = self._somebody_comes_on(self.moment.now) if short else float("inf")
-        if not self._flights or comes_on < self._flights[0][0]:
+    def next_result(self, *, short: bool) -> TaskOutcome | None:
+        comes_on = self._somebody_comes_on(self._time.now) if short else float("inf")
+        if not self._pending or comes_on < self._pending[0][0]:
             self._pass(comes_on)
             return None
-        if self._flights[0][1] not in self._outcomes:
+        if self._pending[0][1] not in self._outcomes:
             self._train()
-        due, number, flight = heapq.heappop(self._flights)
+        due, number, pending = heapq.heappop(self._pending)
         self._pass(due)
-        return flight.task, self._outcomes.pop(number)
+        return pending.task, self._outcomes.pop(number)
 
     def _train(self) -> None:
-        """Train what comes back next, as much as there is room for; each of these clients has one task in flight."""
-        untrained = (entry for entry in self._flights if entry[1] not in self._outcomes)
-        waiting = sum(isinstance(outcome, Answer) for outcome in self._outcomes.values())
+        """Train what comes back next, as much as there is room for; each of these clients has one task in pending."""
+        untrained = (entry for entry in self._pending if entry[1] not in self._outcomes)
+        waiting = sum(isinstance(outcome, ClientResult) for outcome in self._outcomes.values())
         room = max(AHEAD * self.at_once - waiting, 1)
-        coming = {flight.task.client: flight for *_, flight in heapq.nsmallest(room, untrained)}
-        self._inner.submit(flight.task for flight in coming.values())
+        coming = {pending.task.client: pending for *_, pending in heapq.nsmallest(room, untrained)}
+        self._inner.submit(pending.task for pending in coming.values())
         for outcome in self._inner.completed():
-            assert not isinstance(outcome, Partial)  # the tasks are `apart`
+            assert not isinstance(outcome, PartialSum)  # the tasks are `apart`
             self._outcomes[coming[outcome.client].number] = outcome
 
     # -- the clock ----------------------------------------------------------------------------------------------------
 
-    def _started(self, task: Task) -> Flight:
-        number = self.moment.started
-        self.moment = Moment(self.moment.now, number + 1)
-        return Flight(task, number, self.moment.now + self._clock.seconds(task.client, self._seed, number))
+    def _started(self, task: Task) -> PendingTask:
+        number = self._time.started
+        self._time = VirtualTime(self._time.now, number + 1)
+        return PendingTask(task, number, self._time.now + self._clock.seconds(task.client, self._seed, number))
 
-    def _lost(self, flight: Flight) -> bool:
-        return self._clock.lost(flight.task.client, self._seed, flight.number)
+    def _lost(self, pending: PendingTask) -> bool:
+        return self._clock.lost(pending.task.client, self._seed, pending.number)
 
     def _together(self, at_least: int) -> float:
         """The first moment from now at which so many clients are on at once. One that comes on raises their number, so
         only those moments count; within a cycle, each client has one."""
-        moment, most = self.moment.now, 0
+        moment, most = self._time.now, 0
         for _ in range(len(self._inner.clients()) + 1):
             most = max(most, len(self._on(moment)))
             if most >= at_least:
@@ -194,14 +203,14 @@ class VirtualRuntime:
         return min((later for later in moments if later > moment), default=float("inf"))
 
     def _pass(self, now: float) -> None:
-        self.moment = Moment(now, self.moment.started)
+        self._time = VirtualTime(now, self._time.started)
 
 
 def answers(outcome: Outcome) -> int:
     """How many clients' answers are in an outcome."""
-    if isinstance(outcome, Partial):
+    if isinstance(outcome, PartialSum):
         return len(outcome.reports)
-    return int(isinstance(outcome, Answer))
+    return int(isinstance(outcome, ClientResult))
 
 
 def dropped(task: Task) -> ClientFailure:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from fedlens.federation.types import Answer, ClientFailure, Task
+from fedlens.core.types import ClientFailure, Task
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import Meter
 from fedlens.training.client import ClientTrainer
+from fedlens.training.tasks.base import kind_of
 
 MakeTrainer = Callable[[], ClientTrainer]
 """Builds a worker's resident model; called in the worker's own process."""
@@ -18,17 +19,17 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
     task allow it."""
     meter = meter or Meter()
     meter.begin([trainer.steps(task) for task in tasks])
-    sums = trainer.make_aggregator()
+    sums = trainer.partial_sum(tasks[0].round) if tasks else None
     added = False
     for task in tasks:
         outcome = trainer.run(task, meter.step)
         meter.client()
         if isinstance(outcome, ClientFailure):
             yield outcome
-        elif isinstance(outcome, Answer) and outcome.kind == "train" and sums.mergeable and not task.apart:
-            sums.add(outcome)
+        elif sums is not None and sums.mergeable and kind_of(task.kind).aggregated and not task.unaggregated:
+            sums.add(trainer.decode(outcome))
             added = True
         else:
             yield outcome
-    if added:
+    if sums is not None and added:
         yield sums.partial(tasks[0].round)

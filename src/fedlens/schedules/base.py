@@ -15,9 +15,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.federation.types import State
-from fedlens.limits import Clients, Times
-from fedlens.registry import Registry
+from fedlens.core.limits import Clients, Times
+from fedlens.core.registry import Registry
+from fedlens.core.types import State
+from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
+from fedlens.federation.rounds.buffered import BufferedRounds
 
 MaxStaleness = Annotated[
     Times | None, Field(description="updates that are more steps old are thrown away; default: none is")
@@ -29,15 +31,22 @@ Concurrency = Annotated[
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """One schedule. The dataclass' fields are its configuration keys under `schedule`."""
 
+    @abstractmethod
+    def protocol(self, setup: RoundSetup) -> RoundProtocol:
+        """What collects the rounds of a run."""
 
-class Asynchronous(Schedule, ABC):
+
+class Asynchronous(Schedule):
     """A server that steps whenever so many updates have arrived, while clients work on."""
 
     concurrency: int | None
     max_staleness: int | None
+
+    def protocol(self, setup: RoundSetup) -> RoundProtocol:
+        return BufferedRounds(setup, self)
 
     @abstractmethod
     def buffer(self, concurrency: int) -> int:

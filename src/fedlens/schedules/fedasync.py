@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedlens.federation.types import State
-from fedlens.limits import TimesOrNever
+from fedlens.core.limits import TimesOrNever
+from fedlens.core.types import State
 from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixed, schedules
 
 

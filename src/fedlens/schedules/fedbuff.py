@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.federation.types import State
-from fedlens.limits import Clients
+from fedlens.core.limits import Clients
+from fedlens.core.types import State
 from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixed, schedules
 
 PAPERS_K = 10

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
+from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.schedules.base import Schedule, schedules
 
 
@@ -15,3 +17,6 @@ from fedlens.schedules.base import Schedule, schedules
 @dataclass(frozen=True)
 class Sync(Schedule):
     """The cohort is `federated`'s: `fraction_fit`, `min_fit_clients`, `over_selection`."""
+
+    def protocol(self, setup: RoundSetup) -> RoundProtocol:
+        return SynchronousRounds(setup)

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
 from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, prefixed, strategies
 
 
@@ -37,7 +37,7 @@ class Adaptive(Strategy):
         second = {name: torch.full_like(value, self.tau**2) for name, value in shared.items()}
         return ServerState(shared, prefixed("m", first) | prefixed("v", second))
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         extra, move = dict(state.extra), dict(total.delta)
         for name in ctx.trainable:
             delta = total.delta[name]

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
-from fedlens.registry import Registry
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.registry import Registry
+from fedlens.core.types import State
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ServerState:
 
 
 @dataclass(frozen=True)
-class LocalContext:
+class ClientContext:
     """What the client half may know, before the first local step.
 
     steps      local SGD steps: those planned in `terms`, those taken in `finish`
@@ -51,7 +51,7 @@ class LocalContext:
     loss       mean cross-entropy of the received model over the images that the client trains on, a malicious one's as
                it poisons them; NaN unless `needs_loss`
     received   what `broadcast` sent beyond the model
-    private    what this client kept under the strategy's names last time it took part
+    client_state  what this client kept under the strategy's names last time it took part
     flatten    named trainable tensors → (P,), in the order of `start`; 0 where a name is missing
     unflatten  (P,) → named trainable tensors, of those that travel
     """
@@ -66,7 +66,7 @@ class LocalContext:
     module: nn.Module
     loss: float
     received: State
-    private: State
+    client_state: State
     flatten: Callable[[State], Tensor]
     unflatten: Callable[[Tensor], dict[str, Tensor]]
 
@@ -86,14 +86,14 @@ class LocalTerms:
 
 
 @dataclass(frozen=True)
-class Contribution:
+class ClientUpdate:
     """What a client sends: its update, the update's weight, extras to be summed; and what it keeps. An extra that is a
     single number is never negative: the server takes no other from a site."""
 
     payload: State
     weight: float
     extra: State = field(default_factory=dict)
-    private: State = field(default_factory=dict)
+    client_state: State = field(default_factory=dict)
 
 
 class Strategy:
@@ -118,25 +118,25 @@ class Strategy:
         """What goes to every client of the round: the model, and extras under names of their own."""
         return state.shared
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         """The server's state after the round: here x ← x + Δ."""
         return ServerState(add(state.shared, total.delta), state.extra)
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
         """What this algorithm adds to local training."""
         return LocalTerms()
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         """What a client sends for its update `delta` = after − before (trainable tensors and running statistics)."""
-        return Contribution(delta, weight=float(ctx.examples))
+        return ClientUpdate(delta, weight=float(ctx.examples))
 
-    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+    def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
         """The largest L2 norm of each extra of an honest client, where that is known: what is larger never reaches a
         sum. `norm` is that of the payload that came with them; `ctx` is the client's, with the most steps that it may
         have taken."""
         return {}
 
-    def objection(self, module: nn.Module, private: Set[str]) -> str | None:
+    def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
         """Why it cannot work with this model, of which the parameters called `private` stay with the clients; None: it
         can."""
         return None

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedlens.aggregation.base import Total
+from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.strategies.base import RoundContext, ServerState, Strategy, advance, strategies
 
 
@@ -22,5 +22,5 @@ class FedAvg(Strategy):
 
     server_lr: Annotated[float, Field(gt=0, description="η")] = 1.0
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         return ServerState(advance(state.shared, total.delta, self.server_lr, ctx.trainable), state.extra)

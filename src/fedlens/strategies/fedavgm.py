@@ -11,8 +11,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
 from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, strategies
 
 
@@ -27,7 +27,7 @@ class FedAvgM(Strategy):
     def init(self, shared: State) -> ServerState:
         return ServerState(shared, {name: torch.zeros_like(value) for name, value in shared.items()})
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         velocity = dict(state.extra)
         move = dict(total.delta)
         for name in ctx.trainable:

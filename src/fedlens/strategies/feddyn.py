@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
 from fedlens.strategies.base import (
-    Contribution,
-    LocalContext,
+    ClientContext,
+    ClientUpdate,
     LocalTerms,
     RoundContext,
     ServerState,
@@ -40,8 +40,8 @@ class FedDyn(Strategy):
     def init(self, shared: State) -> ServerState:
         return ServerState(shared, {name: torch.zeros_like(value) for name, value in shared.items()})
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
-        centre = ctx.start + ctx.flatten(ctx.private) / self.alpha
+    def terms(self, ctx: ClientContext) -> LocalTerms:
+        centre = ctx.start + ctx.flatten(ctx.client_state) / self.alpha
 
         def regularised(parameters: Tensor) -> Tensor:
             """α (θ − θᵗ⁻¹) − g_k."""
@@ -49,11 +49,11 @@ class FedDyn(Strategy):
 
         return LocalTerms(correction=regularised)
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
-        gradient = ctx.flatten(ctx.private) - ctx.flatten(delta) * self.alpha
-        return Contribution(delta, weight=1.0, private=ctx.unflatten(gradient))
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
+        gradient = ctx.flatten(ctx.client_state) - ctx.flatten(delta) * self.alpha
+        return ClientUpdate(delta, weight=1.0, client_state=ctx.unflatten(gradient))
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         share = total.count / ctx.population
         h, move = dict(state.extra), dict(total.delta)
         for name in ctx.trainable:

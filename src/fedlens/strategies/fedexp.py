@@ -12,9 +12,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
-from fedlens.strategies.base import Contribution, LocalContext, RoundContext, ServerState, Strategy, advance, strategies
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
+from fedlens.strategies.base import (
+    ClientContext,
+    ClientUpdate,
+    RoundContext,
+    ServerState,
+    Strategy,
+    advance,
+    strategies,
+)
 
 SQUARED = "squared_norm"
 """Name of ‖Δ_i‖² on the wire."""
@@ -32,14 +40,14 @@ class FedExP(Strategy):
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         squared = ctx.flatten(delta).cpu().double().square().sum()
-        return Contribution(delta, weight=1.0, extra={SQUARED: squared})
+        return ClientUpdate(delta, weight=1.0, extra={SQUARED: squared})
 
-    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+    def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
         return {SQUARED: norm**2}
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         mean = sum(float(total.delta[name].double().square().sum()) for name in sorted(ctx.trainable))
         alike = 2 * (mean + self.epsilon)
         rate = max(1.0, float(total.extra[SQUARED]) / alike) if alike else 1.0

@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
 from fedlens.strategies.base import (
-    Contribution,
-    LocalContext,
+    ClientContext,
+    ClientUpdate,
     LocalTerms,
     RoundContext,
     ServerState,
@@ -43,22 +43,22 @@ class FedNova(Strategy):
     mu: Annotated[float, Field(ge=0, description="weight of a proximal term; 0: none")] = 0.0
     server_lr: Annotated[float, Field(gt=0, description="η")] = 1.0
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
         if not self.mu:
             return LocalTerms()
         return LocalTerms(correction=lambda parameters: (parameters - ctx.start).mul_(self.mu))
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         """The sum over clients of weight · extra is what the server needs, and extras are summed unweighted."""
         steps = effective_steps(ctx.steps, ctx.momentum or 0.0, ctx.lr * self.mu)
         normalised = ctx.unflatten(ctx.flatten(delta) / steps)
         work = torch.tensor(ctx.examples * steps, dtype=torch.float64)
-        return Contribution({**delta, **normalised}, weight=float(ctx.examples), extra={WORK: work})
+        return ClientUpdate({**delta, **normalised}, weight=float(ctx.examples), extra={WORK: work})
 
-    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+    def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
         decay = ctx.lr * self.mu
         return {WORK: ctx.examples * most_effective_steps(ctx.steps, ctx.momentum or 0.0)} if decay <= 1 else {}
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         effective = float(total.extra[WORK]) * total.count / total.weight
         return ServerState(advance(state.shared, total.delta, self.server_lr * effective, ctx.trainable), state.extra)

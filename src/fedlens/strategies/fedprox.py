@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.strategies.base import LocalContext, LocalTerms, Strategy, strategies
+from fedlens.strategies.base import ClientContext, LocalTerms, Strategy, strategies
 
 
 @strategies.register("fedprox", summary="FedAvg with a pull towards the received model, for unequal clients")
@@ -18,7 +18,7 @@ class FedProx(Strategy):
 
     mu: Annotated[float, Field(ge=0, description="weight of the proximal term; the paper tries 0.001 to 1")] = 0.01
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
         def proximal(parameters: Tensor) -> Tensor:
             return (parameters - ctx.start).mul_(self.mu)
 

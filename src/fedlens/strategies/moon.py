@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlens.federation.types import State
+from fedlens.core.types import State
 from fedlens.models.base import Recognizer
-from fedlens.strategies.base import Contribution, LocalContext, LocalTerms, Strategy, strategies
+from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, Strategy, strategies
 
 BACKBONE = "backbone."
 """How names of a Recognizer's backbone begin."""
@@ -39,12 +39,12 @@ class Moon(Strategy):
     mu: Annotated[float, Field(ge=0, description="μ; the paper takes 5 for CIFAR-10, else 1, out of 0.1 to 10")] = 1.0
     temperature: Annotated[float, Field(gt=0, description="τ")] = 0.5
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
-        if not ctx.private:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
+        if not ctx.client_state:
             return LocalTerms()
         received = deepcopy(cast(Recognizer, ctx.module).backbone).eval()
         previous = deepcopy(received)
-        kept = {name.removeprefix(BACKBONE): value for name, value in ctx.private.items()}
+        kept = {name.removeprefix(BACKBONE): value for name, value in ctx.client_state.items()}
         previous.load_state_dict(kept, strict=False)  # what does not travel is the same in both
 
         def contrastive(inputs: Tensor, features: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ class Moon(Strategy):
 
         return LocalTerms(features=contrastive)
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         trained = ctx.module.state_dict()
         kept = {name: trained[name] for name in delta if name.startswith(BACKBONE)}
-        return replace(super().finish(ctx, delta), private=kept)
+        return replace(super().finish(ctx, delta), client_state=kept)
 
-    def objection(self, module: nn.Module, private: Set[str]) -> str | None:
+    def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
         if not isinstance(module, Recognizer):
             return (
                 "it compares what a model's backbone makes of images, and this model names none: a module of your own "

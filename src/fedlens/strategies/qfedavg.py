@@ -11,9 +11,17 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from fedlens.aggregation.base import Total
-from fedlens.federation.types import State
-from fedlens.strategies.base import Contribution, LocalContext, RoundContext, ServerState, Strategy, advance, strategies
+from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.types import State
+from fedlens.strategies.base import (
+    ClientContext,
+    ClientUpdate,
+    RoundContext,
+    ServerState,
+    Strategy,
+    advance,
+    strategies,
+)
 from fedlens.strategies.momentum import effective_steps
 
 STEEPNESS = "h"
@@ -52,7 +60,7 @@ class QFedAvg(Strategy):
     needs_cohort: ClassVar[bool] = True
     needs_loss: ClassVar[bool] = True
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         moved = ctx.flatten(delta)
         loss = torch.tensor(max(ctx.loss, SMALLEST), dtype=torch.float64)  # whose powers overflow to ∞, not to an error
         squared = moved.cpu().double().square().sum()
@@ -60,14 +68,14 @@ class QFedAvg(Strategy):
         weight = float(ctx.examples) if self.weighted else 1.0
         h = self.q * loss ** (self.q - 1) * squared / rate + loss**self.q
         payload = {**delta, **ctx.unflatten(moved * float(loss**self.q))}
-        return Contribution(payload, weight=weight, extra={STEEPNESS: weight * h})
+        return ClientUpdate(payload, weight=weight, extra={STEEPNESS: weight * h})
 
-    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+    def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
         """As a function of F, with ‖Δ‖ given, h is convex: it is largest for the smallest or the largest F."""
         h = (self.q * norm**2 / ctx.lr * loss ** (-self.q - 1) + loss**self.q for loss in (SMALLEST, LARGEST))
         return {STEEPNESS: max(h) * (ctx.examples if self.weighted else 1.0)}
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         h = float(total.extra[STEEPNESS]) * total.count / total.weight  # extras are summed without their weights
         rate = 1 / h if h else 0.0  # a loss of 0 everywhere leaves nothing to do
         return ServerState(advance(state.shared, total.delta, rate, ctx.trainable), state.extra)

@@ -17,12 +17,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.aggregation.base import Total
+from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
-from fedlens.federation.types import State
+from fedlens.core.types import State
 from fedlens.strategies.base import (
-    Contribution,
-    LocalContext,
+    ClientContext,
+    ClientUpdate,
     LocalTerms,
     RoundContext,
     ServerState,
@@ -58,33 +58,33 @@ class Scaffold(Strategy):
         control = {name: value for name, value in state.extra.items() if name in ctx.trainable}
         return {**state.shared, **prefixed(CONTROL, control)}
 
-    def terms(self, ctx: LocalContext) -> LocalTerms:
+    def terms(self, ctx: ClientContext) -> LocalTerms:
         drift = _everybodys(ctx) - _own(ctx)
         return LocalTerms(correction=lambda _parameters: drift)
 
-    def finish(self, ctx: LocalContext, delta: State) -> Contribution:
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         """c_i⁺ = c_i − c + (x − y) / (η ‖a‖₁)."""
         own = _own(ctx)
         new = own - _everybodys(ctx) - ctx.flatten(delta) / (ctx.lr * effective_steps(ctx.steps, ctx.momentum or 0.0))
         change = prefixed(CONTROL, ctx.unflatten(new - own))
-        return Contribution(delta, weight=1.0, extra=change, private=ctx.unflatten(new))
+        return ClientUpdate(delta, weight=1.0, extra=change, client_state=ctx.unflatten(new))
 
-    def largest_extras(self, ctx: LocalContext, norm: float) -> Mapping[str, float]:
+    def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
         """‖c_i⁺ − c_i‖ = ‖c + (y − x) / (η ‖a‖₁)‖ with ‖a‖₁ ≥ 1."""
         control = prefixed(CONTROL, ctx.unflatten(_everybodys(ctx)))
         return dict.fromkeys(control, l2_norm(control.values()) + norm / ctx.lr)
 
-    def step(self, state: ServerState, total: Total, ctx: RoundContext) -> ServerState:
+    def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
         share = total.count / ctx.population
         change = {name: value * share for name, value in under(CONTROL, total.extra).items()}
         shared = advance(state.shared, total.delta, self.server_lr, ctx.trainable)
         return ServerState(shared, add(state.extra, change))
 
 
-def _everybodys(ctx: LocalContext) -> Tensor:
+def _everybodys(ctx: ClientContext) -> Tensor:
     return ctx.flatten(under(CONTROL, ctx.received))
 
 
-def _own(ctx: LocalContext) -> Tensor:
+def _own(ctx: ClientContext) -> Tensor:
     """c_i, zero before the client's first round."""
-    return ctx.flatten(ctx.private)
+    return ctx.flatten(ctx.client_state)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedlens.core.words import count
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import is_personal, last_with, percent
 from fedlens.tracking.wording import majority, measured_on
-from fedlens.words import count
 
 DIVERGED = "training diverged"
 """How the reason of a client whose update or loss is not finite begins (`training.client`)."""

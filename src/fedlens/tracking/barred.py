@@ -7,9 +7,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.text import Text
 
-from fedlens import clean
-from fedlens.federation.types import Standing
-from fedlens.lines import folded
+from fedlens.core import clean
+from fedlens.core.lines import folded
+from fedlens.core.types import BatchProgress
 from fedlens.tracking.bars import Bars
 from fedlens.tracking.observer import Silent
 
@@ -25,7 +25,7 @@ class Barred(Silent):
         """A bar of its own for (done, all) calls; gone when the work is done. Work that is soon done shows nothing."""
         return self._bars.work(label)
 
-    def standing(self, standing: Standing) -> None:
+    def standing(self, standing: BatchProgress) -> None:
         """How far the round under way is."""
         self._bars.standing(standing)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fedlens import clean
-from fedlens.federation.types import Standing
+from fedlens.core import clean
+from fedlens.core.types import BatchProgress
 from fedlens.tracking.estimate import Estimate, left_of, spent_and_left
 
 REDRAW_SECONDS = 0.1
@@ -87,14 +87,14 @@ class Bars:
             self._bars.update(self._rounds, completed=number, description=self._name(number + 1), state=self._time())
             self._bars.refresh()
 
-    def standing(self, standing: Standing) -> None:
+    def standing(self, standing: BatchProgress) -> None:
         """How far the round under way is."""
         if self._rounds is None:
             return
         self._estimate.standing(standing, time.monotonic())
-        current = max(standing.round, self._done + 1) if standing.kind == "train" else standing.round
+        current = max(standing.round, self._done + 1) if not standing.label else standing.round
         share = standing.steps / standing.all_steps if standing.all_steps else standing.clients / standing.all_clients
-        inside = share if standing.kind == "train" else 1.0
+        inside = share if not standing.label else 1.0
         self._line_if_due(f"{self._name(current)}: {_words(standing)}, {self._time()}{_waiting(standing)}")
         self._bars.update(
             self._rounds,
@@ -132,19 +132,16 @@ class Bars:
         self._say(text)
 
 
-_KINDS = {"train": "", "evaluate": "clients' tests: ", "count": "held-out images: "}
-
-
-def _words(standing: Standing) -> str:
+def _words(standing: BatchProgress) -> str:
     steps = f", {standing.steps:,} of {standing.all_steps:,} steps" if standing.all_steps else ""
-    return f"{_KINDS[standing.kind]}{standing.clients} of {standing.all_clients} clients{steps}"
+    return f"{standing.label}{standing.clients} of {standing.all_clients} clients{steps}"
 
 
-def _short(standing: Standing) -> str:
+def _short(standing: BatchProgress) -> str:
     """What has room beside a bar."""
     steps = f"  {standing.steps}/{standing.all_steps} steps" if standing.all_steps else ""
-    return f"{_KINDS[standing.kind]}{standing.clients}/{standing.all_clients} clients{steps}"
+    return f"{standing.label}{standing.clients}/{standing.all_clients} clients{steps}"
 
 
-def _waiting(standing: Standing) -> str:
+def _waiting(standing: BatchProgress) -> str:
     return f"; waiting for {clean.line(', '.join(standing.waiting))}" if standing.waiting else ""

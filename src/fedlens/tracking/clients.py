@@ -12,7 +12,7 @@ import numpy as np
 from fedlens.tracking.intervals import of_mean
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
-    from fedlens.federation.records import ClientEvaluation
+    from fedlens.core.records import ClientEvaluation
 
 CLIENT_ACCURACY = "Client accuracy: each client's model on its own test images; mean over clients."
 FEW = 10

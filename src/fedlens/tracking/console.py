@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from fedlens import clean
-from fedlens.federation.records import RoundRecord
+from fedlens.core import clean
+from fedlens.core.records import RoundRecord
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.barred import Barred
 from fedlens.tracking.metrics import line_of, read_metrics

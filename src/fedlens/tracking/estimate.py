@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlens.federation.types import Standing
+from fedlens.core.types import BatchProgress
 
 FIRST_STEPS = 10
 """Training steps from which a first estimate is made."""
@@ -23,9 +23,9 @@ class Estimate:
         """A round has ended."""
         self._done, self._ended, self._left_in_round = number, now, None
 
-    def standing(self, standing: Standing, now: float) -> None:
+    def standing(self, standing: BatchProgress, now: float) -> None:
         """Something was done of a round."""
-        if standing.kind != "train" or not standing.steps:
+        if standing.label or not standing.steps:
             return
         if standing.round != self._round or standing.steps < self._from[1]:
             self._round, self._from = standing.round, (now, standing.steps)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlens.fonts import Lettering, lettering
+from fedlens.core.fonts import Lettering, lettering
 from fedlens.tracking.summary import named_confusion
 
 if TYPE_CHECKING:

@@ -8,16 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlens.core.files import read_regular, to_json, write_atomic, write_json
 from fedlens.errors import FedLensError
-from fedlens.files import read_regular, to_json, write_atomic, write_json
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.renamed import with_names_of_today
 from fedlens.tracking.saved import Round, formed, parse_line
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
-    from fedlens.federation.records import Evaluation, RoundRecord
-    from fedlens.federation.types import Report
+    from fedlens.core.records import Evaluation, RoundRecord
+    from fedlens.core.types import ClientReport
 
 
 class MetricsFile:
@@ -142,6 +142,6 @@ def _clients(record: RoundRecord) -> dict[str, Any] | None:
     }
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _report(report: ClientReport) -> dict[str, Any]:
     metrics = {name: metric.value for name, metric in report.metrics.items()}
     return {"client": report.client, "weight": report.weight, "metrics": metrics}

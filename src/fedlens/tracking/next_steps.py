@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlens.texts import read_file
+from fedlens.core.yaml_text import read_file
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
 from fedlens.tracking.saved import Partition, read_saved

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from fedlens.federation.records import RoundRecord
-from fedlens.federation.types import Standing
+from fedlens.core.records import RoundRecord
+from fedlens.core.types import BatchProgress
 
 
 class Observer(Protocol):
@@ -21,7 +21,7 @@ class Observer(Protocol):
         """What to call with (done, all) while the work called `label` goes on."""
         ...
 
-    def standing(self, standing: Standing) -> None:
+    def standing(self, standing: BatchProgress) -> None:
         """How far the round under way is; told now and then, where anybody knows."""
         ...
 
@@ -46,7 +46,7 @@ class Silent:
     def progress(self, label: str) -> Callable[[int, int], None]:
         return lambda _done, _all: None
 
-    def standing(self, standing: Standing) -> None: ...
+    def standing(self, standing: BatchProgress) -> None: ...
 
     def note(self, text: str) -> None: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from fedlens.federation.records import RoundRecord
+from fedlens.core.records import RoundRecord
 from fedlens.tracking.barred import Barred
 
 

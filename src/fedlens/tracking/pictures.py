@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlens.files import write_json
+from fedlens.core.files import write_json
 
 GALLERY = 12
 """Most confident mistakes, and as many least confident hits."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedlens.core.words import count
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.run_dir import RunDir
-from fedlens.tracking.summary import best_round, duration, last_with, percent, time_of_rounds
+from fedlens.tracking.summary import best_round, duration, last_with, percent, saved_of_whole, time_of_rounds
 from fedlens.tracking.wording import UNUSED, in_full, with_interval
-from fedlens.words import count
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -20,7 +20,7 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     shared, clients = _shared(metrics, personal), _clients(metrics, personal)
     lines = clients | shared if personal else shared | clients
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
-    lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
+    lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up){_saved(metrics)}"
     lines["time"] = f"{duration(time_of_rounds(metrics))} for {count(len(metrics), 'round')}"
     if metrics and metrics[-1].get("virtual_seconds") is not None:
         lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])
@@ -28,6 +28,11 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     if folder.report.exists():
         lines["report"] = str(folder.report)
     return lines
+
+
+def _saved(metrics: Metrics) -> str:
+    found = saved_of_whole(metrics)
+    return "" if found is None else f", {percent(1 - found[0] / found[1])} less than whole models"
 
 
 def _shared(metrics: Metrics, personal: bool) -> dict[str, str]:

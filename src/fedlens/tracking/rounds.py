@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlens.federation.records import RoundRecord
+from fedlens.core.records import RoundRecord
 from fedlens.tracking.summary import duration, percent
 
 SAME = '"'

@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedlens.core.files import write_json
 from fedlens.errors import ConfigError
-from fedlens.files import write_json
 from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.versions import collect_versions
 
 if TYPE_CHECKING:  # reading a run must not wait for torch
+    from fedlens.core.types import ClientInfo
     from fedlens.data.types import FederatedData
-    from fedlens.federation.types import ClientInfo
 
 _LONGEST_NAME = 80
 
@@ -128,7 +128,7 @@ class RunDir:
         return self.path / "result.json"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Hold the folder while a run is made in it: two processes at once would mix their rounds.
 
         A record lock, because forked workers do not inherit it: a killed run can be gone on with at once, though its

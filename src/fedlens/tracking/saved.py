@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from fedlens.core.files import parse_json, read_json
 from fedlens.errors import FedLensError
-from fedlens.files import parse_json, read_json
 
 
-class Evaluation(BaseModel):
+class SavedEvaluation(BaseModel):
     """Of the shared model, on test or validation images."""
 
     accuracy: float | None
@@ -26,7 +26,7 @@ class Evaluation(BaseModel):
     examples: int = 0
 
 
-class Home(BaseModel):
+class SavedClients(BaseModel):
     """Client accuracy of a round."""
 
     by_client: list[dict[str, Any]] = []
@@ -48,9 +48,9 @@ class Round(BaseModel):
     """A line of metrics.jsonl."""
 
     round: int
-    test: Evaluation | None
-    validation: Evaluation | None
-    clients: Home | None
+    test: SavedEvaluation | None
+    validation: SavedEvaluation | None
+    clients: SavedClients | None
     cohort: list[Trained]
     failures: list[Failed]
     bytes_up: float

@@ -82,3 +82,13 @@ def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) ->
     kept = [*range(named), *(index for index in counted if index >= named)]
     names = [class_names[index] if index < named else f"class {index}" for index in kept]
     return confusion[np.ix_(kept, kept)], names
+
+
+def saved_of_whole(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """(bytes sent a round, bytes that whole models and updates would have been), means over the rounds that recorded
+    both; None where whole models travelled."""
+    parts = [line for line in metrics if "traffic/whole_model" in line.get("measures", {})]
+    if not parts:
+        return None
+    whole = sum(line["measures"]["traffic/whole_model"] for line in parts) / len(parts)
+    return sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts), float(whole)

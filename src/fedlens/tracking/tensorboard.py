@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlens.federation.records import Evaluation, RoundRecord
+from fedlens.core.records import Evaluation, RoundRecord
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+
+from fedlens.core.machine import cores
 
 _PACKAGES = (
     "fedlens",
@@ -15,7 +16,7 @@ _PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "datasets",
-    "flwr-datasets",
+    "flwr",
     "pydantic",
     "safetensors",
 )
@@ -38,12 +39,6 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _git_state() -> dict[str, object] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedlens.core.words import count
 from fedlens.tracking.summary import percent
-from fedlens.words import count
 
 UNUSED = "of the shared model, which no client uses"
 """What is added to the name of a figure of the shared model, where clients use models of their own."""

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from fedlens.aggregation.base import Rule
-from fedlens.aggregation.mean import Mean
-from fedlens.attacks.threat import Threat
+from fedlens.aggregation.base import AggregationRule, Aggregator
+from fedlens.aggregation.mean import MeanRule
+from fedlens.attacks.plan import AttackPlan
 from fedlens.personalization.base import Personalization
 from fedlens.personalization.none import NoPersonalization
 from fedlens.strategies.base import Strategy
+from fedlens.transforms.base import ReceivingContext, TransformChain, UpdateTransform
+from fedlens.transforms.directions import Directions
+from fedlens.transforms.limited_share import LimitedShare
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """strategy: how clients and server step; personalization: what stays with the clients; rule: how updates are
-    combined; threat: which clients of a simulation attack, and how; largest_share: of a step's weight that one client
-    may have."""
+    """strategy         how clients and server step
+    personalization  what stays with the clients
+    rule             how updates are combined
+    attack_plan      which clients of a simulation attack, and how
+    largest_share    of a step's weight that one client may have
+    directions       whether to measure how far updates agree, for one more sum of the model's size
+    encodings        transforms that change how updates travel
+    """
 
     strategy: Strategy
     personalization: Personalization = field(default_factory=NoPersonalization)
-    rule: Rule = field(default_factory=Mean)
-    threat: Threat | None = None
+    rule: AggregationRule = field(default_factory=MeanRule)
+    attack_plan: AttackPlan | None = None
     largest_share: float | None = None
+    directions: bool = False
+    encodings: tuple[UpdateTransform, ...] = ()
+
+    @cached_property
+    def chain(self) -> TransformChain:
+        """What happens to an update, in the client's order; results pass the receivers in the reverse order: an attack
+        changes what was decoded, before anything defends against it."""
+        measured: list[UpdateTransform] = [Directions()] if self.directions else []
+        bounded: list[UpdateTransform] = [] if self.largest_share is None else [LimitedShare(self.largest_share)]
+        attacked: list[UpdateTransform] = [] if self.attack_plan is None else [self.attack_plan]
+        return TransformChain((*measured, *bounded, *attacked, *self.encodings))
+
+    def aggregator(self, ctx: ReceivingContext) -> Aggregator:
+        """A new aggregator for one round's decoded results."""
+        return self.chain.around(self.rule.aggregator(ctx.trainable), ctx)
 
     @property
     def summed(self) -> bool:
         """The total is the weighted mean of what clients report of their updates."""
-        crafted = self.threat is not None and self.threat.attack.crafts
+        crafted = self.attack_plan is not None and self.attack_plan.attack.crafts
         return self.rule.linear and self.largest_share is None and not crafted

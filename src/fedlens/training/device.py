@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fedlens.core.types import State
 from fedlens.errors import ConfigError, RuntimeFailure
-from fedlens.federation.types import State
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlens.federation.records import Evaluation
+from fedlens.core.records import Evaluation
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
 from fedlens.training.settings import Precision

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedlens.core.files import mark_used
 from fedlens.data.types import FederatedData
 from fedlens.errors import DataError
-from fedlens.files import mark_used
 from fedlens.models.base import Recognizer
 from fedlens.models.freezing import cut_behind
 

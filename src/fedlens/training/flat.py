@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedlens.aggregation.norms import all_finite
-from fedlens.federation.types import State
+from fedlens.core.types import State
 from fedlens.training.device import gathered
 
 
@@ -34,8 +34,8 @@ class FlatModel:
         size = sum(value.numel() for _, value in named)
         self.vector = torch.empty(size, device=device)
         self.gradient = torch.zeros(size, device=device)
-        self.pace: Tensor | None = None
-        self._resting: tuple[nn.Module, ...] = ()
+        self.step_scale: Tensor | None = None
+        self._frozen: tuple[nn.Module, ...] = ()
         self._parameters: dict[str, tuple[int, int, Tensor]] = {}
         offset = 0
         for name, parameter in named:
@@ -57,9 +57,9 @@ class FlatModel:
         """Everything that travels: trainable parameters and running statistics."""
         return frozenset(self._live())
 
-    def rest(self, modules: Iterable[nn.Module], names: Collection[str]) -> None:
+    def freeze(self, modules: Iterable[nn.Module], names: Collection[str]) -> None:
         """Until the next call, the parameters called `names` get no gradient, and `modules` stay in eval mode."""
-        self._resting = tuple(modules)
+        self._frozen = tuple(modules)
         for name, parameter in self.module.named_parameters():
             if name in self._parameters:
                 parameter.requires_grad_(name not in names)
@@ -67,7 +67,7 @@ class FlatModel:
     def train(self) -> None:
         """Training mode, for all that does not rest."""
         self.module.train()
-        for part in self._resting:
+        for part in self._frozen:
             part.eval()
 
     def state(self) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class FlatModel:
         for name, value in gathered({name: state[name] for name in live if name in state}, self.device).items():
             live[name].copy_(value)
 
-    def count_anew(self) -> None:
+    def reset_bn_counters(self) -> None:
         """BatchNorm's counters of batches as they were at first: else what is saved, and with a cumulative average
         (momentum=None) what a client trains, would depend on who was trained in this process before."""
         for counter, first in self._counters:

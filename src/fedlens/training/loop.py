@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlens.federation.types import Mean
+from fedlens.core.types import MeanMetric
 from fedlens.models.base import Recognizer
 from fedlens.models.statistics import still_statistics
 from fedlens.strategies.base import LocalTerms
@@ -49,12 +49,12 @@ class _Tally:
         """What was seen from number `since` on is seen again."""
         del self.losses[since:], self.correct[since:], self.sizes[since:]
 
-    def metrics(self) -> dict[str, Mean]:
+    def metrics(self) -> dict[str, MeanMetric]:
         examples = float(sum(self.sizes))
         sizes = torch.tensor(self.sizes, dtype=torch.float32)
         loss = float((torch.stack(self.losses).float().cpu() * sizes).sum())
         correct = float(torch.cat(self.correct).sum())
-        return {"loss": Mean(loss, examples), "accuracy": Mean(correct, examples)}
+        return {"loss": MeanMetric(loss, examples), "accuracy": MeanMetric(correct, examples)}
 
 
 class LocalLoop:
@@ -85,13 +85,13 @@ class LocalLoop:
         lr: float,
         generator: torch.Generator,
         share: Tensor | None = None,
-    ) -> dict[str, Mean]:
+    ) -> dict[str, MeanMetric]:
         """Step through `batches`; gives loss and accuracy over the images seen, as weighted means.
 
         share  (P,) part of each step that is taken, from 0 (a parameter stays where it is) to 1; None: all of it
         """
         model = self._model
-        share = model.pace if share is None else share if model.pace is None else share * model.pace
+        share = model.step_scale if share is None else share if model.step_scale is None else share * model.step_scale
         steps = 0
         for inputs, labels in batches:
             if not self.differentiate(inputs, labels, generator):
@@ -99,10 +99,10 @@ class LocalLoop:
             steps += 1
             if self._terms.correction is not None:
                 model.gradient.add_(self._terms.correction(model.vector))
-            optimizer.step_in_part(model.vector, model.gradient, lr, share)
-        return {**self.metrics(), STEPS: Mean(steps, 1)}
+            optimizer.scaled_step(model.vector, model.gradient, lr, share)
+        return {**self.metrics(), STEPS: MeanMetric(steps, 1)}
 
-    def metrics(self) -> dict[str, Mean]:
+    def metrics(self) -> dict[str, MeanMetric]:
         """Loss and accuracy over the images seen, as weighted means."""
         return self._tally.metrics()
 

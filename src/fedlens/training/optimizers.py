@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from fedlens.federation.types import State
+from fedlens.core.types import State
 from fedlens.training.settings import OptimizerSettings
 
 
@@ -31,15 +31,15 @@ class VectorOptimizer(ABC):
     def state(self) -> dict[str, Tensor]:
         """What to keep: tensors by name, empty before the first step."""
 
-    def step_in_part(self, vector: Tensor, gradient: Tensor, lr: float, share: Tensor | None) -> None:
+    def scaled_step(self, vector: Tensor, gradient: Tensor, lr: float, step_scale: Tensor | None) -> None:
         """`step`, of which the part `share` (P,) is taken, from 0 (stay) to 1; None: all of it."""
-        if share is None:
+        if step_scale is None:
             self.step(vector, gradient, lr)
             return
         self._before = torch.empty_like(vector) if self._before is None else self._before
         self._before.copy_(vector)
         self.step(vector, gradient, lr)
-        torch.lerp(self._before, vector, share, out=vector)
+        torch.lerp(self._before, vector, step_scale, out=vector)
 
 
 class SGD(VectorOptimizer):

@@ -39,7 +39,7 @@ class Transfer:
         return 1 if round_number <= self.probe_rounds else groups
 
 
-class Pace:
+class LayerwiseLR:
     """Sets a resident model to the pace of a round. Groups without a trainable parameter do not count."""
 
     def __init__(self, model: FlatModel, transfer: Transfer) -> None:
@@ -60,10 +60,10 @@ class Pace:
         if rates == self._rates:
             return
         self._rates = rates
-        resting = [end for (end, _), rate in zip(self._groups, rates, strict=True) if not rate]
-        modules, names = up_to(self._model.module, resting[-1]) if resting else ([], frozenset())
-        self._model.rest(modules, names)
-        self._model.pace = None if set(rates) == {1.0} else self._vector(rates)
+        frozen = [end for (end, _), rate in zip(self._groups, rates, strict=True) if not rate]
+        modules, names = up_to(self._model.module, frozen[-1]) if frozen else ([], frozenset())
+        self._model.freeze(modules, names)
+        self._model.step_scale = None if set(rates) == {1.0} else self._vector(rates)
 
     def _vector(self, rates: tuple[float, ...]) -> torch.Tensor:
         """(P,) the factor of every parameter."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import check_clients, deal
+from fedlens.data.partition.cutting import check_clients, named
 
 
 @schemes.register("iid", "equal shares of a shuffled whole: the easy case, and the baseline")
@@ -17,8 +17,6 @@ class Iid(Scheme):
     """Sizes differ by at most one."""
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
-        from flwr_datasets.partitioner import IidPartitioner
-
         check_clients("iid", rows)
         order = np.random.default_rng(rows.seed).permutation(len(rows.labels))
-        return deal(lambda: IidPartitioner(rows.clients), rows, order)
+        return named(np.array_split(order, rows.clients))

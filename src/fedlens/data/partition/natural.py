@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from fedlens.errors import DataError
 @schemes.register("natural", "the clients that the data itself names: a hospital, a plant, a photographer")
 @dataclass(frozen=True)
 class Natural(Scheme):
-    """Rows that name no client belong to nobody. The result is that of flwr-datasets' NaturalIdPartitioner; a
-    group-by needs no import of several seconds at the start of every first run."""
+    """Rows that name no client belong to nobody."""
+
+    keeps_clients: ClassVar[bool] = True
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
         if rows.natural is None or not (rows.natural != "").any():

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.limits import Classes
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import LABEL, check_clients, deal, shuffled
+from fedlens.data.partition.cutting import by_class, check_clients, named
 from fedlens.errors import DataError
-from fedlens.limits import Classes
 
 
 @schemes.register("pathological", "each client holds exactly classes_per_client classes")
@@ -26,26 +26,35 @@ class Pathological(Scheme):
     classes_per_client: Classes = 2
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
-        from flwr_datasets.partitioner import PathologicalPartitioner
-
         check_clients("pathological", rows)
-        classes = len(np.unique(rows.labels))
-        if self.classes_per_client > classes:
+        positions = by_class(rows)
+        if self.classes_per_client > len(positions):
             raise DataError(
                 f"partition pathological: classes_per_client={self.classes_per_client}, but the number of classes "
-                f"among the images to deal out is {classes}. Lower partition.classes_per_client."
+                f"among the images to deal out is {len(positions)}. Lower partition.classes_per_client."
             )
-        try:
-            return deal(
-                lambda: PathologicalPartitioner(
-                    rows.clients, LABEL, self.classes_per_client, "first-deterministic", shuffle=False, seed=rows.seed
-                ),
-                rows,
-                shuffled(rows),
-            )
-        except ValueError as error:
-            raise DataError(
-                f"partition pathological: {rows.clients} clients with {self.classes_per_client} classes each need more "
-                "images of some class than there are (at least one a client). Lower data.partition.clients or "
-                "partition.classes_per_client."
-            ) from error
+        held = self._classes_of_clients(list(positions), rows)
+        parts: list[list[NDArray[np.int64]]] = [[] for _ in held]
+        for label, own in positions.items():
+            holders = [client for client, labels in enumerate(held) if label in labels]
+            if len(holders) > len(own):
+                raise DataError(
+                    f"partition pathological: {rows.clients} clients with {self.classes_per_client} classes each need "
+                    "more images of some class than there are (at least one a client). Lower data.partition.clients "
+                    "or partition.classes_per_client."
+                )
+            for client, piece in zip(holders, np.array_split(own, max(len(holders), 1)), strict=False):
+                parts[client].append(piece)
+        return named([np.concatenate(part) for part in parts])
+
+    def _classes_of_clients(self, labels: list[int], rows: ToPartition) -> list[list[int]]:
+        rng = np.random.default_rng(rows.seed)
+        held = []
+        for client in range(rows.clients):
+            own = [labels[client % len(labels)]]
+            while len(own) < self.classes_per_client:
+                label = int(rng.choice(labels, size=1)[0])
+                if label not in own:
+                    own.append(label)
+            held.append(own)
+        return held

@@ -1,25 +1,22 @@
 """Clients of different sizes, the same mixture in each.
 
 Li et al., "Federated Learning on Non-IID Data Silos" (NIID-Bench), ICDE 2022, section 4 ("quantity skew", by a
-Dirichlet draw); the fixed progressions are those of flwr-datasets.
+Dirichlet draw); the fixed progressions are those of flwr-datasets (https://flower.ai/docs/datasets/).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedlens.core.limits import Number
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import check_clients, deal
+from fedlens.data.partition.cutting import check_clients, named
 from fedlens.errors import DataError
-from fedlens.limits import Number
-
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
 
 DRAWS = 100
 
@@ -37,34 +34,32 @@ class Quantity(Scheme):
         check_clients("quantity", rows, self.min_size)
         rng = np.random.default_rng(rows.seed)
         order = rng.permutation(len(rows.labels))
-        try:
-            parts = deal(lambda: self._partitioner(rows, rng), rows, order)
-        except (ValueError, FloatingPointError) as error:
-            raise DataError(self._too_small(rows)) from error
-        if min(map(len, parts.values())) < self.min_size:
+        sizes = self._drawn(rows, rng) if self.skew == "dirichlet" else self._grown(rows)
+        if sizes is None or sizes.min() < self.min_size:
             raise DataError(self._too_small(rows))
-        return parts
+        return named(np.split(order, np.cumsum(sizes)[:-1]))
 
-    def _partitioner(self, rows: ToPartition, rng: np.random.Generator) -> Partitioner:
-        from flwr_datasets import partitioner as flwr
+    def _grown(self, rows: ToPartition) -> NDArray[np.int64] | None:
+        """Sizes in the progression; the last client also gets what rounding leaves. None: they are no numbers."""
+        numbers = np.arange(1, rows.clients + 1, dtype=float)
+        with np.errstate(over="ignore", invalid="ignore"):
+            units = {"linear": numbers, "square": numbers**2, "exponential": np.exp(numbers)}[self.skew]
+            shares = units / units.sum()
+        if not np.isfinite(shares).all():
+            return None
+        sizes: NDArray[np.int64] = (shares * len(rows.labels)).astype(np.int64)
+        sizes[-1] += len(rows.labels) - sizes.sum()
+        return sizes
 
-        if self.skew == "dirichlet":
-            return flwr.SizePartitioner(self._sizes(rows, rng))
-        kinds = {
-            "linear": flwr.LinearPartitioner,
-            "square": flwr.SquarePartitioner,
-            "exponential": flwr.ExponentialPartitioner,
-        }
-        return kinds[self.skew](rows.clients)
-
-    def _sizes(self, rows: ToPartition, rng: np.random.Generator) -> list[int]:
+    def _drawn(self, rows: ToPartition, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """Sizes of a Dirichlet draw; None: no draw is large enough for all."""
         for _ in range(DRAWS):
             shares = rng.dirichlet(np.full(rows.clients, self.alpha))
             ends = np.floor(np.cumsum(shares) * len(rows.labels) + 1e-6).astype(int)
             sizes = np.diff(ends, prepend=0)
             if sizes.min() >= self.min_size:
-                return [int(size) for size in sizes]
-        raise ValueError(f"no draw of {DRAWS} fits")
+                return sizes.astype(np.int64)
+        return None
 
     def _too_small(self, rows: ToPartition) -> str:
         alpha = f", alpha={self.alpha}" if self.skew == "dirichlet" else ""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.limits import Number
 from fedlens.data.base import Scheme, ToPartition, schemes
-from fedlens.data.partition.flower import LABEL, deal, shuffled
+from fedlens.data.partition.cutting import by_class, named
 from fedlens.errors import DataError
-from fedlens.limits import Number
 
 
 @schemes.register("shard", "label-sorted shards, shards_per_client each: the non-IID split of the FedAvg paper")
@@ -26,8 +26,6 @@ class Shard(Scheme):
     shards_per_client: Number = 2
 
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
-        from flwr_datasets.partitioner import ShardPartitioner
-
         shards = rows.clients * self.shards_per_client
         if shards > len(rows.labels):
             raise DataError(
@@ -35,9 +33,8 @@ class Shard(Scheme):
                 f"images, but there are {len(rows.labels)}. Lower data.partition.clients or "
                 "data.partition.shards_per_client."
             )
-        size = len(rows.labels) // shards
-        return deal(
-            lambda: ShardPartitioner(rows.clients, LABEL, self.shards_per_client, size, shuffle=False, seed=rows.seed),
-            rows,
-            shuffled(rows),
-        )
+        order = np.concatenate(list(by_class(rows).values()))
+        size = len(order) // shards
+        pieces = order[: len(order) // size * size].reshape(-1, size)
+        drawn = np.random.default_rng(rows.seed).permutation(len(pieces))[:shards]
+        return named(pieces[own].ravel() for own in drawn.reshape(rows.clients, -1))

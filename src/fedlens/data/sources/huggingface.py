@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedlens.core.files import mark_used
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.detect import HUGGING_FACE_FILES
@@ -22,7 +23,6 @@ from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
-from fedlens.files import mark_used
 
 _LEFT_OUT = "none"
 """In place of a split's name. The empty text says the same in a file; on the command line it is a variable not set."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedlens.core.words import count
 from fedlens.data.base import Source, sources
 from fedlens.data.columns import Column, read_columns
 from fedlens.data.labels import (
@@ -34,7 +35,6 @@ from fedlens.data.tables import Table
 from fedlens.data.tree import natural, printable
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
-from fedlens.words import count
 
 _LABEL_WAYS_OUT = {
     NO_LABEL: "Remove the rows, or give them a label",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
 
 Figure = Any
 """A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
 from fedlens.reports.figures.base import COLOURS, SHADES, Figure, blank
 from fedlens.tracking.summary import named_confusion
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.clean import escape
-from fedlens.federation.labels import jensen_shannon, total_variation
+from fedlens.core.clean import escape
+from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import last_with

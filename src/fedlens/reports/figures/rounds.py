@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlens.clean import escape
+from fedlens.core.clean import escape
 from fedlens.reports.figures.base import COLOURS, GREY, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.summary import last_with

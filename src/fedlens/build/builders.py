@@ -1,0 +1,226 @@
+"""From sections of a configuration to plain objects, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.build.against_data import check_keys_of_table
+from fedlens.config.blocks import (
+    AGGREGATION,
+    AUTO,
+    MODEL,
+    PERSONALIZATION,
+    PYTHON,
+    SCHEDULE,
+    SCHEME,
+    SOURCE,
+    STRATEGY,
+)
+from fedlens.config.schema import Config, DataSection, ModelSection
+from fedlens.core import clean
+from fedlens.data import division
+from fedlens.data.base import Scheme
+from fedlens.data.cache import Decoding
+from fedlens.data.detect import detect
+from fedlens.data.federate import federate
+from fedlens.data.types import FederatedData, ImageTable
+from fedlens.errors import ConfigError
+from fedlens.federation.coordinator import RunPlan
+from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.stopping import Stopping
+from fedlens.models.base import ModelRequest, Preprocessing, Recognizer, prepare
+from fedlens.models.build import build_model
+from fedlens.models.lora import Lora
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.learning_rate import LearningRate
+from fedlens.training.settings import LocalSettings, OptimizerSettings
+
+Progress = Callable[[str], Callable[[int, int], None]]
+"""A label → what is called with (done, all) while that work goes on."""
+
+SMALL_IMAGES = 64
+"""Side in pixels that images of fewer pixels are enlarged to for models made for photographs."""
+
+
+def prepared(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    return prepare(images, preprocessing)
+
+
+def preprocessing_of(model: nn.Module, data: FederatedData) -> Preprocessing:
+    """A recogniser's own, or plain x / 255 for a user's module."""
+    if isinstance(model, Recognizer):
+        return model.preprocessing
+    return Preprocessing(image_size=max(data.sides), channels=data.channels)
+
+
+def build_algorithm(config: Config) -> Algorithm:
+    """Strategy, personalisation and aggregation, as configured."""
+    return Algorithm(
+        STRATEGY.choose(config.strategy),
+        PERSONALIZATION.choose(config.personalization),
+        AGGREGATION.choose(config.aggregation),
+        largest_share=config.server.max_weight_share,
+        directions=config.tracking.updates,
+    )
+
+
+def build_data(config: Config, progress: Progress, *, simulated: bool = True) -> FederatedData:
+    """Images of the configured source, decoded, split and dealt out. Not `simulated`: those of a server, for tests.
+
+    Raises:
+        ConfigError, DataError: they cannot be had as configured.
+    """
+    section = config.data
+    table, source = build_table(section)
+    check_keys_of_table(config, table, simulated=simulated)
+    data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
+    source = " ".join([source, *([str(section.path)] if section.path else [])])
+    return replace(data, report=replace(data.report, source=source))
+
+
+def build_table(section: DataSection) -> tuple[ImageTable, str]:
+    """The images of the configured source, none of them decoded, and the source's name.
+
+    Raises:
+        ConfigError, DataError: they cannot be had as configured.
+    """
+    if section.source == AUTO:
+        section = section.model_copy(update={"source": detect(section.path)})
+    return SOURCE.choose(section).load(), section.source
+
+
+def division_plan(config: Config) -> division.DivisionPlan:
+    """How the images are divided among clients and splits."""
+    section = config.data
+    clients, seed = section.partition.clients or 10, section.partition.seed
+    shares = section.validation, section.client_test, section.test
+    return division.DivisionPlan(build_scheme(config), clients, *shares, config.seed, seed)
+
+
+def decoding(config: Config, table: ImageTable) -> Decoding:
+    """How the images of `table` are decoded."""
+    section = config.data
+    size = section.image_size or natural_size(config, table.native_size)
+    return Decoding(size, section.on_bad_image, section.max_pixels, section.cache_dir)
+
+
+def build_scheme(config: Config) -> Scheme | None:
+    """The configured partition scheme; None leaves the choice to the data."""
+    section = config.data.partition
+    return None if section.scheme == AUTO else SCHEME.choose(section)
+
+
+def natural_size(config: Config, native: int | None) -> int:
+    """The model's own image size, but no more than a moderate enlargement of small images."""
+    section = ModelSection() if config.model.name == PYTHON else config.model
+    wanted = MODEL.choose(section).default_image_size
+    return wanted if native is None else min(wanted, max(native, SMALL_IMAGES))
+
+
+def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, tuple[str, ...]]:
+    """The configured model for these images, and what is worth saying of it.
+
+    Raises:
+        ConfigError: the data has more labels than `model.num_classes`.
+    """
+    section, labels = config.model, len(data.class_names)
+    classes = section.num_classes or labels
+    if labels > classes:
+        raise ConfigError(
+            f"model.num_classes={classes}, but the data has {labels} labels: use model.num_classes={labels} or "
+            "leave it out"
+        )
+    notes = (f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused",)
+    request = ModelRequest(
+        num_classes=classes,
+        image_size=max(data.sides),
+        image_channels=data.channels,
+        pretrained=section.pretrained,
+        weights=section.weights,
+    )
+    lora = section.lora
+    adapters = Lora(lora.rank, lora.alpha or lora.rank, lora.dropout, tuple(lora.targets)) if lora.rank else None
+    model = build_model(
+        MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=adapters, seed=config.seed
+    )
+    if data.images.is_floating_point() or data.sides[0] != data.sides[1]:
+        _check_images(model, data, section.name)
+    return model, notes if labels < classes else ()
+
+
+def _check_images(model: Recognizer, data: FederatedData, name: str) -> None:
+    """Try the model on one image: data from Python may have any shape.
+
+    Raises:
+        ConfigError: the model does not take such images.
+    """
+    height, width = data.sides
+    what = f"float tensors of shape {tuple(data.images.shape[1:])}"
+    if not data.images.is_floating_point():
+        what = f"images of {height} × {width} pixels"
+    way_out = "crop or convert them in the data set's transform, or give a model of your own: model="
+    if data.images.ndim != 4:
+        raise ConfigError(f"model.name={name!r} takes float images of shape (C, H, W), not {what}; {way_out}")
+    model.eval()
+    try:
+        with torch.inference_mode():
+            model(model.prepare(data.images[:1]))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = clean.line(str(error).partition("\n")[0], 200)
+        raise ConfigError(f"model.name={name!r} does not take {what} ({reason}); {way_out}") from error
+    model.train()
+
+
+def check_precision(config: Config, device: torch.device) -> None:
+    if config.memory.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("memory.precision='fp16' needs a GPU, and this run is on the CPU: use bf16 or fp32")
+
+
+def local_settings(config: Config) -> LocalSettings:
+    """The part of the configuration that local training sees."""
+    optimizer = config.optimizer
+    return LocalSettings(
+        epochs=config.federated.local_epochs,
+        batch_size=config.federated.batch_size,
+        optimizer=OptimizerSettings(
+            name=optimizer.name,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            clip_norm=optimizer.clip_norm,
+            label_smoothing=optimizer.label_smoothing,
+            mixup=optimizer.mixup,
+            keep=optimizer.keep,
+        ),
+        precision=config.memory.precision,
+        channels_last=config.memory.channels_last,
+        micro_batch=config.memory.micro_batch,
+        augment=config.data.augment,
+        seed=config.seed,
+    )
+
+
+def build_plan(config: Config) -> RunPlan:
+    """Rounds, cohorts, learning rate and the end of a run."""
+    federated, optimizer, stopping = config.federated, config.optimizer, config.stopping
+    lr = LearningRate(
+        lr=optimizer.lr,
+        schedule=optimizer.schedule,
+        num_rounds=federated.num_rounds,
+        warmup_rounds=optimizer.warmup_rounds,
+        step_rounds=optimizer.step_rounds,
+        gamma=optimizer.gamma,
+    )
+    return RunPlan(
+        num_rounds=federated.num_rounds,
+        sampler=ClientSampler(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection),
+        lr=lr.at,
+        evaluate_every=federated.evaluate_every,
+        evaluate_clients_every=federated.evaluate_clients_every,
+        quorum=federated.quorum,
+        stopping=Stopping(stopping.target_accuracy, stopping.patience, stopping.min_delta),
+        protocol=SCHEDULE.choose(config.schedule).protocol,
+    )

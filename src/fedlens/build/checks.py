@@ -1,0 +1,112 @@
+"""Parts of an algorithm that do not go together, whatever the data and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from fedlens.aggregation.base import AggregationRule
+from fedlens.config import problems
+from fedlens.config.blocks import AGGREGATION, ATTACK, MODEL, PERSONALIZATION, PYTHON, SCHEDULE, STRATEGY, find
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError, ModelError
+from fedlens.schedules.base import Asynchronous
+from fedlens.strategies.base import Strategy
+
+
+def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """A line where a library has no such model: said before any image is read."""
+    if config.model.name == PYTHON:
+        return
+    try:
+        MODEL.choose(config.model).check()
+    except ModelError as error:
+        yield problems.line("model.name", str(error), config.model.name, where("model.name"))
+
+
+def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """One line for each two parts of the algorithm whose mathematics do not go together. All their names are known."""
+    refuse = refusals(config, where)
+    strategy = find(STRATEGY, config.strategy.name)[0].factory
+    personal = find(PERSONALIZATION, config.personalization.name)[0].factory
+    rule = find(AGGREGATION, config.aggregation.name)[0].factory
+    counts = f"strategy {config.strategy.name} counts on"
+    if strategy.needs_sgd and config.optimizer.name != "sgd":
+        yield refuse("optimizer.name", f"{counts} local steps of SGD; use optimizer.name=sgd")
+    if strategy.needs_sgd and not personal.steps_only:
+        text = f"its updates are more than local steps, and {counts} those alone; use strategy.name=fedavg"
+        yield refuse("personalization.name", text)
+    if strategy.needs_sgd and config.transfer.layer_decay != 1:
+        yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
+    if strategy.needs_sgd and config.optimizer.keep and config.optimizer.momentum:
+        yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
+    if strategy.needs_mean and not rule.linear:
+        yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
+    if not personal.shares:
+        yield from _nothing_shared(config, where)
+    schedule = SCHEDULE.choose(config.schedule)
+    if isinstance(schedule, Asynchronous):
+        yield from asynchronous(config, schedule, strategy, rule, where)
+
+
+def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+    """What would have no effect where clients send nothing of their models."""
+    because = f"personalization.name={config.personalization.name} shares nothing, so it has no effect"
+    for family, section in ((STRATEGY, config.strategy), (AGGREGATION, config.aggregation), (ATTACK, config.attack)):
+        key, name = f"{family.section}.{family.key}", str(getattr(section, family.key))
+        if name != family.default:
+            yield problems.line(key, f"{because}; use {key}={family.default}", name, where(key))
+            continue
+        default = family.registry.get(name).build({})
+        for parameter, value in section.parameters.items():
+            if value != getattr(default, parameter):
+                key = f"{family.section}.{parameter}"
+                yield problems.line(key, f"{because}; leave it out", value, where(key))
+
+
+def asynchronous(
+    config: Config,
+    schedule: Asynchronous,
+    strategy: type[Strategy],
+    rule: type[AggregationRule],
+    where: Callable[[str], str],
+) -> Iterator[str]:
+    """What does not go with updates that come one by one, from several models."""
+    refuse, name, federated = refusals(config, where), config.schedule.name, config.federated
+    if strategy.needs_cohort:
+        text = f"needs a whole cohort that starts from one model, and schedule {name} has none; use schedule.name=sync"
+        yield refuse("strategy.name", text)
+    if not rule.linear:
+        text = f"takes a whole round's updates, and schedule {name} has them one by one; use aggregation.name=mean"
+        yield refuse("aggregation.name", text)
+    if find(ATTACK, config.attack.name)[0].factory.crafts:
+        text = f"makes a round's updates up together, and schedule {name} has no rounds; use label_flip or backdoor"
+        yield refuse("attack.name", text)
+    if federated.over_selection:
+        yield refuse("federated.over_selection", f"belongs to synchronous rounds; leave it out with schedule {name}")
+    if federated.quorum > 1:
+        text = f"belongs to synchronous rounds; every step of schedule {name} waits for a full buffer, so leave it out"
+        yield refuse("federated.quorum", text)
+    if schedule.concurrency is not None and schedule.buffer(schedule.concurrency) > schedule.concurrency:
+        key = "schedule.buffer_size"
+        text = f"only schedule.concurrency = {schedule.concurrency} clients work at a time; use at most so many"
+        yield problems.line(key, text, schedule.buffer(schedule.concurrency), where(key))
+
+
+def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str], str]:
+    """(a section's own key, what is wrong with its value) → the line."""
+
+    def refuse(key: str, text: str) -> str:
+        section, _, name = key.partition(".")
+        return problems.line(key, text, getattr(getattr(config, section), name), where(key))
+
+    return refuse
+
+
+def check_rule(config: Config, cohort: int) -> None:
+    """Look whether the rule of aggregation can work with a round's answers.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if incompatibility := AGGREGATION.choose(config.aggregation).incompatibility(cohort):
+        raise ConfigError(f"aggregation.{incompatibility}")

@@ -1,0 +1,236 @@
+"""Everything that a run needs, built from its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.attacks.none import NoAttack
+from fedlens.attacks.plan import AttackPlan, malicious_clients
+from fedlens.build.builders import (
+    Progress,
+    build_algorithm,
+    build_data,
+    build_recognizer,
+    check_precision,
+    local_settings,
+    prepared,
+    preprocessing_of,
+)
+from fedlens.config import problems
+from fedlens.config.blocks import ATTACK, SCHEDULE
+from fedlens.config.plugins import load_plugins
+from fedlens.config.schema import Config
+from fedlens.core.client_store import ClientStore
+from fedlens.data.augment import augmentation
+from fedlens.data.cache import default_cache_dir
+from fedlens.data.types import FederatedData
+from fedlens.errors import ConfigError
+from fedlens.models.base import Recognizer
+from fedlens.models.checkpointing import enable_gradient_checkpointing
+from fedlens.models.size import size_of
+from fedlens.schedules.base import Asynchronous
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.client import ClientTrainer
+from fedlens.training.device import resolve_device
+from fedlens.training.features import FEATURES_BATCH, after_frozen
+from fedlens.training.flat import FlatModel
+from fedlens.training.transfer import Transfer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs, built: plain data. Scoring is `build.scoring`.
+
+    folder      the run's
+    model       the whole model, as it is saved
+    resident    what is trained: the model, or its head alone when the backbone is frozen and its features are cached
+    train_data  what `resident` is trained on: images, or features
+    images      the images themselves
+    """
+
+    config: Config
+    folder: Path
+    device: torch.device
+    images: FederatedData
+    train_data: FederatedData
+    model: nn.Module
+    resident: FlatModel
+    algorithm: Algorithm
+    trainer: ClientTrainer
+    configured: bool
+    """The model is the configuration's, not a user's own module."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        return len(self.train_data.class_names)
+
+    @property
+    def holdings(self) -> str:
+        """64 hex digits: who holds how many images of which class; the same wherever the same images lie."""
+        counts = [
+            (
+                client.name,
+                *(self.train_data.class_counts(rows).tolist() for rows in (client.train, client.val, client.test)),
+            )
+            for client in self.train_data.clients
+        ]
+        return hashlib.sha256(repr((self.train_data.class_names, counts)).encode()).hexdigest()
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """A copy of what travels, as the model stands: in main memory, where the server's half is, and rows in order,
+        as files and messages have them, so that neither makes a copy of its own."""
+        state = self.resident.state()
+        return {name: value.cpu().contiguous() for name, value in state.items() if name in self.trainer.shared}
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Names of what travels and is trained."""
+        return self.resident.trainable & self.trainer.shared
+
+    @property
+    def partly_private(self) -> bool:
+        """Parts of the model stay with the clients: there is no model for everybody."""
+        return self.trainer.shared != self.resident.names
+
+    @property
+    def whole_model(self) -> int | None:
+        """Bytes of the model without adapters and encodings, where less than that travels."""
+        whole = size_of(self.model)
+        travelling = sum(value.nbytes for value in self.shared.values())
+        return whole if travelling < whole or self.algorithm.encodings else None
+
+    @property
+    def malicious(self) -> frozenset[str]:
+        """The clients that attack."""
+        return frozenset(self.algorithm.attack_plan.malicious) if self.algorithm.attack_plan else frozenset()
+
+
+def build_experiment(
+    config: Config, run_folder: Path, progress: Progress, *, model: nn.Module | None, data: FederatedData | None
+) -> Experiment:
+    """Everything that `config` names. `model` and `data` take the place of the configured ones.
+
+    Raises:
+        ConfigError, DataError, ModelError: it cannot be built as asked.
+    """
+    load_plugins(config.plugins)
+    device = resolve_device(config.runtime.device)
+    check_precision(config, device)
+    algorithm = build_algorithm(config)
+    images = data or build_data(config, progress)
+    configured = model is None
+    model, notes = (model, ()) if model is not None else build_recognizer(config, images)
+    refused = algorithm.personalization.incompatibility(model)
+    if refused:
+        raise ConfigError(refused)
+    if config.memory.gradient_checkpointing:
+        save_activations(config, model)
+    check_strategy(config, algorithm, model)
+    part, train_data = trained_part(config, model, images, device, progress)
+    attack_plan = build_attack_plan(config, train_data)
+    if attack_plan is not None:
+        algorithm = replace(algorithm, attack_plan=attack_plan)
+        images = replace(
+            images, report=replace(images.report, notes=(*images.report.notes, who_attacks(config, attack_plan)))
+        )
+    transfer = config.transfer
+    resident = FlatModel(part, device, channels_last=config.memory.channels_last)
+    trainer = ClientTrainer(
+        resident,
+        train_data,
+        algorithm,
+        local_settings(config),
+        ClientStore(run_folder / "clients", keep=kept_versions(config)),
+        partial(prepared, preprocessing=preprocessing_of(model, images)),
+        augmentation(config.data.augment),
+        Transfer(transfer.layer_decay, transfer.unfreeze_every, transfer.probe_rounds),
+    )
+    return Experiment(
+        config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes
+    )
+
+
+def save_activations(config: Config, model: nn.Module) -> None:
+    """Turn gradient checkpointing on.
+
+    Raises:
+        ConfigError: the model has no blocks whose activations could be computed again.
+    """
+    if not isinstance(model, Recognizer) or not enable_gradient_checkpointing(model):
+        text = f"model {config.model.name} has no blocks to compute again; leave it out"
+        raise ConfigError(problems.line("memory.gradient_checkpointing", text, True))
+
+
+def kept_versions(config: Config) -> int:
+    """Versions of its private tensors that a client keeps: an asynchronous step may count several of its updates."""
+    schedule = SCHEDULE.choose(config.schedule)
+    updates = schedule.buffer(schedule.concurrency or sys.maxsize) if isinstance(schedule, Asynchronous) else 1
+    return (config.tracking.keep_checkpoints + 2) * updates
+
+
+def build_attack_plan(config: Config, data: FederatedData) -> AttackPlan | None:
+    """Which clients attack, and how; None where nobody does.
+
+    Raises:
+        ConfigError: the share of malicious clients is less than one client, or the attack does not go with the images.
+    """
+    section, clients = config.attack, [client.name for client in data.clients]
+    attack = ATTACK.choose(section)
+    if isinstance(attack, NoAttack):
+        return None
+    malicious = malicious_clients(clients, section.fraction, config.seed)
+    if not malicious:
+        text = (
+            f"of {len(clients)} clients that is less than one: nobody attacks; use attack.name=none, or a larger share"
+        )
+        raise ConfigError(problems.line("attack.fraction", text, section.fraction))
+    if incompatibility := attack.incompatibility(data):
+        raise ConfigError(f"attack.{incompatibility}")
+    return AttackPlan(attack, malicious, len(data.class_names), config.seed)
+
+
+def who_attacks(config: Config, attack_plan: AttackPlan) -> str:
+    names, many = ", ".join(sorted(attack_plan.malicious)), len(attack_plan.malicious)
+    return f"attack {config.attack.name}: {many} {'client is' if many == 1 else 'clients are'} malicious ({names})"
+
+
+def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> None:
+    """The strategy can work with the model.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    personal = algorithm.personalization
+    private = {name for name, _ in model.named_parameters() if personal.is_private(name, model)}
+    incompatibility = algorithm.strategy.incompatibility(model, private)
+    if incompatibility:
+        raise ConfigError(f"strategy.name={config.strategy.name!r}: {incompatibility}")
+
+
+def trained_part(
+    config: Config, model: nn.Module, data: FederatedData, device: torch.device, progress: Progress
+) -> tuple[nn.Module, FederatedData]:
+    """What is trained, and on what: what is frozen runs once over every image, then only the rest trains; unless
+    training changes the images."""
+    patched = ATTACK.choose(config.attack).trigger() is not None
+    changing = config.data.augment != "none" or config.optimizer.mixup > 0 or patched
+    if config.model.freeze == "none" or changing or not isinstance(model, Recognizer):
+        return model, data
+    cache = (config.data.cache_dir or default_cache_dir()) / "features"
+    return after_frozen(
+        model,
+        data,
+        device=device,
+        cache_dir=cache,
+        batch_size=config.memory.micro_batch or FEATURES_BATCH,
+        progress=progress("computing features"),
+    )

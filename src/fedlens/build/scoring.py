@@ -1,0 +1,90 @@
+"""How a run's models are scored: on images that are here, or by the clients on theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fedlens.build.builders import build_plan, prepared, preprocessing_of
+from fedlens.build.experiment import Experiment
+from fedlens.core.records import Evaluation
+from fedlens.core.types import State
+from fedlens.data.types import Rows
+from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.coordinator import Evaluate, Measure
+from fedlens.federation.evaluator import FederatedEvaluator
+from fedlens.runtimes.base import Runtime
+from fedlens.training.evaluation import Seen, evaluate, unseen
+from fedlens.training.examples import Examples
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the shared model is scored on test and on validation images, and what else is measured of it; None where
+    there are none."""
+
+    test: Evaluate | None
+    validation: Evaluate | None
+    measure: Measure | None = None
+
+
+def inputs_of(experiment: Experiment, rows: Rows) -> Examples:
+    """Rows as inputs of the resident model, without augmentation."""
+    how = partial(prepared, preprocessing=preprocessing_of(experiment.model, experiment.images))
+    channels_last = experiment.config.memory.channels_last
+    return Examples(experiment.train_data, rows, how, experiment.device, channels_last=channels_last)
+
+
+def shared_model_scorer(experiment: Experiment, rows: Rows, seen: Seen = unseen) -> Evaluate | None:
+    """Scores a run's shared model on `rows`, and tells `seen` how many are done; None when there are none, or parts of
+    the model stay with the clients."""
+    if experiment.partly_private or not len(rows):
+        return None
+    examples, memory = inputs_of(experiment, rows), experiment.config.memory
+
+    def score(checkpoint: Checkpoint) -> Evaluation:
+        experiment.resident.load(checkpoint.state.shared)
+        return evaluate(
+            experiment.resident.module,
+            examples,
+            experiment.classes,
+            precision=memory.precision,
+            batch_size=memory.micro_batch,
+            ranked=True,
+            seen=seen,
+        )
+
+    return score
+
+
+def backdoor_measure(experiment: Experiment) -> Measure | None:
+    """How well a backdoor works: the share of test images of other classes that, with the trigger on them, are
+    classified as its target. None where there is no backdoor, or nothing to try it on."""
+    plan, data, memory = experiment.algorithm.attack_plan, experiment.train_data, experiment.config.memory
+    trigger = plan and plan.attack.trigger()
+    if not trigger:
+        return None
+    rows = data.test[data.labels.numpy()[data.test] != trigger.target]
+    examples = replace(inputs_of(experiment, rows), poison=trigger.stamp)
+
+    def measure(shared: State) -> Mapping[str, float]:
+        experiment.resident.load(shared)
+        found = evaluate(
+            experiment.resident.module,
+            examples,
+            experiment.classes,
+            precision=memory.precision,
+            batch_size=memory.micro_batch,
+        )
+        return {"attack/success": found.accuracy}
+
+    return measure if len(rows) else None
+
+
+def scoring_by_clients(experiment: Experiment, runtime: Runtime) -> Scoring:
+    """Where parts of the model are private: no test accuracy, for there is no model for everybody; validation is the
+    own models of the clients that have trained and do not attack, on their own validation images."""
+    lr, malicious = build_plan(experiment.config).lr, experiment.malicious
+    evaluator = FederatedEvaluator(runtime, ("val",), lr, personal=True, malicious=malicious)
+    return Scoring(None, partial(evaluator, "val"))

@@ -1,0 +1,129 @@
+"""What stays with a client between rounds: private tensors, on its own side, under its stable name.
+
+Each version is one file; the ones before it are kept for a while, because a server that was killed may go on from
+a round earlier than the client's newest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedlens.core.types import Stage, State
+from fedlens.errors import CheckpointError
+
+
+class ClientStore:
+    """Private tensors of many clients below one folder; versions count the client's updates that the server counted.
+
+    `keep` versions stay. A server with k checkpoints on disk, whose rounds count up to n updates of one client, needs
+    (k + 2) n: while one round trains, the checkpoint of the round before may still be on its way to the disk.
+    """
+
+    def __init__(self, folder: Path, keep: int = 4) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def open(self, client: str, store_version: int | None) -> dict[str, Tensor]:
+        """The tensors of version `store_version`, newer versions being discarded; nothing for None.
+
+        Raises:
+            CheckpointError: that version is not there.
+        """
+        for version, path in self._versions(client).items():
+            if store_version is None or version > store_version:
+                path.unlink()
+        return self.read(client, store_version)
+
+    def read(self, client: str, store_version: int | None) -> dict[str, Tensor]:
+        """The tensors of version `store_version`, nothing being discarded; nothing for None.
+
+        Raises:
+            CheckpointError: that version is not there.
+        """
+        if store_version is None:
+            return {}
+        path = self._path(client, store_version)
+        if not path.exists():
+            raise CheckpointError(
+                f"client {client!r} has no private state of version {store_version} ({path} is missing)"
+            )
+        return load_file(path)
+
+    def save(self, client: str, version: int, tensors: State) -> None:
+        """Write a version atomically, and remove the oldest beyond `keep`.
+
+        Raises:
+            CheckpointError: it cannot be written (a full disk, say); the versions before it stay.
+        """
+        path = self._path(client, version)
+        temporary = path.with_suffix(".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"the private state of client {client!r} could not be written to {path}: {error}. Make room, then "
+                "`fedlens resume`"
+            ) from error
+        for old in sorted(self._versions(client))[: -self._keep]:
+            self._path(client, old).unlink()
+
+    def stage(self, client: str, round_number: int, stage: Stage) -> StageStore:
+        """What the client keeps for the stages of one round, in the client's own folder: the next stage finds it in
+        another process, too, or after a restart."""
+        return StageStore(self._stage_path(client, round_number, stage), last=stage.last)
+
+    def begin_stage(self, client: str, round_number: int, stage: Stage) -> None:
+        """Remove what was kept for the stages of other rounds and attempts; in the first stage, everything."""
+        own = self._stage_path(client, round_number, stage)
+        for path in own.parent.glob("*"):
+            if stage.number == 0 or path != own:
+                path.unlink()
+
+    def _stage_path(self, client: str, round_number: int, stage: Stage) -> Path:
+        return self._path(client, 0).parent / "stages" / f"{round_number:08d}-{stage.attempt}.safetensors"
+
+    def _path(self, client: str, version: int) -> Path:
+        return self._folder / quote(client, safe="") / f"{version:08d}.safetensors"
+
+    def _versions(self, client: str) -> dict[int, Path]:
+        return {int(path.stem): path for path in self._path(client, 0).parent.glob("*.safetensors")}
+
+
+class StageStore:
+    """Tensors that a client keeps from one stage of a round to the next."""
+
+    def __init__(self, path: Path, *, last: bool) -> None:
+        self._path = path
+        self._last = last
+
+    def read(self) -> dict[str, Tensor]:
+        """What the stage before has kept; nothing in the first stage."""
+        return load_file(self._path) if self._path.exists() else {}
+
+    def save(self, tensors: State) -> None:
+        """Keep `tensors` for the next stage.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            temporary.replace(self._path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"{self._path} could not be written: {error}. Make room, then resume") from error
+
+    def close(self) -> None:
+        """Remove what was kept, when no stage follows."""
+        if self._last:
+            self._path.unlink(missing_ok=True)

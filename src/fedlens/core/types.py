@@ -1,0 +1,200 @@
+"""What travels between the coordinator and the clients: plain frozen data, no behaviour.
+
+Only the types in this file cross the seam between `federation.coordinator` and `runtimes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+"""Named tensors."""
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class MeanMetric:
+    """A metric that adds correctly: a weighted total and its weight."""
+
+    total: float
+    weight: float
+
+    def __add__(self, other: MeanMetric) -> MeanMetric:
+        return MeanMetric(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> float:
+        """total / weight; NaN when nothing was counted."""
+        return self.total / self.weight if self.weight else float("nan")
+
+
+Metrics = Mapping[str, MeanMetric]
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """One client, as it introduces itself. `counts`: images of each class, by split."""
+
+    name: str
+    partition: int
+    counts: Mapping[Split, tuple[int, ...]]
+    device: str = "cpu"
+
+    @property
+    def examples(self) -> int:
+        """Training images."""
+        return sum(self.counts["train"])
+
+    def holds(self, split: Split) -> bool:
+        return any(self.counts[split])
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task says beside the model.
+
+    lr      the clients' learning rate of the round
+    repeat  tells a client's tasks of one round apart, where an asynchronous schedule gives it several: 0, 1, …
+    splits  of an evaluation: the clients' images to score
+    """
+
+    lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    repeat: Annotated[int, Field(ge=0)] = 0
+    splits: tuple[Split, ...] = ()
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    """For those that come from a message or a file."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One batch of tasks in a round of several.
+
+    number   from 0
+    last     no stage follows: what clients keep for this round alone is removed after it
+    attempt  how often this round was begun before: a repeated round finds nothing of the attempt before
+    """
+
+    number: int = 0
+    last: bool = True
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one client.
+
+    round          the server's step that this task belongs to; an asynchronous task belongs to the step that its result
+                   would go into if no other step came before
+    kind           name of one of `fedlens.training.tasks`
+    payload        tensors from the server: the shared model, and what a strategy adds
+    store_version  version of the client's private store that the server counts on; None: no store yet
+    unaggregated   the result is needed by itself, in no worker's sum
+    """
+
+    client: str
+    round: int
+    kind: str
+    payload: State
+    settings: TaskSettings = TaskSettings()
+    store_version: int | None = None
+    unaggregated: bool = False
+    stage: Stage = Stage()
+
+    @property
+    def version(self) -> int:
+        """Under which the client keeps what it keeps of this task."""
+        return following(self.store_version)
+
+
+def following(version: int | None) -> int:
+    """The version of a client's private store that comes after `version`."""
+    return (version or 0) + 1
+
+
+@dataclass(frozen=True)
+class VirtualTime:
+    """Where a virtual clock stands: seconds since the start of the run, and how many tasks were started by then."""
+
+    now: float = 0.0
+    started: int = 0
+
+
+@dataclass(frozen=True)
+class PendingTask:
+    """A task that was given out and whose outcome has not been taken in.
+
+    On a virtual clock: `number`, the place of its start among all starts, and `due`, the moment when it comes back.
+    """
+
+    task: Task
+    number: int = 0
+    due: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How far a batch of tasks is: clients that are done, and training steps of all of them. `all_steps` is 0 where
+    nobody counts them, and an estimate while it is not known. `waiting`: whom the batch waits for, for people, where
+    these are sites. `label` says what is done, "" for training."""
+
+    round: int
+    label: str
+    clients: int
+    all_clients: int
+    steps: int = 0
+    all_steps: int = 0
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What one client says of its task: numbers only. `stored`: it kept private tensors, as the task's version."""
+
+    client: str
+    weight: float
+    metrics: Metrics
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class ClientResult:
+    """One client's finished task. `payload` is its update (after − before); `extra` is what a strategy adds."""
+
+    round: int
+    kind: str
+    report: ClientReport
+    payload: State
+    extra: State = field(default_factory=dict)
+
+    @property
+    def client(self) -> str:
+        return self.report.client
+
+
+@dataclass(frozen=True)
+class PartialSum:
+    """One worker's share of a synchronous sum: Σ w·update, Σ w, Σ extra over the clients in `reports`."""
+
+    round: int
+    payload: State
+    weight: float
+    extra: State
+    reports: tuple[ClientReport, ...]
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """A client that gave no usable answer; the run goes on without it. `answered`: the client itself said so, or its
+    answer was no good; False when nothing came back from it."""
+
+    client: str
+    round: int
+    reason: str
+    answered: bool = True

@@ -1,0 +1,94 @@
+"""Models on images that only the clients have: they count, the server adds the counts up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlens.core.floors import own_majority
+from fedlens.core.records import Evaluation
+from fedlens.core.types import ClientInfo, ClientResult, Split, Task, TaskSettings
+from fedlens.federation.checkpoints import Checkpoint
+from fedlens.runtimes.base import Runtime
+
+
+class FederatedEvaluator:
+    """Scores a run on the held-out images of every client that can be reached: the shared model, or, where parts of it
+    are private, the model that each client uses.
+
+    Losses and confusion counts add exactly, so this is the evaluation of one set that nobody has to bring together. All
+    `splits` are asked for at once: scoring one checkpoint on both costs one exchange. `lr`: the clients'
+    learning rate of a round, for those that train before they use a model.
+
+    personal   each client scores a model of its own. Only clients that have trained are asked then, as in the figures
+               over clients: a head that was never trained would have the loss fall as soon as it is trained once.
+    malicious  clients that attack; they are not asked for their own models
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        splits: Sequence[Split],
+        lr: Callable[[int], float],
+        *,
+        personal: bool = False,
+        malicious: frozenset[str] = frozenset(),
+    ) -> None:
+        self._runtime = runtime
+        self._splits = splits
+        self._lr = lr
+        self._personal = personal
+        self._malicious = malicious
+        self._asked: dict[str, ClientInfo] = {}
+        self._scored: Checkpoint | None = None
+        self._answers: list[ClientResult] = []
+
+    def __call__(self, split: Split, checkpoint: Checkpoint) -> Evaluation | None:
+        """None when nobody holds such images, or nobody answered."""
+        if checkpoint is not self._scored:
+            self._ask(checkpoint)
+        answers = [answer for answer in self._answers if split in answer.payload]
+        if not answers:
+            return None
+        losses = [answer.report.metrics[f"{split}.loss"] for answer in answers]
+        total = sum(losses[1:], losses[0])
+        counts = added([answer.payload[split].numpy() for answer in answers])
+        majority = self._own_majority(split, answers) if self._personal else None
+        return Evaluation(total.value, counts, majority=majority)
+
+    def _own_majority(self, split: Split, answers: Sequence[ClientResult]) -> float | None:
+        """The majority-class floor of the clients' own models, over the images of all of them."""
+        floors = [
+            (own_majority(self._asked[answer.client], split), int(answer.payload[split].sum())) for answer in answers
+        ]
+        total = sum(images for _, images in floors)
+        if not total or any(floor is None for floor, _ in floors):
+            return None
+        return sum(floor * images for floor, images in floors if floor is not None) / total
+
+    def _takes_part(self, client: ClientInfo, checkpoint: Checkpoint) -> bool:
+        if not any(map(client.holds, self._splits)):
+            return False
+        return not self._personal or (client.name in checkpoint.versions and client.name not in self._malicious)
+
+    def _ask(self, checkpoint: Checkpoint) -> None:
+        settings = TaskSettings(lr=self._lr(checkpoint.round), splits=tuple(self._splits))
+        clients = [client for client in self._runtime.clients() if self._takes_part(client, checkpoint)]
+        self._asked = {client.name: client for client in clients}
+        shared, versions = checkpoint.state.shared, checkpoint.versions
+        self._runtime.submit(
+            Task(name, checkpoint.round, "evaluate_shared", shared, settings, versions.get(name))
+            for name in self._asked
+        )
+        self._answers = [outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)]
+        self._scored = checkpoint
+
+
+def added(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The sum of confusion matrices, some of which may have rows and columns for unnamed outputs."""
+    total = np.zeros((max(map(len, counts)),) * 2, np.int64)
+    for matrix in counts:
+        total[: len(matrix), : len(matrix)] += matrix
+    return total

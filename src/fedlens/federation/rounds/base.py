@@ -1,0 +1,115 @@
+"""The seam of round protocols: how the results of one round are collected, whatever is done with them afterwards."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedlens.aggregation.base import AggregatedUpdate, Aggregator
+from fedlens.core.types import ClientFailure, ClientReport, ClientResult, PendingTask, State
+from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.sampling import ClientSampler
+from fedlens.runtimes.base import Runtime
+from fedlens.strategies.base import RoundContext, ServerState, Strategy
+from fedlens.transforms.base import TransformChain
+
+
+@dataclass(frozen=True)
+class RoundSetup:
+    """What every protocol works with.
+
+    lr               the clients' learning rate of a round
+    quorum           fewest answers that a synchronous round counts with
+    trainable        names that clients train; the others are running statistics
+    chain            what happens to updates on their way
+    make_aggregator  a new aggregator for one round's decoded results, given what aggregators keep from round to round
+    note             is told of a round that is repeated
+    """
+
+    num_rounds: int
+    sampler: ClientSampler
+    lr: Callable[[int], float]
+    quorum: int
+    runtime: Runtime
+    strategy: Strategy
+    trainable: frozenset[str]
+    make_aggregator: Callable[[RoundContext, State], Aggregator]
+    chain: TransformChain = TransformChain()  # noqa: RUF009
+    note: Callable[[str], None] = lambda _text: None
+
+    def context(self, number: int, cohort: int) -> RoundContext:
+        """The context of round `number`, in which `cohort` results are asked for."""
+        return RoundContext(number, self.num_rounds, len(self.runtime.known()), cohort, self.trainable)
+
+    def decoder(self, before: Checkpoint) -> Callable[[ClientResult], ClientResult]:
+        """Decodes the results of a round that starts from `before`."""
+        return lambda result: self.chain.decode(result, before.state.shared)
+
+    def broadcast(self, state: ServerState, ctx: RoundContext) -> State:
+        """What goes to every client of the round, as it travels."""
+        return self.chain.encode_model(self.strategy.broadcast(state, ctx))
+
+
+@dataclass(frozen=True)
+class CollectedRound:
+    """The results of one round as one aggregated update; `total` is None where no client gave a usable one. `kept`:
+    what the aggregator keeps for the next round."""
+
+    ctx: RoundContext
+    total: AggregatedUpdate | None
+    reports: tuple[ClientReport, ...]
+    failures: tuple[ClientFailure, ...]
+    kept: State = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        ctx: RoundContext,
+        aggregator: Aggregator,
+        reports: tuple[ClientReport, ...],
+        failures: tuple[ClientFailure, ...],
+    ) -> CollectedRound:
+        """Of an aggregator that has every result."""
+        total = aggregator.result()
+        return cls(ctx, total, reports, failures, aggregator.kept())
+
+
+@dataclass
+class PhaseTimer:
+    """Seconds by phase of one round: broadcast, train, aggregate, evaluate, checkpoint."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside to the phase `name`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class RoundProtocol(ABC):
+    """Collects rounds. A new protocol is a new class here, and a schedule (`fedlens.schedules`) that names it."""
+
+    def __init__(self, setup: RoundSetup) -> None:
+        self.setup = setup
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`, with the tasks that were pending then. Called once, before the first round."""
+        return
+
+    def pending(self) -> tuple[PendingTask, ...]:
+        """The tasks that are still at clients between two rounds, for the checkpoint."""
+        return ()
+
+    @abstractmethod
+    def collect(self, before: Checkpoint, number: int, timer: PhaseTimer) -> CollectedRound:
+        """The results of round `number`, which starts from `before`.
+
+        Raises:
+            NotEnoughClients: fewer clients than the round needs, after every attempt.
+            RuntimeFailure: the runtime itself has failed.
+        """

@@ -1,0 +1,61 @@
+"""When a run ends before its last round, by its validation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from fedlens.core.records import Evaluation
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When to end before the last round. Looks at validation only, never at test images.
+
+    min_delta  a loss has to be lower by more than this to count for `patience`; which model is the best does not depend
+               on it
+    """
+
+    target_accuracy: float | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+
+    @property
+    def needs_validation(self) -> bool:
+        return self.target_accuracy is not None or self.patience is not None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How the validation went so far. `best_…`: of the evaluation with the lowest loss, `best_round` being 0 before the
+    first one. `stale` counts evaluations since `counted_loss`, the last loss that was lower than the one before it by
+    more than `Stopping.min_delta`."""
+
+    best_round: int = 0
+    best_loss: float = math.inf
+    best_accuracy: float = 0.0
+    stale: int = 0
+    counted_loss: float = math.inf
+
+    def after(self, round_number: int, validation: Evaluation, rule: Stopping) -> Progress:
+        """The progress with one more evaluation."""
+        after = replace(self, stale=self.stale + 1)
+        if validation.loss < self.best_loss:
+            after = replace(
+                after, best_round=round_number, best_loss=validation.loss, best_accuracy=validation.accuracy
+            )
+        if validation.loss < self.counted_loss - rule.min_delta:
+            after = replace(after, stale=0, counted_loss=validation.loss)
+        return after
+
+    def verdict(self, validation: Evaluation, rule: Stopping) -> str | None:
+        """Why the run should end now, or None."""
+        if rule.target_accuracy is not None and validation.accuracy >= rule.target_accuracy:
+            return f"validation accuracy {validation.accuracy:.3f} reached the target {rule.target_accuracy:g}"
+        if rule.patience is not None and self.stale >= rule.patience:
+            enough = f" by more than {rule.min_delta:g}" if rule.min_delta else ""
+            return (
+                f"validation loss has not improved{enough} for {self.stale} evaluations (best: round "
+                f"{self.best_round}, {self.best_loss:.4f})"
+            )
+        return None

@@ -1,0 +1,202 @@
+"""Tasks and answers as Flower records. No pickle: tensors travel as safetensors texts, many small ones in one.
+Flower sends every array of a record by calls of its own, and hundreds of small ones would take longer than training.
+
+What comes from a site is not trusted: `answer_from` checks names, types, shapes, sizes and numbers against what the
+task's strategy would send, before anything is added to a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedlens.core import clean
+from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Stage, State, Task
+from fedlens.errors import ConfigError, ProtocolError
+from fedlens.flower.messages import HEAD, PROTOCOL, Setup, head, read_head
+from fedlens.training.screening import Expected, check
+from fedlens.training.tasks.base import settings_adapter
+
+STYPE = "safetensors"
+"""Flower's `Array.stype`: what the bytes are."""
+
+PART_BYTES = 4_000_000
+"""Of one array: few arrays for a small model, and little memory beside a large one."""
+
+DTYPES = frozenset(
+    {
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+    }
+)
+
+LARGEST_METRIC = 1e100
+"""Far above what is measured, and far below what overflows when a round's metrics are added up."""
+
+MOST_METRICS = 100
+LONGEST_METRIC_NAME = 100
+
+
+def arrays(state: State) -> ArrayRecord:
+    """Tensors → Flower's record; rows in order, whatever a tensor's memory format."""
+    return ArrayRecord({f"part{number}": _array(part) for number, part in enumerate(_parts(state))})
+
+
+def _parts(state: State) -> Iterator[dict[str, Tensor]]:
+    """`state` in parts of `PART_BYTES` at most, unless one tensor alone is larger."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, value in state.items():
+        if part and size + value.nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = value
+        size += value.nbytes
+    if part:
+        yield part
+
+
+def _array(part: State) -> Array:
+    content = save({name: value.detach().cpu().contiguous() for name, value in part.items()})
+    return Array("uint8", (len(content),), STYPE, content)
+
+
+def tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Flower's record → tensors, on the CPU. The record is empty then: a model is large enough once.
+
+    Raises:
+        ProtocolError: it does not hold safetensors, or tensors of a type that FedLens does not send.
+    """
+    state: dict[str, Tensor] = {}
+    for name in list(record):
+        state |= _read(record.pop(name))
+    return state
+
+
+def _read(array: Array) -> dict[str, Tensor]:
+    if array.stype != STYPE:
+        raise ProtocolError(f"tensors in the format {array.stype!r}, which is not FedLens'")
+    try:
+        state = load(array.data)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ProtocolError(f"tensors that cannot be read: {error}") from error
+    for name, value in state.items():
+        if value.dtype not in DTYPES:
+            raise ProtocolError(f"{name} has the type {value.dtype}, which is not FedLens'")
+    return state
+
+
+def task_record(task: Task, setup: Setup, payload: ArrayRecord) -> RecordDict:
+    """A task for a site; `payload` is shared by all tasks of a round, so that Flower sends it to its store once."""
+    first = head(
+        task.kind,
+        setup,
+        round=task.round,
+        client=task.client,
+        store_version=-1 if task.store_version is None else task.store_version,
+        settings=settings_adapter(task.kind).dump_json(task.settings).decode(),
+        stage=[task.stage.number, int(task.stage.last), task.stage.attempt],
+    )
+    return RecordDict({HEAD: first, "payload": payload})
+
+
+def task_from(content: RecordDict) -> Task:
+    """The task in a message from the server.
+
+    Raises:
+        ProtocolError: it is not one.
+    """
+    record = read_head(content)
+    try:
+        kind, store_version = str(record["kind"]), int(cast(int, record["store_version"]))
+        number, last, attempt = map(int, cast(list[int], record["stage"]))
+        return Task(
+            client=str(record["client"]),
+            round=int(cast(int, record["round"])),
+            kind=kind,
+            payload=tensors(content.array_records["payload"]),
+            settings=settings_adapter(kind).validate_json(str(record["settings"])),
+            store_version=None if store_version < 0 else store_version,
+            stage=Stage(number, bool(last), attempt),
+        )
+    except ValidationError as error:
+        raise ProtocolError(f"a task that cannot be read: settings: {error.errors()[0]['msg']}") from error
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ProtocolError(f"a task that cannot be read: {error}") from error
+
+
+def answer_record(answer: ClientResult) -> RecordDict:
+    """A site's answer as a message to the server."""
+    report = answer.report
+    first = ConfigRecord(
+        {
+            "protocol": PROTOCOL,
+            "is": "ClientResult",
+            "kind": answer.kind,
+            "round": answer.round,
+            "client": report.client,
+            "weight": report.weight,
+            "stored": report.stored,
+        }
+    )
+    metrics = MetricRecord({name: [float(mean.total), float(mean.weight)] for name, mean in report.metrics.items()})
+    return RecordDict(
+        {HEAD: first, "metrics": metrics, "payload": arrays(answer.payload), "extra": arrays(answer.extra)}
+    )
+
+
+def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
+    """A site's answer to `task`.
+
+    Raises:
+        ProtocolError: it is not an answer to this task, or one that cannot be honest.
+    """
+    record = read_head(content)
+    answered = tuple(record.get(key) for key in ("is", "kind", "round", "client"))
+    if answered != ("ClientResult", task.kind, task.round, task.client):
+        raise ProtocolError("a reply that does not answer the task")
+    try:
+        weight = float(cast(float, record["weight"]))
+        metrics = _metrics(content.metric_records["metrics"])
+        records = content.array_records["payload"], content.array_records["extra"]
+        payload = tensors(records[0])
+        extra = payload if records[1] is records[0] else tensors(records[1])  # Flower keeps what is equal once
+        report = ClientReport(task.client, weight, metrics, bool(record["stored"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"an answer that cannot be read: {error}") from error
+    if not 0 < weight < math.inf:
+        raise ProtocolError(f"a weight of {weight}")
+    answer = ClientResult(task.round, task.kind, report, payload, extra)
+    check(answer, task, expected)
+    return answer
+
+
+def _metrics(record: MetricRecord) -> dict[str, MeanMetric]:
+    """The metrics by name.
+
+    Raises:
+        ValueError: there are too many, or one has no proper name or value.
+    """
+    if len(record) > MOST_METRICS:
+        raise ValueError(f"{len(record):,} metrics, where {MOST_METRICS} may be sent at most")
+    for name in record:
+        if len(name) > LONGEST_METRIC_NAME or not clean.is_clean(name):
+            raise ValueError(f"a metric of the name {clean.line(name, LONGEST_METRIC_NAME)!r}")
+    return {name: _mean(value) for name, value in record.items()}
+
+
+def _mean(value: object) -> MeanMetric:
+    if not (isinstance(value, list) and len(value) == 2):
+        raise ValueError(f"a metric of {clean.line(repr(value), 60)}")
+    total, weight = map(float, value)
+    if not (abs(total) < LARGEST_METRIC and 0 <= weight < LARGEST_METRIC):
+        raise ValueError(f"a metric of {value!r}")
+    return MeanMetric(total, weight)

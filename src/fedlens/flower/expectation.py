@@ -1,0 +1,31 @@
+"""What an honest result of each task looks like to a server: `training.screening` holds every result against it."""
+
+from __future__ import annotations
+
+from fedlens.build.experiment import Experiment
+from fedlens.core.types import ClientInfo, Task
+from fedlens.flower.runtime import Expect
+from fedlens.training.screening import Expected
+from fedlens.training.tasks.base import ServerView, kind_of
+
+OWN_METRICS = ("loss", "accuracy")
+SHARED_METRICS = ("shared.loss", "shared.accuracy")
+
+
+def view_of(experiment: Experiment) -> ServerView:
+    """What the server of `experiment` knows of its clients' work."""
+    trainer, config = experiment.trainer, experiment.config
+    outputs = config.model.num_classes or len(experiment.images.class_names)
+    own_metrics = OWN_METRICS + (SHARED_METRICS if trainer.shows_shared else ())
+    return ServerView(
+        experiment.resident, experiment.shared, experiment.algorithm, trainer.settings, outputs, own_metrics
+    )
+
+
+def expectation(view: ServerView) -> Expect:
+    """(task, the client that it is for) → what an honest result looks like, as the task's kind says."""
+
+    def expect(task: Task, client: ClientInfo | None) -> Expected:
+        return kind_of(task.kind).expected(task, client, view)
+
+    return expect

@@ -1,0 +1,46 @@
+"""A site's part in a federation: it joins a server, and does what is asked until the run is over."""
+
+from __future__ import annotations
+
+from fedlens.config.site import SiteConfig
+from fedlens.errors import ConfigError
+from fedlens.flower.addresses import LOOPBACK, as_target, joined, parted
+from fedlens.flower.bundle import bundle
+from fedlens.flower.certificates import ClientCredentials
+from fedlens.flower.client import Place, ResidentClient, Terms
+from fedlens.flower.site import site_maker
+from fedlens.flower.site_state import exclusive_lock
+from fedlens.flower.worker import Watcher
+
+
+def join(site: SiteConfig, watcher: Watcher) -> None:
+    """A site's part: join, and do what is asked until the run is over.
+
+    Raises:
+        FedLensError: the server cannot be used, or the site cannot work.
+    """
+    place = where(site)
+    terms = Terms(site.allow.max_message_mb * 1_000_000, bundle().hash_str, site.stay)
+    with exclusive_lock(site):
+        watcher.note(f"{site.client}: images in {site.data_dir}, state in {site.state}")
+        ResidentClient(place, terms, site_maker(site), site.state, watcher).run()
+
+
+def where(site: SiteConfig) -> Place:
+    """The server, and how to be let in.
+
+    Raises:
+        ConfigError: another machine without certificates and without --insecure.
+    """
+    host, port = parted(site.server_address, "server_address")
+    host = as_target(host)
+    address = joined(host, port)
+    if site.certs is not None:
+        held = ClientCredentials.load(site.certs)
+        return Place(address, held.root_certificates, held.keys)
+    if host not in LOOPBACK and not site.insecure:
+        raise ConfigError(
+            f"server_address = {site.server_address!r}: another machine needs --certs FOLDER (the folder that its "
+            "administrator made for this site with `fedlens certs create`), or say --insecure"
+        )
+    return Place(address)

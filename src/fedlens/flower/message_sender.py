@@ -1,0 +1,74 @@
+"""What goes out in the name of a run, through whatever grid there is at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlens.flower.internals.grid import calling
+from fedlens.flower.messages import CONTROL, HEAD, head
+from fedlens.training.tasks.base import kind_of
+
+T = TypeVar("T")
+
+MESSAGE_SECONDS = 12 * 3600.0
+"""A message that nobody fetched is forgotten after this."""
+
+
+class Link(Protocol):
+    """What holds the grid: a SuperLink of our own that can be started again, or a grid that somebody gave us."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    def lost(self) -> bool:
+        """The grid is of no use any more."""
+        ...
+
+    def renew(self) -> None:
+        """A new grid, where there can be one.
+
+        Raises:
+            ConnectionFailed: there can be none.
+        """
+        ...
+
+    def tend(self) -> None:
+        """Anything that has to be looked after from time to time (keys that were revoked)."""
+        ...
+
+    def allow(self, nbytes: int) -> None:
+        """The largest reply that will be taken in from now on."""
+        ...
+
+
+class MessageSender:
+    """Messages of one run. Every method raises `ConnectionFailed` when the SuperLink cannot be reached."""
+
+    def __init__(self, link: Link, run: str) -> None:
+        self._link = link
+        self._run = run
+
+    def message(self, node: int, kind: str, content: RecordDict) -> Message:
+        return Message(content, node, flower_type(kind), ttl=MESSAGE_SECONDS, group_id=self._run)
+
+    def send(self, messages: list[Message]) -> list[str | None]:
+        """The messages' names; None for one that the SuperLink did not take in."""
+        taken = self.grid(lambda grid: set(grid.push_messages(messages)))
+        names = [message.metadata.message_id for message in messages]
+        return [name if name in taken else None for name in names]
+
+    def say(self, node: int, kind: str, text: str) -> None:
+        """Something that needs no reply."""
+        self.send([self.message(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))])
+
+    def grid(self, call: Callable[[Grid], T]) -> T:
+        return calling(self._link.grid, call)
+
+
+def flower_type(kind: str) -> str:
+    """Flower's type of a message of that kind."""
+    return "query" if kind in CONTROL else kind_of(kind).flower_type

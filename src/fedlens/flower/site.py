@@ -1,0 +1,198 @@
+"""A site's side of a federation: its images, its rules, its trainer. Knows nothing of the network."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import cached_property, partial
+from importlib.metadata import version
+
+from fedlens.build.builders import Progress
+from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.config.blocks import AUTO, SOURCE
+from fedlens.config.plugins import load_plugins
+from fedlens.config.schema import Config, DataSection
+from fedlens.config.site import SiteConfig
+from fedlens.core.types import ClientFailure, ClientResult, Task
+from fedlens.data.cache import Decoding
+from fedlens.data.detect import detect
+from fedlens.data.site import one_client, relabelled
+from fedlens.data.types import FederatedData, ImageTable
+from fedlens.errors import DataError, FedLensError, RuntimeFailure
+from fedlens.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
+from fedlens.flower.site_policy import incompatibility, local_config
+from fedlens.flower.site_state import identity
+from fedlens.runtimes.meter import Meter, Seldom
+from fedlens.training.client import ClientTrainer
+from fedlens.training.device import enough_memory, resolve_device
+from fedlens.training.tasks.base import kind_of
+
+Tell = Callable[[str], None]
+
+FREE_DISK = 200_000_000
+"""Bytes that stay free after everything that a run keeps at a site."""
+
+
+class TrainingSite:
+    """One site. Lives in the worker process; the model and the images stay between tasks."""
+
+    def __init__(self, config: SiteConfig, tell: Tell, progress: Progress) -> None:
+        import torch
+
+        self._config = config
+        self._tell = tell
+        self._progress = progress
+        self._built: tuple[str, Experiment] | None = None
+        if config.threads:
+            torch.set_num_threads(config.threads)
+
+    def describe(self) -> Description:
+        """How this site introduces itself: names and numbers, no image.
+
+        Raises:
+            DataError: there are no images.
+        """
+        table, config = self._table, self._config
+        held = sorted(set(table.labels.tolist()))
+        return Description(
+            name=config.client,
+            partition=config.partition_id,
+            identity=identity(config.state),
+            class_names=tuple(table.class_names[label] for label in held),
+            images=len(table.labels),
+            native_size=table.native_size or 0,
+            channels=table.channels,
+            device=str(resolve_device(config.device)),
+            fedlens=version("fedlens"),
+            flwr=version("flwr"),
+            clock=time.time(),
+        )
+
+    def prepare(self, setup: Setup) -> Prepared | Refusal:
+        """Get ready for a run, or say why not."""
+        experiment = self._experiment(setup)
+        if isinstance(experiment, Refusal):
+            return experiment
+        data = experiment.train_data
+        (client,) = data.clients
+        counts = [tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test)]
+        return Prepared(*counts)
+
+    def run(self, task: Task, setup: Setup) -> ClientResult | ClientFailure | Refusal:
+        """Do a task of a run, if this site's rules allow the run."""
+        experiment = self._experiment(setup)
+        if isinstance(experiment, Refusal):
+            return experiment
+        if task.client != self._config.client:
+            return Refusal(f"this is {self._config.client}, and the task is {task.client}'s")
+        rounds = experiment.config.federated.num_rounds
+        if kind_of(task.kind).writes_store and task.round > rounds:
+            return Refusal(f"the run was to have {rounds} rounds, and this is round {task.round}")
+        if not experiment.trainer.shared <= task.payload.keys():
+            return Refusal("the task lacks parts of the model")
+        try:
+            return self._shown(experiment.trainer, task)
+        except (FedLensError, KeyError, RuntimeError) as error:
+            return ClientFailure(task.client, task.round, f"{type(error).__name__}: {error}")
+
+    def _shown(self, trainer: ClientTrainer, task: Task) -> ClientResult | ClientFailure:
+        """Do the task, and show on the site's screen how far its training is."""
+        show, planned = self._progress(f"training, round {task.round}"), trainer.steps(task)
+        meter = Meter()
+        meter.begin([planned])
+        seldom = Seldom(lambda: show(min(meter.cells[1], planned - 1), planned))
+
+        def stepped() -> None:
+            meter.step()
+            seldom()
+
+        try:
+            return trainer.run(task, stepped)
+        finally:
+            show(planned, planned)
+
+    @cached_property
+    def _table(self) -> ImageTable:
+        return images_of(self._config)
+
+    def _experiment(self, setup: Setup) -> Experiment | Refusal:
+        """What the setup builds here; kept until another setup comes."""
+        key = fingerprint(setup)
+        if self._built is not None and self._built[0] == key:
+            return self._built[1]
+        self._built = None  # or there would be two models
+        try:
+            config = local_config(setup, self._config)
+            refused = incompatibility(config, self._config)
+            if refused:
+                return Refusal(refused)
+            self._check_disk(setup)
+            data = self._data(config, setup)
+            few = self._config.allow.min_images
+            if few and len(data.clients[0].train) < few:
+                return Refusal(f"this site has fewer training images than its allow.min_images={few}")
+            folder = self._config.state / setup.run
+            with enough_memory():
+                built = build_experiment(config, folder, self._progress, model=None, data=data)
+        except RuntimeFailure as error:
+            return Refusal(str(error), final=False)  # there may be room later
+        except (FedLensError, OSError) as error:
+            return Refusal(str(error))
+        self._built = (key, built)
+        return built
+
+    def _data(self, config: Config, setup: Setup) -> FederatedData:
+        own = self._config
+        return one_client(
+            relabelled(self._table, setup.class_names),
+            own.client,
+            Decoding(setup.image_size, own.on_bad_image, own.max_pixels, own.cache_dir),
+            validation=config.data.validation,
+            client_test=config.data.client_test,
+            seed=config.seed,
+            progress=self._progress("decoding images"),
+        )
+
+    def _check_disk(self, setup: Setup) -> None:
+        """Say what the images will take, before they are decoded.
+
+        Raises:
+            DataError: less than `FREE_DISK` is free at the site's state.
+        """
+        folder = self._config.state
+        free = shutil.disk_usage(folder).free
+        decoded = len(self._table.labels) * setup.image_size**2 * setup.channels / 1e6
+        self._tell(f"disk: {decoded:,.1f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
+        if free < FREE_DISK:
+            raise DataError(f"state_dir: {folder} has {free / 1e6:,.0f} MB free; {FREE_DISK / 1e6:,.0f} MB are needed")
+
+
+def images_of(config: SiteConfig) -> ImageTable:
+    """The site's own images, as its source lists them.
+
+    Raises:
+        DataError: there are none, or not in the expected form.
+    """
+    load_plugins(config.plugins)
+    try:
+        source = detect(config.data_dir) if config.source == AUTO else config.source
+        if source == "clients":
+            raise DataError(
+                f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
+                f"{config.data_dir / 'client1'}"
+            )
+        section = DataSection.model_validate({"source": source, "path": config.data_dir})
+        return SOURCE.choose(section).load()
+    except DataError as error:
+        raise DataError(str(error).replace("data.path", "data_dir").replace("data.source", "source")) from error
+
+
+def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> TrainingSite:
+    """For `runtimes.flower.worker.MakeSite`, by `functools.partial`."""
+    return TrainingSite(config, tell, progress)
+
+
+def site_maker(config: SiteConfig) -> Callable[[Tell, Progress], TrainingSite]:
+    """A picklable maker of the site, for a worker process."""
+    return partial(make_site, config)

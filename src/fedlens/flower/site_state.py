@@ -1,0 +1,47 @@
+"""A site's state folder: who it is, and that one client uses it at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fedlens.config.site import SiteConfig
+from fedlens.core.files import write_atomic
+from fedlens.errors import ConfigError
+
+
+def identity(state: Path) -> str:
+    """What tells this site from another of its name; drawn once, kept in the state folder."""
+    path = state / "identity"
+    if not path.exists():
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, secrets.token_hex(16))
+    return path.read_text().strip()
+
+
+@contextmanager
+def exclusive_lock(config: SiteConfig) -> Iterator[None]:
+    """Hold the site's state folder, so that no second client uses it.
+
+    Raises:
+        ConfigError: one does, or the folder cannot be written.
+    """
+    folder = config.state
+    with ExitStack() as held:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what stays here is nobody else's
+            lock = held.enter_context((folder / "lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"partition_id={config.partition_id}: a client of that partition ({config.client}) already runs here, "
+                f"in {folder}; give this one another --partition_id"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir"
+            ) from error
+        yield

@@ -1,0 +1,114 @@
+"""The model that one client of a run uses: what the run's last checkpoint shares, and what the client kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fedlens.build.builders import build_plan
+from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.load import load_saved
+from fedlens.config import problems
+from fedlens.config.blocks import PYTHON
+from fedlens.core.types import Task, TaskSettings
+from fedlens.data.types import FederatedData
+from fedlens.errors import ModelError
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
+from fedlens.tracking.observer import Silent
+from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.saved import Partition, read_saved
+from fedlens.training.device import enough_memory
+
+_MOST_NAMES = 10
+
+
+@dataclass(frozen=True)
+class PersonalModel:
+    """model: in eval mode, on the CPU; images: those it was trained on; remark: what its user should know, or ""."""
+
+    model: nn.Module
+    images: FederatedData
+    remark: str
+
+
+@enough_memory()
+def open_personal(
+    run: RunDir,
+    client: str,
+    *,
+    model: nn.Module | None = None,
+    data: FederatedData | None = None,
+) -> PersonalModel:
+    """The model of `client`. Of a run with a `model` or `data` from Python, the same have to be given.
+
+    Raises:
+        ModelError: no such client, no finished round, or the clients live elsewhere.
+        FedLensError: the images, or what the client kept, are not there.
+    """
+    checkpoint = _checkpoint(run, client)
+    config = load_saved(run.config)
+    if data is None and config.data.source == PYTHON:
+        raise ModelError(
+            f"{run.path}: the run's images were given from Python; give them again: "
+            "fedlens.load_run(…).model_of(client, data=…)"
+        )
+    experiment = build_experiment(config, run.path, Silent().progress, model=model, data=data)
+    if read_saved(run.fingerprint, str) != experiment.images.cache_key:
+        raise ModelError(f"{run.path}: the images are not those of this run; put them back")
+    if not run.divides(experiment.images):
+        raise ModelError(
+            f"{run.path}: the images are divided among the clients in another way than when this run was made, "
+            "which was perhaps with an older version of FedLens: make the run again"
+        )
+    checkpoint.check_model(experiment.shared)
+    settings, version = TaskSettings(lr=build_plan(config).lr(checkpoint.round)), checkpoint.versions.get(client)
+    experiment.trainer.load_client_model(
+        Task(client, checkpoint.round, "evaluate", checkpoint.state.shared, settings, version)
+    )
+    return PersonalModel(
+        experiment.model.to("cpu").eval(), experiment.images, _remark(experiment, client, client in checkpoint.versions)
+    )
+
+
+def clients_of(run: RunDir) -> list[str]:
+    """The names of a run's clients, in order; none before the run has begun."""
+    partition: Mapping[str, Any] = read_saved(run.partition, Partition) if run.partition.exists() else {}
+    return list(partition.get("clients", ()))
+
+
+def some(names: list[str]) -> str:
+    """The first few of them."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _checkpoint(run: RunDir, client: str) -> Checkpoint:
+    """The newest one, after a look at whether it can be used."""
+    names = clients_of(run)
+    if client not in names:
+        near = problems.nearest(client, names)
+        hint = f" Did you mean {near}?" if near else ""
+        raise ModelError(f"client = {client!r}: no client of {run.path}.{hint} Known: {some(names) or 'none yet'}")
+    if run.superlink.exists():
+        raise ModelError(
+            f"client = {client!r}: what the clients of {run.path} keep is on their own machines and never comes here"
+        )
+    found = Checkpoints(run.checkpoints).latest(Silent().note)
+    if found is None:
+        raise ModelError(f"{run.path}: no round has finished, so there is no model yet")
+    return found
+
+
+def _remark(experiment: Experiment, client: str, sampled: bool) -> str:
+    config = experiment.config.personalization
+    if config.name == "none":
+        return "personalization.name is none: every client uses the shared model"
+    if sampled:
+        return ""
+    if not experiment.trainer.shared:
+        return f"{client} was never sampled: its model is as it was before training"
+    rest = ", with its private parts as they were before training" if experiment.partly_private else ""
+    return f"{client} was never sampled: its model starts from the shared one{rest}"

@@ -1,0 +1,66 @@
+"""What people are told before the first round: what is about to run, and what is doubtful about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedlens.build.experiment import Experiment
+from fedlens.core.fonts import missing_note
+from fedlens.data.types import FederatedData
+from fedlens.runtimes.base import Runtime
+from fedlens.tracking.intervals import wilson
+from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.summary import algorithm_name
+
+ENOUGH_VALIDATION = 100
+"""Images; with fewer, a 95 % interval is wider than 20 points."""
+
+
+def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[str, str]:
+    """What is about to run, for people."""
+    config, data, clients = experiment.config, experiment.images, runtime.known()
+    parameters = sum(value.numel() for value in experiment.model.parameters())
+    images = sum(client.examples for client in clients)
+    return {
+        "data": data_line(data, len(clients)),
+        "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
+        "strategy": algorithm_name(config.model_dump(mode="json")),
+        "clients": f"{len(clients)}, holding {images:,} training images of {len(data.class_names)} classes",
+        "device": str(experiment.device),
+        "folder": str(folder.path),
+    }
+
+
+def data_line(data: FederatedData, clients: int) -> str:
+    """ "imagefolder PHOTOS · 200 images · 4 classes · dirichlet α 0.3 · 4 clients"; of a server, what it tests on."""
+    report, simulated = data.report, bool(data.clients)
+    parts = [
+        report.source or "the sites' own",
+        *([f"{len(data.labels):,} images{'' if simulated else ' here, for tests'}"] if len(data.labels) else []),
+        f"{len(data.class_names)} classes",
+        *([report.scheme] if simulated and report.scheme else []),
+        f"{clients} client{'s' * (clients != 1)}",
+    ]
+    return " · ".join(parts)
+
+
+def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | None:
+    """What to know where validation has so few images that it decides by chance; None where it has enough, or none."""
+    apart = experiment.malicious if experiment.partly_private else frozenset()
+    images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
+    interval = wilson(0.5, images)
+    if interval is None or images >= ENOUGH_VALIDATION:
+        return None
+    return (
+        f"validation has only {images} image{'s' * (images != 1)}: an accuracy of 50 % on them may be anything from "
+        f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %, so early stopping and the best model depend on chance; "
+        f"use more images, or a larger data.validation (now {experiment.config.data.validation:g})"
+    )
+
+
+def font_notes(experiment: Experiment) -> list[str]:
+    """Which names TensorBoard's pictures cannot show."""
+    data = experiment.images
+    names = (*data.class_names, *(client.name for client in data.clients))
+    note = missing_note(names) if experiment.config.tracking.tensorboard else None
+    return [note] if note else []

@@ -1,0 +1,197 @@
+"""One run from start to end: its folder, its trackers, the coordinator, and what is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from fedlens.aggregation.base import Aggregator
+from fedlens.build.against_data import check_stopping
+from fedlens.build.builders import build_plan
+from fedlens.build.checks import check_rule
+from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.runtimes import build_runtime, check_clients
+from fedlens.build.scoring import Scoring, backdoor_measure, scoring_by_clients, shared_model_scorer
+from fedlens.config.schema import Config
+from fedlens.core.records import Tracker
+from fedlens.core.types import State
+from fedlens.data.types import FederatedData
+from fedlens.errors import DataError
+from fedlens.federation.bookkeeping import Bookkeeping
+from fedlens.federation.checkpoints import Checkpoints
+from fedlens.federation.coordinator import Coordinator
+from fedlens.federation.measures import ClientMeasures
+from fedlens.reports.html import write_report
+from fedlens.runtimes.base import Runtime
+from fedlens.session.header import few_validation_images, font_notes, header
+from fedlens.session.saved_models import save_models
+from fedlens.session.start import prepare_folder, starting_point
+from fedlens.strategies.base import RoundContext
+from fedlens.tracking.board import Board
+from fedlens.tracking.metrics import MetricsFile
+from fedlens.tracking.observer import Observer
+from fedlens.tracking.predictions import keep_pictures
+from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.stopwatch import Stopwatch
+from fedlens.training.client import ClientTrainer
+from fedlens.training.device import enough_memory
+from fedlens.transforms.base import ReceivingContext
+
+
+@dataclass(frozen=True)
+class UserObjects:
+    """What a Python user hands in instead of configuring it."""
+
+    model: nn.Module | None = None
+    data: FederatedData | None = None
+
+
+@enough_memory()
+def execute(
+    config: Config, folder: RunDir, given: UserObjects, observer: Observer, trackers: Sequence[Tracker]
+) -> nn.Module:
+    """Run or go on with what is in `folder`; gives the final model. A stop at any moment can be gone on from.
+
+    Raises:
+        FedLensError: the folder keeps the last whole checkpoint.
+        KeyboardInterrupt: passed on after what is finished is on disk.
+    """
+    watch = Stopwatch()
+    progress = watch.timed(observer.progress)
+    experiment = build_experiment(config, folder.path, progress, model=given.model, data=given.data)
+    # too few clients: say so before there is a run
+    check_rule(config, build_plan(config).sampler.size(len(experiment.train_data.clients)))
+    data = experiment.train_data
+    check_stopping(config, len(data.val))
+    check_clients(config, [client.name for client in data.clients])
+    return run_rounds(
+        experiment,
+        folder,
+        lambda: build_runtime(experiment, partial(rebuild_trainer, config, folder.path, given, experiment.holdings)),
+        lambda _runtime: Scoring(
+            shared_model_scorer(experiment, data.test, observer.progress("test images")),
+            shared_model_scorer(experiment, data.val, observer.progress("validation images")),
+            backdoor_measure(experiment),
+        ),
+        observer,
+        trackers,
+        watch,
+    )
+
+
+def run_rounds(
+    experiment: Experiment,
+    folder: RunDir,
+    make_runtime: Callable[[], Runtime],
+    make_scoring: Callable[[Runtime], Scoring],
+    observer: Observer,
+    trackers: Sequence[Tracker],
+    watch: Stopwatch,
+) -> nn.Module:
+    """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model, on the
+    CPU as when it is read from the folder.
+
+    `make_scoring` says how the shared model is scored, where there is one.
+    """
+    config = experiment.config
+    for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment)):
+        observer.note(note)
+    checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
+    start = [starting_point(folder, experiment, checkpoints, observer)]
+    begun = start[0].round
+    with running(make_runtime()) as runtime:
+        runtime.watch = observer.standing
+        prepare_folder(folder, experiment, runtime)
+        observer.start(header(experiment, folder, runtime), config.federated.num_rounds, begun)
+        if doubt := few_validation_images(experiment, runtime):
+            observer.note(doubt)
+        board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
+        files: list[Tracker] = [MetricsFile(folder.metrics, begun), *([board] if board else [])]
+        everybody = [*files, observer, *trackers]
+        scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
+        with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:
+            watch.part("rounds")
+            end = coordinator.run(start.pop())  # nobody else holds the first model, so it goes when the next is there
+            watch.part("report")
+            folder.save_data(experiment.images, runtime.known())
+            save_models(experiment, folder, end, checkpoints)
+            if config.tracking.report and config.tracking.pictures:
+                keep_pictures(experiment, folder.pictures)
+            if board:
+                board.finish()
+    folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
+    if config.tracking.report:
+        write_report(folder.path)
+    observer.finish(folder.path, watch.spent())
+    return experiment.model.to("cpu")
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[Runtime]:
+    """A runtime that is ended, whatever happens."""
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+@contextmanager
+def coordinating(
+    experiment: Experiment,
+    runtime: Runtime,
+    scoring: Scoring,
+    trackers: Sequence[Tracker],
+    checkpoints: Checkpoints,
+    note: Callable[[str], None],
+) -> Iterator[Coordinator]:
+    """A coordinator and its bookkeeping; finished rounds are written, and the trackers closed, whatever happens."""
+    books = Bookkeeping(trackers, checkpoints)
+    try:
+        yield Coordinator(
+            build_plan(experiment.config),
+            experiment.algorithm.strategy,
+            runtime,
+            experiment.trained,
+            books,
+            partial(aggregator_of, experiment),
+            chain=experiment.algorithm.chain,
+            test=scoring.test,
+            validation=scoring.validation,
+            measure=scoring.measure,
+            describe=ClientMeasures(
+                experiment.trained, experiment.algorithm.summed, experiment.whole_model, experiment.malicious
+            ),
+            malicious=experiment.malicious,
+            note=note,
+        )
+    finally:
+        books.close()
+        for tracker in trackers:
+            tracker.close()
+
+
+def aggregator_of(experiment: Experiment, ctx: RoundContext, kept: State) -> Aggregator:
+    """A new aggregator for one round's decoded results. `kept`: what the one before kept."""
+    return experiment.algorithm.aggregator(ReceivingContext(ctx.round, experiment.trained, ctx.cohort, kept))
+
+
+@enough_memory()
+def rebuild_trainer(config: Config, folder: Path, given: UserObjects, holdings: str) -> ClientTrainer:
+    """A worker's trainer, made again from the configuration where a process cannot inherit it.
+
+    Raises:
+        DataError: the images here are not those of the run, whose `Experiment.holdings` are given.
+    """
+    quiet = lambda _label: lambda _done, _all: None  # noqa: E731
+    experiment = build_experiment(config, folder, quiet, model=given.model, data=given.data)
+    if experiment.holdings != holdings:
+        place = f"data.path={config.data.path}" if config.data.path else f"data.source={config.data.source}"
+        raise DataError(
+            f"{place} gives other images here than where the run was started: put the same files at that path"
+        )
+    return experiment.trainer

@@ -1,0 +1,45 @@
+"""The one place where a strategy's `ClientContext` is made: at a client, and where a server asks what is honest."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedlens.core.types import State, Task
+from fedlens.strategies.base import ClientContext
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+
+
+def client_context(
+    model: FlatModel,
+    task: Task,
+    settings: LocalSettings,
+    *,
+    examples: int,
+    steps: int,
+    private: frozenset[str],
+    start: Tensor,
+    loss: float,
+    client_state: State,
+) -> ClientContext:
+    """The context of a training task whose payload is decoded. `private`: names of the model that stay with clients."""
+
+    def unflatten(vector: Tensor) -> dict[str, Tensor]:
+        return {name: value for name, value in model.unflatten(vector).items() if name not in private}
+
+    optimizer = settings.optimizer
+    return ClientContext(
+        round=task.round,
+        client=task.client,
+        examples=examples,
+        steps=steps,
+        lr=task.settings.lr,
+        momentum=optimizer.momentum if optimizer.name == "sgd" else None,
+        start=start,
+        module=model.module,
+        loss=loss,
+        received={name: value for name, value in task.payload.items() if name not in model.names},
+        client_state=client_state,
+        flatten=model.flatten,
+        unflatten=unflatten,
+    )

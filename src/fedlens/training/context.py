@@ -1,0 +1,140 @@
+"""One client at work: what a personalisation sees of the resident model, the images and the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fedlens.core.types import Metrics, State
+from fedlens.personalization.base import NO_TERMS, Batch, Gradients, LocalTrainingContext, Optimizer
+from fedlens.strategies.base import LocalTerms
+from fedlens.training.examples import Examples
+from fedlens.training.flat import FlatModel
+from fedlens.training.loop import LocalLoop, Stepped, forward, unseen
+from fedlens.training.optimizers import VectorOptimizer, make_optimizer
+from fedlens.training.precision import autocast
+from fedlens.training.settings import LocalSettings
+
+
+class ResidentTrainingContext(LocalTrainingContext):
+    """Made when a task's model is in place. `optimizer`: the one whose state is kept; `private`: names that stay."""
+
+    def __init__(
+        self,
+        model: FlatModel,
+        settings: LocalSettings,
+        examples: Examples,
+        optimizer: VectorOptimizer,
+        generator: torch.Generator,
+        *,
+        round_number: int,
+        client: str,
+        lr: float,
+        kept: State,
+        stepped: Stepped = unseen,
+    ) -> None:
+        self.round = round_number
+        self.client = client
+        self.examples = len(examples)
+        self.epochs = settings.epochs
+        self.lr = lr
+        self.kept = kept
+        self.start = model.vector.clone()
+        self._model = model
+        self._settings = settings
+        self._examples = examples
+        self._optimizer = optimizer
+        self._generator = generator
+        self._stepped = stepped
+
+    @property
+    def module(self) -> nn.Module:  # type: ignore[override]
+        return self._model.module
+
+    @property
+    def vector(self) -> Tensor:  # type: ignore[override]
+        return self._model.vector
+
+    @property
+    def step_scale(self) -> Tensor | None:  # type: ignore[override]
+        return self._model.step_scale
+
+    def fit(
+        self,
+        over: int | Iterable[Batch],
+        terms: LocalTerms = NO_TERMS,
+        *,
+        step_scale: Tensor | None = None,
+        lr: float | None = None,
+        optimizer: Optimizer = "kept",
+    ) -> Metrics:
+        batches = self.batches(over) if isinstance(over, int) else over
+        stepping = self._optimizer_called(optimizer)
+        return self._loop(terms, step_scale).run(
+            batches, stepping, self.lr if lr is None else lr, self._generator, step_scale
+        )
+
+    def batches(self, epochs: int) -> Iterator[Batch]:
+        return self._examples.epochs(epochs, self._settings.batch_size, self._generator)
+
+    def gradients(self, terms: LocalTerms = NO_TERMS, *, step_scale: Tensor | None = None) -> Gradients:
+        return _LoopGradients(self._model, self._loop(terms, step_scale), self._generator)
+
+    def observe(self, batch: Batch) -> None:
+        self._model.train()
+        with torch.no_grad(), autocast(self._settings.precision, self._model.device):
+            forward(self._model.module, batch[0])
+
+    def stepper(self) -> Callable[[Tensor, Tensor], None]:
+        return partial(self._optimizer_called("fresh").scaled_step, lr=self.lr, step_scale=self.step_scale)
+
+    def statistics(self) -> dict[str, Tensor]:
+        return self._model.statistics()
+
+    def state(self) -> dict[str, Tensor]:
+        return self._model.state()
+
+    def load(self, state: State) -> None:
+        self._model.load(state)
+
+    def mask(self, names: frozenset[str]) -> Tensor:
+        return self._model.mask(names)
+
+    def flatten(self, state: State) -> Tensor:
+        return self._model.flatten(state)
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        return self._model.unflatten(vector)
+
+    def _loop(self, terms: LocalTerms, step_scale: Tensor | None) -> LocalLoop:
+        moved = None if step_scale is None else self._model.within(step_scale)
+        return LocalLoop(self._model, self._settings, terms, moved, self._stepped)
+
+    def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
+        if name == "kept":
+            return self._optimizer
+        like = self._settings.optimizer
+        return make_optimizer(
+            replace(like, name="sgd", momentum=0.0, weight_decay=0.0) if name == "plain" else like, {}
+        )
+
+
+class _LoopGradients:
+    """The shared loop's gradients, without its steps."""
+
+    def __init__(self, model: FlatModel, loop: LocalLoop, generator: torch.Generator) -> None:
+        self._model = model
+        self._loop = loop
+        self._generator = generator
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if not self._loop.differentiate(*batch, self._generator):
+            self._model.gradient.zero_()
+        return self._model.gradient
+
+    def metrics(self) -> Metrics:
+        return self._loop.metrics()

@@ -1,0 +1,215 @@
+"""Answers that no honest site gives: each number, name, type and shape is held against what is known of the site and of
+the task, before anything is added to a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fedlens.core.types import ClientResult, MeanMetric, Split, State, Task
+from fedlens.errors import ProtocolError
+
+LONGEST_UPDATE = 1e3
+"""How many times longer (L2 norm) than the model an update may be: far above what training gives."""
+
+ROUNDED = 1.01
+"""How much larger than computed here a number may be: sums of 32 bits differ by their order."""
+
+CheckPayload = Callable[[ClientResult, "Expected"], None]
+
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an honest answer looks like.
+
+    examples        images that the site has reported for this kind of task
+    metrics         names that have to be there
+    payload, extra  of a training task: name → (type, shape)
+    norm            L2 norm of the shared model
+    largest_extras  norm of the payload → the largest norm of each extra, where it is known
+    passes          of a training task: most passes over the images
+    outputs         of a "evaluate_shared" task: the model's outputs, which is the largest side of a confusion matrix
+    counts          of a "evaluate_shared" task: images of each class that the site has reported, by split
+    check_payload   looks at the tensors; `decode`: a result as an aggregator adds it up
+    whole           losses and accuracies are over all the images that the result is about
+    """
+
+    examples: int
+    metrics: tuple[str, ...]
+    payload: Shapes = field(default_factory=dict)
+    extra: Shapes = field(default_factory=dict)
+    norm: float = 0.0
+    largest_extras: Callable[[float], Mapping[str, float]] = lambda _norm: {}
+    passes: int = 1
+    outputs: int = 0
+    counts: Mapping[Split, Sequence[int]] = field(default_factory=dict)
+    check_payload: CheckPayload = field(default_factory=lambda: check_tensors)
+    decode: Callable[[ClientResult], ClientResult] = lambda result: result
+    whole: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        shapes = (*self.payload.values(), *self.extra.values())
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 2 * 8 * self.outputs**2
+
+
+def shapes_of(state: State) -> Shapes:
+    return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+
+
+def check(answer: ClientResult, task: Task, expected: Expected) -> None:
+    """Raises ProtocolError: no honest site answers `task` like that; the message says what is wrong."""
+    report, extra = answer.report, answer.extra
+    if missing := [name for name in expected.metrics if name not in report.metrics]:
+        raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
+    if report.weight > expected.examples:
+        raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
+    _check_shapes("extra", extra, expected.extra)
+    for name, value in extra.items():
+        if value.dim() == 0 and float(value) < 0:
+            raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
+    expected.check_payload(answer, expected)
+    _check_metrics(answer, task, expected)
+
+
+def check_tensors(result: ClientResult, expected: Expected) -> None:
+    """Names, types and shapes, and numbers that are finite.
+
+    Raises:
+        ProtocolError: they are others.
+    """
+    _check_shapes("update", result.payload, expected.payload)
+    _norm(result.payload)
+
+
+def check_update(result: ClientResult, expected: Expected) -> None:
+    """As `check_tensors`; and the decoded update is not much longer than the model, nor an extra than it can be.
+
+    Raises:
+        ProtocolError: it is.
+    """
+    _check_shapes("update", result.payload, expected.payload)
+    decoded = expected.decode(result)
+    extra, norm, _ = decoded.extra, _norm(decoded.payload), _norm(decoded.extra)
+    if norm > LONGEST_UPDATE * (expected.norm + 1):
+        raise ProtocolError(f"an update of norm {norm:.3g}, against a model of norm {expected.norm:.3g}")
+    for name, most in expected.largest_extras(norm).items():
+        if (length := _length(extra[name])) > ROUNDED * most:
+            raise ProtocolError(f"{_an(name)} of {length:.3g}, which cannot be above {most:.3g} with this update")
+
+
+def _check_metrics(answer: ClientResult, task: Task, expected: Expected) -> None:
+    """Values in their ranges, over no more images than there are. What a plugin measures has no known range."""
+    largest = dict.fromkeys(("seconds", "update_norm", "drift"), math.inf)
+    largest["bytes_up"] = float(_nbytes(answer.payload) + _nbytes(answer.extra))
+    largest["bytes_down"] = float(_nbytes(task.payload))
+    for name, mean in answer.report.metrics.items():
+        word = name.rpartition(".")[2]
+        counts_images = word in ("loss", "accuracy")
+        most = {"loss": math.inf, "accuracy": 1.0}[word] if counts_images else largest.get(name)
+        if most is not None and not 0 <= mean.value <= most:
+            raise ProtocolError(f"{_an(name)} of {mean.value:.3g}, which is not between 0 and {most:g}")
+        if counts_images:
+            _check_images(name, mean, answer, expected)
+
+
+def _check_images(name: str, mean: MeanMetric, answer: ClientResult, expected: Expected) -> None:
+    """Raises ProtocolError: a loss or accuracy over more, or other, images than the answer is about."""
+    if not (expected.outputs or expected.whole) and mean.weight > expected.passes * expected.examples:
+        raise ProtocolError(
+            f"{_an(name)} over {mean.weight:g} images, but the site has reported {expected.examples}, to be passed "
+            f"{expected.passes} times at most"
+        )
+    if expected.whole and mean.weight != answer.report.weight:
+        raise ProtocolError(f"{_an(name)} over {mean.weight:g} images in an answer about {answer.report.weight:g}")
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+
+
+def _nbytes(state: State) -> int:
+    return sum(value.nbytes for value in state.values())
+
+
+def _norm(state: State) -> float:
+    """L2 norm of all together, in one look at each number.
+
+    Raises:
+        ProtocolError: numbers that are not finite.
+    """
+    norms = {name: _length(value) for name, value in state.items()}
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            raise ProtocolError(f"numbers in {name} that are not finite")
+    return math.hypot(*norms.values())
+
+
+def _length(value: Tensor) -> float:
+    """L2 norm; not finite where a number is not."""
+    single = value if value.dtype.itemsize > 2 and value.is_floating_point() else value.float()
+    norm = float(torch.linalg.vector_norm(single))
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(single, dtype=torch.float64))
+
+
+def check_confusion(result: ClientResult, expected: Expected) -> None:
+    """Counts by split, each with its loss over as many images, in a square that the model can fill; their rows are the
+    images that the site has reported.
+
+    Raises:
+        ProtocolError: they are not.
+    """
+    payload, report = result.payload, result.report
+    for name, value in payload.items():
+        side = len(value) if value.dim() == 2 else 0
+        if name not in ("test", "val"):
+            raise ProtocolError(f"counts of {name}")
+        if f"{name}.loss" not in report.metrics:
+            raise ProtocolError(f"counts of {name}, without a loss")
+        if value.dtype != torch.int64 or value.shape != (side, side) or side > expected.outputs:
+            raise ProtocolError(f"counts of the form {_said(value.dtype, tuple(value.shape))}")
+        if bool((value < 0).any()):
+            raise ProtocolError("negative counts")
+        images, scored = float(value.double().sum()), report.metrics[f"{name}.loss"].weight
+        if not 0 < images <= expected.examples:
+            raise ProtocolError(f"{images:g} counts of {name}, but the site has reported {expected.examples} images")
+        if images != scored:
+            raise ProtocolError(f"{images:g} counts of {name}, and a loss of {scored:g} images")
+        _check_classes(name, value, expected.counts.get(cast(Split, name), ()))
+
+
+def _check_classes(name: str, value: Tensor, reported: Sequence[int]) -> None:
+    """Raises ProtocolError: the rows of the counts are not the images of each class that the site has reported."""
+    rows = value.sum(1).tolist()
+    width = max(len(rows), len(reported))
+    for label, (counted, held) in enumerate(zip(_padded(rows, width), _padded(reported, width), strict=True)):
+        if counted != held:
+            raise ProtocolError(f"{counted} counts of {name} in class {label}, but the site has reported {held} images")
+
+
+def _padded(counts: Sequence[int], width: int) -> list[int]:
+    return [*counts, *[0] * (width - len(counts))]
+
+
+def _check_shapes(what: str, state: State, wanted: Shapes) -> None:
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise ProtocolError(f"the {what} lacks {', '.join(missing[:3])}")
+    if surplus := sorted(state.keys() - wanted.keys()):
+        raise ProtocolError(f"the {what} has {', '.join(surplus[:3])}, which nobody asked for")
+    for name, (dtype, shape) in wanted.items():
+        value = state[name]
+        if (value.dtype, tuple(value.shape)) != (dtype, shape):
+            raise ProtocolError(f"{name} is {_said(value.dtype, tuple(value.shape))} instead of {_said(dtype, shape)}")
+
+
+def _said(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {'×'.join(map(str, shape)) or 'scalar'}"

@@ -1,0 +1,124 @@
+"""Local training: the client's part of a round."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedlens.aggregation.norms import all_finite, l2_norm
+from fedlens.core.types import ClientFailure, ClientInfo, ClientReport, ClientResult, MeanMetric, State, Task
+from fedlens.strategies.base import ClientUpdate
+from fedlens.training.client_context import client_context
+from fedlens.training.device import gathered
+from fedlens.training.loop import STEPS, Stepped
+from fedlens.training.optimizers import make_optimizer
+from fedlens.training.screening import Expected, check_update, shapes_of
+from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
+from fedlens.transforms.base import EncodingContext
+
+if TYPE_CHECKING:
+    from fedlens.training.client import ClientTrainer
+
+METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
+"""What every result has beside what a personalisation measures."""
+
+MODEL_DIVERGED = "training diverged: the update or the loss is not finite"
+OWN_MODEL_DIVERGED = "training diverged: the client's own model is not finite"
+UPDATE_DIVERGED = "training diverged: what it would send is not finite"
+NO_STEP = "no step was taken: every gradient overflowed fp16"
+
+
+@task_kinds.register("train", summary="local training; the result is the client's update")
+@dataclass(frozen=True)
+class Train(TaskKind):
+    """A client that diverges is a failure of that client, not of the run."""
+
+    flower_type = "train"
+    writes_store = True
+    takes_time = True
+    aggregated = True
+
+    def steps(self, trainer: ClientTrainer, task: Task) -> int:
+        settings = trainer.settings
+        passes = trainer.algorithm.personalization.passes(settings.epochs)
+        return passes * math.ceil(trainer.images_of(task.client) / settings.batch_size)
+
+    def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
+        started = time.perf_counter()
+        fail = partial(ClientFailure, task.client, task.round)
+        algorithm, settings = trainer.algorithm, trainer.settings
+        optimizer = make_optimizer(settings.optimizer, trainer.kept_optimizer(kept))
+        local = trainer.local_context(task, kept, optimizer, stepped)
+        ctx = trainer.client_context(task, kept, local.start)
+        algorithm.personalization.arrive(local)
+        metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
+        if not trainer.model.is_finite() or not math.isfinite(metrics["loss"].total):
+            return fail(MODEL_DIVERGED)
+        if not all_finite(local.kept.values()):
+            return fail(OWN_MODEL_DIVERGED)
+        taken = metrics.pop(STEPS, MeanMetric(ctx.steps, 1)).total
+        if not taken:
+            return fail(NO_STEP)
+        delta = trainer.delta(task)
+        update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
+        if not all_finite([*update.payload.values(), *update.extra.values()]):
+            return fail(UPDATE_DIVERGED)
+        update = in_main_memory(update)
+        encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
+        stored = trainer.keep(task, update, optimizer, local.kept, encoded.kept)
+        sent = encoded.update
+        metrics |= trainer.measured(task, delta, update, sent, time.perf_counter() - started)
+        report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored)
+        return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
+
+    def expected(self, task: Task, client: ClientInfo | None, view: ServerView) -> Expected:
+        """For shapes and types: what the strategy and the transforms make of an update of zeros."""
+        algorithm, settings = view.algorithm, view.settings
+        examples = client.examples if client else 0
+        zeros = {name: torch.zeros_like(value) for name, value in view.shared.items()}
+        passes = algorithm.personalization.passes(settings.epochs)
+        payload = algorithm.chain.decode_model(task.payload)
+        context = client_context(
+            view.resident,
+            replace(task, payload=payload),
+            settings,
+            examples=max(examples, 1),
+            steps=passes * math.ceil(max(examples, 1) / settings.batch_size),
+            private=view.resident.names - view.shared.keys(),
+            start=view.resident.vector,  # of any numbers: only shapes are looked at
+            loss=1.0,
+            client_state={},
+        )
+        honest = algorithm.strategy.finish(replace(context, steps=1), zeros)
+        encoding = EncodingContext(task.round, task.client, frozenset(view.resident.trainable & zeros.keys()), {}, 0)
+        sent = algorithm.chain.encode(honest, {}, encoding).update
+        return Expected(
+            examples,
+            METRICS,
+            shapes_of(sent.payload),
+            shapes_of(sent.extra),
+            l2_norm(value for name, value in payload.items() if name in view.resident.names),
+            partial(algorithm.strategy.largest_extras, context),
+            passes,
+            check_payload=check_update,
+            decode=lambda result: algorithm.chain.decode(result, zeros),
+        )
+
+    def record(self, result: ClientResult) -> str:
+        metrics, images = result.report.metrics, int(result.report.weight)
+        loss, seconds = metrics["loss"].value, metrics["seconds"].total
+        return f"round {result.round}: trained on {images} images, loss {loss:.4f}, {seconds:.1f} s"
+
+
+def in_main_memory(update: ClientUpdate) -> ClientUpdate:
+    """The same where the server's half of an algorithm is, whatever the device."""
+    payload, extra = (
+        {name: value.cpu() for name, value in gathered(part, torch.device("cpu")).items()}
+        for part in (update.payload, update.extra)
+    )
+    return replace(update, payload=payload, extra=extra)

@@ -1,0 +1,223 @@
+"""The seam of update transforms: what happens to an update between a client's trained model and the server's step.
+
+The idea is that of postprocessors in pfl-research (Granqvist et al. 2024, https://arxiv.org/abs/2404.06430): an ordered
+chain, of which each transform may
+
+    encode   the update at the client, after `strategy.finish`;
+    decode   it where it is added: at the server, or in a worker that adds up its own clients;
+    receive  a round's decoded updates at the server, one by one, and change their aggregated update.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedlens.aggregation.base import AggregatedUpdate, Aggregator
+from fedlens.core.types import ClientResult, Metrics, PartialSum, State
+from fedlens.strategies.base import ClientUpdate, prefixed, under
+
+
+@dataclass(frozen=True)
+class EncodingContext:
+    """What a transform may know at the client.
+
+    trainable  names that clients train; the others are running statistics
+    kept       what this transform kept at this client the last time
+    seed       of this task's own draws: a repeated task draws the same again
+    """
+
+    round: int
+    client: str
+    trainable: frozenset[str]
+    kept: State
+    seed: int
+
+
+@dataclass(frozen=True)
+class ReceivingContext:
+    """What a transform may know where updates are added up.
+
+    trainable  names that clients train; the others are running statistics
+    cohort     clients that are asked in the round; None in a worker, which sees its own clients only
+    kept       what this transform kept at the server after the round before
+    """
+
+    round: int
+    trainable: frozenset[str]
+    cohort: int | None = None
+    kept: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An update as it travels, and what the transform keeps at the client for the next time."""
+
+    update: ClientUpdate
+    kept: State = field(default_factory=dict)
+
+
+class Receiver:
+    """One transform's part in one round at the server. The defaults pass everything on.
+
+    mergeable  workers may add up their own clients' updates after this receiver
+    """
+
+    mergeable: ClassVar[bool] = True
+
+    def add(self, result: ClientResult) -> Iterable[ClientResult]:
+        """What goes on to the next receiver for `result`: usually itself, none while it has to wait."""
+        return (result,)
+
+    def flush(self) -> Iterable[ClientResult]:
+        """The results that have waited, once every result of the round is here."""
+        return ()
+
+    def finish(self, total: AggregatedUpdate) -> AggregatedUpdate:
+        """The aggregated update after this transform."""
+        return total
+
+    def kept(self) -> State:
+        """What the transform keeps at the server for the next round; a checkpoint holds it."""
+        return {}
+
+
+class UpdateTransform(ABC):
+    """One transform. Nothing is done by default.
+
+    name   prefix of what it keeps at clients, and of its state at the server
+    dense  its decoded updates are whole tensors in their own scale, as rules of aggregation and norms expect them
+    """
+
+    name: ClassVar[str]
+    dense: ClassVar[bool] = True
+
+    def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
+        """The update as it travels. Shapes and types must not depend on the numbers in it: the server expects those
+        that an update of zeros has."""
+        return Encoded(update)
+
+    def decode(self, result: ClientResult, model: State) -> ClientResult:
+        """The inverse of `encode`, or its best estimate. `model`: tensors with the names, shapes and types of a decoded
+        payload; their values do not count.
+
+        Raises:
+            ProtocolError: no client could have encoded that.
+        """
+        return result
+
+    def encode_model(self, payload: State) -> State:
+        """What the server sends to clients, as it travels."""
+        return payload
+
+    def decode_model(self, payload: State) -> State:
+        """The inverse of `encode_model`, at the client."""
+        return payload
+
+    def released(self, metrics: Metrics) -> Metrics:
+        """The metrics of a client that may leave it."""
+        return metrics
+
+    def receiver(self, ctx: ReceivingContext) -> Receiver | None:
+        """Its part in one round; None: it has none."""
+        return None
+
+
+@dataclass(frozen=True)
+class TransformChain:
+    """Transforms in the order in which a client applies them."""
+
+    transforms: tuple[UpdateTransform, ...] = ()
+
+    def encode(self, update: ClientUpdate, kept: State, ctx: EncodingContext) -> Encoded:
+        """The update after all of them, and what all keep; `kept`: what they kept the last time."""
+        left: dict[str, Tensor] = {}
+        for transform in self.transforms:
+            encoded = transform.encode(update, replace(ctx, kept=under(transform.name, kept)))
+            update = encoded.update
+            left |= prefixed(transform.name, encoded.kept)
+        return Encoded(update, left)
+
+    def decode(self, result: ClientResult, model: State) -> ClientResult:
+        for transform in reversed(self.transforms):
+            result = transform.decode(result, model)
+        return result
+
+    def encode_model(self, payload: State) -> State:
+        for transform in self.transforms:
+            payload = transform.encode_model(payload)
+        return payload
+
+    def decode_model(self, payload: State) -> State:
+        for transform in reversed(self.transforms):
+            payload = transform.decode_model(payload)
+        return payload
+
+    def released(self, metrics: Metrics) -> Metrics:
+        """The metrics that all of them let out."""
+        for transform in self.transforms:
+            metrics = transform.released(metrics)
+        return metrics
+
+    def around(self, aggregator: Aggregator, ctx: ReceivingContext) -> Aggregator:
+        """`aggregator` behind the receivers: results pass that of the client's last transform first."""
+        receivers = [
+            (transform.name, transform.receiver(replace(ctx, kept=under(transform.name, ctx.kept))))
+            for transform in reversed(self.transforms)
+        ]
+        there = {name: receiver for name, receiver in receivers if receiver is not None}
+        return ReceivingAggregator(aggregator, there) if there else aggregator
+
+
+class ReceivingAggregator(Aggregator):
+    """An aggregator behind receivers."""
+
+    def __init__(self, inner: Aggregator, receivers: Mapping[str, Receiver]) -> None:
+        """`receivers`: transform's name → its receiver, in the order in which results pass them."""
+        self._inner = inner
+        self._names = tuple(receivers)
+        self._receivers = tuple(receivers.values())
+        self.mergeable = inner.mergeable and all(receiver.mergeable for receiver in self._receivers)  # type: ignore[misc]
+
+    def add(self, result: ClientResult) -> None:
+        self._pass_on(0, result)
+
+    def merge(self, partial: PartialSum) -> None:
+        self._check_mergeable()
+        self._inner.merge(partial)
+
+    def partial(self, round_number: int) -> PartialSum:
+        self._check_mergeable()
+        return self._inner.partial(round_number)
+
+    def result(self) -> AggregatedUpdate | None:
+        for place, receiver in enumerate(self._receivers):
+            for waiting in receiver.flush():
+                self._pass_on(place + 1, waiting)
+        total = self._inner.result()
+        for receiver in reversed(self._receivers):
+            total = None if total is None else receiver.finish(total)
+        return total
+
+    def kept(self) -> State:
+        """What the transforms keep at the server, each under its name. Asked after `result`."""
+        kept: dict[str, Tensor] = {}
+        for name, receiver in zip(self._names, self._receivers, strict=True):
+            kept |= prefixed(name, receiver.kept())
+        return kept
+
+    def _pass_on(self, place: int, result: ClientResult) -> None:
+        if place == len(self._receivers):
+            self._inner.add(result)
+            return
+        for passed in self._receivers[place].add(result):
+            self._pass_on(place + 1, passed)
+
+    def _check_mergeable(self) -> None:
+        if not self.mergeable:
+            waiting = [type(receiver).__name__ for receiver in self._receivers if not receiver.mergeable]
+            raise TypeError(f"{', '.join(waiting) or type(self._inner).__name__} needs every result by itself")
