@@ -1,4 +1,4 @@
-"""What a run computes, put together from its seams."""
+"""The algorithm of a run: strategy, personalisation, aggregation rule, attack and transforms, composed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fedlens.transforms.limited_share import LimitedShare
 class Algorithm:
     """strategy         how clients and server step
     personalization  what stays with the clients
-    rule             how updates are combined
+    rule             how updates are aggregated
     attack_plan      which clients of a simulation attack, and how
-    largest_share    of a step's weight that one client may have
-    directions       whether to measure how far updates agree, for one more sum of the model's size
-    encodings        transforms that change how updates travel
+    largest_share    largest part of a step's total weight that one client may have
+    directions       whether to measure how well updates agree in direction; costs one more sum of the model's size
+    encodings        transforms that encode updates for transmission
     """
 
     strategy: Strategy
@@ -37,8 +37,8 @@ class Algorithm:
 
     @cached_property
     def chain(self) -> TransformChain:
-        """What happens to an update, in the client's order; results pass the receivers in the reverse order: an attack
-        changes what was decoded, before anything defends against it."""
+        """The transforms of an update, in the order in which the client encodes. The server applies its part to results
+        in reverse order: an attack changes decoded updates, before any defence sees them."""
         measured: list[UpdateTransform] = [Directions()] if self.directions else []
         bounded: list[UpdateTransform] = [] if self.largest_share is None else [LimitedShare(self.largest_share)]
         attacked: list[UpdateTransform] = [] if self.attack_plan is None else [self.attack_plan]
@@ -50,6 +50,6 @@ class Algorithm:
 
     @property
     def summed(self) -> bool:
-        """The total is the weighted mean of what clients report of their updates."""
+        """Whether the total is the weighted mean of the clients' updates."""
         crafted = self.attack_plan is not None and self.attack_plan.attack.crafts
         return self.rule.linear and self.largest_share is None and not crafted

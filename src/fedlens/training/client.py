@@ -1,4 +1,4 @@
-"""The clients of one process: one resident model that is each client's in turn."""
+"""Client training in one process: one resident model, loaded with each client's state in turn."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ from fedlens.training.transfer import LayerwiseLR, Transfer
 from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 STRATEGY, OPTIMIZER, PRIVATE, PERSONAL, TRANSFORM = "strategy", "optimizer", "private", "personal", "transform"
-"""Prefixes of what a client keeps: of the strategy, the optimizer's state, parts of the model that never travel, what
-the personalisation keeps beside them, and what transforms of updates keep."""
+"""Name prefixes in the client store: the strategy's state, the optimizer's state, private parts of the model, the
+personalisation's own state, and the state of update transforms."""
 
 
 class ClientTrainer:
-    """Runs tasks of any client. What a task does is its kind's (`training.tasks`); the methods here are its tools."""
+    """Runs tasks for any client. The task kinds (`training.tasks`) define what happens; the methods here are their
+    tools."""
 
     def __init__(
         self,
@@ -70,27 +71,28 @@ class ClientTrainer:
 
     @property
     def shared(self) -> frozenset[str]:
-        """Names of the model that travel."""
+        """Names of the shared tensors of the model."""
         return self.model.names - self._private
 
     @property
     def partly_private(self) -> bool:
-        """Parts of the model stay with the clients."""
+        """Whether some parts of the model are private to the clients."""
         return bool(self._private)
 
     @property
     def shows_shared(self) -> bool:
-        """Clients use models of their own beside a whole shared one: both are measured on the client's images."""
+        """Whether each client uses its own model while the whole shared model exists too: both are then evaluated on
+        the client's images."""
         return self.algorithm.personalization.has_own_model() and not self._private
 
     def run(self, task: Task, stepped: Stepped = unseen) -> ClientResult | ClientFailure:
-        """Do the task; `stepped` is called at every gradient of its training.
+        """Run the task. `stepped` is called after every gradient computation.
 
         Raises:
-            ConfigError: there is no such kind of task.
-            KeyError: the task lacks a part of the model.
-            CheckpointError: what this client kept is not there, or cannot be written.
-            RuntimeFailure: the GPU's memory is full.
+            ConfigError: the task kind does not exist.
+            KeyError: a part of the model is missing from the task.
+            CheckpointError: the client's stored state is missing or cannot be written.
+            RuntimeFailure: the GPU is out of memory.
         """
         kind = kind_of(task.kind)
         read = self._store.open if kind.writes_store else self._store.read
@@ -103,36 +105,36 @@ class ClientTrainer:
         return outcome
 
     def steps(self, task: Task) -> int:
-        """The most gradients that a task takes; 0 where nobody counts them."""
+        """The maximum number of gradient computations in a task; 0 where steps are not counted."""
         return kind_of(task.kind).steps(self, task)
 
     def partial_sum(self, round_number: int) -> Aggregator:
-        """A new aggregator for this process' own clients in a round."""
+        """A new aggregator for the results of this process' clients in one round."""
         return self.algorithm.aggregator(ReceivingContext(round_number, self.model.trainable & self.shared))
 
     def decode(self, result: ClientResult) -> ClientResult:
-        """A result as an aggregator adds it up."""
+        """The result in decoded form, as an aggregator adds it."""
         return self.algorithm.chain.decode(result, self._forms)
 
     def load_client_model(self, task: Task) -> None:
-        """Make the resident model the one that the task's client uses.
+        """Load the model that the task's client uses for prediction.
 
         Raises:
-            CheckpointError: what this client kept is not there.
+            CheckpointError: the client's stored state is missing.
         """
         kept = self._store.read(task.client, task.store_version)
         with self._repeatable(task):
             self.use_own_model(self.received(task, kept))
 
     def load_shared(self, shared: State) -> None:
-        """Load the shared parts, and put private ones back as they were before training."""
+        """Load the shared parameters; reset private ones to their initial values."""
         self.model.load({**self._first, **shared})
         self.model.reset_bn_counters()
 
     # -- tools of the task kinds --------------------------------------------------------------------------------------
 
     def images_of(self, client: str) -> int:
-        """The client's training images."""
+        """The number of the client's training images."""
         return len(self._clients[client].train)
 
     def held_out(self, client: str, split: Literal["train", "val", "test"]) -> Examples:
@@ -141,14 +143,14 @@ class ClientTrainer:
         return self._examples({"train": own.train, "val": own.val, "test": own.test}[split])
 
     def received(self, task: Task, kept: State) -> ResidentTrainingContext:
-        """As `local_context`, for a task that keeps nothing."""
+        """Like `local_context`, for a task that stores no state."""
         return self.local_context(task, kept, make_optimizer(self.settings.optimizer, {}))
 
     def local_context(
         self, task: Task, kept: State, optimizer: VectorOptimizer, stepped: Stepped = unseen
     ) -> ResidentTrainingContext:
-        """What the personalisation works with: the model as it was received, with the client's private parts in place
-        and the learning rates of the task's round."""
+        """The context for the personalisation: the received model, with the client's private parts loaded and the
+        learning rates of the task's round set."""
         self._layerwise_lr.set(task.round)
         self.model.load({**self._first, **under(PRIVATE, kept)})
         self.model.load(self._sent(task))
@@ -167,11 +169,11 @@ class ClientTrainer:
         )
 
     def use_own_model(self, local: ResidentTrainingContext) -> None:
-        """Make the model the one that the client uses."""
+        """Turn the resident model into the one that the client uses for prediction."""
         self.algorithm.personalization.predict(local)
 
     def score(self, examples: Examples) -> Evaluation:
-        """The resident model as it is now, on `examples`."""
+        """Evaluate the resident model in its current state on `examples`."""
         return evaluate(
             self.model.module,
             examples,
@@ -181,7 +183,7 @@ class ClientTrainer:
         )
 
     def client_context(self, task: Task, kept: State, start: Tensor) -> ClientContext:
-        """What the strategy works with. `start`: the received trainable parameters, (P,)."""
+        """The context for the strategy. `start`: the received trainable parameters, (P,)."""
         examples = self.images_of(task.client)
         return client_context(
             self.model,
@@ -196,8 +198,8 @@ class ClientTrainer:
         )
 
     def shared_terms(self, terms: LocalTerms) -> LocalTerms:
-        """The strategy's terms. A correction applies to shared parameters only: private ones have no server's value
-        that they could be drawn to."""
+        """The strategy's terms, with corrections masked out for private parameters: the server has no values for
+        those."""
         correction = terms.correction
         if correction is None or not self._private:
             return terms
@@ -205,33 +207,33 @@ class ClientTrainer:
         return replace(terms, correction=lambda parameters: correction(parameters) * shared)
 
     def delta(self, task: Task) -> dict[str, Tensor]:
-        """after − before, of what travels."""
+        """after − before, for the shared tensors."""
         return self.model.delta(self._sent(task))
 
     def encoding_context(self, task: Task) -> EncodingContext:
-        """What transforms of the update may know; what each has kept is added by the chain."""
+        """The context for update transforms; the chain adds the state that each of them stored."""
         seed = derive(self.settings.seed, "encode", *place(task))
         return EncodingContext(task.round, task.client, self.model.trainable & self.shared, {}, seed)
 
     def stage_of(self, task: Task) -> StageStore:
-        """What the client keeps from one stage of the round to the next."""
+        """The client's state that lasts from one stage of the round to the next."""
         return self._store.stage(task.client, task.round, task.stage)
 
     def kept_optimizer(self, kept: State) -> dict[str, Tensor]:
-        """The optimizer's state from the last time, on this device."""
+        """The optimizer's state from the client's last training, on this device."""
         return self.model.beside(under(OPTIMIZER, kept))
 
     def kept_by_transforms(self, kept: State) -> dict[str, Tensor]:
-        """What transforms of updates kept, under their names."""
+        """The stored state of update transforms, by name."""
         return under(TRANSFORM, kept)
 
     def keep(
         self, task: Task, update: ClientUpdate, optimizer: VectorOptimizer, personal: State, transforms: State
     ) -> bool:
-        """Save what the client keeps as the task's version; False where it keeps nothing.
+        """Store the client's state under the task's version; False if there is no state to store.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the state cannot be written.
         """
         live = self.model.state() if self._private else {}
         private = {name: value for name, value in live.items() if name in self._private}
@@ -247,8 +249,9 @@ class ClientTrainer:
         return bool(tensors)
 
     def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, seconds: float) -> Metrics:
-        """`drift` is how far training has led the client; `update_norm` is of its update, before it is encoded. Running
-        statistics have no part in either. Bytes are those that travel."""
+        """The metrics of a training task. `drift` is the distance between the client's model after and before training;
+        `update_norm` is measured before encoding. Both leave out running statistics. Byte counts are of what is
+        transmitted."""
         return {
             "seconds": MeanMetric(seconds, 1),
             "drift": MeanMetric(self._norm(delta), 1),
@@ -260,19 +263,20 @@ class ClientTrainer:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _repeatable(self, task: Task) -> AbstractContextManager[None]:
-        """What modules draw by themselves (dropout) is the task's, whichever process it runs in and after whatever."""
+        """Seed the random draws inside modules (dropout) from the task, so that they depend neither on the process nor
+        on earlier tasks."""
         return repeatable(derive(self.settings.seed, "modules", *place(task)), self.model.device)
 
     def _decoded(self, task: Task) -> Task:
         return replace(task, payload=self.algorithm.chain.decode_model(task.payload))
 
     def _sent(self, task: Task) -> State:
-        """The shared model in the task, always in the same order: a set's own would change sums in their last bits."""
+        """The shared model in the task, in a fixed order: the order of a set would change sums in their last bits."""
         payload = self.algorithm.chain.decode_model(task.payload)
         return {name: payload[name] for name in self._order}
 
     def _training(self, client: str) -> Examples:
-        """What the client trains on: a malicious one on poisoned images."""
+        """The client's training images; a malicious client's may be poisoned."""
         rows, plan = self._clients[client].train, self.algorithm.attack_plan
         return replace(self._examples(rows, self._augment), poison=plan.poison(client, rows) if plan else None)
 
@@ -291,11 +295,11 @@ class ClientTrainer:
 
 
 def place(task: Task) -> tuple[str | int, ...]:
-    """What tells the task's draws from those of all others."""
+    """The task's place in the seed derivation: distinguishes its random draws from those of all other tasks."""
     repeat = task.settings.repeat
     return (task.kind, task.round, task.client, *([repeat] if repeat else []))
 
 
 def nbytes(state: State) -> float:
-    """Bytes of all tensors together."""
+    """Total size of all tensors in bytes."""
     return float(sum(value.nbytes for value in state.values()))

@@ -1,4 +1,4 @@
-"""The one place where a strategy's `ClientContext` is made: at a client, and where a server asks what is honest."""
+"""Builds a strategy's `ClientContext`, both at a client and where a server derives what an honest result looks like."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client_context(
     loss: float,
     client_state: State,
 ) -> ClientContext:
-    """The context of a training task whose payload is decoded. `private`: names of the model that stay with clients."""
+    """The context of a training task whose payload is already decoded. `private`: names of private tensors."""
 
     def unflatten(vector: Tensor) -> dict[str, Tensor]:
         return {name: value for name, value in model.unflatten(vector).items() if name not in private}

@@ -1,4 +1,4 @@
-"""One client at work: what a personalisation sees of the resident model, the images and the loop."""
+"""One client's training context: a personalisation's access to the resident model, the images and the training loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from fedlens.training.settings import LocalSettings
 
 
 class ResidentTrainingContext(LocalTrainingContext):
-    """Made when a task's model is in place. `optimizer`: the one whose state is kept; `private`: names that stay."""
+    """Created after the task's model is loaded. `optimizer`: the one whose state is stored; `private`: names of private
+    tensors."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
 
 class _LoopGradients:
-    """The shared loop's gradients, without its steps."""
+    """Gradients computed by the shared loop, without its optimizer steps."""
 
     def __init__(self, model: FlatModel, loop: LocalLoop, generator: torch.Generator) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""Which device a run uses, how tensors come there, how it repeats there, and what is said when its memory is full."""
+"""Device selection, transfers to the device, repeatable computation on it, and the message when its memory is full."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fedlens.errors import ConfigError, RuntimeFailure
 
 @contextmanager
 def repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    """What does not depend on what this process did before, nor on chance: torch's own generators, from which dropout
-    draws, begin at `seed`, and cuDNN's kernels add in a fixed order. Afterwards CPU's and CUDA's are as before."""
+    """Make computation independent of earlier work in this process: torch's generators (used by dropout) are seeded
+    with `seed`, and cuDNN uses deterministic kernels. Afterwards the CPU's and CUDA's generators are restored."""
     begin = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
@@ -31,15 +31,15 @@ LESS_MEMORY = (
     "try memory.micro_batch=8, memory.gradient_checkpointing=true, memory.precision=bf16 or fewer runtime.workers, "
     "which a resume takes, too; or a smaller federated.batch_size, data.image_size or model in a new run"
 )
-"""What helps where memory ran out."""
+"""Advice for when memory runs out."""
 
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """For work with tensors, as a context or a decorator.
+    """Context manager or decorator for work with tensors: turns out-of-memory errors into `RuntimeFailure`.
 
     Raises:
-        RuntimeFailure: the memory of the GPU, or of the machine, is full.
+        RuntimeFailure: the memory of the GPU or of the machine is full.
     """
     try:
         yield
@@ -49,12 +49,13 @@ def enough_memory() -> Iterator[None]:
             raise
         wanted = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
         more = f", {wanted} more were wanted" if wanted else ""
-        # without its traceback, whose frames hold the tensors that filled the memory
+        # Drop the traceback: its frames hold the tensors that filled the memory.
         raise RuntimeFailure(f"{place} memory is full{more}: {LESS_MEMORY}") from error.with_traceback(None)
 
 
 def _full(error: RuntimeError) -> str | None:
-    """Whose memory is full. PyTorch has a class for its own allocator's refusals; other libraries' come as text."""
+    """Which memory is full ("GPU", say); None if the error is another. PyTorch has an exception class for its own
+    allocator; other libraries' errors are recognised by their text."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "_ALLOC_FAILED" in text:
         return "the GPU's"
@@ -62,12 +63,13 @@ def _full(error: RuntimeError) -> str | None:
 
 
 SMALL = 1 << 20
-"""Bytes. What is larger is longer under way than it waits, and a copy of it costs more than the wait."""
+"""Bytes. Larger tensors are transferred one by one: their transfer takes longer than its latency, and packing would
+copy them."""
 
 
 def gathered(state: State, device: torch.device) -> dict[str, Tensor]:
-    """`state`, with its small tensors on `device`. Those that lie elsewhere go there together, in one transfer for each
-    type of number: the hundreds of them that a network has would each wait for their own."""
+    """`state`, with its small tensors on `device`. Small tensors on another device are packed and transferred together,
+    once per dtype: a network has hundreds of them, and each separate transfer would pay the latency."""
     found = dict(state)
     elsewhere = {
         name: value for name, value in state.items() if value.nbytes < SMALL and value.device.type != device.type

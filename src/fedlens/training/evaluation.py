@@ -1,4 +1,4 @@
-"""A model on a set of images."""
+"""Evaluate a model on a set of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Seen = Callable[[int, int], None]
 
 
 def unseen(_done: int, _all: int) -> None:
-    """Nobody waits."""
+    """The default callback: does nothing."""
 
 
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def evaluate(
 ) -> Evaluation:
     """Loss and confusion counts of `model` on all `examples`; when `ranked`, AUROC for two classes.
 
-    Labels at or above `classes`, and the model's outputs beyond it, are counted in a larger confusion matrix.
+    Labels and model outputs at or above `classes` enlarge the confusion matrix.
 
     batch_size  images at once; None: `EVALUATION_BATCH`
     """
@@ -63,7 +63,7 @@ def evaluate(
 def predictions(
     model: nn.Module, examples: Examples, *, precision: Precision = "fp32", batch_size: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(N,) class that `model` predicts for each of the `examples`, and its probability (softmax)."""
+    """(N,) predicted class of each of the `examples`, and (N,) its softmax probability."""
     model.eval()
     found = []
     for inputs, _ in examples.once(batch_size or EVALUATION_BATCH):
@@ -75,18 +75,18 @@ def predictions(
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """(classes, classes) counts, true label by predicted label; predictions of unnamed outputs enlarge it."""
+    """(classes, classes) counts, true label by predicted label; predictions beyond `classes` enlarge it."""
     size = max(classes, int(predicted.max()) + 1, int(labels.max()) + 1)
     counts = torch.bincount(labels * size + predicted, minlength=size * size)
     return counts.reshape(size, size).numpy()
 
 
 def auroc(labels: Tensor, scores: Tensor) -> float | None:
-    """Area under the ROC curve: the share of pairs of a 0 and a 1 whose scores are in order, equal ones counting half.
+    """Area under the ROC curve: the share of (0, 1) pairs in which the 1 has the higher score; ties count half.
 
-    Computed from ranks, equal scores sharing the mean of theirs: U / (n₀ n₁), where U = Σ ranks of the ones −
+    Computed from ranks, where equal scores share their mean rank: U / (n₀ n₁), where U = Σ ranks of the ones −
     n₁ (n₁ + 1) / 2 (Mann and Whitney, 1947, "On a test of whether one of two random variables is stochastically larger
-    than the other"). None where it has no value: one class is missing, or a score is NaN.
+    than the other"). None where it is undefined: one class is missing, or a score is NaN.
 
     labels  (N,), 0 or 1
     scores  (N,), the larger the more likely a 1

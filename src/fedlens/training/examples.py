@@ -1,4 +1,4 @@
-"""A client's images as batches, prepared for the model."""
+"""A client's images as batches of model inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a `FederatedData`, on the way to a device.
+    """Rows of a `FederatedData`, read in batches onto a device.
 
-    prepare  raw images (B, …) → model inputs (B, C, S, S); augment works on the raw images before it
-    poison   (row numbers, raw images, labels) → the images and labels in their place, before all else
+    prepare  raw images (B, …) → model inputs (B, C, S, S)
+    augment  applied to raw images, before `prepare`
+    poison   (row numbers, raw images, labels) → images and labels that replace them; applied first
 
-    Images stay bytes until their batch is due: a batch's floats fit the processor's cache, a client's do not.
+    Images stay uint8 until their batch is needed: the floats of one batch fit the processor's cache, those of a whole
+    client do not.
     """
 
     data: FederatedData
@@ -46,7 +48,7 @@ class Examples:
                 yield self._fetch(batch, generator)
 
     def once(self, batch_size: int) -> Iterator[Batch]:
-        """Batches of one pass in the rows' own order, without augmentation."""
+        """Batches of one pass in row order, without augmentation."""
         for batch in torch.from_numpy(self.rows).split(batch_size):
             yield self._fetch(batch, None)
 

@@ -1,7 +1,9 @@
-"""What is frozen sees every image once: its features are kept on disk, and only the rest is trained.
+"""Cached features: a frozen backbone processes each image once, its features are kept on disk, and only the rest of the
+model is trained.
 
-Right as long as the images do not change (no augmentation) and the frozen part neither. The file's name holds its
-weights and structure, the preprocessing, the images and the kind of device, so that a change of these makes a new file.
+This is valid while neither the images (no augmentation) nor the frozen part change. The file name contains a digest of
+the frozen weights and structure, the preprocessing, the images and the kind of device, so a change of any of these
+creates a new file.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ Progress = Callable[[int, int], None]
 """(images done, images in all)."""
 
 Forward = Callable[[Tensor], NDArray[np.float32]]
-"""Images as stored → features."""
+"""Stored images → features."""
 
 BYTES = 4
-"""Of a float32."""
+"""Size of a float32."""
 
 FEATURES_BATCH = 64
-"""Images at once, unless memory is short."""
+"""Images per batch, unless memory is short."""
 
 
 def after_frozen(
@@ -47,11 +49,11 @@ def after_frozen(
     batch_size: int = FEATURES_BATCH,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, FederatedData]:
-    """The part of `model` that is trained, with `data` as it comes out of the frozen part.
+    """The trained part of `model`, and `data` with its images replaced by the output of the frozen part.
 
-    Of a backbone that is frozen in part, that is done where the frozen part is a chain, and what comes out of it holds
-    no more numbers than an image: the file is then at most four times the images, which are bytes. Elsewhere the model
-    and the images stay as they are.
+    A partly frozen backbone is split only where the frozen part is a chain of modules and its output has no more
+    numbers than an image: the float32 file is then at most four times the size of the uint8 images. Otherwise model and
+    images are returned unchanged.
 
     Raises:
         DataError: the features cannot be stored.
@@ -86,8 +88,9 @@ def extract_features(
 ) -> FederatedData:
     """`data` with the backbone's features, float32 (N, D), in place of its images; mapped from a file in `cache_dir`.
 
-    The first call runs the backbone in eval mode over all rows; when it is killed, the next one goes on at the last
-    whole batch. Once the file is complete, a call only maps it. `model` moves to `device`, and keeps its mode.
+    The first call runs the backbone in eval mode over all rows; if it is interrupted, the next call continues at the
+    last complete batch. Once the file is complete, a call only maps it. `model` moves to `device` and keeps its
+    train/eval mode.
 
     Raises:
         DataError: the folder cannot be written, or the disk is full.
@@ -108,7 +111,7 @@ def extract_features(
 
 
 def features_key(model: Recognizer, data: FederatedData, device: torch.device) -> str:
-    """32 hex digits that change with everything that the features depend on."""
+    """32 hex digits: a digest of everything that the features depend on."""
     digest = hashlib.sha256(
         repr((data.cache_key, tuple(data.images.shape), model.preprocessing, str(model.backbone), device.type)).encode()
     )
@@ -125,10 +128,10 @@ def _silent(done: int, total: int) -> None:
 def _complete(
     file: Path, model: Recognizer, images: Tensor, device: torch.device, batch_size: int, progress: Progress
 ) -> None:
-    """Fill the partial file from where it ends, then give it its name.
+    """Fill the partial file from its current end, then rename it to its final name.
 
-    Two processes may do so at once: both write the same bytes at the same places, and each only behind bytes that
-    are there already, so the file has no holes at any time.
+    Two processes may do so at the same time: both write the same bytes at the same offsets, and only after bytes that
+    already exist, so the file never has holes.
     """
     partial = file.with_suffix(".part")
     training = model.training
@@ -142,7 +145,7 @@ def _complete(
     try:
         partial.replace(file)
     except FileNotFoundError:
-        if not file.exists():  # unless the other process was first
+        if not file.exists():  # the other process may have renamed it first
             raise
 
 

@@ -1,7 +1,7 @@
 """The resident model: a module whose trainable parameters are views of one vector.
 
-Restoring, differencing, clipping, correcting and stepping are then a handful of calls on one tensor, whatever
-the number of layers; for small models that is a good part of a step's time (`benchmarks/README.md`).
+Restoring, differencing, clipping, correcting and stepping are then a few calls on one tensor, whatever the number of
+layers; for small models that is a good part of a step's time (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from fedlens.training.device import gathered
 class FlatModel:
     """Wraps `module` in place.
 
-    vector    (P,) the trainable parameters; the module's parameters are views of it
-    gradient  (P,) their gradients, likewise
-    pace      (P,) factors of the learning rate; None: 1 everywhere
-    Running statistics of layers that train (float buffers) travel beside the vector. Integer counters do not, and
-    neither does anything frozen.
+    vector      (P,) the trainable parameters; the module's parameters are views of it
+    gradient    (P,) their gradients, with the same layout
+    step_scale  (P,) factors of the learning rate; None: 1 everywhere
+
+    Float buffers (running statistics) of layers that train are shared too. Integer counters and everything frozen are
+    not.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, *, channels_last: bool = True) -> None:
@@ -42,7 +43,7 @@ class FlatModel:
             self._adopt(name, parameter, offset, channels_last)
             offset += parameter.numel()
         mode = module.training
-        module.train()  # held parts show themselves by staying in eval mode
+        module.train()  # frozen modules can be recognised: they stay in eval mode
         self._buffers = {name: value for name, value in module.named_buffers() if self._travels(name, value)}
         counters = [part.num_batches_tracked for part in module.modules() if isinstance(part, _NormBase)]
         self._counters = [(value, value.clone()) for value in counters if value is not None]
@@ -54,24 +55,24 @@ class FlatModel:
 
     @property
     def names(self) -> frozenset[str]:
-        """Everything that travels: trainable parameters and running statistics."""
+        """Names of all shared tensors: trainable parameters and running statistics."""
         return frozenset(self._live())
 
     def freeze(self, modules: Iterable[nn.Module], names: Collection[str]) -> None:
-        """Until the next call, the parameters called `names` get no gradient, and `modules` stay in eval mode."""
+        """Until the next call, the parameters called `names` get no gradient and `modules` stay in eval mode."""
         self._frozen = tuple(modules)
         for name, parameter in self.module.named_parameters():
             if name in self._parameters:
                 parameter.requires_grad_(name not in names)
 
     def train(self) -> None:
-        """Training mode, for all that does not rest."""
+        """Set training mode, except for frozen modules."""
         self.module.train()
         for part in self._frozen:
             part.eval()
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything that travels, by name."""
+        """A copy of all shared tensors, by name."""
         return {name: value.clone() for name, value in self._live().items()}
 
     def statistics(self) -> dict[str, Tensor]:
@@ -79,14 +80,14 @@ class FlatModel:
         return {name: value.clone() for name, value in self._buffers.items()}
 
     def load(self, state: State) -> None:
-        """Copy `state` into place; tensors of names that it lacks stay as they are."""
+        """Copy `state` into the model; tensors that it does not name are unchanged."""
         live = self._live()
         for name, value in gathered({name: state[name] for name in live if name in state}, self.device).items():
             live[name].copy_(value)
 
     def reset_bn_counters(self) -> None:
-        """BatchNorm's counters of batches as they were at first: else what is saved, and with a cumulative average
-        (momentum=None) what a client trains, would depend on who was trained in this process before."""
+        """Reset BatchNorm's batch counters to their initial values. Otherwise the saved model and, with a cumulative
+        average (momentum=None), a client's training would depend on which clients this process trained before."""
         for counter, first in self._counters:
             counter.copy_(first)
 
@@ -100,7 +101,7 @@ class FlatModel:
         return all_finite((self.vector, *self._buffers.values()))
 
     def flatten(self, state: State) -> Tensor:
-        """Named trainable tensors → (P,), in the vector's own order; 0 where a name is missing."""
+        """Named trainable tensors → (P,), in the vector's order; 0 where a name is missing."""
         flat = torch.zeros_like(self.vector)
         for name, (start, stop, view) in self._parameters.items():
             if name in state:
@@ -108,11 +109,11 @@ class FlatModel:
         return flat
 
     def beside(self, state: State) -> dict[str, Tensor]:
-        """`state` on this device; single numbers stay where they are, as torch's AdamW wants its count of steps."""
+        """`state` on this device; scalars stay where they are, as torch's AdamW requires for its step count."""
         return {name: value.to(self.device) if value.dim() else value for name, value in state.items()}
 
     def mask(self, names: Collection[str]) -> Tensor:
-        """(P,) 1 where a parameter of those names lies, else 0."""
+        """(P,) 1 for the named parameters, else 0."""
         mask = torch.zeros_like(self.vector)
         for name, (start, stop, _) in self._parameters.items():
             if name in names:
@@ -120,7 +121,7 @@ class FlatModel:
         return mask
 
     def within(self, mask: Tensor) -> list[nn.Parameter]:
-        """The parameters that `mask` (P,) does not leave out altogether, less those that rest."""
+        """The parameters that `mask` (P,) selects at least in part and that are not frozen."""
         inside = {name for name, (start, stop, _) in self._parameters.items() if bool(mask[start:stop].any())}
         return [value for name, value in self.module.named_parameters() if name in inside and value.requires_grad]
 
@@ -150,5 +151,5 @@ class FlatModel:
 
 
 def _like(flat: Tensor, like: Tensor) -> Tensor:
-    """(n,) seen in the shape and memory order of `like`, which is dense."""
+    """(n,) viewed in the shape and memory order of `like`, which is dense."""
     return flat.as_strided(like.shape, like.stride(), flat.storage_offset())

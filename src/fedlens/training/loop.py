@@ -22,31 +22,32 @@ from fedlens.training.precision import LossScale, autocast
 from fedlens.training.settings import LocalSettings
 
 Stepped = Callable[[], None]
-"""Called at every gradient."""
+"""Called after every gradient computation."""
 
 
 def unseen() -> None:
-    """Nobody counts the steps."""
+    """The default callback: does nothing."""
 
 
 STEPS = "steps"
-"""Name of the number of steps that a run of the loop took; a batch whose gradient overflows fp16 is left out."""
+"""Metric name for the number of steps taken; batches skipped because their gradient overflowed fp16 do not count."""
 
 
 @dataclass
 class _Tally:
-    """What the steps saw; read once at the end, so that no step waits for the device."""
+    """Losses and accuracies of the steps, kept on the device; read once at the end, so that no step waits for the
+    device."""
 
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
     def is_finite(self, since: int) -> bool:
-        """Of the losses from number `since` on."""
+        """Whether all losses from number `since` on are finite."""
         return bool(torch.stack(self.losses[since:]).isfinite().all())
 
     def forget(self, since: int) -> None:
-        """What was seen from number `since` on is seen again."""
+        """Drop the values from number `since` on; their batch is repeated."""
         del self.losses[since:], self.correct[since:], self.sizes[since:]
 
     def metrics(self) -> dict[str, MeanMetric]:
@@ -58,8 +59,8 @@ class _Tally:
 
 
 class LocalLoop:
-    """Trains a resident model on one client's batches. `moved`: the only parameters that need a gradient; the way back
-    through the model ends at the first of them. `stepped` is called at every gradient."""
+    """Trains a resident model on one client's batches. `moved`: the only parameters that need a gradient;
+    backpropagation stops at the first of them. `stepped` is called after every gradient computation."""
 
     def __init__(
         self,
@@ -86,9 +87,9 @@ class LocalLoop:
         generator: torch.Generator,
         share: Tensor | None = None,
     ) -> dict[str, MeanMetric]:
-        """Step through `batches`; gives loss and accuracy over the images seen, as weighted means.
+        """Train on `batches`; returns loss and accuracy over the images seen, as weighted means.
 
-        share  (P,) part of each step that is taken, from 0 (a parameter stays where it is) to 1; None: all of it
+        step_scale  (P,) factor of each parameter's step, from 0 (unchanged) to 1; None: 1 everywhere
         """
         model = self._model
         share = model.step_scale if share is None else share if model.step_scale is None else share * model.step_scale
@@ -107,7 +108,7 @@ class LocalLoop:
         return self._tally.metrics()
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
-        """Leave the batch's gradient, clipped, in the model's `gradient`. False: it overflowed, and is of no use."""
+        """Write the batch's clipped gradient to the model's `gradient`. False: it overflowed and must not be used."""
         self._stepped()
         model, clip = self._model, self._settings.optimizer.clip_norm
         model.train()
@@ -125,7 +126,7 @@ class LocalLoop:
         return True
 
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """The batch's gradient, in pieces of `micro_batch` images where that is asked."""
+        """The batch's gradient, computed in pieces of `micro_batch` images if that is set."""
         self._model.gradient.zero_()
         size = self._settings.micro_batch or len(labels)
         if size >= len(labels):
@@ -136,7 +137,7 @@ class LocalLoop:
             self._pull_back(loss)
 
     def _pull_back(self, loss: Tensor) -> None:
-        if self._moved is None or self._moved:  # nothing moves where all that a phase trains rests in this round
+        if self._moved is None or self._moved:  # empty: this phase trains only frozen parameters
             self._scale.scaled(loss).backward(inputs=self._moved)
 
     def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -159,11 +160,11 @@ class LocalLoop:
         return logits, own.lerp(other, 1 - share)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        """Logits; a term on the features is left in `_added`, so that it costs no second pass."""
+        """Logits; a term on the features is left in `_added`, so that no second forward pass is needed."""
         with autocast(self._settings.precision, self._model.device):
             if self._terms.features is None:
                 return forward(self._model.module, inputs)
-            recognizer = cast(Recognizer, self._model.module)  # see the strategy's `objection`
+            recognizer = cast(Recognizer, self._model.module)  # the strategy's `incompatibility` ensures it
             features = forward(recognizer.backbone, inputs)
             self._added = self._terms.features(inputs, features)
             logits: Tensor = recognizer.head(features)
@@ -174,8 +175,8 @@ class LocalLoop:
 
 
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:
-    """What `module` makes of `inputs`. A lone image goes in twice, because BatchNorm needs two values; both copies get
-    the same gradient."""
+    """The output of `module` for `inputs`. A single image is duplicated, because BatchNorm needs two values; both
+    copies get the same gradient."""
     if len(inputs) > 1:
         outputs: Tensor = module(inputs)
         return outputs
@@ -184,8 +185,8 @@ def forward(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def mixing(size: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:
-    """Mixup's share λ ~ Beta(α, α) and partners j: Zhang et al. 2018, https://arxiv.org/abs/1710.09412, eq. 1:
-    x̃ = λ xᵢ + (1 − λ) xⱼ. Its mixed labels are the same mix of two cross-entropies."""
+    """Mixup's weight λ ~ Beta(α, α) and partner indices j: Zhang et al. 2018, https://arxiv.org/abs/1710.09412, eq. 1:
+    x̃ = λ xᵢ + (1 − λ) xⱼ. Mixing the labels equals mixing two cross-entropies with the same weights."""
     seed = int(torch.randint(2**62, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     return share, torch.randperm(size, generator=generator)

@@ -1,7 +1,7 @@
 """SGD and AdamW on one parameter vector, through torch's functional optimizers.
 
-The optimizer classes cost more in bookkeeping than a small model's whole update (`benchmarks/README.md`);
-the arithmetic is the same functions'.
+For a small model, the bookkeeping of torch's optimizer classes takes longer than the whole update
+(`benchmarks/README.md`); the arithmetic is the same.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from fedlens.training.settings import OptimizerSettings
 
 
 class VectorOptimizer(ABC):
-    """Steps a (P,) vector in place; its state can be kept from round to round."""
+    """Steps a (P,) vector in place; its state can be stored between rounds."""
 
     _before: Tensor | None = None
-    """(P,) scratch: a vector made anew in every step costs more than a small model's step itself."""
+    """(P,) scratch space: allocating a vector in every step takes longer than a small model's step itself."""
 
     @abstractmethod
     def step(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
-        """Move `vector` by one step."""
+        """Update `vector` in place by one step."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What to keep: tensors by name, empty before the first step."""
+        """State to store: tensors by name; empty before the first step."""
 
     def scaled_step(self, vector: Tensor, gradient: Tensor, lr: float, step_scale: Tensor | None) -> None:
-        """`step`, of which the part `share` (P,) is taken, from 0 (stay) to 1; None: all of it."""
+        """`step` scaled by `step_scale` (P,), from 0 (unchanged) to 1; None: the full step."""
         if step_scale is None:
             self.step(vector, gradient, lr)
             return
@@ -104,5 +104,5 @@ class AdamW(VectorOptimizer):
 
 
 def make_optimizer(settings: OptimizerSettings, kept: State) -> VectorOptimizer:
-    """A fresh optimizer, or one that goes on from `kept`."""
+    """A new optimizer, or one that continues from the stored state `kept`."""
     return SGD(settings, kept) if settings.name == "sgd" else AdamW(settings, kept)

@@ -22,13 +22,14 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 class LossScale:
     """Dynamic loss scaling: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740, section 3.2.
 
-    torch.amp.GradScaler does the same for optimizer objects; here the gradient is one vector. It leaves out a step
-    whose gradient overflowed, which matters little in a long training. A client takes a few steps and begins anew in
-    every round, so here such a step is taken again at half the scale.
+    torch.amp.GradScaler does the same for optimizer objects; here the gradient is one vector. GradScaler skips a step
+    whose gradient overflowed, which matters little in a long training. A client takes only a few steps and starts anew
+    in every round, so here the step is repeated at half the scale.
     """
 
     FIRST, LEAST = 2.0**12, 2.0**-14
-    """GradScaler begins at 2¹⁶, where ResNet-50 overflows (`benchmarks/README.md`); 2⁻¹⁴ is fp16's least normal."""
+    """GradScaler starts at 2¹⁶, where ResNet-50 overflows (`benchmarks/README.md`); 2⁻¹⁴ is the smallest normal number
+    of fp16."""
 
     def __init__(self, precision: Precision) -> None:
         self._on = precision == "fp16"
@@ -39,7 +40,7 @@ class LossScale:
         return loss * self._scale if self._on else loss
 
     def unscale(self, gradient: Tensor) -> bool:
-        """Undo the scaling in place. False: the gradient overflowed; the scale is half of what it was."""
+        """Undo the scaling in place. False: the gradient overflowed, and the scale has been halved."""
         if not self._on:
             return True
         gradient.div_(self._scale)
@@ -53,5 +54,5 @@ class LossScale:
 
     @property
     def spent(self) -> bool:
-        """Nothing is left to halve: what is not finite now is so whatever the scale."""
+        """Whether the scale cannot be halved further: a gradient that is not finite now is not finite at any scale."""
         return self._scale < self.LEAST

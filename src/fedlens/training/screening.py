@@ -1,6 +1,5 @@
-"""Answers that no honest site gives: each number, name, type and shape is held against what is known of the site and of
-the task, before anything is added to a sum.
-"""
+"""Validation of client results: every number, name, dtype and shape is compared with what is known of the client and
+the task, before anything is added to a sum."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from fedlens.core.types import ClientResult, MeanMetric, Split, State, Task
 from fedlens.errors import ProtocolError
 
 LONGEST_UPDATE = 1e3
-"""How many times longer (L2 norm) than the model an update may be: far above what training gives."""
+"""The largest allowed ratio of an update's L2 norm to the model's: far above what training gives."""
 
 ROUNDED = 1.01
-"""How much larger than computed here a number may be: sums of 32 bits differ by their order."""
+"""The relative tolerance for numbers computed here: float32 sums depend on their order."""
 
 CheckPayload = Callable[[ClientResult, "Expected"], None]
 
@@ -28,18 +27,18 @@ Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What an honest answer looks like.
+    """What a valid result looks like.
 
-    examples        images that the site has reported for this kind of task
-    metrics         names that have to be there
-    payload, extra  of a training task: name → (type, shape)
+    examples        images that the client has reported for this kind of task
+    metrics         names that must be present
+    payload, extra  of a training task: name → (dtype, shape)
     norm            L2 norm of the shared model
-    largest_extras  norm of the payload → the largest norm of each extra, where it is known
-    passes          of a training task: most passes over the images
-    outputs         of a "evaluate_shared" task: the model's outputs, which is the largest side of a confusion matrix
-    counts          of a "evaluate_shared" task: images of each class that the site has reported, by split
-    check_payload   looks at the tensors; `decode`: a result as an aggregator adds it up
-    whole           losses and accuracies are over all the images that the result is about
+    largest_extras  norm of the payload → the largest norm of each extra tensor, where known
+    passes          of a training task: the maximum number of passes over the images
+    outputs         of an "evaluate_shared" task: the model's output size, the largest size of a confusion matrix
+    counts          of an "evaluate_shared" task: images of each class that the client has reported, by split
+    check_payload   checks the tensors; `decode`: gives a result in the form in which an aggregator adds it
+    whole           losses and accuracies cover all the images that the result is about
     """
 
     examples: int
@@ -57,7 +56,7 @@ class Expected:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors."""
+        """Total size of the tensors in bytes."""
         shapes = (*self.payload.values(), *self.extra.values())
         return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes) + 2 * 8 * self.outputs**2
 
@@ -67,7 +66,11 @@ def shapes_of(state: State) -> Shapes:
 
 
 def check(answer: ClientResult, task: Task, expected: Expected) -> None:
-    """Raises ProtocolError: no honest site answers `task` like that; the message says what is wrong."""
+    """Check a result against its task.
+
+    Raises:
+        ProtocolError: the result is not valid for `task`; the message names the mistake.
+    """
     report, extra = answer.report, answer.extra
     if missing := [name for name in expected.metrics if name not in report.metrics]:
         raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
@@ -82,20 +85,21 @@ def check(answer: ClientResult, task: Task, expected: Expected) -> None:
 
 
 def check_tensors(result: ClientResult, expected: Expected) -> None:
-    """Names, types and shapes, and numbers that are finite.
+    """Check names, dtypes and shapes, and that all numbers are finite.
 
     Raises:
-        ProtocolError: they are others.
+        ProtocolError: one of these checks fails.
     """
     _check_shapes("update", result.payload, expected.payload)
     _norm(result.payload)
 
 
 def check_update(result: ClientResult, expected: Expected) -> None:
-    """As `check_tensors`; and the decoded update is not much longer than the model, nor an extra than it can be.
+    """As `check_tensors`; also bounds the norm of the decoded update, relative to the model's, and of each extra
+    tensor.
 
     Raises:
-        ProtocolError: it is.
+        ProtocolError: one of these checks fails.
     """
     _check_shapes("update", result.payload, expected.payload)
     decoded = expected.decode(result)
@@ -108,7 +112,8 @@ def check_update(result: ClientResult, expected: Expected) -> None:
 
 
 def _check_metrics(answer: ClientResult, task: Task, expected: Expected) -> None:
-    """Values in their ranges, over no more images than there are. What a plugin measures has no known range."""
+    """Check that values are in their ranges and cover no more images than exist. A plugin's own metrics have no known
+    range."""
     largest = dict.fromkeys(("seconds", "update_norm", "drift"), math.inf)
     largest["bytes_up"] = float(_nbytes(answer.payload) + _nbytes(answer.extra))
     largest["bytes_down"] = float(_nbytes(task.payload))
@@ -123,7 +128,7 @@ def _check_metrics(answer: ClientResult, task: Task, expected: Expected) -> None
 
 
 def _check_images(name: str, mean: MeanMetric, answer: ClientResult, expected: Expected) -> None:
-    """Raises ProtocolError: a loss or accuracy over more, or other, images than the answer is about."""
+    """Raises ProtocolError: a loss or accuracy covers more, or other, images than the result."""
     if not (expected.outputs or expected.whole) and mean.weight > expected.passes * expected.examples:
         raise ProtocolError(
             f"{_an(name)} over {mean.weight:g} images, but the site has reported {expected.examples}, to be passed "
@@ -142,10 +147,10 @@ def _nbytes(state: State) -> int:
 
 
 def _norm(state: State) -> float:
-    """L2 norm of all together, in one look at each number.
+    """L2 norm of all tensors together, computed in one pass.
 
     Raises:
-        ProtocolError: numbers that are not finite.
+        ProtocolError: a number is not finite.
     """
     norms = {name: _length(value) for name, value in state.items()}
     for name, norm in norms.items():
@@ -155,18 +160,18 @@ def _norm(state: State) -> float:
 
 
 def _length(value: Tensor) -> float:
-    """L2 norm; not finite where a number is not."""
+    """L2 norm; not finite where one of the numbers is not."""
     single = value if value.dtype.itemsize > 2 and value.is_floating_point() else value.float()
     norm = float(torch.linalg.vector_norm(single))
     return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(single, dtype=torch.float64))
 
 
 def check_confusion(result: ClientResult, expected: Expected) -> None:
-    """Counts by split, each with its loss over as many images, in a square that the model can fill; their rows are the
-    images that the site has reported.
+    """Check the confusion matrices: one for each split, with a loss over as many images, no larger than the model's
+    output, and with row sums equal to the class counts that the client has reported.
 
     Raises:
-        ProtocolError: they are not.
+        ProtocolError: one of these checks fails.
     """
     payload, report = result.payload, result.report
     for name, value in payload.items():
@@ -188,7 +193,7 @@ def check_confusion(result: ClientResult, expected: Expected) -> None:
 
 
 def _check_classes(name: str, value: Tensor, reported: Sequence[int]) -> None:
-    """Raises ProtocolError: the rows of the counts are not the images of each class that the site has reported."""
+    """Raises ProtocolError: the row sums differ from the class counts that the client has reported."""
     rows = value.sum(1).tolist()
     width = max(len(rows), len(reported))
     for label, (counted, held) in enumerate(zip(_padded(rows, width), _padded(reported, width), strict=True)):

@@ -1,4 +1,4 @@
-"""What local training is told: plain numbers, the same for every client of a run."""
+"""Settings of local training: plain values, the same for every client of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The clients' optimizer. `clip_norm`: largest L2 norm of a step's gradient; `mixup`: its α, 0 for none."""
+    """The clients' optimizer. `clip_norm`: the largest L2 norm of a step's gradient; `mixup`: mixup's α, 0 to disable
+    it."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9

@@ -1,8 +1,8 @@
-"""At which pace the parts of a model are trained, by round.
+"""Learning rates of the parts of a model, by round.
 
-Discriminative learning rates and gradual unfreezing: Howard, Ruder 2018, https://arxiv.org/abs/1801.06146, sections 3.2
-(ηˡ⁻¹ = ηˡ / 2.6, so that layer_decay = 1 / 2.6) and 3.3 (the last group first, then one more at a time; here one more
-every few rounds). Linear probing, then fine-tuning: Kumar, Raghunathan, Jones, Ma, Liang 2022,
+Discriminative learning rates and gradual unfreezing: Howard, Ruder 2018, https://arxiv.org/abs/1801.06146, sections
+3.2 (ηˡ⁻¹ = ηˡ / 2.6, so layer_decay = 1 / 2.6) and 3.3 (the last group first, then one more at a time; here one more
+every `unfreeze_every` rounds). Linear probing, then fine-tuning: Kumar, Raghunathan, Jones, Ma, Liang 2022,
 https://arxiv.org/abs/2202.10054, LP-FT (the head alone, then everything).
 
 The groups are the model's stages (`models.stages`), the head being the last.
@@ -20,27 +20,27 @@ from fedlens.training.flat import FlatModel
 
 @dataclass(frozen=True)
 class Transfer:
-    """layer_decay: factor of the learning rate from a group to the one below it; unfreeze_every: rounds until one more
-    group is trained, 0 for all from the start; probe_rounds: rounds in which only the head is trained."""
+    """layer_decay: factor of the learning rate from a group to the one below it; unfreeze_every: rounds after which one
+    more group is trained, 0 to train all from the start; probe_rounds: rounds in which only the head is trained."""
 
     layer_decay: float = 1.0
     unfreeze_every: int = 0
     probe_rounds: int = 0
 
     def rates(self, groups: int, round_number: int) -> tuple[float, ...]:
-        """Factors of the learning rate in a round (from 1), from the lowest group to the head; 0: it rests."""
+        """Learning-rate factors in a round (from 1), from the lowest group to the head; 0: the group is frozen."""
         trained = self._trained(groups, round_number)
         return tuple(self.layer_decay**depth if depth < trained else 0.0 for depth in reversed(range(groups)))
 
     def _trained(self, groups: int, round_number: int) -> int:
-        """How many groups are trained, counted from the head."""
+        """The number of groups that are trained, counted from the head."""
         if self.unfreeze_every:
             return min(groups, 1 + (round_number - 1) // self.unfreeze_every)
         return 1 if round_number <= self.probe_rounds else groups
 
 
 class LayerwiseLR:
-    """Sets a resident model to the pace of a round. Groups without a trainable parameter do not count."""
+    """Sets a resident model's learning rates for a round. Groups without a trainable parameter do not count."""
 
     def __init__(self, model: FlatModel, transfer: Transfer) -> None:
         self._model = model
@@ -55,7 +55,8 @@ class LayerwiseLR:
             below |= names
 
     def set(self, round_number: int) -> None:
-        """What rests gets no gradient, keeps its running statistics, and moves by no step."""
+        """Set the round's learning rates. Frozen groups get no gradient, keep their running statistics, and are not
+        stepped."""
         rates = self._transfer.rates(len(self._groups), round_number)
         if rates == self._rates:
             return
@@ -66,6 +67,6 @@ class LayerwiseLR:
         self._model.step_scale = None if set(rates) == {1.0} else self._vector(rates)
 
     def _vector(self, rates: tuple[float, ...]) -> torch.Tensor:
-        """(P,) the factor of every parameter."""
+        """(P,) the learning-rate factor of every parameter."""
         masks = (self._model.mask(names) * rate for (_, names), rate in zip(self._groups, rates, strict=True))
         return sum(masks, torch.zeros_like(self._model.vector))

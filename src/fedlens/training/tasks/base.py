@@ -1,6 +1,6 @@
-"""The seam of task kinds: what a client does with a task, and what the server knows of its result.
+"""The interface of task kinds: what a client does for a task, and what the server expects of the result.
 
-A new kind is one file in this package; nothing else lists the kinds.
+A new kind is one file in this package; there is no central list.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServerView:
-    """What a server knows when it says what honest results look like.
+    """What the server knows when it derives a valid result's form.
 
-    resident     a model of the same form as the clients'
-    shared       what travels of it
-    outputs      of the model
-    own_metrics  names of what clients measure on their own test images
+    resident     a model of the same structure as the clients'
+    shared       the shared tensors of it
+    outputs      output size of the model
+    own_metrics  names of the metrics that clients measure on their own test images
     """
 
     resident: FlatModel
@@ -45,13 +45,13 @@ class ServerView:
 class TaskKind(ABC):
     """One kind of task.
 
-    settings      type of its settings: a frozen dataclass, for messages
-    flower_type   of its messages
+    settings      type of its settings: a frozen dataclass that is sent in messages
+    flower_type   Flower's message type
     writes_store  it may write to the client's private store
-    takes_time    on the virtual clock; what does not is done at once
-    aggregated    its results are updates that are added up
-    staged        it uses what the client keeps from stage to stage of a round (`trainer.stage_of(task)`)
-    label         before its progress, for people
+    takes_time    it takes time on the virtual clock; other tasks finish at once
+    aggregated    its results are updates that are aggregated
+    staged        it uses client state that lasts from stage to stage of a round (`trainer.stage_of(task)`)
+    label         text shown before its progress
     """
 
     settings: ClassVar[type[TaskSettings]] = TaskSettings
@@ -64,23 +64,23 @@ class TaskKind(ABC):
 
     @abstractmethod
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
-        """The client's part. `kept`: what is in its private store; `stepped` is called at every gradient.
+        """The client's part. `kept`: the client's stored state; `stepped` is called after every gradient computation.
 
         Raises:
-            KeyError: the task lacks a part of the model.
-            CheckpointError: what the client keeps cannot be written.
+            KeyError: a part of the model is missing from the task.
+            CheckpointError: the client's state cannot be written.
         """
 
     @abstractmethod
     def expected(self, task: Task, client: ClientInfo | None, view: ServerView) -> Expected:
-        """What an honest result looks like. `client` is None where only its size is asked."""
+        """What a valid result looks like. `client` is None if only the size of the result is needed."""
 
     @abstractmethod
     def record(self, result: ClientResult) -> str:
-        """One line for people at the site: numbers of this site alone."""
+        """One line for the site's console, with this client's figures only."""
 
     def steps(self, trainer: ClientTrainer, task: Task) -> int:
-        """The most gradients that the task takes; 0 where nobody counts them."""
+        """The maximum number of gradient computations in the task; 0 where steps are not counted."""
         return 0
 
 
@@ -92,7 +92,7 @@ def kind_of(name: str) -> TaskKind:
     """The task kind called `name`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such kind.
     """
     return task_kinds.get(name).build({})
 

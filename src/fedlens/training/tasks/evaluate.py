@@ -1,4 +1,4 @@
-"""The model that a client uses, on its own test images."""
+"""Evaluate the model that a client uses, on its own test images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @task_kinds.register("evaluate", summary="loss and accuracy of the client's model on its own test images")
 @dataclass(frozen=True)
 class Evaluate(TaskKind):
-    """Where clients use models of their own beside a whole shared one, the shared one is scored, too."""
+    """If clients use their own models while the whole shared model exists too, the shared one is evaluated as well."""
 
     flower_type = "evaluate"
     label = "clients' tests: "
@@ -41,7 +41,7 @@ class Evaluate(TaskKind):
 
 
 def metrics_of(found: Evaluation, prefix: str = "") -> dict[str, MeanMetric]:
-    """Loss and accuracy as metrics that add."""
+    """Loss and accuracy as metrics that can be added."""
     count = float(found.examples)
     return {
         f"{prefix}loss": MeanMetric(found.loss * count, count),

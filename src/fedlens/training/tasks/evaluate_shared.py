@@ -1,4 +1,4 @@
-"""One model on the held-out images of many clients: each gives counts that add up."""
+"""Evaluate one model on the held-out images of many clients: each returns counts, which are added."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @task_kinds.register("evaluate_shared", summary="confusion counts of one model on the client's held-out images")
 @dataclass(frozen=True)
 class EvaluateShared(TaskKind):
-    """Of the shared model, or, where parts of it are private, of the model that the client uses. The payload of a
-    result is a confusion matrix for each split in the task's settings of which the client has images."""
+    """Evaluates the shared model or, where parts of it are private, the model that the client uses. The payload of the
+    result has one confusion matrix for each split of the task's settings in which the client has images."""
 
     flower_type = "evaluate"
     label = "held-out images: "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
 
 METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
-"""What every result has beside what a personalisation measures."""
+"""Metrics of every training result; a personalisation adds its own."""
 
 MODEL_DIVERGED = "training diverged: the update or the loss is not finite"
 OWN_MODEL_DIVERGED = "training diverged: the client's own model is not finite"
@@ -36,7 +36,7 @@ NO_STEP = "no step was taken: every gradient overflowed fp16"
 @task_kinds.register("train", summary="local training; the result is the client's update")
 @dataclass(frozen=True)
 class Train(TaskKind):
-    """A client that diverges is a failure of that client, not of the run."""
+    """If a client's training diverges, only that client fails, not the run."""
 
     flower_type = "train"
     writes_store = True
@@ -77,7 +77,7 @@ class Train(TaskKind):
         return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
 
     def expected(self, task: Task, client: ClientInfo | None, view: ServerView) -> Expected:
-        """For shapes and types: what the strategy and the transforms make of an update of zeros."""
+        """Shapes and dtypes are derived by applying the strategy and the transforms to a zero update."""
         algorithm, settings = view.algorithm, view.settings
         examples = client.examples if client else 0
         zeros = {name: torch.zeros_like(value) for name, value in view.shared.items()}
@@ -90,7 +90,7 @@ class Train(TaskKind):
             examples=max(examples, 1),
             steps=passes * math.ceil(max(examples, 1) / settings.batch_size),
             private=view.resident.names - view.shared.keys(),
-            start=view.resident.vector,  # of any numbers: only shapes are looked at
+            start=view.resident.vector,  # any values: only the shape is used
             loss=1.0,
             client_state={},
         )
@@ -116,7 +116,7 @@ class Train(TaskKind):
 
 
 def in_main_memory(update: ClientUpdate) -> ClientUpdate:
-    """The same where the server's half of an algorithm is, whatever the device."""
+    """The update in main memory, where the server's half of an algorithm runs."""
     payload, extra = (
         {name: value.cpu() for name, value in gathered(part, torch.device("cpu")).items()}
         for part in (update.payload, update.extra)
