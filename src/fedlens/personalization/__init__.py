@@ -1,1 +1,1 @@
-"""What stays with a client, one paper a file."""
+"""Personalisation methods, one paper per file."""

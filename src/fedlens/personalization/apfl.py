@@ -1,8 +1,8 @@
 """APFL: Deng, Kamani, Mahdavi 2020, "Adaptive Personalized Federated Learning", https://arxiv.org/abs/2003.13461,
 Algorithm 1, with the adaptive α of section 4.2, eq. 10.
 
-A client uses v̄ = α v + (1 − α) w, a mixture of a model v of its own and its copy w of the shared one. v begins as the
-first model that the client receives.
+A client predicts with v̄ = α v + (1 − α) w, a mixture of its own model v and its copy w of the shared model. v starts
+as the first model that the client receives.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fedlens.personalization.base import Batch, LocalTrainingContext, Personaliz
 from fedlens.strategies.base import LocalTerms, prefixed, under
 
 ALPHA, OWN, STATISTICS = "alpha", "own", "statistics"
-"""What a client keeps: α, v, and the running statistics that v̄ has seen."""
+"""Stored per client: α, v, and the running statistics of v̄."""
 
 
 @personalizations.register("apfl", summary="each client mixes its own model with the shared one, in its own measure")
 @dataclass(frozen=True)
 class APFL(Personalization):
-    """On each batch: α ← α − η ⟨v − w, ∇f(v̄)⟩ (eq. 10, held within 0 and 1), v ← v − η ∇ᵥ f(v̄), w ← w − η ∇f(w).
+    """On each batch: α ← α − η ⟨v − w, ∇f(v̄)⟩ (eq. 10, clipped to [0, 1]), v ← v − η ∇ᵥ f(v̄), w ← w − η ∇f(w).
 
-    By the chain rule ∇ᵥ f(v̄) = α ∇f(v̄). η is the round's; v is stepped by the configured optimizer, as w is. The
-    authors' code moves α on the first batch of a round only.
+    By the chain rule ∇ᵥ f(v̄) = α ∇f(v̄). η is the round's learning rate; the configured optimizer steps both v and w.
+    The authors' code updates α on the first batch of a round only.
     """
 
     initial_alpha: Annotated[float, Field(ge=0, le=1, description="α at first; 0: the shared model, 1: its own")] = 0.5
@@ -66,7 +66,7 @@ class APFL(Personalization):
 
 
 class Mixture:
-    """v, α and v̄'s running statistics, while a client's w is trained beside them."""
+    """v, α and v̄'s running statistics; updated while the shared loop trains w."""
 
     def __init__(
         self, local: LocalTrainingContext, own: Tensor, alpha: float, statistics: dict[str, Tensor], adaptive: bool
@@ -80,7 +80,7 @@ class Mixture:
         self._stepped = local.stepper()
 
     def step(self, batch: Batch) -> None:
-        """Move v and α by their gradients at v̄; the model stands at w before and after."""
+        """Update v and α by their gradients at v̄; afterwards the model holds w again."""
         local, alpha = self._local, self.alpha
         shared, seen = local.vector.clone(), local.statistics()
         local.vector.copy_(mix(self.own, shared, alpha))

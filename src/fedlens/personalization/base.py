@@ -1,7 +1,8 @@
-"""The personalisation seam: what stays with a client, and in which order its parts are trained.
+"""The personalisation interface: which tensors stay with a client, and in which order the parts of the model are
+trained.
 
-The hooks' defaults are one model for everybody, so a file holds only what its paper adds. A personalisation combines
-with any strategy: the strategy's terms go into the phase that trains what is sent.
+The default hooks give one model for all clients, so a file holds only what its paper adds. A personalisation combines
+with any strategy: the strategy's terms apply in the phase that trains the shared tensors.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ Batch = tuple[Tensor, Tensor]
 NO_TERMS = LocalTerms()
 
 Optimizer = Literal["kept", "fresh", "plain"]
-"""kept: the client's own, whose state can stay with it; fresh: one like it; plain: SGD without momentum or decay."""
+"""kept: the client's own optimizer, whose state can be stored between rounds; fresh: a new one with the same settings;
+plain: SGD without momentum or weight decay."""
 
 
 class Gradients(Protocol):
-    """Gradients where the model stands at the time."""
+    """Computes gradients at the model's current parameters."""
 
     def __call__(self, batch: Batch) -> Tensor:
-        """(P,) of the batch's mean loss, clipped as configured; valid until the next call."""
+        """(P,) gradient of the batch's mean loss, clipped as configured; valid until the next call."""
         ...
 
     def metrics(self) -> Metrics:
@@ -39,17 +41,17 @@ class Gradients(Protocol):
 
 
 class LocalTrainingContext(ABC):
-    """One client's bench during one task.
+    """One client's training during one task: the interface that personalisations use.
 
     round, client   of the task
-    examples        training images that the client has
-    epochs, lr      what the configuration gives a round's training
+    examples        number of the client's training images
+    epochs, lr      local epochs and learning rate of the round
     module          the model; its trainable parameters are views of `vector`
     vector          (P,) live: writing to it changes the model
-    start           (P,) as the model was received, private parts as they were kept
-    pace            (P,) part of each step that the round takes, 0 for what rests; None: all of it. `fit` and `stepper`
-                    keep to it
-    kept            what this client keeps under the personalisation's names: read it, replace it
+    start           (P,) the received parameters, with private parts as the client stored them
+    step_scale      (P,) the round's factor for each parameter's step, 0 for frozen ones; None: 1 everywhere. `fit` and
+                    `stepper` apply it
+    kept            the client's stored state of this personalisation: read it, replace it
     """
 
     round: int
@@ -73,43 +75,45 @@ class LocalTrainingContext(ABC):
         lr: float | None = None,
         optimizer: Optimizer = "kept",
     ) -> Metrics:
-        """Train from the model as it stands; gives loss and accuracy over the images seen.
+        """Train from the model's current state; returns loss and accuracy over the images seen.
 
-        over    epochs over this client's images, or batches: a generator of one's own works between two steps
-        share   (P,) part of each step that is taken: 0 leaves a parameter where it is; None: all of it
+        over        number of epochs over this client's images, or batches: a generator's own code runs between two
+                    steps
+        step_scale  (P,) factor of each parameter's step, 0 leaves it unchanged; None: 1 everywhere
         """
 
     @abstractmethod
     def batches(self, epochs: int) -> Iterator[Batch]:
-        """This client's images; each call draws them in another order."""
+        """Batches of this client's images; each call draws them in another order."""
 
     @abstractmethod
     def gradients(self, terms: LocalTerms = NO_TERMS, *, step_scale: Tensor | None = None) -> Gradients:
-        """For a loop of one's own. Of `terms`, the one in the loss counts; where `share` is 0 nothing is computed."""
+        """For a custom loop. Only the loss term of `terms` is applied; no gradient is computed where `step_scale`
+        is 0."""
 
     @abstractmethod
     def observe(self, batch: Batch) -> None:
-        """A forward pass in training, for the running statistics alone."""
+        """A forward pass in training mode, only to update the running statistics."""
 
     @abstractmethod
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
-        """The configured optimizer, fresh, at the round's learning rate: (vector, gradient) → moves the vector."""
+        """A fresh configured optimizer at the round's learning rate: (vector, gradient) → updates the vector."""
 
     @abstractmethod
     def statistics(self) -> dict[str, Tensor]:
-        """A copy of the running statistics: what a forward pass in training changes."""
+        """A copy of the running statistics, which a forward pass in training mode changes."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """A copy of the whole model: trainable parameters and running statistics, private ones too."""
+        """A copy of the whole model: trainable parameters and running statistics, including private ones."""
 
     @abstractmethod
     def load(self, state: State) -> None:
-        """Put `state` in place; names that it lacks stay as they are."""
+        """Copy `state` into the model; tensors that it does not name are unchanged."""
 
     @abstractmethod
     def mask(self, names: frozenset[str]) -> Tensor:
-        """(P,) 1 where a parameter of those names lies, else 0."""
+        """(P,) 1 for the named parameters, else 0."""
 
     @abstractmethod
     def flatten(self, state: State) -> Tensor:
@@ -122,48 +126,49 @@ class LocalTrainingContext(ABC):
 
 @dataclass(frozen=True)
 class Personalization:
-    """One method. The dataclass' fields are its configuration keys under `personalization`.
+    """One method. The fields of the dataclass are its configuration keys under `personalization`.
 
-    steps_only  an update holds the shared loop's steps from the received model and nothing else: strategies that
-                reckon with those steps (`Strategy.needs_sgd`) can be used with it
-    shares      some of the model is shared; where nothing is, neither strategy nor rule nor attack has anything to do
+    steps_only  an update consists only of the shared loop's steps from the received model: strategies that rely on this
+                (`Strategy.needs_sgd`) can be combined with it
+    shares      some tensors are shared; if none are, strategy, rule and attack have no effect
     """
 
     steps_only: ClassVar[bool] = True
     shares: ClassVar[bool] = True
 
     def is_private(self, name: str, module: nn.Module) -> bool:
-        """Whether the tensor called `name` of the model `module` stays with its client: kept there from round to round,
-        never sent."""
+        """Whether the tensor called `name` of the model `module` is private: stored by its client between rounds, never
+        sent."""
         return False
 
     def arrive(self, local: LocalTrainingContext) -> None:
-        """Before training: change what the model starts from."""
+        """Called before training: may change the model that training starts from."""
 
     def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
-        """The round's training; what the model is afterwards is sent, less its private parts."""
+        """The round's training. The resulting model is sent, without its private parts."""
         return local.fit(local.epochs, terms)
 
     def predict(self, local: LocalTrainingContext) -> None:
-        """Make the model the one that the client uses. Nothing of it is kept."""
+        """Turn the model into the one that the client predicts with. Nothing is stored."""
 
     def passes(self, epochs: int) -> int:
-        """The most passes over a client's images that it takes to train in a round of `epochs` local epochs, and to use
-        the model once. A site may limit them."""
+        """The maximum number of passes over a client's images for training in a round of `epochs` local epochs and for
+        one prediction. A site may limit it."""
         return epochs
 
     def incompatibility(self, model: nn.Module) -> str | None:
-        """Why it cannot work with this model: a line that begins with the configuration key; None: it can."""
+        """Why the method cannot work with this model: one line that starts with the configuration key; None if it
+        can."""
         return None
 
     @classmethod
     def keeps_parts(cls) -> bool:
-        """Parts of some models stay with their clients."""
+        """Whether parts of some models stay with their clients."""
         return cls.is_private is not Personalization.is_private
 
     @classmethod
     def has_own_model(cls) -> bool:
-        """A client uses another model than the one that it received."""
+        """Whether a client predicts with a model that differs from the received one."""
         return cls.predict is not Personalization.predict
 
 

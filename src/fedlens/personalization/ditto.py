@@ -1,8 +1,8 @@
 """Ditto: Li, Hu, Beirami, Smith 2021, "Ditto: Fair and Robust Federated Learning Through Personalization",
 https://arxiv.org/abs/2012.04221, Algorithm 1.
 
-Beside its part in the federation, each client trains a model v of its own that is drawn towards the received model
-wᵗ. v begins as the first model that the client receives, which the paper leaves open.
+Besides the shared model, each client trains its own model v with a proximal term towards the received model wᵗ. v
+starts as the first model that the client receives; the paper leaves this open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedlens.strategies.base import LocalTerms
 @personalizations.register("ditto", summary="a model of its own at each client, drawn towards the shared one")
 @dataclass(frozen=True)
 class Ditto(Personalization):
-    """v ← v − η (∇F(v) + λ (v − wᵗ)), for s steps: `personal_epochs` passes over the images."""
+    """v ← v − η (∇F(v) + λ (v − wᵗ)), during `personal_epochs` passes over the images (the paper's s steps)."""
 
     lam: Annotated[float, Field(ge=0, description="λ, how strongly; the paper tries 0.05 to 2")] = 1.0
     personal_epochs: Annotated[

@@ -1,12 +1,13 @@
 """FedALA: Zhang, Hua, Wang, Song, Xue, Ma, Guan 2023, "FedALA: Adaptive Local Aggregation for Personalized Federated
 Learning", https://arxiv.org/abs/2212.01197, Algorithm 1.
 
-Before it trains, and before it uses its model, a client mixes the received model Θ into the top layers of the one that
-it trained last, weight by weight: Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W (eq. 4). Lower layers, and running statistics, are Θ's.
+Before training and before prediction, a client mixes the received model Θ into the top layers of its last trained model
+Θᵢ, element by element: Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W (eq. 4). Lower layers and running statistics are taken from Θ.
 
-A layer is a stage of the model (`models.stages`): a block, or a layer outside of blocks, with the normalisation behind
-it. On ResNet-18 the paper's p, from 1 to 6, counts the head, four groups of two blocks, and the stem; here they are 1,
-3, 5, 7, 9 and 10, for each block is a stage. The authors' code counts tensors: its 2 is a head's weight and bias.
+A layer is a stage of the model (`models.stages`): a block, or a layer outside of blocks, with the normalisation after
+it. On ResNet-18 the paper's p, from 1 to 6, counts the head, four groups of two blocks, and the stem; here the same
+cuts are 1, 3, 5, 7, 9 and 10, because each block is a stage. The authors' code counts tensors: its 2 is the head's
+weight and bias.
 """
 
 from __future__ import annotations
@@ -28,21 +29,22 @@ from fedlens.personalization.split import trainable_names
 from fedlens.strategies.base import LocalTerms, prefixed, under
 
 TRAINED, WEIGHTS = "trained", "weights"
-"""What a client keeps of its top layers: Θᵢ as it last trained them, and W."""
+"""Stored per client: Θᵢ, its top layers after its last training, and the mixing weights W."""
 
 LOSSES = 10
-"""Of how many passes the losses are looked at for convergence (the authors' code)."""
+"""The number of last passes whose losses decide on convergence (as in the authors' code)."""
 
 MOST_PASSES = 100
-"""The first training of W ends here, whatever the losses do; the authors' code has no such end."""
+"""The maximum number of passes in the first training of W; the authors' code has no maximum."""
 
 
 @personalizations.register("fedala", summary="each client learns how much of the shared model its top layers take in")
 @dataclass(frozen=True)
 class FedALA(Personalization):
-    """W ← σ(W − η ∇_W L(Θ̂)) with ∇_W L = ∇_Θ̂ L ⊙ (Θ − Θᵢ) (eq. 5), σ cutting to [0, 1]. W begins with ones; the first
-    time it is trained until the loss is steady, afterwards for one pass. Each pass takes a new share of the images, and
-    its loss is the mean of its batches'; the authors' code takes one share for all passes, and a pass's last loss."""
+    """W ← σ(W − η ∇_W L(Θ̂)) with ∇_W L = ∇_Θ̂ L ⊙ (Θ − Θᵢ) (eq. 5), σ clipping to [0, 1]. W starts as ones; the first
+    time it is trained until the loss has converged, afterwards for one pass. Each pass draws a new sample of the
+    images, and its loss is the mean over its batches; the authors' code uses one sample for all passes, and the last
+    loss of a pass."""
 
     steps_only = False
 
@@ -74,7 +76,7 @@ class FedALA(Personalization):
         self.arrive(local)
 
     def mixed(self, local: LocalTrainingContext) -> dict[str, Tensor]:
-        """Put Θ̂ in the model's place; gives W, of the top layers."""
+        """Load Θ̂ into the model; returns W, for the top layers."""
         names = top_layers(local.module, local.unflatten(local.vector), self.layers)
         top, received, seen = local.mask(frozenset(names)), local.vector.clone(), local.statistics()
         trained, known = local.flatten(under(TRAINED, local.kept)), under(WEIGHTS, local.kept)
@@ -86,7 +88,7 @@ class FedALA(Personalization):
         return {name: value for name, value in local.unflatten(aggregation.weights).items() if name in names}
 
     def _learn(self, local: LocalTrainingContext, aggregation: LocalAggregation, first: bool) -> None:
-        """One pass; the `first` time as many as it takes."""
+        """Train W for one pass; when `first`, until convergence."""
         if not local.examples:
             return
         losses: list[float] = []
@@ -96,7 +98,7 @@ class FedALA(Personalization):
                 return
 
     def _some(self, local: LocalTrainingContext) -> Iterator[Batch]:
-        """Batches until they hold the share `sample` of the images."""
+        """Batches until they cover the share `sample` of the images."""
         seen = 0
         for batch in local.batches(1):
             yield batch
@@ -113,7 +115,7 @@ class FedALA(Personalization):
 
 
 class LocalAggregation:
-    """Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W over whole vectors (P,); W is 0 below the top layers, where Θᵢ stands for Θ."""
+    """Θ̂ = Θᵢ + (Θ − Θᵢ) ⊙ W over whole vectors (P,). Below the top layers W is 0 and Θᵢ is set to Θ."""
 
     weights: Tensor
 
@@ -129,7 +131,7 @@ class LocalAggregation:
         return torch.addcmul(self._trained, self._change, self.weights)
 
     def learn(self, batches: Iterator[Batch]) -> float:
-        """One pass over `batches`; gives the mean loss."""
+        """Train W for one pass over `batches`; returns the mean loss."""
         gradients = self._local.gradients(step_scale=self._top)
         for batch in batches:
             self._local.vector.copy_(self.model())
@@ -138,8 +140,8 @@ class LocalAggregation:
 
 
 def layers_of(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
-    """`names`, what trains of `model`, by stage, in the model's order. What rests in a round (`transfer.probe_rounds`)
-    is among them: a client keeps the same layers all run long."""
+    """`names`, the trainable parameters of `model`, grouped by stage in the model's order. Parameters frozen in a round
+    (`transfer.probe_rounds`) are included: a client stores the same layers in all rounds."""
     left = list(names)
     found = []
     for end in stage_ends(model):

@@ -1,9 +1,9 @@
 """FedBABU: Oh, Kim, Yun 2022, "FedBABU: Toward Enhanced Representation for Federated Image Classification",
 https://arxiv.org/abs/2106.06042, Algorithm 1.
 
-The head keeps its random initial value for all of the federation, the same for everybody, and only the body is
-trained and averaged. Before a client uses the model, it fine-tunes it. The head travels with the shared model, for
-that is how clients come by it; its update is zero.
+The head keeps its random initial value during the whole federation, the same for all clients; only the body is trained
+and averaged. Before a client predicts, it fine-tunes the model. The head is sent with the shared model, so that clients
+receive it; its update is zero.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedlens.strategies.base import LocalTerms
 @personalizations.register("fedbabu", summary="the head is fixed while the body is federated; fine-tuned before use")
 @dataclass(frozen=True)
 class FedBABU(SplitPersonalization):
-    """The body alone is trained; `tunes` says what the fine-tuning moves."""
+    """Only the body is trained; `tunes` chooses the parameters that fine-tuning changes."""
 
     tune_epochs: TuneEpochs = 5
     tune_lr: TuneRate = None

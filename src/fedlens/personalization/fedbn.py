@@ -1,8 +1,9 @@
 """FedBN: Li, Jiang, Zhang, Kamp, Dou 2021, "FedBN: Federated Learning on Non-IID Features via Local Batch
 Normalization", https://arxiv.org/abs/2102.07623, Algorithm 1.
 
-Normalisation layers, parameters and running statistics, stay with their client: they carry how its images look. The
-paper's layers are BatchNorm; the parameters of GroupNorm, LayerNorm and InstanceNorm are kept as well.
+The parameters and running statistics of normalisation layers stay with their client, because they depend on the
+appearance of its images. The paper treats BatchNorm; the parameters of GroupNorm, LayerNorm and InstanceNorm stay as
+well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 @personalizations.register("fedbn", summary="normalisation layers stay: for clients whose images look different")
 @dataclass(frozen=True)
 class FedBN(Personalization):
-    """All but the normalisation layers is federated."""
+    """Federates all tensors except those of normalisation layers."""
 
     def is_private(self, name: str, module: nn.Module) -> bool:
         return isinstance(module.get_submodule(name.rpartition(".")[0]), NORMS)

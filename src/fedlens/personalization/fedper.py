@@ -17,7 +17,7 @@ from fedlens.personalization.split import SplitPersonalization
 @personalizations.register("fedper", summary="the head stays with the client: same features, own decisions")
 @dataclass(frozen=True)
 class FedPer(SplitPersonalization):
-    """`head` is the paper's W_P: one linear layer, or more of the model with a longer or another beginning."""
+    """`head` selects the paper's W_P: by default one linear layer; another prefix can select more of the model."""
 
     def is_private(self, name: str, module: nn.Module) -> bool:
         return self.in_head(name)

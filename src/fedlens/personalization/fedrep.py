@@ -1,9 +1,9 @@
 """FedRep: Collins, Hassani, Mokhtari, Shakkottai 2021, "Exploiting Shared Representations for Personalized Federated
 Learning", https://arxiv.org/abs/2102.07078, Algorithm 1.
 
-A client first trains its head h against the representation φ as it came, then φ against the new head. Algorithm 1
-takes one gradient step for φ; here, as in the paper's experiments, φ gets whole passes over
-the images: `federated.local_epochs`, there one or five.
+A client first trains its head h with the received representation φ fixed, then φ with the new head fixed. Algorithm 1
+takes one gradient step for φ; here, as in the paper's experiments, φ is trained for whole passes over the images:
+`federated.local_epochs` (one or five in the paper).
 """
 
 from __future__ import annotations

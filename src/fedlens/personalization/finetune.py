@@ -1,7 +1,7 @@
-"""Fine-tuning: clients start from the shared model and train it on their own images before they use it.
+"""Fine-tuning: before prediction, clients train the shared model on their own images.
 
 Wang, Mathews, Kiddon, Eichner, Beaufays, Ramage 2019, "Federated Evaluation of On-device Personalization",
-https://arxiv.org/abs/1910.10252, section 2: personalisation after federated training, and its evaluation at home.
+https://arxiv.org/abs/1910.10252, section 2: personalisation after federated training, evaluated on the clients.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TuneRate = Annotated[
 @personalizations.register("finetune", summary="plain federation; each client fine-tunes the model before it uses it")
 @dataclass(frozen=True)
 class FineTune(Personalization):
-    """Nothing is kept: the same images and the same seed give the same model again."""
+    """Nothing is stored: the same images and seed give the same model again."""
 
     tune_epochs: TuneEpochs = 5
     tune_lr: TuneRate = None
@@ -37,6 +37,6 @@ class FineTune(Personalization):
 
 
 def tune(local: LocalTrainingContext, epochs: int, lr: float | None, step_scale: Tensor | None = None) -> None:
-    """Train the model on the client's images, where it has any."""
+    """Train the model on the client's images; no effect without images."""
     if local.examples:
         local.fit(epochs, lr=lr, step_scale=step_scale, optimizer="fresh")

@@ -1,8 +1,8 @@
-"""Local training: no federation at all, the baseline that personal methods are compared with.
+"""Local training without federation: the baseline for personalised methods.
 
-Each client trains the whole model on its own images only, from the same first values, in the rounds in which it takes
-part, and keeps it. It is the "Local" row in the tables of most papers on personalised federation, such as Zhang et al.
-2023 (FedALA), https://arxiv.org/abs/2212.01197.
+Each client trains the whole model on its own images only, from the same initial values, in the rounds in which it is
+sampled, and stores it. It is the "Local" row in the tables of most papers on personalised federation, such as Zhang et
+al. 2023 (FedALA), https://arxiv.org/abs/2212.01197.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedlens.personalization.base import Personalization, personalizations
 )
 @dataclass(frozen=True)
 class Local(Personalization):
-    """Every tensor stays with its client; tasks and answers hold no part of the model."""
+    """All tensors are private; tasks and results contain no part of the model."""
 
     shares = False
 

@@ -1,4 +1,4 @@
-"""One model for everybody."""
+"""No personalisation: one model for all clients."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from fedlens.personalization.base import Personalization, personalizations
 @personalizations.register("none", summary="one model for everybody: what the federation trains is what clients use")
 @dataclass(frozen=True)
 class NoPersonalization(Personalization):
-    """Every hook's default."""
+    """Uses the default of every hook."""

@@ -2,9 +2,9 @@
 https://arxiv.org/abs/2006.08848, Algorithm 1.
 
 A client's own model θ solves min f(θ) + λ/2 ‖θ − w‖² (eq. 3) approximately, on one mini-batch at a time; the client's
-copy w of the shared model follows it. The server's mixing (wᵗ⁺¹ = (1 − β) wᵗ + β · mean) is a server
-learning rate of β and so belongs to the strategy: `server_lr` of `fedavgm` with `server_momentum=0`, and of any other
-strategy that has one. The mean is the strategy's too: by images, where the paper's clients all count the same.
+copy w of the shared model follows θ. The server's mixing (wᵗ⁺¹ = (1 − β) wᵗ + β · mean) is a server learning rate of β,
+so it is set in the strategy: `server_lr` of `fedavgm` with `server_momentum=0`, or of any other strategy that has one.
+The strategy also defines the mean: here weighted by images, in the paper uniform.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from fedlens.strategies.base import LocalTerms
 class PFedMe(Personalization):
     """For each of R batches: K steps θ ← θ − η' (∇f(θ) + λ (θ − w)), then w ← w − η λ (w − θ).
 
-    R is the batches of the round's local epochs, η is optimizer.lr; η' and K are keys. What a strategy adds to the
-    loss is part of f; what it adds to the gradient moves w.
+    R is the number of batches in the round's local epochs, η is optimizer.lr; η' and K are configuration keys. A
+    strategy's loss term is part of f; its gradient correction applies to w.
 
-    w and θ have running statistics of their own. Gradients are taken at θ alone, so w sees each batch once more,
-    forward only, before θ is moved; a model without running statistics needs no such pass.
+    w and θ have separate running statistics. Gradients are computed at θ only, so each batch is also passed forward
+    through w, before θ is updated; a model without running statistics needs no such pass.
     """
 
     steps_only = False
@@ -69,7 +69,7 @@ class PFedMe(Personalization):
 
 
 def observed(local: LocalTrainingContext, batch: Batch, w: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-    """w's running statistics `seen` after a batch; the model stands at θ before and after."""
+    """w's running statistics `seen`, updated by a forward pass of the batch; afterwards the model holds θ again."""
     if not seen:
         return seen
     theta, own = local.vector.clone(), local.statistics()

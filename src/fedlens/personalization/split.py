@@ -1,4 +1,4 @@
-"""Models in two: a head, found by how its tensors' names begin, and all the rest, the body."""
+"""Models split in two: the head, selected by a prefix of tensor names, and the body, all other tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Head = Annotated[str, Field(min_length=1, description="how the names of the head
 
 @dataclass(frozen=True)
 class SplitPersonalization(Personalization):
-    """What methods that tell head and body apart have in common."""
+    """Base for methods that treat head and body differently."""
 
     head: Head = "head."
 
@@ -42,10 +42,10 @@ class SplitPersonalization(Personalization):
 
 
 def trainable_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that train."""
+    """Names of the trainable parameters."""
     return [name for name, value in module.named_parameters() if value.requires_grad]
 
 
 def beginnings(names: list[str]) -> list[str]:
-    """The first parts of the names, each once: "backbone.", "head."."""
+    """The distinct first components of the names: "backbone.", "head."."""
     return list(dict.fromkeys(name[: name.find(".") + 1] or name for name in names))
