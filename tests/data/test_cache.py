@@ -96,8 +96,9 @@ def test_arrays_are_keyed_by_content_and_resized(tmp_path):
     assert small.images.shape == (3, 8, 8, 3)
     block = images[0, :2, :2].astype(int).sum() / 4
     assert abs(int(small.images[0, 0, 0, 0]) - block) <= 0.5
-    assert cache_name(table_of(images, 1), 16) == native.key
-    assert cache_name(table_of(images ^ 1, 1), 16) != native.key
+    assert small.key == native.key  # the same images
+    assert small.file != native.file
+    assert build(images ^ 1, tmp_path, size=16, channels=1).key != native.key
 
 
 def test_bad_images_are_skipped_counted_and_remembered(photos, tmp_path, monkeypatch):

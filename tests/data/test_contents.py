@@ -19,17 +19,17 @@ from fedlens.data.types import ClientRows
 PLAN = DivisionPlan(Iid(), clients=2, validation=0.1, client_test=0.1, test=0.2, seed=0)
 
 
-def key(folder, cache):
-    return federate(ImageFolder(folder).load(), PLAN, Decoding(8, cache_dir=cache)).cache_key
+def key(folder, cache, size=8):
+    return federate(ImageFolder(folder).load(), PLAN, Decoding(size, cache_dir=cache)).cache_key
 
 
-def test_the_key_follows_names_and_contents_not_times_or_places(tmp_path):
+def test_the_key_follows_names_and_contents_not_times_places_or_the_image_size(tmp_path):
     first, cache = photos(tmp_path / "first"), tmp_path / "cache"
     before = key(first, cache)
     moved = shutil.copytree(first, tmp_path / "elsewhere" / "moved")
     file = moved / "cup" / "0.png"
     os.utime(file, (1, 1))
-    assert key(moved, cache) == before
+    assert key(moved, cache) == before == key(moved, cache, size=9)
     shutil.copy(moved / "fork" / "1.png", file)  # other pixels of the same name
     assert key(moved, cache) != before
     file.rename(file.with_name("00.png"))

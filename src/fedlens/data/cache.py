@@ -73,7 +73,8 @@ class CachedImages:
 
     images  uint8 (M, S, S, C), copy-on-write mapping of `file`
     kept    int64 (M,), the table's row of each image, ascending
-    key     changes when any image, its order, its size or its decoding changes; not when the files move
+    key     changes when any image, its order or its decoding changes; not with the size and the channels, which the
+            shape of `images` tells, and not when the files move
     files, contents  of each image: its file, and the digest of the file's content; empty for pixels without files
     """
 
@@ -106,7 +107,8 @@ def build_cache(
             cache folder cannot be written.
     """
     image_size, max_pixels, on_bad_image = decoding.image_size, decoding.max_pixels, decoding.on_bad_image
-    name = cache_name(table, image_size, max_pixels)
+    pixel_digest = _pixel_digest(table)
+    name = cache_name(table, image_size, max_pixels, pixel_digest)
     folder = (decoding.cache_dir.expanduser() if decoding.cache_dir else default_cache_dir()) / "images"
     pixels, index = folder / f"{name}.u8", folder / f"{name}.json"
     row_bytes = image_size * image_size * table.channels
@@ -123,26 +125,30 @@ def build_cache(
     mapped = np.memmap(pixels, np.uint8, mode="c", shape=(len(kept), image_size, image_size, table.channels))
     report = DataReport(len(kept), tuple(skipped.values()))
     if isinstance(table.images, np.ndarray):
-        return CachedImages(torch.from_numpy(mapped), kept, report, name, pixels)
+        return CachedImages(torch.from_numpy(mapped), kept, report, pixel_digest, pixels)
     rows = kept.tolist()
     files, digests = tuple(table.images[row] for row in rows), tuple(contents[row] for row in rows)
-    key = fingerprint(_how(table, image_size, max_pixels), files, digests)
+    key = fingerprint(f"{DECODING} {max_pixels}", files, digests)
     return CachedImages(torch.from_numpy(mapped), kept, report, key, pixels, files, digests)
 
 
-def _how(table: ImageTable, image_size: int, max_pixels: int) -> str:
-    """What of the decoding makes other pixels of the same files."""
-    return f"{DECODING} {image_size} {table.channels} {max_pixels}"
-
-
-def cache_name(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS) -> str:
-    """32 hex digits: of the files' paths, sizes, modes and times of change, or of the pixels of decoded images."""
-    digest = hashlib.blake2b(f"{_how(table, image_size, max_pixels)}\n".encode(), digest_size=16)
+def cache_name(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS, pixel_digest: str = "") -> str:
+    """32 hex digits: of the files' paths, sizes, modes and times of change, or of `pixel_digest`."""
+    how = f"{DECODING} {image_size} {table.channels} {max_pixels}\n"
+    digest = hashlib.blake2b(how.encode(), digest_size=16)
     if isinstance(table.images, np.ndarray):
-        digest.update(f"{table.images.shape}".encode())
-        digest.update(np.ascontiguousarray(table.images).data)
+        digest.update(pixel_digest.encode())
     else:
         digest.update("\0".join(map(_signature, table.images)).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _pixel_digest(table: ImageTable) -> str:
+    """32 hex digits of pixels that came without files; empty for a table of files."""
+    if not isinstance(table.images, np.ndarray):
+        return ""
+    digest = hashlib.blake2b(f"{DECODING} {table.images.shape}\n".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(table.images).data)
     return digest.hexdigest()
 
 

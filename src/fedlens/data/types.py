@@ -94,7 +94,8 @@ class FederatedData:
     test: Rows
     report: DataReport
     cache_key: str
-    """Changes when any image, its order or its decoding changes: keys what is derived from the images."""
+    """Changes when any image, its order or its decoding changes; together with the shape of `images` it keys what is
+    derived from them. Not with the size that images are scaled to: runs at two sizes have the same images."""
 
     @property
     def channels(self) -> int:
