@@ -43,6 +43,7 @@ def test_one_row_a_run(logs: Path) -> None:
         "fingerprint": None,
         "clients": 4,
         "rounds": 6,
+        "missing_rounds": 0,
         "planned_rounds": 6,
         "personal": False,
         "accuracy": pytest.approx(0.8),

@@ -14,8 +14,9 @@ from fedlens.errors import ConfigError, FedLensError
 from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.reports.page import page, paragraph, plot, section, table
+from fedlens.reports.page import page, paragraph, plot, section, table, warning
 from fedlens.tracking.clients import CLIENT_ACCURACY
+from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.run_dir import find_runs, newest
 from fedlens.tracking.summary import duration, percent
 from fedlens.tracking.wording import UNUSED, basis
@@ -48,15 +49,16 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     Raises:
         ConfigError: no run is found, none has been evaluated, or the page cannot be written.
     """
-    found = _loaded(folders, lambda _text: None)
+    told: list[str] = []
+    found = _loaded(folders, told.append)
     runs, rows = [run for run, _ in found], [asdict(line) for _, line in found]
+    told += doubts(rows)
     named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
     curves = section("Accuracy", *_curves(named))
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet")
-    text = page(
-        "Runs side by side", f"{len(runs)} runs", [table(*as_table(rows)), *map(paragraph, notes(rows)), curves]
-    )
+    sections = [*map(warning, told), table(*as_table(rows)), *map(paragraph, notes(rows)), curves]
+    text = page("Runs side by side", f"{len(runs)} runs", sections)
     try:
         write_atomic(path, text)
     except OSError as error:
@@ -188,6 +190,9 @@ def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headli
         raise FedLensError("\n".join(damaged))
     for line in damaged:
         note(f"left out: {line}")
+    for run, _ in runs:
+        if lost := missing_note(run.missing_rounds):
+            note(f"{run.folder.name}: {lost}")
     return runs
 
 

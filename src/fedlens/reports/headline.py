@@ -31,6 +31,8 @@ class Headline:
     """Tells data sets apart; equal for the same images."""
     clients: int | None
     rounds: int
+    missing_rounds: int
+    """Rounds of them without a line in metrics.jsonl, which are in no figure."""
     planned_rounds: int | None
     personal: bool
     """Clients use models of their own, which `client_accuracy` is about: no client uses the shared one."""
@@ -70,7 +72,7 @@ class Headline:
 
 def headline(run: LoadedRun) -> Headline:
     planned = run.config.get("federated", {}).get("num_rounds")
-    rounds = run.metrics[-1]["round"] if run.metrics else 0
+    rounds = max([run.folder.rounds_done, *(line["round"] for line in run.metrics)])
     test = last_with(run.metrics, "test") or {}
     clients = last_with(run.metrics, "clients") or {}
     best, personal = best_round(run.metrics) or {}, is_personal(run.config)
@@ -83,6 +85,7 @@ def headline(run: LoadedRun) -> Headline:
         fingerprint=run.fingerprint,
         clients=len(run.partition["clients"]) if run.partition else None,
         rounds=rounds,
+        missing_rounds=len(run.missing_rounds),
         planned_rounds=planned,
         personal=personal,
         accuracy=test.get("accuracy"),

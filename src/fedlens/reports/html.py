@@ -12,11 +12,12 @@ from fedlens.core.files import write_atomic
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.reports.page import page, plot, section, table
+from fedlens.reports.page import page, plot, section, table, warning
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.next_steps import from_python, resuming
 from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
 from fedlens.tracking.wording import UNUSED, floors, measured_on
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section that the run has something for."""
     head = headline(run)
-    parts = (_advice, _learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
+    parts = (_missing, _advice, _learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
 
@@ -111,7 +112,12 @@ def _advice(run: LoadedRun) -> str:
     again = "" if from_python(run.config) else f"fedlens run {shlex.quote(str(run.folder.config))}"
     command = "fedlens server --resume" if run.folder.superlink.exists() else "fedlens resume"
     problem = advice(run.metrics, run.config, Commands(again, resuming(str(run.folder.path), command)))
-    return f'<p class="box advice">{escape(problem)}</p>' if problem else ""
+    return warning(problem or "")
+
+
+def _missing(run: LoadedRun) -> str:
+    """Which rounds are in none of the figures."""
+    return warning(missing_note(run.missing_rounds))
 
 
 def _learning(run: LoadedRun) -> str:

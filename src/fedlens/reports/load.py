@@ -10,6 +10,7 @@ from typing import Any
 from fedlens.core.yaml_text import read_file
 from fedlens.errors import FedLensError
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.missing_rounds import missing_rounds
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import Anything, Confusion, Data, Partition, Result, read_saved
 
@@ -38,6 +39,11 @@ class LoadedRun:
     result: Mapping[str, Any]
     fingerprint: str | None
     pictures: Mapping[str, Any]
+
+    @property
+    def missing_rounds(self) -> list[int]:
+        """Rounds that were done and have no line in the metrics file."""
+        return missing_rounds(self.metrics, self.folder.rounds_done)
 
     @property
     def class_names(self) -> list[str]:

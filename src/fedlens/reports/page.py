@@ -80,5 +80,10 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def warning(text: str) -> str:
+    """Plain text that stands out; nothing where there is none."""
+    return f'<p class="box advice">{escape(text)}</p>' if text else ""
+
+
 def _cells(row: Iterable[object]) -> str:
     return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)

@@ -34,6 +34,7 @@ from fedlens.session.start import prepare_folder, starting_point
 from fedlens.strategies.base import RoundContext
 from fedlens.tracking.board import Board
 from fedlens.tracking.metrics import MetricsFile
+from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.predictions import keep_pictures
 from fedlens.tracking.run_dir import RunDir
@@ -111,7 +112,10 @@ def run_rounds(
         if doubt := few_validation_images(experiment, runtime):
             observer.note(doubt)
         board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
-        files: list[Tracker] = [MetricsFile(folder.metrics, begun), *([board] if board else [])]
+        metrics = MetricsFile(folder.metrics, begun)
+        if lost := missing_note(metrics.missing):
+            observer.note(lost)
+        files: list[Tracker] = [metrics, *([board] if board else [])]
         everybody = [*files, observer, *trackers]
         scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:

@@ -12,6 +12,7 @@ from fedlens.core.files import read_regular, to_json, write_atomic, write_json
 from fedlens.errors import FedLensError
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.intervals import wilson
+from fedlens.tracking.missing_rounds import missing_rounds
 from fedlens.tracking.renamed import with_names_of_today
 from fedlens.tracking.saved import Round, formed, parse_line
 
@@ -23,13 +24,14 @@ if TYPE_CHECKING:  # reading a run must not wait for torch
 class MetricsFile:
     """Tracker that appends each round to `path` and keeps the last confusion matrices in `confusion.json` beside it.
 
-    A new run starts an empty file. A resumed run gives `after_round`: later lines, and a last line that a kill
-    has torn, are dropped first.
+    A new run starts an empty file. A resumed run gives `after_round`: what stands after that round's line, damaged or
+    not, is dropped first. `missing`: the rounds up to there that have no line.
     """
 
     def __init__(self, path: Path, after_round: int | None = None) -> None:
         self._confusion = path.with_name("confusion.json")
-        kept = [] if after_round is None else [line for line in read_metrics(path) if line["round"] <= after_round]
+        kept = [] if after_round is None else read_metrics(path, after_round)
+        self.missing = missing_rounds(kept, after_round or 0)
         write_atomic(path, "".join(to_json(line) + "\n" for line in kept))
         self._path = path
 
@@ -56,11 +58,12 @@ class MetricsFile:
         """Nothing is left to do: every line is on the disk already."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics file, oldest first; a last line torn by a kill is left out, no file is an empty list.
+    `until`: only rounds up to this one; what stands after its line is not looked at.
 
     Raises:
-        FedLensError: the file cannot be read, or a line before the last is no round.
+        FedLensError: the file cannot be read, or a line that is looked at is no round.
     """
     if not path.exists():
         return []
@@ -71,7 +74,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
     for number, text in enumerate(texts[:-1], start=1):  # a whole line ends in a newline, so the last piece is no line
         where = f"{path}, line {number}"
-        lines.append(formed(with_names_of_today(parse_line(text, where)), Round, where))
+        line = formed(with_names_of_today(parse_line(text, where)), Round, where)
+        if until is None or line["round"] <= until:
+            lines.append(line)
+        if line["round"] == until:
+            break
     return lines
 
 

@@ -94,6 +94,12 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def rounds_done(self) -> int:
+        """The round of the newest checkpoint; 0 without one."""
+        names = (path.name.removeprefix("round-") for path in self.checkpoints.glob("round-*"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    @property
     def model(self) -> Path:
         """Folder of the final model."""
         return self.path / "model"

@@ -115,10 +115,10 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except json.JSONDecodeError as error:
-        raise FedLensError(f"{where}: not JSON ({error.msg}). Remove the line, or run again.") from error
+        raise FedLensError(f"{where}: not JSON ({error.msg}); {_LINE_WAY_OUT}") from error
     if not isinstance(value, dict) or not isinstance(value.get("round"), int):
         kind = f"no round, but {type(value).__name__}" if not isinstance(value, dict) else "no number of a round"
-        raise FedLensError(f"{where}: {kind}. Remove the line, or run again.")
+        raise FedLensError(f"{where}: {kind}; {_LINE_WAY_OUT}")
     return value
 
 
@@ -138,6 +138,9 @@ def formed(value: Any, form: Any, where: str) -> Any:
     return value
 
 
+_LINE_WAY_OUT = (
+    "put the line back from a copy of the run, or remove it: the run can then be read, and its round is named as missing"
+)
 _WAY_OUT = "mend the file, or leave this run out"
 
 
