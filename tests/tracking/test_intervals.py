@@ -44,3 +44,6 @@ def test_the_interval_of_a_mean_over_clients() -> None:
     assert of_mean([0.5, 0.6, 0.7]) == pytest.approx((0.6 - 0.24842, 0.6 + 0.24842), abs=1e-5)
     assert of_mean([0.9, 1.0, 1.0]) == pytest.approx((0.96667 - 0.14342, 1.0), abs=1e-4), "cut off at 1"
     assert of_mean([0.5]) is None
+    assert of_mean([0.5, 0.6]) is None, "too few"
+    assert of_mean([1.0] * 4) is None, "equal by accident, not by certainty"
+    assert of_mean([1 / 3] * 3) is None

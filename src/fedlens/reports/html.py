@@ -39,7 +39,8 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section that the run has something for."""
     head = headline(run)
-    parts = (_missing, _advice, _learning, _clients, _both_models, _mistakes, _measured, _cost, _failures, _data, _details)
+    first = (_missing, _advice, _learning, _clients, _both_models, _mistakes)
+    parts = (*first, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
 

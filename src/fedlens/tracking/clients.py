@@ -31,7 +31,7 @@ class ClientsSummary:
     """Client accuracy: mean over clients, where every client counts the same."""
     accuracy_low: float | None
     accuracy_high: float | None
-    """95 % interval of that mean, over clients (Student's t)."""
+    """95 % interval of that mean, over clients (Student's t); None: see `intervals.of_mean`."""
     accuracy_over_examples: float | None
     """Mean over images: a client counts by its test images."""
     accuracy_worst_tenth: float | None

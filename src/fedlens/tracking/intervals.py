@@ -15,6 +15,9 @@ from statistics import NormalDist, fmean, stdev
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
+FEWEST = 3
+"""Clients that an interval of their mean needs: of two, Student's t gives 12.7 standard errors."""
+
 Interval = tuple[float, float]
 """(low, high), both in 0–1."""
 
@@ -30,11 +33,12 @@ def wilson(accuracy: float, images: int) -> Interval | None:
 
 
 def of_mean(accuracies: Sequence[float]) -> Interval | None:
-    """Of the mean over clients; None for fewer than two clients. Cut off at 0 and 1."""
+    """Of the mean over clients, cut off at 0 and 1. None for fewer than `FEWEST` clients, and where all are equal:
+    few images make that happen by accident, and an interval without a width would claim certainty."""
     count = len(accuracies)
-    if count < 2:
+    if count < FEWEST or not (deviation := stdev(accuracies)):
         return None
-    mean, half = fmean(accuracies), student_t(count - 1) * stdev(accuracies) / math.sqrt(count)
+    mean, half = fmean(accuracies), student_t(count - 1) * deviation / math.sqrt(count)
     return max(mean - half, 0.0), min(mean + half, 1.0)
 
 

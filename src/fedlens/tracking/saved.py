@@ -138,9 +138,7 @@ def formed(value: Any, form: Any, where: str) -> Any:
     return value
 
 
-_LINE_WAY_OUT = (
-    "put the line back from a copy of the run, or remove it: the run can then be read, and its round is named as missing"
-)
+_LINE_WAY_OUT = "put the line back from a copy of the run, or remove it: its round then counts as missing"
 _WAY_OUT = "mend the file, or leave this run out"
 
 
