@@ -17,7 +17,9 @@ ABSURD = 10**20
 
 
 def takes_integers(node) -> bool:
-    return any(option.get("type") == "integer" for option in (node, *node.get("anyOf", ())))
+    """Any of them: a few that are listed bound themselves."""
+    options = (node, *node.get("anyOf", ()))
+    return any(option.get("type") == "integer" and "enum" not in option for option in options)
 
 
 def keys(model) -> Iterator[str]:

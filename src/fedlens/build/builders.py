@@ -12,6 +12,7 @@ from fedlens.build.against_data import check_keys_of_table
 from fedlens.config.blocks import (
     AGGREGATION,
     AUTO,
+    COMPRESSION,
     MODEL,
     PERSONALIZATION,
     PYTHON,
@@ -65,6 +66,7 @@ def build_algorithm(config: Config) -> Algorithm:
         AGGREGATION.choose(config.aggregation),
         largest_share=config.server.max_weight_share,
         directions=config.tracking.updates,
+        encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
     )
 
 

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 
 from fedlens.aggregation.base import AggregationRule
 from fedlens.config import problems
-from fedlens.config.blocks import AGGREGATION, ATTACK, MODEL, PERSONALIZATION, PYTHON, SCHEDULE, STRATEGY, find
+from fedlens.config.blocks import (
+    AGGREGATION,
+    ATTACK,
+    COMPRESSION,
+    MODEL,
+    PERSONALIZATION,
+    PYTHON,
+    SCHEDULE,
+    STRATEGY,
+    find,
+)
 from fedlens.config.schema import Config
 from fedlens.errors import ConfigError, ModelError
 from fedlens.schedules.base import Asynchronous
@@ -41,6 +51,8 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
     if strategy.needs_mean and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
+    if not find(COMPRESSION, config.compression.name)[0].factory.dense:
+        yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:
         yield from _nothing_shared(config, where)
     schedule = SCHEDULE.choose(config.schedule)
@@ -48,10 +60,26 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         yield from asynchronous(config, schedule, strategy, rule, where)
 
 
+def _parts_of_updates(
+    config: Config, strategy: type[Strategy], rule: type[AggregationRule], refuse: Callable[[str, str], str]
+) -> Iterator[str]:
+    """What needs whole updates in their own scale."""
+    because = f"compression {config.compression.name} sends a part of each update"
+    if not rule.linear:
+        yield refuse("aggregation.name", f"compares whole updates, and {because}; use aggregation.name=mean")
+    if strategy.largest_extras is not Strategy.largest_extras:
+        yield refuse("strategy.name", f"counts on whole updates, and {because}; use compression.name=half or quantize")
+
+
 def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[str]:
     """What would have no effect where clients send nothing of their models."""
     because = f"personalization.name={config.personalization.name} shares nothing, so it has no effect"
-    for family, section in ((STRATEGY, config.strategy), (AGGREGATION, config.aggregation), (ATTACK, config.attack)):
+    for family, section in (
+        (STRATEGY, config.strategy),
+        (AGGREGATION, config.aggregation),
+        (COMPRESSION, config.compression),
+        (ATTACK, config.attack),
+    ):
         key, name = f"{family.section}.{family.key}", str(getattr(section, family.key))
         if name != family.default:
             yield problems.line(key, f"{because}; use {key}={family.default}", name, where(key))

@@ -103,10 +103,10 @@ class Experiment:
 
     @property
     def whole_model(self) -> int | None:
-        """Bytes of the model without adapters and encodings, where less than that travels."""
+        """Bytes of the model without adapters, where less than that travels."""
         whole = size_of(self.model)
         travelling = sum(value.nbytes for value in self.shared.values())
-        return whole if travelling < whole or self.algorithm.encodings else None
+        return whole if travelling < whole else None
 
     @property
     def malicious(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, Validatio
 from fedlens.aggregation.base import AggregationRule, rules
 from fedlens.attacks.base import Attack, attacks
 from fedlens.clocks.base import LatencyModel, clocks
+from fedlens.compression.base import compressions
 from fedlens.config import problems
 from fedlens.config.keys import schema_keys, text_keys
 from fedlens.config.schema import (
@@ -18,6 +19,7 @@ from fedlens.config.schema import (
     AttackSection,
     BlockSection,
     ClockSection,
+    CompressionSection,
     Config,
     DataSection,
     ModelSection,
@@ -33,6 +35,7 @@ from fedlens.models.base import ModelBuilder, models
 from fedlens.personalization.base import Personalization, personalizations
 from fedlens.schedules.base import Schedule, schedules
 from fedlens.strategies.base import Strategy, strategies
+from fedlens.transforms.base import UpdateTransform
 
 T = TypeVar("T")
 
@@ -94,7 +97,8 @@ AGGREGATION: Family[AggregationRule] = Family("aggregation", "name", rules, Aggr
 ATTACK: Family[Attack] = Family("attack", "name", attacks, AttackSection)
 SCHEDULE: Family[Schedule] = Family("schedule", "name", schedules, ScheduleSection)
 CLOCK: Family[LatencyModel] = Family("clock", "name", clocks, ClockSection)
-ALGORITHM: tuple[Family[Any], ...] = (STRATEGY, PERSONALIZATION, AGGREGATION, SCHEDULE, CLOCK, ATTACK)
+COMPRESSION: Family[UpdateTransform] = Family("compression", "name", compressions, CompressionSection)
+ALGORITHM: tuple[Family[Any], ...] = (*(STRATEGY, PERSONALIZATION, AGGREGATION, COMPRESSION, SCHEDULE, CLOCK, ATTACK),)
 """What a run computes, as against what it computes with."""
 _MATERIAL: tuple[Family[Any], ...] = (MODEL, SOURCE, SCHEME)
 FAMILIES: Mapping[str, Family[Any]] = {family.section: family for family in (*_MATERIAL, *ALGORITHM)}

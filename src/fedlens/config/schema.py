@@ -163,6 +163,10 @@ class AggregationSection(BlockSection):
     name: str = Field("mean", description="how updates are combined: a name that `fedlens strategies` lists")
 
 
+class CompressionSection(BlockSection):
+    name: str = Field("none", description="how updates are made smaller: a name that `fedlens strategies` lists")
+
+
 class AttackSection(BlockSection):
     name: str = Field("none", description="what malicious clients of a simulation do; see `fedlens strategies`")
     fraction: Fraction = Field(0.2, description="share of the clients that is malicious, rounded down")
@@ -256,6 +260,7 @@ class Config(Section):
     strategy: StrategySection = Field(default_factory=StrategySection)
     personalization: PersonalizationSection = Field(default_factory=PersonalizationSection)
     aggregation: AggregationSection = Field(default_factory=AggregationSection)
+    compression: CompressionSection = Field(default_factory=CompressionSection)
     attack: AttackSection = Field(default_factory=AttackSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     clock: ClockSection = Field(default_factory=ClockSection)

@@ -198,3 +198,8 @@ class ClientFailure:
     round: int
     reason: str
     answered: bool = True
+
+
+def nbytes(state: State) -> float:
+    """Bytes of all tensors together."""
+    return float(sum(value.nbytes for value in state.values()))

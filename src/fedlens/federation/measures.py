@@ -8,7 +8,8 @@ diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ 
 cosine/…             how far the updates agree (`aggregation.directions`), where tracking.updates asks for it
 labels/…             distance of the round's clients' labels from everybody's (`federation.labels`)
 attack/malicious     share of the round's answers that come from malicious clients, where there are some
-traffic/whole_model  bytes that the round's clients would have moved with the whole model, where less of it travels
+traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
+                     compression, where that is more
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
 from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.core.types import ClientInfo, ClientReport
+from fedlens.transforms.base import PLAIN_BYTES
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,14 @@ class ClientMeasures:
             **total.agreement,
             **label_distances(reports, clients),
             **({"attack/malicious": self._attacked(reports)} if self.malicious else {}),
-            **({"traffic/whole_model": 2.0 * self.whole_model * len(reports)} if self.whole_model else {}),
+            **self._whole(reports),
         }
+
+    def _whole(self, reports: Sequence[ClientReport]) -> dict[str, float]:
+        """Bytes of whole models and of updates without encoding; nothing where these travelled."""
+        plain = sum(report.metrics[PLAIN_BYTES].total for report in reports if PLAIN_BYTES in report.metrics)
+        whole = max(plain, 2.0 * (self.whole_model or 0) * len(reports))
+        return {"traffic/whole_model": whole} if whole else {}
 
     def _attacked(self, reports: Sequence[ClientReport]) -> float:
         return sum(report.client in self.malicious for report in reports) / len(reports)

@@ -16,7 +16,7 @@ from fedlens.aggregation.norms import l2_norm
 from fedlens.core.client_store import ClientStore, StageStore
 from fedlens.core.records import Evaluation
 from fedlens.core.seeds import derive
-from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task
+from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task, nbytes
 from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, prefixed, under
 from fedlens.training.algorithm import Algorithm
@@ -298,8 +298,3 @@ def place(task: Task) -> tuple[str | int, ...]:
     """The task's place in the seed derivation: distinguishes its random draws from those of all other tasks."""
     repeat = task.settings.repeat
     return (task.kind, task.round, task.client, *([repeat] if repeat else []))
-
-
-def nbytes(state: State) -> float:
-    """Total size of all tensors in bytes."""
-    return float(sum(value.nbytes for value in state.values()))

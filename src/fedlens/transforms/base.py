@@ -18,8 +18,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
-from fedlens.core.types import ClientResult, Metrics, PartialSum, State
+from fedlens.core.types import ClientResult, MeanMetric, Metrics, PartialSum, State, nbytes
 from fedlens.strategies.base import ClientUpdate, prefixed, under
+
+PLAIN_BYTES = "bytes_plain"
+"""Metric of a decoded result: bytes of the model and the update without encoding."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class UpdateTransform(ABC):
         """Its part in one round; None: it has none."""
         return None
 
+    @classmethod
+    def encodes(cls) -> bool:
+        """It changes how updates travel."""
+        return cls.encode is not UpdateTransform.encode
+
 
 @dataclass(frozen=True)
 class TransformChain:
@@ -143,9 +151,16 @@ class TransformChain:
         return Encoded(update, left)
 
     def decode(self, result: ClientResult, model: State) -> ClientResult:
+        """The result as it is added up. Where encoding changes its size, its report says what it would have been: that
+        is computed here, and not believed from a client."""
         for transform in reversed(self.transforms):
             result = transform.decode(result, model)
-        return result
+        if not any(transform.encodes() for transform in self.transforms):
+            return result
+        metrics = result.report.metrics
+        down = max(metrics["bytes_down"].total if "bytes_down" in metrics else 0.0, nbytes(model))
+        plain = MeanMetric(nbytes(result.payload) + nbytes(result.extra) + down, 1)
+        return replace(result, report=replace(result.report, metrics={**metrics, PLAIN_BYTES: plain}))
 
     def encode_model(self, payload: State) -> State:
         for transform in self.transforms:

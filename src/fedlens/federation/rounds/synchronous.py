@@ -80,7 +80,9 @@ def aggregate(
             aggregator.merge(outcome)
             reports.extend(outcome.reports)
         else:
-            aggregator.add(decode(outcome))
-            reports.append(outcome.report)
+            decoded = decode(outcome)
+            aggregator.add(decoded)
+            reports.append(decoded.report)
+            del decoded
         del outcome  # an update's memory is free before the next one comes
     return tuple(reports), tuple(failures)

@@ -1,0 +1,33 @@
+"""Compressed updates between a server and its sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.flower.stage import DATA, SETTINGS, SHARED, Stage, of, view
+from tests.helpers import CPU, tiny_model, tiny_trainer
+
+from fedlens.compression.half import Half
+from fedlens.compression.quantize import Quantize
+from fedlens.compression.topk import TopK
+from fedlens.core.types import ClientResult
+from fedlens.flower.expectation import expectation
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.flat import FlatModel
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.mark.parametrize("transform", [Half(down=True), Quantize(4), TopK(0.1)], ids=lambda one: one.name)
+def test_a_server_takes_compressed_updates_of_sites(tmp_path: Path, transform) -> None:
+    stage = Stage(tmp_path)
+    algorithm = Algorithm(FedAvg(), encodings=(transform,))
+    for index in range(2):
+        trainer = tiny_trainer(algorithm, DATA, tmp_path / str(index), SETTINGS)
+        stage.join(index, site=stage.site(index, trainer=trainer))
+    seen = view(FlatModel(tiny_model(), CPU), SHARED, algorithm=algorithm)
+    stage.open(2, expect=expectation(seen))
+    outcomes = list(stage.train("client0", "client1", payload=algorithm.chain.encode_model(SHARED)))
+    assert of(outcomes, ClientResult) == ["client0", "client1"], outcomes
