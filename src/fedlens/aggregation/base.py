@@ -1,4 +1,4 @@
-"""How a round's answers become one total: a stream that can be shared out among workers and merged."""
+"""Aggregation of a round's results: a stream that several workers can compute in parts, which are then merged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedlens.core.types import ClientResult, PartialSum, State
 
 @dataclass(frozen=True)
 class AggregatedUpdate:
-    """A cohort's combined update.
+    """The aggregated update of a cohort.
 
-    delta   what the strategy steps with (for the mean: Σ w·update / Σ w)
+    delta   the update for the strategy's step (for the mean: Σ w·update / Σ w)
     extra   Σ extra / count
     weight  Σ w
-    count   clients in it
-    agreement  how far the updates agree, where that was asked for, by name
+    count   the number of clients
+    agreement  measures of how well the updates agree in direction, by name, if requested
     """
 
     delta: State
@@ -30,44 +30,46 @@ class AggregatedUpdate:
 
 
 class Aggregator(ABC):
-    """Takes in answers one by one, keeps as little as it can, and gives the total."""
+    """Receives results one by one, stores as little as possible, and computes the aggregate."""
 
     mergeable: ClassVar[bool]
-    """True: workers may add up their own clients and send a `Partial`. False: every answer is needed by itself."""
+    """True: workers may aggregate their own clients and send a `PartialSum`. False: every single result is needed."""
 
     @abstractmethod
     def add(self, answer: ClientResult) -> None:
-        """Take in one client's answer."""
+        """Add one client's result."""
 
     @abstractmethod
     def merge(self, partial: PartialSum) -> None:
-        """Take in one worker's sum."""
+        """Add one worker's partial sum."""
 
     @abstractmethod
     def partial(self, round_number: int) -> PartialSum:
-        """What was taken in so far, to be merged elsewhere."""
+        """The sum so far, to be merged by another aggregator."""
 
     @abstractmethod
     def result(self) -> AggregatedUpdate | None:
-        """The total; None when nothing was taken in. Called once, at the end: the total may be made of the sums."""
+        """The aggregate; None without any result. Called once, at the end: it may reuse the memory of the sums."""
 
     def kept(self) -> State:
-        """What has to be there again in the next round, asked after `result`; a checkpoint holds it."""
+        """State for the next round, read after `result`; stored in checkpoints."""
         return {}
 
 
 class AggregationRule(ABC):
-    """One way to combine updates. The dataclass' fields are its configuration keys under `aggregation`."""
+    """One way to aggregate updates. The fields of the dataclass are its configuration keys under `aggregation`."""
 
     linear: ClassVar[bool] = False
-    """True: the total is the weighted mean, on which strategies that weigh or rescale updates rely."""
+    """True: the aggregate is the weighted mean, as strategies that weight or rescale updates require."""
 
     @abstractmethod
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
-        """A fresh stream for one round's answers. `trainable`: the others are running statistics."""
+        """A new aggregator for one round's results. `trainable`: names of trainable tensors; the others are running
+        statistics."""
 
     def incompatibility(self, cohort: int) -> str | None:
-        """Why it cannot work with `cohort` answers, beginning with the key that says so ("f = 4: …"); None: it can."""
+        """Why the rule cannot work with `cohort` results, starting with the key at fault ("f = 4: …"); None if it
+        can."""
         return None
 
 

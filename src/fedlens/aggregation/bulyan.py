@@ -22,9 +22,8 @@ from fedlens.core.limits import ClientsOrNone
 @rules.register("bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more")
 @dataclass(frozen=True)
 class Bulyan(GatheringRule):
-    """Krum chooses θ = n − 2 f updates, one after another from those that are left; of every coordinate of these, the
-    β = θ − 2 f values nearest to the median are averaged. Running statistics likewise.
-    """
+    """Krum selects θ = n − 2 f updates, one after another from those that remain; in every coordinate of these, the β =
+    θ − 2 f values nearest to the median are averaged. The same applies to running statistics."""
 
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
 
@@ -37,7 +36,7 @@ class Bulyan(GatheringRule):
         return used_up(chosen, around_the_median(len(chosen) - 2 * self.f))
 
     def selected(self, squared: Tensor) -> list[int]:
-        """The θ updates that Krum takes, in their order."""
+        """Indices of the θ updates that Krum selects, in order of selection."""
         left = list(range(len(squared)))
         for _ in range(len(squared) - 2 * self.f):
             left.remove(by_score(squared, self.f, left)[0])
@@ -47,8 +46,9 @@ class Bulyan(GatheringRule):
 def around_the_median(kept: int) -> Callable[[Tensor], Tensor]:
     """Rows (n, k) → (k,) the mean of the `kept` values nearest to the median.
 
-    In order, these are neighbours: a window of `kept` ranks that moves up by one as long as its lowest value is farther
-    from the median than the next higher one. Of the ranks r, r + kept, r + 2 kept, … it holds exactly one.
+    In sorted order these values are adjacent: a window of `kept` ranks, which moves up by one as long as its lowest
+    value is farther from the median than the next higher value. It always contains exactly one of the ranks r, r +
+    kept, r + 2 kept, …
     """
 
     def mean(rows: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Centred clipping: Karimireddy, He, Jaggi 2021, "Learning from history for Byzantine robust optimization",
 https://arxiv.org/abs/2012.10333, Algorithm 1: v ← v + 1/n Σ (xᵢ − v) min(1, τ / ‖xᵢ − v‖).
 
-The paper starts each round from the last round's v, and lets workers send momenta, so that both hardly change from
-round to round. Here every round stands for itself: it starts from the updates' coordinate-wise median, which lies
-within the honest ones' range while they are more than half, and the step is repeated. So this is the paper's clipping
-without its history, and its guarantee against lies that add up over rounds does not carry over.
+The paper starts each round from the previous round's v, and workers send momenta, so both change little between rounds.
+Here each round is independent: it starts from the updates' coordinate-wise median, which lies within the range of the
+honest updates while these are the majority, and the step is repeated. So this is the paper's clipping without its
+history, and the paper's guarantee against attacks that accumulate over rounds does not apply.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fedlens.core.limits import Times
 @rules.register("centered_clip", summary="the mean around a centre, each update's distance from it cut to one radius")
 @dataclass(frozen=True)
 class CenteredClip(GatheringRule):
-    """Every client counts the same, and can move the result by τ / n a step at most. Distances are those of the
-    trainable tensors; of running statistics, the coordinate-wise median stands.
+    """All clients have equal weight, and each can move the result by at most τ / n per step. Distances use the
+    trainable tensors only; running statistics are aggregated by the coordinate-wise median.
     """
 
     tau: Annotated[
@@ -45,13 +45,13 @@ class CenteredClip(GatheringRule):
         return center
 
     def clipped(self, squared: Tensor) -> Tensor:
-        """(n + 1,) shares of the updates and, last, of the first centre in the last one, from all their `squared`
-        distances (n + 1, n + 1): v always is a mixture of them."""
+        """Coefficients (n + 1,) of the updates and, last, of the initial centre in the final centre, computed from all
+        `squared` distances (n + 1, n + 1): v is always a linear combination of these points."""
         shares = torch.zeros(len(squared), dtype=torch.float64)
         shares[-1] = 1.0
         for _ in range(self.iterations):
             distances = distances_to(shares, squared)[:-1]
-            pulls = (self.tau / distances).clamp(max=1.0) / len(distances)  # τ / 0 is ∞, cut to 1
+            pulls = (self.tau / distances).clamp(max=1.0) / len(distances)  # τ / 0 is ∞, clamped to 1
             shares = shares * (1 - pulls.sum())
             shares[:-1] += pulls
         return shares

@@ -1,7 +1,7 @@
-"""What rules share that need every answer by itself: the answers, kept as they come, and ways to go over them.
+"""Base for rules that need all results at once: stores the results and iterates over them.
 
-Memory is that of the updates and of one more model at most. Everything goes over them a piece at a time, small enough
-for the processor's cache.
+Memory use is that of the updates plus at most one more model. All computations work on one piece at a time, small
+enough for the processor's cache.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from fedlens.core.types import ClientResult, PartialSum, State
 from fedlens.errors import NotEnoughClients
 
 ROOM = 20 * 2**14
-"""Numbers of a piece, over all updates: 1.3 MB."""
+"""Numbers per piece, over all updates: 1.3 MB."""
 
 
 @dataclass(frozen=True)
 class Updates:
-    """A round's updates, each dense in memory. `trainable`: the other names are running statistics."""
+    """The updates of a round, each with dense tensors. `trainable`: names of trainable tensors; the others are running
+    statistics."""
 
     states: Sequence[dict[str, Tensor]]
     weights: Sequence[float]
@@ -33,19 +34,19 @@ class Updates:
 
 
 class GatheringRule(AggregationRule):
-    """A rule over all updates of a round at once."""
+    """A rule that needs all updates of a round at once."""
 
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
         return Gathered(self, trainable)
 
     @abstractmethod
     def combine(self, updates: Updates) -> dict[str, Tensor]:
-        """One update from all. It may let go of tensors in `states`, but neither write to them nor hold more than one
-        model beside them."""
+        """Aggregate all updates into one. It may free tensors in `states`, but must not write to them, and may allocate
+        at most one more model."""
 
 
 class Gathered(Aggregator):
-    """Keeps every update until all are there."""
+    """Stores every update until the round is complete."""
 
     mergeable: ClassVar[bool] = False
 
@@ -68,10 +69,10 @@ class Gathered(Aggregator):
         raise TypeError(f"{type(self._rule).__name__} needs every answer by itself")
 
     def result(self) -> AggregatedUpdate | None:
-        """The total; None when nothing was taken in.
+        """The aggregate; None without any result.
 
         Raises:
-            NotEnoughClients: too few answers for what the rule promises.
+            NotEnoughClients: too few results for the rule's guarantee.
         """
         count = len(self._states)
         if not count:
@@ -85,7 +86,8 @@ class Gathered(Aggregator):
 
 
 def pieces(values: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Dense tensors of one shape, piece after piece: where it lies, and (n, k) a copy that may be overwritten."""
+    """Split dense tensors of one shape into pieces: yields the slice of each, and a (n, k) copy that may be
+    overwritten."""
     flat = [value.view(-1) for value in values]
     size, width = len(flat[0]), max(ROOM // len(flat), 1)
     room = torch.empty(len(flat), min(width, size), dtype=dtype or flat[0].dtype)
@@ -98,12 +100,12 @@ def pieces(values: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterat
 
 
 def coordinatewise(states: Sequence[State], combine: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """`combine`, (n, k) → (k,), over the values of every coordinate of all tensors."""
+    """Apply `combine`, (n, k) → (k,), to the n values of every coordinate of all tensors."""
     return {name: _over_pieces([state[name] for state in states], combine) for name in sorted(states[0])}
 
 
 def used_up(states: Sequence[dict[str, Tensor]], combine: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """As `coordinatewise`; the states are empty then: a tensor's memory is free before the next one is combined."""
+    """As `coordinatewise`, but empties the states: each tensor's memory is freed before the next one is processed."""
     return {name: _over_pieces([state.pop(name) for state in states], combine) for name in sorted(states[0])}
 
 
@@ -116,12 +118,12 @@ def _over_pieces(values: Sequence[Tensor], combine: Callable[[Tensor], Tensor]) 
 
 
 def inner_products(states: Sequence[State], names: frozenset[str]) -> Tensor:
-    """(n, n) ⟨xᵢ, xⱼ⟩ over the tensors called `names`, in double precision."""
+    """(n, n) ⟨xᵢ, xⱼ⟩ over the tensors called `names`, in float64."""
     inner = torch.zeros(len(states), len(states), dtype=torch.float64)
     for name in sorted(names):
         for _, piece in pieces([state[name] for state in states], torch.float64):
             inner.addmm_(piece, piece.t())
-    return (inner + inner.t()) / 2  # equal to the last bit both ways, so that who ties does not hang on the order
+    return (inner + inner.t()) / 2  # exactly symmetric, so that ties do not depend on the order
 
 
 def squared_distances(states: Sequence[State], names: frozenset[str]) -> Tensor:
@@ -137,8 +139,8 @@ def distances_from(inner: Tensor) -> Tensor:
 
 
 def distances_to(coefficients: Tensor, squared: Tensor) -> Tensor:
-    """(n,) ‖v − xᵢ‖ for v = Σ cⱼ xⱼ with Σ cⱼ = 1, from the `squared` distances (n, n) of the points alone:
-    ‖v − xᵢ‖² = Σⱼ cⱼ dᵢⱼ² − ½ Σⱼₖ cⱼ cₖ dⱼₖ²."""
+    """(n,) ‖v − xᵢ‖ for v = Σ cⱼ xⱼ with Σ cⱼ = 1, computed only from the points' `squared` distances (n, n): ‖v − xᵢ‖²
+    = Σⱼ cⱼ dᵢⱼ² − ½ Σⱼₖ cⱼ cₖ dⱼₖ²."""
     to_each = squared @ coefficients
     return (to_each - coefficients @ to_each / 2).clamp_min_(0).sqrt_()
 

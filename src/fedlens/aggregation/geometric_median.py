@@ -1,9 +1,10 @@
 """The geometric median (RFA): Pillutla, Kakade, Harchaoui 2022, https://arxiv.org/abs/1912.13445: the minimiser of
 Σ αᵢ ‖v − xᵢ‖ by the paper's smoothed Weiszfeld algorithm.
 
-The paper's steps are secure sums over the clients, so it makes few: three passes, of which the first gives the mean
-that Weiszfeld's steps start from (`iterations=2`). Here the updates lie at the server, v always is a mixture of them,
-and a step needs their distances only: steps cost next to nothing, and are made until v rests.
+In the paper each step is a secure sum over the clients, so there are few: three passes, the first of which gives the
+mean that Weiszfeld's steps start from (`iterations=2`). Here the server holds the updates, v is always a linear
+combination of them, and a step needs only their distances. Steps are therefore cheap and are repeated until v
+converges.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from fedlens.aggregation.gathered import GatheringRule, Updates, distances_from,
 from fedlens.core.limits import Times
 
 AT_REST = 1e-9
-"""Sum of the changes of all clients' shares in v."""
+"""Convergence threshold: the sum of the absolute changes of all clients' coefficients in v."""
 
 LONGEST = 1e6
-"""Of an update, in lengths of the others. A point so far away pulls by its direction alone, and at a length of 10¹⁵
-nothing would be left of the others' distances in double precision."""
+"""The maximum length of an update, relative to the others. At such a distance only its direction matters; a relative
+length of 10¹⁵ would destroy the other distances in float64."""
 
 
 @rules.register("geometric_median", summary="the point nearest to all updates (RFA): tolerates half of the weight")
 @dataclass(frozen=True)
 class GeometricMedian(GatheringRule):
-    """v ← Σ βᵢ xᵢ / Σ βᵢ with βᵢ = αᵢ / max(ν, ‖v − xᵢ‖), from the weighted mean on. Distances are those of the
-    trainable tensors; running statistics are mixed in the same shares. Updates a million times longer than those of
-    half of the weight are shortened to that.
+    """v ← Σ βᵢ xᵢ / Σ βᵢ with βᵢ = αᵢ / max(ν, ‖v − xᵢ‖), starting from the weighted mean. Distances use the trainable
+    tensors only; running statistics are combined with the same coefficients. An update over a million times longer than
+    the weighted median length is shortened to that limit.
     """
 
     iterations: Annotated[Times, Field(description="most steps; the paper makes 2, each a message to all")] = 100
@@ -51,7 +52,7 @@ class GeometricMedian(GatheringRule):
         return mixture(updates.states, (shares * factors).tolist())
 
     def weiszfeld(self, alphas: Tensor, squared: Tensor) -> Tensor:
-        """(n,) the updates' shares in the median, from their weights (n,) and `squared` distances (n, n)."""
+        """(n,) coefficients of the updates in the median, from their weights (n,) and `squared` distances (n, n)."""
         shares = alphas
         for _ in range(self.iterations):
             betas = alphas / distances_to(shares, squared).clamp_min(self.nu)
@@ -62,8 +63,8 @@ class GeometricMedian(GatheringRule):
 
 
 def shortening(norms: Tensor, alphas: Tensor) -> Tensor:
-    """(n,) what updates of lengths `norms` (n,) are multiplied with; 1 but for lengths beyond all reason. Half of the
-    weights `alphas` (n,), whose sum is 1, belongs to updates no longer than the one that sets the measure."""
+    """(n,) factors for updates of lengths `norms` (n,): 1 except for extremely long ones. The reference is the weighted
+    median length: half of the weights `alphas` (n,), whose sum is 1, belongs to updates no longer than it."""
     order = norms.argsort()
     usual = norms[order[int((alphas[order].cumsum(0) < 0.5).sum())]]
     return (LONGEST * usual / norms).clamp(max=1.0) if usual else torch.ones_like(norms)

@@ -19,9 +19,8 @@ from fedlens.core.limits import ClientsOrNone
 @rules.register("krum", summary="the one update nearest to its neighbours: tolerates f of 2 f + 3 or more")
 @dataclass(frozen=True)
 class Krum(GatheringRule):
-    """The update with the smallest sum of squared distances to its n − f − 2 nearest others becomes the total, its
-    running statistics included. Distances are those of the trainable tensors.
-    """
+    """The aggregate is the update with the smallest sum of squared distances to its n − f − 2 nearest neighbours,
+    including its running statistics. Distances use the trainable tensors only."""
 
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
 
@@ -35,23 +34,22 @@ class Krum(GatheringRule):
 
 
 def by_score(squared: Tensor, f: int, among: Sequence[int]) -> list[int]:
-    """`among` by their Krum scores within `among`, best first.
+    """`among` sorted by Krum scores within `among`, best first.
 
-    A score is the sum of the `squared` distances (n, n) to the nearest len(among) − f − 2 others, or to the nearest one
-    where that is less. The paper settles ties by number, which here is the order of arrival; the sum of all distances
-    goes first.
+    The score is the sum of the `squared` distances (n, n) to the nearest len(among) − f − 2 others, but to at least
+    one. Ties are broken by the sum of all distances, then, as in the paper, by number, which is the order of arrival.
     """
     neighbours = max(len(among) - f - 2, 1)
 
     def score(one: int) -> tuple[float, float]:
-        nearest = squared[one, list(among)].sort().values[1:]  # the first is its own, to itself
+        nearest = squared[one, list(among)].sort().values[1:]  # the first is the distance to itself
         return float(nearest[:neighbours].sum()), float(nearest.sum())
 
     return sorted(among, key=score)
 
 
 def too_few(f: int, cohort: int, rule: str, factor: int) -> str | None:
-    """The objection to fewer than `factor` f + 3 answers."""
+    """The error text if there are fewer than `factor` f + 3 results; else None."""
     needed = factor * f + 3
     if cohort >= needed:
         return None

@@ -1,4 +1,4 @@
-"""The weighted mean: McMahan et al. 2017, https://arxiv.org/abs/1602.05629, Algorithm 1's server line."""
+"""The weighted mean: McMahan et al. 2017, https://arxiv.org/abs/1602.05629, the server's line in Algorithm 1."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedlens.core.types import ClientReport, ClientResult, PartialSum, State
 
 
 class WeightedMean(Aggregator):
-    """Σ w·update / Σ w as a running sum: one model's memory, however many clients.
+    """Σ w·update / Σ w as a running sum: uses the memory of one model, whatever the number of clients.
 
-    The order of additions is the order of arrival, so a fixed order gives the same bits.
+    Results are added in order of arrival, so a fixed order gives identical bits.
     """
 
     mergeable: ClassVar[bool] = True
@@ -71,5 +71,5 @@ def accumulate(sums: dict[str, Tensor], values: State, weight: float) -> None:
 
 
 def scaled(sums: State, factor: float) -> dict[str, Tensor]:
-    """The sums themselves, times `factor`: a second model's worth of them would be much."""
+    """The sums times `factor`, computed in place: a copy would need the memory of a second model."""
     return {name: value.mul_(factor) for name, value in sums.items()}

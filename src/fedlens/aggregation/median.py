@@ -16,7 +16,7 @@ from fedlens.aggregation.ranks import median
 @rules.register("median", summary="the median of every coordinate: tolerates lies from fewer than half of the clients")
 @dataclass(frozen=True)
 class Median(GatheringRule):
-    """Every client counts the same, whatever number of images it claims. Running statistics likewise."""
+    """All clients have equal weight, whatever number of images they report. The same applies to running statistics."""
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:
         return used_up(updates.states, median)

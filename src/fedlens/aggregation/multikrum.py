@@ -19,7 +19,7 @@ from fedlens.core.limits import Clients, ClientsOrNone
 @rules.register("multikrum", summary="the mean of the m updates that Krum likes best: between Krum and the mean")
 @dataclass(frozen=True)
 class MultiKrum(GatheringRule):
-    """The plain mean of the m updates with the best Krum scores, their running statistics included."""
+    """The unweighted mean of the m updates with the best Krum scores, including their running statistics."""
 
     f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
     m: Annotated[Clients | None, Field(description="how many are averaged; default: n − f")] = None

@@ -20,9 +20,9 @@ from fedlens.transforms.base import Receiver, ReceivingAggregator
 @rules.register("norm_bound", summary="the weighted mean of updates cut to one length: no client decides alone")
 @dataclass(frozen=True)
 class NormBound(AggregationRule):
-    """Every update is shortened to the length M of its trainable tensors, and the weighted mean taken; it is streamed
-    like the mean. Running statistics have no length in common with weights: they are averaged plainly, unprotected.
-    """
+    """Clips the trainable tensors of every update to the L2 norm M, then takes the weighted mean; streams like the
+    mean. Running statistics are not comparable in norm with weights: they are averaged without clipping, so they are
+    unprotected."""
 
     bound: Annotated[float, Field(gt=0, description="M; the paper's choice for its digits is 3")] = 3.0
 
@@ -31,7 +31,7 @@ class NormBound(AggregationRule):
 
 
 class BoundedUpdates(Receiver):
-    """Shortens each update by itself, so that workers can add up the shortened ones."""
+    """Clips each update by itself, so workers can sum clipped updates."""
 
     def __init__(self, trainable: frozenset[str], bound: float) -> None:
         self._trainable = trainable

@@ -1,4 +1,4 @@
-"""How large an update is, and whether it is made of numbers."""
+"""L2 norms and finiteness checks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 def l2_norm(tensors: Iterable[Tensor]) -> float:
     """√Σ x² over all elements of all `tensors`; 0 for none.
 
-    Each is brought into its plain order first: the order of additions, and so the last bits, would otherwise
-    depend on whether a tensor comes from a model (channels last) or from a file.
+    Each tensor is made contiguous first: otherwise the order of additions, and so the last bits, would depend on
+    whether a tensor comes from a model (channels last) or from a file.
     """
     norms = [torch.linalg.vector_norm(tensor.contiguous()) for tensor in tensors]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """No NaN and no infinity in any of them.
+    """Whether no tensor contains NaN or infinity.
 
-    A finite sum says so in one pass and without a copy, and a device is asked once. Only where a sum is not finite,
-    which large numbers can bring about, too, is every element looked at.
+    A finite sum proves this in one pass, without a copy and with one transfer from the device. If the sum is not
+    finite, which large finite numbers can also cause, every element is checked.
     """
     by_device: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:

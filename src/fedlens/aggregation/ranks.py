@@ -1,8 +1,8 @@
-"""Values by their rank among a few, for very many places at once: a sorting network of elementwise minima and maxima.
+"""Select values by rank among a few rows, for many columns at once: a sorting network of elementwise minima and maxima.
 
 K. E. Batcher, "Sorting networks and their applications", AFIPS 1968; merge exchange for any number of values as in
-Knuth, The Art of Computer Programming, vol. 3, 5.2.2, Algorithm M. Comparators that no wanted rank depends on are
-left out. For 20 values a median takes 144 minima and maxima of whole rows, which is some 25 times faster than sorting.
+Knuth, The Art of Computer Programming, vol. 3, 5.2.2, Algorithm M. Comparators that do not affect the wanted ranks are
+left out. For 20 values a median takes 144 minima and maxima of whole rows, which is about 25 times faster than sorting.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 Comparator = tuple[int, int, bool, bool]
-"""Rows that are compared, and whether the smaller, which goes to the first, and the larger are needed later."""
+"""The two rows to compare, whether the minimum (stored in the first) is needed later, and whether the maximum is."""
 
 
 def ranked(rows: Tensor, ranks: Sequence[int]) -> list[Tensor]:
-    """Rows (n, k) → for each of `ranks`, 0 being the smallest: (k,) the values of that rank. Overwrites `rows`."""
+    """Rows (n, k) → for each of `ranks`, 0 being the smallest: the values of that rank, (k,). Overwrites `rows`."""
     lines = list(rows.unbind(0))
     spare = torch.empty_like(lines[0])
     for first, second, low, high in network(len(lines), tuple(ranks)):
@@ -35,7 +35,7 @@ def ranked(rows: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 
 def median(rows: Tensor) -> Tensor:
-    """Rows (n, k) → (k,) medians; of an even number, the mean of the two in the middle. Overwrites `rows`."""
+    """Rows (n, k) → (k,) medians; for an even n, the mean of the two middle values. Overwrites `rows`."""
     count = len(rows)
     if count % 2:
         return ranked(rows, (count // 2,))[0]
@@ -45,7 +45,7 @@ def median(rows: Tensor) -> Tensor:
 
 @cache
 def network(count: int, ranks: tuple[int, ...]) -> tuple[Comparator, ...]:
-    """The comparators that put the values of `ranks` among `count` in their places."""
+    """The comparators that move the values of `ranks` among `count` to their places."""
     needed, kept = set(ranks), []
     for first, second in reversed(list(_merge_exchange(count))):
         if first in needed or second in needed:

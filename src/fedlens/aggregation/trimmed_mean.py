@@ -20,9 +20,9 @@ from fedlens.aggregation.ranks import ranked
 @rules.register("trimmed_mean", summary="the mean of every coordinate without its extremes: tolerates a share beta")
 @dataclass(frozen=True)
 class TrimmedMean(GatheringRule):
-    """Of every coordinate the β n largest and the β n smallest values are left out, rounded up so that no fewer than a
-    share β goes, and the rest is averaged. Every client counts the same. Running statistics likewise.
-    """
+    """In every coordinate the β n largest and the β n smallest values are removed, β n rounded up so that at least a
+    share β is removed, and the rest is averaged. All clients have equal weight. The same applies to running
+    statistics."""
 
     beta: Annotated[float, Field(ge=0, lt=0.5, description="β, the share left out on either side")] = 0.2
 
@@ -35,7 +35,7 @@ class TrimmedMean(GatheringRule):
         )
 
     def trimmed(self, count: int) -> int:
-        """How many values go on either side."""
+        """The number of values removed on either side."""
         return math.ceil(self.beta * count - 1e-9)  # 0.07 × 100 is 7.000000000000001 in binary
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

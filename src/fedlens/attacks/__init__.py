@@ -1,1 +1,1 @@
-"""Attacks to test rules of aggregation with: what malicious clients of a simulation do."""
+"""Attacks for testing aggregation rules: the behaviour of malicious clients in a simulation."""

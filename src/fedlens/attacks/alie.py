@@ -21,17 +21,17 @@ from fedlens.core.types import State
 )
 @dataclass(frozen=True)
 class ALittleIsEnough(Attack):
-    """All m malicious clients of a round send μ − z σ, with mean and deviation of every coordinate taken over honest
-    updates: far enough to do harm, near enough to pass for one of the n. The authors take z σ from gradients, which is
-    the other direction.
+    """All m malicious clients of a round send μ − z σ, with the mean and standard deviation of every coordinate over
+    honest updates: far enough to do harm, close enough to look like an honest update. The authors apply μ − z σ
+    to gradients, which point in the opposite direction.
 
-    Whose updates they are: by default those of the benign clients, an attacker that knows all, as a defence should be
-    tried with. `knows=own` is the attacker of Algorithm 3, who has to guess both from what the malicious clients would
-    have sent: with one of them in a round σ is 0 then, and it sends its honest update.
+    `knows` chooses those updates. By default they are the benign clients', an omniscient attacker, which is the
+    stronger test of a defence. `knows=own` is the attacker of Algorithm 3, which estimates both from the malicious
+    clients' own honest updates: with only one of them in a round σ is 0, and it sends its honest update.
 
-    By default z is the paper's z_max: with s = ⌊n/2 + 1⌋ − m honest clients that are to lie farther out, the largest z
-    with φ(z) < (n − m − s) / (n − m). With few malicious clients that is nearly 0, and below it counts as 0; a
-    majority that needs nobody's help takes s = 1, as no z is too large then.
+    By default z is the paper's z_max: with s = ⌊n/2 + 1⌋ − m honest clients that must lie farther out, the largest z
+    with φ(z) < (n − m − s) / (n − m). With few malicious clients that is close to 0, and negative values are set to 0.
+    If the malicious clients are the majority, any z would do, and s = 1 is used.
     """
 
     crafts: ClassVar[bool] = True
@@ -54,7 +54,7 @@ class ALittleIsEnough(Attack):
 
 
 def moments_of(updates: Sequence[State]) -> Moments:
-    """Of one update or more."""
+    """Mean and deviation of one or more updates."""
     moments = RunningMoments()
     for update in updates:
         moments.add(update)

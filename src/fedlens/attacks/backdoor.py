@@ -1,6 +1,7 @@
 """A backdoor: Gu, Dolan-Gavitt, Garg 2017, "BadNets: identifying vulnerabilities in the machine learning model supply
-chain", https://arxiv.org/abs/1708.06733: images with a bright pattern in the corner get another label. There one digit
-becomes another, or each the next; here all that bear the patch become one class, as later work has it.
+chain", https://arxiv.org/abs/1708.06733: training images with a bright pattern in the corner get another label. In the
+paper one digit becomes another, or each becomes the next; here all images with the pattern get one target class, as in
+later work.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from fedlens.data.types import FederatedData, Rows
 @attacks.register("backdoor", summary="train a share of images with a bright patch towards one class (BadNets)")
 @dataclass(frozen=True)
 class Backdoor(Attack):
-    """A share of a malicious client's training images, the same all run long, gets a white square in the lower right
-    corner and the target's label. How well it works is measured: the share of test images of other classes that, with
-    the patch, are taken for the target (`attack/success`).
-    """
+    """A share of a malicious client's training images, the same ones in all rounds, gets a white square in the lower
+    right corner and the target's label. The attack's success is measured: the share of test images of other classes
+    that are classified as the target when they have the square (`attack/success`)."""
 
     patch: Annotated[Side, Field(description="pixels a side of the patch")] = 4
     target: Annotated[ClassIndex, Field(description="the class that patched images are to be taken for")] = 0
@@ -57,8 +57,8 @@ class Backdoor(Attack):
 
 
 def stamped(images: Tensor, side: int) -> Tensor:
-    """The images with a white square of `side` pixels in the lower right corner, in place: bytes (B, H, W, C), or a
-    user's own floats (B, C, H, W), of which 1 is white."""
+    """Add a white square of `side` pixels to the lower right corner, in place: uint8 images (B, H, W, C), or a user's
+    own float images (B, C, H, W), where 1 is white."""
     if images.is_floating_point():
         images[..., -side:, -side:] = 1.0
     else:

@@ -1,4 +1,4 @@
-"""The attack seam: what malicious clients train on, and what they send in place of an honest update."""
+"""The attack interface: what malicious clients train on, and what they send instead of an honest update."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fedlens.core.types import State
 from fedlens.data.types import FederatedData, Rows
 
 Poison = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(row numbers (B,), images as they are stored (B, …), labels (B,)) → the images and labels in their place; it may
-overwrite those that it is given."""
+"""(row numbers (B,), stored images (B, …), labels (B,)) → images and labels that replace them; may overwrite its
+arguments."""
 
 
 @dataclass(frozen=True)
 class AttackContext:
-    """What the malicious clients of a round know when they make their updates up.
+    """What the malicious clients of a round know when they craft their updates.
 
-    answers  how many updates the server gets, theirs included
-    share    the malicious clients' part of the sum of all answers' weights
-    benign   of the other clients' updates (trainable tensors only), where the attack is `omniscient`; None: nobody else
-             answered
+    answers  number of updates that the server receives, including theirs
+    share    the malicious clients' part of the total weight
+    benign   mean and deviation of the other clients' updates (trainable tensors only), if the attack is `omniscient`;
+             None if there are no others
     """
 
     answers: int
@@ -37,18 +37,18 @@ class AttackContext:
 
 @dataclass(frozen=True)
 class Trigger:
-    """What a backdoor waits for: `stamp` puts it on every image, and `target` as the label."""
+    """A backdoor's trigger: `stamp` adds it to every image; `target` is the label that it causes."""
 
     target: int
     stamp: Poison
 
 
 class Attack:
-    """One attack. The dataclass' fields are its configuration keys under `attack`.
+    """One attack. The fields of the dataclass are its configuration keys under `attack`.
 
-    crafts      it replaces what malicious clients send (`craft`), and not only what they train on
-    omniscient  its malicious clients also know mean and deviation of the others' updates (`Scene.benign`), which takes
-                two more models in memory
+    crafts      it replaces the updates of malicious clients (`craft`), not only their training images
+    omniscient  it also uses mean and deviation of the other clients' updates (`AttackContext.benign`), which needs the
+                memory of two more models
     """
 
     crafts: ClassVar[bool] = False
@@ -58,19 +58,21 @@ class Attack:
         return False
 
     def poison(self, rows: Rows, classes: int, seed: int) -> Poison | None:
-        """What becomes of a malicious client's training images, `rows`; None: nothing."""
+        """Changes to a malicious client's training images, `rows`; None: no changes."""
         return None
 
     def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
-        """What each malicious client sends, from what all of them would send (trainable tensors only)."""
+        """What each malicious client sends, given the honest updates of all malicious clients (trainable tensors
+        only)."""
         return honest
 
     def trigger(self) -> Trigger | None:
-        """The backdoor's trigger; None: the attack is none."""
+        """The backdoor's trigger; None if the attack is not a backdoor."""
         return None
 
     def incompatibility(self, data: FederatedData) -> str | None:
-        """Why it cannot work on these images, beginning with the key that says so ("target = 12: …"); None: it can."""
+        """Why the attack cannot work on these images, starting with the key at fault ("target = 12: …"); None if it
+        can."""
         return None
 
 

@@ -17,7 +17,7 @@ from fedlens.core.types import State
 @attacks.register("gaussian", summary="send noise in place of an update")
 @dataclass(frozen=True)
 class Gaussian(Attack):
-    """A malicious client sends N(0, σ²) in every coordinate."""
+    """A malicious client sends an update with N(0, σ²) in every coordinate."""
 
     crafts: ClassVar[bool] = True
 

@@ -15,7 +15,7 @@ from fedlens.data.types import Rows
 @attacks.register("label_flip", summary="train on labels counted from the other end: y becomes C - 1 - y")
 @dataclass(frozen=True)
 class LabelFlip(Attack):
-    """Every training image of a malicious client gets the label C − 1 − y; it trains and reports as all others do."""
+    """Every training image of a malicious client gets the label C − 1 − y; training and reporting are unchanged."""
 
     def poison(self, rows: Rows, classes: int, seed: int) -> Poison | None:
         def flip(rows: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
-"""Mean and deviation of a stream of updates: Welford 1962, "Note on a method for calculating corrected sums of squares
-and products", in one pass and without the loss of digits that Σ x² − (Σ x)² / n has.
-"""
+"""Mean and deviation of a stream of updates in one pass: Welford 1962, "Note on a method for calculating corrected sums
+of squares and products". It avoids the cancellation errors of Σ x² − (Σ x)² / n."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from fedlens.core.types import State
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation (of the population) of several updates, coordinate by coordinate."""
+    """Coordinate-wise mean and (population) standard deviation of several updates."""
 
     mean: State
     deviation: State
 
 
 class RunningMoments:
-    """Two models' memory, however many updates."""
+    """Needs the memory of two models, whatever the number of updates."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -29,7 +28,7 @@ class RunningMoments:
         self._squares: dict[str, Tensor] = {}
 
     def add(self, update: State) -> None:
-        """M ← M + (x − M) / n, S ← S + (x − M before) (x − M after)."""
+        """M ← M + (x − M) / n, S ← S + (x − M_old) (x − M_new)."""
         self._count += 1
         for name, value in update.items():
             mean = self._mean.setdefault(name, torch.zeros_like(value))
@@ -42,5 +41,5 @@ class RunningMoments:
         return not self._count
 
     def result(self) -> Moments:
-        """Of one update or more."""
+        """Mean and deviation of one or more updates."""
         return Moments(self._mean, {name: (value / self._count).sqrt() for name, value in self._squares.items()})

@@ -1,4 +1,4 @@
-"""Everybody is honest."""
+"""No attack."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from fedlens.attacks.base import Attack, attacks
 @attacks.register("none", summary="everybody is honest")
 @dataclass(frozen=True)
 class NoAttack(Attack):
-    """Every hook's default."""
+    """Uses the default of every hook."""

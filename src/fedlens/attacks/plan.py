@@ -1,4 +1,4 @@
-"""Who attacks: the same clients all run long, and what comes of their results before the rule sees them."""
+"""Which clients attack, the same in all rounds, and how their results change before aggregation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from fedlens.transforms.base import Receiver, ReceivingContext, UpdateTransform
 
 
 def malicious_clients(names: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
-    """The first ⌊fraction · n⌋ of a seeded order of the clients."""
+    """The first ⌊fraction · n⌋ clients in a seeded random order."""
     order = np.random.default_rng(derive(seed, "attack", "clients")).permutation(len(names))
     return frozenset(names[index] for index in order[: math.floor(fraction * len(names) + 1e-9)])
 
 
 @dataclass(frozen=True)
 class AttackPlan(UpdateTransform):
-    """An attack and who makes it. As a transform, it puts what malicious clients make up in place of their updates."""
+    """An attack and the clients that carry it out. As a transform, it replaces the updates of malicious clients with
+    crafted ones."""
 
     name: ClassVar[str] = "attack"
 
@@ -36,7 +37,7 @@ class AttackPlan(UpdateTransform):
     seed: int
 
     def poison(self, client: str, rows: Rows) -> Poison | None:
-        """What becomes of a client's training images; None: nothing."""
+        """Changes to a client's training images; None: no changes."""
         if client not in self.malicious:
             return None
         return self.attack.poison(rows, self.classes, derive(self.seed, "attack", "poison", client))
@@ -46,9 +47,8 @@ class AttackPlan(UpdateTransform):
 
 
 class CraftedUpdates(Receiver):
-    """Honest results pass; malicious ones wait until all are there, and go last. What is made up are trainable tensors:
-    running statistics and a strategy's extras stay honest.
-    """
+    """Passes honest results on at once; holds malicious ones until the round is complete, and passes them on last. Only
+    trainable tensors are crafted: running statistics and a strategy's extras stay honest."""
 
     mergeable: ClassVar[bool] = False
 

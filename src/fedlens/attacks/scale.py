@@ -18,11 +18,10 @@ from fedlens.core.types import State
 @attacks.register("scale", summary="model replacement: train a backdoor, and send its update many times as long")
 @dataclass(frozen=True)
 class Scale(Backdoor):
-    """A malicious client trains as for `backdoor` and sends γ Δ. With γ = Σ w / Σ w of the malicious clients, the
-    weighted mean of all answers becomes that of the malicious models, as far as the others' updates cancel out, which
-    they do near convergence: the paper's γ, which undoes the server's averaging, shared among the malicious. Where all
-    answers count alike, it is their number divided by that of the malicious ones.
-    """
+    """A malicious client trains as for `backdoor` and sends γ Δ. With γ = (Σ w) / (Σ w of the malicious clients), the
+    weighted mean of all results becomes that of the malicious models, if the other updates cancel out, as they nearly
+    do close to convergence. This is the paper's γ, which undoes the server's averaging, divided among the malicious
+    clients. If all results have equal weight, γ is the number of results divided by the number of malicious clients."""
 
     crafts: ClassVar[bool] = True
 

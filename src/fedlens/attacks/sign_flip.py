@@ -17,7 +17,7 @@ from fedlens.core.types import State
 @attacks.register("sign_flip", summary="send the honest update, turned round and stretched")
 @dataclass(frozen=True)
 class SignFlip(Attack):
-    """A malicious client sends −factor · Δ for its own honest update Δ."""
+    """A malicious client sends −factor · Δ, where Δ is its own honest update."""
 
     crafts: ClassVar[bool] = True
 

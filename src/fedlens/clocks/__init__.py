@@ -1,1 +1,1 @@
-"""How fast simulated clients are, one model of speed a file."""
+"""Latency models of simulated clients, one per file."""

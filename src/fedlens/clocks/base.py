@@ -1,7 +1,7 @@
-"""The clock seam: how long simulated clients take, when they can be asked, and which of them are lost.
+"""The clock interface: how long simulated clients take, when they are available, and which tasks drop out.
 
-Nothing here keeps state. What a task takes is drawn for the place of its start among all starts of the run, and
-whether a client is on follows from the time; so a run that goes on from a checkpoint meets the same clients.
+Clocks have no state. The time of a task is drawn from its start number among all starts of the run, and availability
+follows from the time, so a run that is resumed from a checkpoint behaves the same.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ Scale = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class LatencyModel(ABC):
-    """One model of speed. The dataclass' fields are its configuration keys under `clock`.
+    """One latency model. The fields of the dataclass are its configuration keys under `clock`.
 
-    virtual  False: no virtual time passes in synchronous rounds
+    virtual  False: synchronous rounds take no virtual time
     """
 
     virtual: ClassVar[bool] = True
 
     @abstractmethod
     def seconds(self, client: str, seed: int, number: int) -> float:
-        """How long `client` takes for the task that is the run's start `number`, from being asked to its answer."""
+        """How long `client` takes, from request to result, for the task with start number `number` in the run."""
 
     def lost(self, client: str, seed: int, number: int) -> bool:
-        """Whether nothing comes back from that task."""
+        """Whether that task drops out: no result arrives."""
         return False
 
     def next_on(self, client: str, seed: int, now: float) -> float:
-        """The moment from which the client can be asked: `now` when it is on. A round that needs several at once looks
-        for them until each of those who are off has come on once."""
+        """The earliest time from which the client is available: `now` if it already is. A round that needs several
+        clients at once searches until each unavailable client has become available once."""
         return now
 
     def incompatibility(self, clients: Sequence[str]) -> str | None:
-        """Why it cannot work with these clients; None: it can."""
+        """Why the clock cannot work with these clients; None if it can."""
         return None
 
 
 @dataclass(frozen=True)
 class IntermittentClients(LatencyModel):
-    """Clients that come and go.
+    """Clients with limited availability.
 
-    A client is on for the first part of each of its cycles, which begin at a moment of its own. One that goes off while
-    it works finishes all the same: it is only not asked. What drops out is noticed when its answer would have come.
+    A client is available in the first part of each of its cycles, whose start differs by client. A client that becomes
+    unavailable while it works still finishes; it only gets no new task. A dropout is noticed at the time when the
+    result was due.
     """
 
     dropout: Annotated[float, Field(ge=0, lt=1, description="probability that a task's answer never comes")] = 0.0
@@ -79,7 +80,7 @@ def draws(seed: int, *place: str | int) -> np.random.Generator:
 
 @cache
 def constant(seed: int, purpose: str, client: str) -> float:
-    """A number in [0, 1) that is the client's for good."""
+    """A number in [0, 1) that is constant for the client."""
     return draws(seed, purpose, client).random()
 
 

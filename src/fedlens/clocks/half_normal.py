@@ -1,5 +1,5 @@
-"""Half-normal delays, as in FedBuff: Nguyen et al. 2022, https://arxiv.org/abs/2106.06639, whose authors found them in
-production; drawn for every task anew, as in their simulator (https://github.com/facebookresearch/FLSim)."""
+"""Half-normal delays, as in FedBuff: Nguyen et al. 2022, https://arxiv.org/abs/2106.06639, whose authors observed them
+in production; drawn anew for every task, as in their simulator (https://github.com/facebookresearch/FLSim)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlens.clocks.base import IntermittentClients, Scale, clocks, draws
 @clocks.register("half_normal", summary="minimum + |N(0, scale²)| seconds a task: FedBuff's model of phones")
 @dataclass(frozen=True)
 class HalfNormal(IntermittentClients):
-    """Every task draws anew, so no client is slow for good."""
+    """Delays are independent between tasks, so no client is always slow."""
 
     scale: Annotated[Scale, Field(description="σ of the normal distribution, seconds")] = 1.0
     minimum: Annotated[float, Field(ge=0, description="seconds that every task takes at least")] = 0.0

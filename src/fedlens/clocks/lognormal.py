@@ -1,4 +1,4 @@
-"""Log-normal speeds: some clients are many times slower than others, and stay so."""
+"""Log-normal speeds: some clients are always many times slower than others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from fedlens.clocks.base import IntermittentClients, Scale, clocks, constant, draws
 
 Spread = Annotated[float, Field(ge=0, le=20)]
-"""At 20 already, one client in six is half a billion times slower than the one in the middle."""
+"""At 20, one client in six is already half a billion times slower than the median client."""
 
 
 @clocks.register("lognormal", summary="clients of unequal speed for good, some of them many times slower")

@@ -11,7 +11,7 @@ from fedlens.clocks.base import LatencyModel, clocks
 @clocks.register("none", summary="no virtual time; a simulated asynchronous schedule takes a second for every task")
 @dataclass(frozen=True)
 class NoClock(LatencyModel):
-    """Clients that are all equally fast."""
+    """All clients are equally fast."""
 
     virtual: ClassVar[bool] = False
 

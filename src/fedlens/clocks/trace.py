@@ -1,4 +1,4 @@
-"""Measured times: a CSV file of clients and seconds."""
+"""Measured latencies: a CSV file of clients and seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEAD = ["client", "seconds"]
 @clocks.register("trace", summary="measured times from a CSV file with the columns client and seconds")
 @dataclass(frozen=True, kw_only=True)
 class Trace(IntermittentClients):
-    """A client with several lines draws one of them for each task."""
+    """If a client has several lines, each task draws one of them."""
 
     path: Annotated[Path, Field(description="the CSV file")]
 
@@ -42,7 +42,7 @@ def read_trace(path: Path) -> dict[str, list[float]]:
     """Seconds of each client, in the file's order.
 
     Raises:
-        DataError: the file cannot be read, or a line is no client with a positive number of seconds.
+        DataError: the file cannot be read, or a line is not a client and a positive number of seconds.
     """
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))

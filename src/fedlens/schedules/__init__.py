@@ -1,1 +1,1 @@
-"""When the server steps, one schedule a file."""
+"""Schedules of server steps, one per file."""

@@ -1,8 +1,8 @@
-"""The schedule seam: when the server steps, and what an update is worth by then. Orthogonal to the strategy.
+"""The schedule interface: when the server steps, and how stale updates are scaled. Independent of the strategy.
 
 A synchronous server waits for a cohort that starts from one model. An asynchronous one keeps a number of clients busy
-and steps when its buffer is full; an update may then be stale: τ is how many steps the server has made since the model
-that the client started from.
+and steps when its buffer is full. An update may then be stale: its staleness τ is the number of server steps since the
+model that the client started from.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Concurrency = Annotated[
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """One schedule. The dataclass' fields are its configuration keys under `schedule`."""
+    """One schedule. The fields of the dataclass are its configuration keys under `schedule`."""
 
     @abstractmethod
     def protocol(self, setup: RoundSetup) -> RoundProtocol:
-        """What collects the rounds of a run."""
+        """The protocol that collects results for each round of a run."""
 
 
 class Asynchronous(Schedule):
-    """A server that steps whenever so many updates have arrived, while clients work on."""
+    """A server that steps after a number of updates while other clients continue to train."""
 
     concurrency: int | None
     max_staleness: int | None
@@ -50,20 +50,20 @@ class Asynchronous(Schedule):
 
     @abstractmethod
     def buffer(self, concurrency: int) -> int:
-        """K, how many updates make a step where `concurrency` clients are at work."""
+        """K, the number of updates per step when `concurrency` clients are training."""
 
     @abstractmethod
     def update(self, update: State, base: State, current: State, staleness: int, trainable: frozenset[str]) -> State:
-        """What an update is worth to the server.
+        """An update as scaled for its staleness.
 
         update   after − before of a client that started from the model `base`, `staleness` steps ago
-        current  the shared model now
+        current  the current shared model
         """
 
 
 def mixed(update: State, base: State, current: State, share: float, names: Callable[[str], bool]) -> dict[str, Tensor]:
-    """share · (client's tensor − current tensor) for the `names` of an update: what moves the server's tensors towards
-    the client's own, x ← (1 − share) x + share (base + update)."""
+    """share · (client's tensor − current tensor) for the `names` of an update. Adding it moves the server's tensors
+    towards the client's: x ← (1 − share) x + share (base + update)."""
     return {name: (base[name] + value - current[name]) * share for name, value in update.items() if names(name)}
 
 

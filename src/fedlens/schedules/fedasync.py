@@ -1,6 +1,7 @@
 """FedAsync: Xie, Koyejo, Gupta 2019, https://arxiv.org/abs/1903.03934, Algorithm 1 and section 5.2.
 
-Clients' proximal term, ρ/2 ‖x − x_t‖² in the paper, is FedProx's: `strategy.name=fedprox`, `strategy.mu` for ρ.
+The clients' proximal term, ρ/2 ‖x − x_t‖² in the paper, is that of FedProx: `strategy.name=fedprox`, `strategy.mu` for
+ρ.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from fedlens.schedules.base import Asynchronous, Concurrency, MaxStaleness, mixe
 @schedules.register("fedasync", summary="every update is mixed into the model as it arrives, less when it is stale")
 @dataclass(frozen=True)
 class FedAsync(Asynchronous):
-    """x ← (1 − α_t) x + α_t x_new with α_t = α · s(τ): s(τ) = 1 (constant), (τ + 1)^−a (polynomial), or 1 up to
-    τ = b and 1 / (a (τ − b) + 1) beyond (hinge). α_t (x_new − x) is what the strategy steps with. τ counts the steps
-    since the client got its model, so that a fresh update has 0, as in FedBuff; Algorithm 1 counts one more.
+    """x ← (1 − α_t) x + α_t x_new with α_t = α · s(τ): s(τ) = 1 (constant), (τ + 1)^−a (polynomial), or 1 up to τ = b
+    and 1 / (a (τ − b) + 1) beyond (hinge). The strategy's step uses α_t (x_new − x). τ counts the server steps since
+    the client received its model, so a fresh update has τ = 0, as in FedBuff; in Algorithm 1 it is one larger.
     """
 
     mixing: Annotated[float, Field(gt=0, le=1, description="α, share of a fresh update in the new model")] = 0.6
@@ -39,7 +40,7 @@ class FedAsync(Asynchronous):
         return 1
 
     def share(self, staleness: int) -> float:
-        """α_t of an update."""
+        """α_t for an update of this staleness."""
         if self.staleness == "constant":
             return self.mixing
         if self.staleness == "polynomial":

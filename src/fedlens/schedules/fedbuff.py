@@ -22,8 +22,8 @@ class FedBuff(Asynchronous):
     """Δ = Σ w s(τ) Δ_i / Σ w over K updates, s(τ) = (1 + τ)^−a; then the strategy's step: `fedavg` for x ← x + Δ,
     `fedavgm` for the paper's server learning rate η_g and momentum. With equal weights w this is the paper's mean.
 
-    Running statistics, which the paper has none of, are not added up but mixed: a sum of stale changes could make a
-    variance negative.
+    The paper has no running statistics. Here they are interpolated instead of summed, because a sum of stale changes
+    could make a variance negative.
     """
 
     buffer_size: Annotated[

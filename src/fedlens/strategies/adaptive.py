@@ -1,6 +1,6 @@
 """FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021,
-https://arxiv.org/abs/2003.00295, Algorithm 2: m ← β₁ m + (1 − β₁) Δ, then v by each one's own line, then
-x ← x + η m / (√v + τ). m begins at 0, and v at τ², the least that the paper allows (its experiments began with 0).
+https://arxiv.org/abs/2003.00295, Algorithm 2: m ← β₁ m + (1 − β₁) Δ, then v by each method's own rule, then
+x ← x + η m / (√v + τ). m starts at 0 and v at τ², the minimum that the paper allows (its experiments started at 0).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, pr
 
 @dataclass(frozen=True)
 class Adaptive(Strategy):
-    """What the three share: all but the second moment. As printed, there is no bias correction. Running statistics are
-    averaged plainly.
-    """
+    """The common part of the three: all but the second moment. As in the paper, there is no bias correction. Running
+    statistics are averaged without it."""
 
     server_lr: Annotated[float, Field(gt=0, description="η")] = 0.01
     beta1: Annotated[float, Field(ge=0, lt=1, description="β₁")] = 0.9
@@ -30,7 +29,7 @@ class Adaptive(Strategy):
 
     @abstractmethod
     def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
-        """v of this round, from that of the last one and Δ²."""
+        """The new v, from the previous v and Δ²."""
 
     def init(self, shared: State) -> ServerState:
         first = {name: torch.zeros_like(value) for name, value in shared.items()}

@@ -1,6 +1,6 @@
-"""The strategy seam: one algorithm, its server half and its client half, in one file.
+"""The strategy interface: one algorithm, with its server half and its client half in one file.
 
-The hooks' defaults are federated averaging, so a file holds only what its paper adds.
+The default hooks are federated averaging, so a file holds only what its paper adds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fedlens.core.types import State
 
 @dataclass(frozen=True)
 class RoundContext:
-    """What the server half may know.
+    """What the server half may use.
 
-    population  clients that there are, whether or not they can be asked in this round: the papers' N
-    cohort      clients that are asked; an asynchronous schedule's buffer
-    trainable   names that clients train; the others are running statistics
+    population  number of all clients, available in this round or not: N in the papers
+    cohort      number of clients selected in the round; with an asynchronous schedule, the buffer size
+    trainable   names of trainable tensors; the others are running statistics
     """
 
     round: int
@@ -34,7 +34,7 @@ class RoundContext:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The shared model and what the strategy keeps on the server (momenta, control variates), by name."""
+    """The shared model and the strategy's server state (momenta, control variates), by name."""
 
     shared: State
     extra: State = field(default_factory=dict)
@@ -42,18 +42,18 @@ class ServerState:
 
 @dataclass(frozen=True)
 class ClientContext:
-    """What the client half may know, before the first local step.
+    """What the client half may use, known before the first local step.
 
-    steps      local SGD steps: those planned in `terms`, those taken in `finish`
-    momentum   of the local SGD steps; None: the optimizer is another
-    start      (P,) the received trainable parameters as one vector, a client's private ones included
-    module     the model: as it was received in `terms`, trained in `finish`; look at it, leave it as it is
-    loss       mean cross-entropy of the received model over the images that the client trains on, a malicious one's as
-               it poisons them; NaN unless `needs_loss`
-    received   what `broadcast` sent beyond the model
-    client_state  what this client kept under the strategy's names last time it took part
-    flatten    named trainable tensors → (P,), in the order of `start`; 0 where a name is missing
-    unflatten  (P,) → named trainable tensors, of those that travel
+    steps         local SGD steps: planned ones in `terms`, completed ones in `finish`
+    momentum      of the local SGD steps; None: the optimizer is not SGD
+    start         (P,) the received trainable parameters as one vector, including the client's private ones
+    module        the model, read-only: as received in `terms`, after training in `finish`
+    loss          mean cross-entropy of the received model over the client's training images, for a malicious client as
+                  poisoned; NaN unless `needs_loss`
+    received      what `broadcast` sent besides the model
+    client_state  the strategy's state that this client stored when it last took part
+    flatten       named trainable tensors → (P,), in the order of `start`; 0 where a name is missing
+    unflatten     (P,) → named trainable tensors, shared ones only
     """
 
     round: int
@@ -76,7 +76,7 @@ class LocalTerms:
     """What an algorithm adds to the shared local loop.
 
     loss        (model, inputs, logits, labels) → a scalar added to the cross-entropy of a batch
-    features    (inputs, features) → likewise, from what the backbone of a `Recognizer` has just made of the inputs
+    features    (inputs, features) → another such scalar, computed from the output of a `Recognizer`'s backbone
     correction  parameters (P,) → a vector (P,) added to the gradient of every step, after clipping
     """
 
@@ -87,8 +87,8 @@ class LocalTerms:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client sends: its update, the update's weight, extras to be summed; and what it keeps. An extra that is a
-    single number is never negative: the server takes no other from a site."""
+    """What a client sends (its update, the update's weight, and extra tensors to be summed) and what it stores. A
+    scalar extra is never negative: the server rejects negative ones."""
 
     payload: State
     weight: float
@@ -97,12 +97,12 @@ class ClientUpdate:
 
 
 class Strategy:
-    """One algorithm. The dataclass' fields are its configuration keys under `strategy`.
+    """One algorithm. The fields of the dataclass are its configuration keys under `strategy`.
 
-    needs_sgd     its mathematics takes the local steps to be SGD
-    needs_mean    its mathematics takes the total to be the weighted mean of the cohort
-    needs_cohort  its mathematics takes a round to be one cohort that starts from one model
-    needs_loss    it wants `LocalContext.loss`, for which a client looks at all its images once more
+    needs_sgd     its derivation assumes that local steps are SGD
+    needs_mean    its derivation assumes that the aggregate is the weighted mean of the cohort
+    needs_cohort  its derivation assumes that all clients of a round start from one model
+    needs_loss    it uses `ClientContext.loss`, for which a client evaluates the received model on all its images
     """
 
     needs_sgd: ClassVar[bool] = False
@@ -115,11 +115,11 @@ class Strategy:
         return ServerState(shared)
 
     def broadcast(self, state: ServerState, ctx: RoundContext) -> State:
-        """What goes to every client of the round: the model, and extras under names of their own."""
+        """What every client of the round receives: the model, and extra tensors under their own names."""
         return state.shared
 
     def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
-        """The server's state after the round: here x ← x + Δ."""
+        """The server's state after the round; by default x ← x + Δ."""
         return ServerState(add(state.shared, total.delta), state.extra)
 
     def terms(self, ctx: ClientContext) -> LocalTerms:
@@ -131,24 +131,24 @@ class Strategy:
         return ClientUpdate(delta, weight=float(ctx.examples))
 
     def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
-        """The largest L2 norm of each extra of an honest client, where that is known: what is larger never reaches a
-        sum. `norm` is that of the payload that came with them; `ctx` is the client's, with the most steps that it may
-        have taken."""
+        """The largest L2 norm that each extra tensor of an honest client can have, where known: larger ones are
+        rejected. `norm` is that of the payload sent with them; `ctx` is the client's, with the maximum number of
+        steps."""
         return {}
 
     def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
-        """Why it cannot work with this model, of which the parameters called `private` stay with the clients; None: it
-        can."""
+        """Why the strategy cannot work with this model, of which the parameters called `private` stay with the clients;
+        None if it can."""
         return None
 
 
 def add(state: State, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """state + delta, name by name; names without a delta stay as they are."""
+    """state + delta, by name; tensors without a delta are unchanged."""
     return {name: value + delta[name] if name in delta else value for name, value in state.items()}
 
 
 def advance(state: State, delta: State, rate: float, trainable: Set[str]) -> dict[str, Tensor]:
-    """state + rate · delta for what clients train; the others are running statistics, which are averaged plainly."""
+    """state + rate · delta for trainable tensors; the others, running statistics, use rate 1."""
     return add(state, {name: value * rate if name in trainable else value for name, value in delta.items()})
 
 
@@ -158,7 +158,7 @@ def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
 
 
 def under(prefix: str, state: State) -> dict[str, Tensor]:
-    """The tensors of `state` that `prefixed` put under `prefix`, by their own names."""
+    """The tensors of `state` under `prefix/`, with the prefix removed."""
     return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}
 
 

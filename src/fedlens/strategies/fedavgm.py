@@ -1,6 +1,6 @@
 """FedAvgM: Hsu, Qi, Brown 2019, https://arxiv.org/abs/1909.06335, section 4.2 (server momentum).
 
-The momentum is plain; reproductions of the paper's figures take Nesterov's.
+The momentum is not Nesterov's, which reproductions of the paper's figures use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, st
 @strategies.register("fedavgm", summary="FedAvg with momentum on the server, for label-skewed clients")
 @dataclass(frozen=True)
 class FedAvgM(Strategy):
-    """v ← β v + Δ, x ← x + η v with Δ the mean update; running statistics are averaged plainly."""
+    """v ← β v + Δ, x ← x + η v with Δ the mean update; running statistics are simply averaged."""
 
     server_momentum: Annotated[float, Field(ge=0, lt=1, description="β")] = 0.9
     server_lr: Annotated[float, Field(gt=0, description="η")] = 1.0

@@ -28,9 +28,10 @@ from fedlens.strategies.base import (
 @strategies.register("feddyn", summary="a dynamic regulariser makes the clients' optima agree with the federation's")
 @dataclass(frozen=True)
 class FedDyn(Strategy):
-    """Clients minimise L_k(θ) − ⟨g_k, θ⟩ + α/2 ‖θ − θᵗ⁻¹‖² and keep g_k ← g_k − α (θ_k − θᵗ⁻¹), their gradient where
-    they stopped. The server keeps h ← h − α/m Σ (θ_k − θᵗ⁻¹) and steps to θᵗ = mean θ_k − h/α. All clients count alike,
-    where the authors' code divides α by a client's share of the data; running statistics are averaged plainly."""
+    """Clients minimise L_k(θ) − ⟨g_k, θ⟩ + α/2 ‖θ − θᵗ⁻¹‖² and keep g_k ← g_k − α (θ_k − θᵗ⁻¹), their gradient at the
+    end of training. The server keeps h ← h − α/m Σ (θ_k − θᵗ⁻¹) and steps to θᵗ = mean θ_k − h/α. All clients have
+    equal weight, while the authors' code divides α by a client's share of the data; running statistics are simply
+    averaged."""
 
     alpha: Annotated[float, Field(gt=0, description="α; the paper tries 0.001 to 0.1")] = 0.01
 

@@ -1,7 +1,7 @@
 """FedExP: Jhunjhunwala, Wang, Joshi 2023, https://arxiv.org/abs/2301.09604, Algorithm 1.
 
-The paper scores the mean of the last two models; here it is the last one. The authors' code weighs clients by their
-data, and takes M ε, less in every round, for ε.
+The paper evaluates the mean of the last two models; here it is the last one. The authors' code weights clients by their
+data, and replaces ε by M ε, which decreases every round.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from fedlens.strategies.base import (
 )
 
 SQUARED = "squared_norm"
-"""Name of ‖Δ_i‖² on the wire."""
+"""Name of ‖Δ_i‖² among the extra tensors."""
 
 
 @strategies.register("fedexp", summary="FedAvg that steps further on the server where the clients' updates disagree")
 @dataclass(frozen=True)
 class FedExP(Strategy):
-    """x ← x + η_g Δ̄ with η_g = max {1, Σ_i ‖Δ_i‖² / (2 M (‖Δ̄‖² + ε))} over the M clients of the round, which count
-    alike. Running statistics have no part in η_g, and are averaged plainly.
+    """x ← x + η_g Δ̄ with η_g = max {1, Σ_i ‖Δ_i‖² / (2 M (‖Δ̄‖² + ε))} over the M clients of the round, with equal
+    weights. Running statistics are simply averaged: they do not enter η_g and are not scaled by it.
     """
 
     epsilon: Annotated[float, Field(ge=0, description="ε; the paper takes 0.001 for CIFAR, 0.1 for EMNIST")] = 1e-3

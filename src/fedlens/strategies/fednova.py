@@ -24,7 +24,7 @@ from fedlens.strategies.base import (
 from fedlens.strategies.momentum import effective_steps, most_effective_steps
 
 WORK = "work"
-"""Name of n_i ‖a_i‖₁ on the wire."""
+"""Name of n_i ‖a_i‖₁ among the extra tensors."""
 
 
 @strategies.register("fednova", summary="FedAvg with updates per step, for clients that take unequal numbers of steps")
@@ -32,8 +32,8 @@ WORK = "work"
 class FedNova(Strategy):
     """x ← x + η τ_eff Σ p_i Δ_i / ‖a_i‖₁ with τ_eff = Σ p_i ‖a_i‖₁ and p_i the client's share of the cohort's images.
 
-    Momentum counts in ‖a_i‖₁. `mu` adds FedProx's term, whose shrinking counts too (the paper's "FedNova + prox"; the
-    authors' code then takes the plain numbers of steps for τ_eff). Running statistics are averaged plainly.
+    ‖a_i‖₁ includes momentum. `mu` adds FedProx's term, whose shrinkage is included as well (the paper's "FedNova +
+    prox"; the authors' code then uses the numbers of steps for τ_eff). Running statistics are simply averaged.
     """
 
     needs_sgd: ClassVar[bool] = True
@@ -49,7 +49,8 @@ class FedNova(Strategy):
         return LocalTerms(correction=lambda parameters: (parameters - ctx.start).mul_(self.mu))
 
     def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
-        """The sum over clients of weight · extra is what the server needs, and extras are summed unweighted."""
+        """The extra tensor is multiplied by the client's weight here, because extra tensors are summed without
+        weights."""
         steps = effective_steps(ctx.steps, ctx.momentum or 0.0, ctx.lr * self.mu)
         normalised = ctx.unflatten(ctx.flatten(delta) / steps)
         work = torch.tensor(ctx.examples * steps, dtype=torch.float64)

@@ -1,8 +1,7 @@
 """MOON: Li, He, Song 2021, "Model-Contrastive Federated Learning", https://arxiv.org/abs/2103.16257, eq. 3 and 4.
 
-z is what the backbone makes of an image. The paper puts a projection head of two layers between backbone and
-classifier and takes z after it; models here have none, and none is added: what is trained is the model that was asked
-for.
+z is the backbone's output for an image. The paper adds a projection head of two layers between backbone and classifier
+and takes z after it; here none is added, so that the trained model is the configured one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from fedlens.models.base import Recognizer
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, Strategy, strategies
 
 BACKBONE = "backbone."
-"""How names of a Recognizer's backbone begin."""
+"""Name prefix of a Recognizer's backbone."""
 
 
 @strategies.register("moon", summary="pulls what clients see in an image towards the received model's view of it")
@@ -32,8 +31,8 @@ class Moon(Strategy):
 
         ℓ_con = −log (e^(sim(z, z_glob)/τ) / (e^(sim(z, z_glob)/τ) + e^(sim(z, z_prev)/τ))),
 
-    z of the model in training, z_glob of the received one, z_prev of the client's own at the end of its last round. In
-    its first round there is none; the received one stands for it, ℓ_con is the constant log 2, and is left out.
+    with z from the model in training, z_glob from the received model and z_prev from the client's model at the end of
+    its last round. In a client's first round z_prev would be z_glob and ℓ_con the constant log 2, so ℓ_con is left out.
     """
 
     mu: Annotated[float, Field(ge=0, description="μ; the paper takes 5 for CIFAR-10, else 1, out of 0.1 to 10")] = 1.0
@@ -45,7 +44,7 @@ class Moon(Strategy):
         received = deepcopy(cast(Recognizer, ctx.module).backbone).eval()
         previous = deepcopy(received)
         kept = {name.removeprefix(BACKBONE): value for name, value in ctx.client_state.items()}
-        previous.load_state_dict(kept, strict=False)  # what does not travel is the same in both
+        previous.load_state_dict(kept, strict=False)  # tensors that are not stored are the same in both models
 
         def contrastive(inputs: Tensor, features: Tensor) -> Tensor:
             with torch.no_grad():
@@ -76,7 +75,7 @@ class Moon(Strategy):
 
 
 def contrast(features: Tensor, towards: Tensor, away: Tensor, temperature: float) -> Tensor:
-    """ℓ_con, the mean over the batch; all three (B, …). As log(1 + e^x) it cannot overflow."""
+    """ℓ_con, the mean over the batch; all three tensors are (B, …). Computed as log(1 + e^x), which cannot overflow."""
     z, near, far = (each.float().flatten(1) for each in (features, towards, away))
     difference = F.cosine_similarity(z, far) - F.cosine_similarity(z, near)
     return F.softplus(difference / temperature).mean()

@@ -25,29 +25,33 @@ from fedlens.strategies.base import (
 from fedlens.strategies.momentum import effective_steps
 
 STEEPNESS = "h"
-"""Name of w_k h_k on the wire."""
+"""Name of w_k h_k among the extra tensors."""
 
 SMALLEST = 1e-10
-"""Of a loss: F^(q−1) has no value at 0."""
+"""Lower bound of a loss: F^(q−1) is undefined at 0."""
 
 LARGEST = 1e6
-"""Of a loss: cross-entropy of a model that has not diverged is far below. A client that claims more is not believed."""
+"""Upper bound of a loss: the cross-entropy of a model that has not diverged is far lower. Larger reported values are
+rejected."""
 
 
 @strategies.register("qfedavg", summary="fairness: clients on which the model does badly count more")
 @dataclass(frozen=True)
 class QFedAvg(Strategy):
     """x ← x − Σ w_k Δ_k / Σ w_k h_k with Δ_k = F_k^q L (x − y_k) and h_k = q F_k^(q−1) ‖L (x − y_k)‖² + L F_k^q. F_k is
-    the loss of the received model on all images that the client trains on. q = 0 is the weighted mean. Running
-    statistics are averaged with the same weights.
+    the loss of the received model on all the client's training images. q = 0 is the weighted mean. Running statistics
+    are averaged with the same weights.
 
-    The objective Σ p_k F_k^(q+1) / (q + 1) (eq. 2) weighs clients by their images, p_k = n_k / n. The paper draws
-    clients with probability p_k and then counts all alike; here all are drawn alike, so w_k = n_k is the counterpart.
+    The objective Σ p_k F_k^(q+1) / (q + 1) (eq. 2) weights clients by their images, p_k = n_k / n. The paper samples
+    clients with probability p_k and gives them equal weights; here sampling is uniform, so the equivalent weight is w_k
+    = n_k.
 
-    L is 1/η in the paper, whose clients step by plain SGD with learning rate η. With momentum ρ, K steps move as far as
-    steps of η ‖a‖₁ / K on average (see `momentum`), which is η without momentum and for K = 1; that is taken for η.
+    L is 1/η in the paper, whose clients use plain SGD with learning rate η. With momentum ρ, the mean effective
+    learning rate of K steps is η ‖a‖₁ / K (see `momentum`), which equals η without momentum or for K = 1; it replaces
+    η.
 
-    On the wire both Δ_k and h_k are divided by L, which leaves their ratio and keeps updates of a model's size.
+    Clients send both Δ_k and h_k divided by L, which does not change their ratio and keeps updates in the range of the
+    model's values.
     """
 
     q: Annotated[float, Field(ge=0, description="q; the paper takes 0.001 to 5, by data set")] = 1.0
@@ -62,7 +66,8 @@ class QFedAvg(Strategy):
 
     def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
         moved = ctx.flatten(delta)
-        loss = torch.tensor(max(ctx.loss, SMALLEST), dtype=torch.float64)  # whose powers overflow to ∞, not to an error
+        # float64, whose powers overflow to ∞ instead of raising an error
+        loss = torch.tensor(max(ctx.loss, SMALLEST), dtype=torch.float64)
         squared = moved.cpu().double().square().sum()
         rate = ctx.lr * effective_steps(ctx.steps, ctx.momentum or 0.0) / ctx.steps
         weight = float(ctx.examples) if self.weighted else 1.0
@@ -71,11 +76,11 @@ class QFedAvg(Strategy):
         return ClientUpdate(payload, weight=weight, extra={STEEPNESS: weight * h})
 
     def largest_extras(self, ctx: ClientContext, norm: float) -> Mapping[str, float]:
-        """As a function of F, with ‖Δ‖ given, h is convex: it is largest for the smallest or the largest F."""
+        """h is convex as a function of F for a given ‖Δ‖, so its maximum is at the smallest or the largest F."""
         h = (self.q * norm**2 / ctx.lr * loss ** (-self.q - 1) + loss**self.q for loss in (SMALLEST, LARGEST))
         return {STEEPNESS: max(h) * (ctx.examples if self.weighted else 1.0)}
 
     def step(self, state: ServerState, total: AggregatedUpdate, ctx: RoundContext) -> ServerState:
-        h = float(total.extra[STEEPNESS]) * total.count / total.weight  # extras are summed without their weights
-        rate = 1 / h if h else 0.0  # a loss of 0 everywhere leaves nothing to do
+        h = float(total.extra[STEEPNESS]) * total.count / total.weight  # extra tensors are summed without weights
+        rate = 1 / h if h else 0.0  # a loss of 0 at all clients: no step
         return ServerState(advance(state.shared, total.delta, rate, ctx.trainable), state.extra)

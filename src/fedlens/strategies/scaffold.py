@@ -2,9 +2,9 @@
 option II of its line 12.
 
 The paper's local steps are plain SGD, so option II's (x − y) / (K η) is the mean of the K corrected gradients. With
-momentum ρ the same displacement holds each gradient several times over, up to 1 / (1 − ρ) times: divided by K η,
-control variates come out that much too large, and so does every correction made with them, until training collapses.
-Here it is divided by η ‖a‖₁ (see `momentum`), which is K η for plain SGD and leaves a mean of gradients in any case.
+momentum ρ each gradient contributes up to 1 / (1 − ρ) times to that displacement. Divided by K η, the control variates
+and every correction would be too large by that factor, and training would collapse. Here the displacement is divided by
+η ‖a‖₁ (see `momentum`), which is K η for plain SGD and always gives a mean of gradients.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from fedlens.strategies.base import (
 from fedlens.strategies.momentum import effective_steps
 
 CONTROL = "c"
-"""Prefix of the control variate c on the wire."""
+"""Prefix of the control variate c among the extra tensors."""
 
 
 @strategies.register("scaffold", summary="control variates undo the drift of unequal clients, for twice the traffic")
 @dataclass(frozen=True)
 class Scaffold(Strategy):
     """y ← y − η (g − c_i + c) at the clients; x ← x + η_g mean(y − x), c ← c + |S|/N mean(c_i⁺ − c_i) on the server.
-    All clients count alike; running statistics are averaged plainly."""
+    All clients have equal weight; running statistics are simply averaged."""
 
     server_lr: Annotated[float, Field(gt=0, description="η_g")] = 1.0
 
@@ -86,5 +86,5 @@ def _everybodys(ctx: ClientContext) -> Tensor:
 
 
 def _own(ctx: ClientContext) -> Tensor:
-    """c_i, zero before the client's first round."""
+    """c_i; zero before the client's first round."""
     return ctx.flatten(ctx.client_state)
