@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.docs.snippets import ROOT, blocks
+from tests.helpers import Memory, infos, tiny_data, tiny_trainer
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import fedlens
@@ -19,8 +21,15 @@ from fedlens.attacks.base import AttackContext, attacks
 from fedlens.clocks.base import clocks
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.plugins import load_plugins
+from fedlens.core.types import Task, TaskSettings
 from fedlens.data.base import ToPartition, schemes
+from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import strategies
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.screening import check
+from fedlens.training.settings import LocalSettings
+from fedlens.training.tasks.base import kind_of, task_kinds
 
 FILES = {block.title: block.body for block in blocks(ROOT / "docs" / "extending.md") if block.title}
 
@@ -31,9 +40,9 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name, body in FILES.items():
         Path(name).write_text(body, encoding="utf-8")
-    for family in FAMILIES.values():
-        family.registry.names()
-        monkeypatch.setattr(family.registry, "_entries", dict(family.registry._entries))
+    for registry in (*(family.registry for family in FAMILIES.values()), task_kinds):
+        registry.names()
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -149,3 +158,66 @@ def test_the_clock_keeps_between_its_bounds() -> None:
     assert 2 <= min(seconds) < 2.2
     assert 4.8 < max(seconds) <= 5
     assert seconds == [clock.seconds("b", 0, number) for number in range(200)]
+
+
+def test_the_task_kind_gives_the_loss_of_the_received_model(tmp_path: Path) -> None:
+    load_plugins([Path("my_task.py")])
+    data, client = tiny_data(clients=2), infos(tiny_data(clients=2))[1]
+    trainer = tiny_trainer(FedAvg(), data, tmp_path / "clients", LocalSettings())
+    task = Task("client1", 1, "training_loss", trainer.model.state())
+    result = trainer.run(task)
+    rows = data.clients[1].train
+    with torch.no_grad():
+        wanted = cross_entropy(trainer.model.module(data.images[rows].permute(0, 3, 1, 2) / 255), data.labels[rows])
+    assert result.report.metrics["loss"].value == pytest.approx(float(wanted), rel=1e-4)
+    check(result, task, kind_of("training_loss").expected(task, client, None))
+
+
+@pytest.mark.parametrize("runtime", ["in_process", "local"])
+def test_the_clients_with_the_largest_losses_train(runtime: str) -> None:
+    """Four candidates, two of whom train: the model that answers 0 has the larger loss the rarer the class 0 is."""
+    load_plugins([Path("my_task.py"), Path("my_rounds.py")])
+    zeros = {"client0": 20, "client1": 5, "client2": 40, "client3": 0}
+    sets = {name: TensorDataset(torch.rand(40, 1, 6, 6), (torch.arange(40) >= k).long()) for name, k in zeros.items()}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    settings = {
+        "schedule": {"name": "power_of_choice", "candidates": 4},
+        "plugins": ["my_task.py", "my_rounds.py"],
+        "data": {"validation": 0, "client_test": 0},
+        "federated": {"num_rounds": 1, "fraction_fit": 0.5, "min_fit_clients": 1},
+        "runtime": {"name": runtime},
+        "tracking": {"tensorboard": False, "report": False},
+    }
+    memory = Memory()
+    fedlens.run(settings, model=model, data=sets, show=False, trackers=[memory])
+    assert sorted(report.client for report in memory.records[0].reports) == ["client1", "client3"]
+
+
+def test_the_transform_halves_the_bytes_and_keeps_what_rounding_left_out(tmp_path: Path) -> None:
+    load_plugins([Path("my_transform.py")])
+    half = sys.modules["fedlens_plugin_my_transform"].Half()
+    data, settings = tiny_data(clients=1), LocalSettings(batch_size=4)
+    plain, halved = (
+        tiny_trainer(Algorithm(FedAvg(), encodings=encodings), data, tmp_path / str(len(encodings)), settings)
+        for encodings in ((), (half,))
+    )
+    shared = plain.model.state()
+    first = Task("client0", 1, "train", shared, TaskSettings(lr=0.1))
+    exact, sent = plain.run(first), halved.run(first)
+    trained = plain.model.trainable
+    assert all(sent.payload[name].nbytes == exact.payload[name].nbytes / 2 for name in trained)
+    assert sent.report.metrics["bytes_up"].value < 0.6 * exact.report.metrics["bytes_up"].value
+    kept = halved.kept_by_transforms(halved._store.read("client0", 1))
+    received = halved.decode(sent).payload
+    for name in trained:
+        assert received[name].dtype == torch.float32
+        torch.testing.assert_close(received[name] + kept[f"half/{name}"], exact.payload[name], rtol=0, atol=1e-7)
+    again = Task("client0", 2, "train", shared, TaskSettings(lr=0.0), store_version=1)
+    assert any(halved.run(again).payload[name].any() for name in trained), "without training, the rest is sent"
+    runtime = InProcessRuntime(infos(data), lambda: halved)
+    runtime.submit([first])
+    (total,) = runtime.completed()  # a worker decodes before it adds
+    assert all(value.dtype == torch.float32 for value in total.payload.values())

@@ -21,6 +21,7 @@ from fedlens.cli.main import app
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.schema import Config
 from fedlens.config.site import load_site
+from fedlens.training.tasks.base import task_kinds
 
 FEW = {"federated": {"num_rounds": 1, "fraction_fit": 0.01, "min_fit_clients": 2}}
 """What every run of these tests is cut down to, after its configuration has been checked as it is printed."""
@@ -81,13 +82,14 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     shutil.copytree(world, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("PHOTOS"))
     (tmp_path / "PHOTOS").symlink_to(world / "PHOTOS")
     monkeypatch.chdir(tmp_path)
-    for family in FAMILIES.values():
-        family.registry.names()
-        monkeypatch.setattr(family.registry, "_entries", dict(family.registry._entries))
+    monkeypatch.syspath_prepend(tmp_path)
+    for registry in (*(family.registry for family in FAMILIES.values()), task_kinds):
+        registry.names()
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.startswith("fedlens_plugin_"):
+        if name.startswith(("fedlens_plugin_", "my_")):
             del sys.modules[name]
 
 
