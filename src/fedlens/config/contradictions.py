@@ -1,4 +1,4 @@
-"""Keys that contradict each other, whatever blocks they name."""
+"""Contradictions between keys, independent of the blocks that they name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Keys that are given and have no effect, such as `data.path` beside `source: sample`.
+"""Keys that are set but have no effect, such as `data.path` with `source: sample`.
 
-A key counts as given when its value is not its default: the configuration that a run saves holds every key, and has
-to be usable again. Which keys are idle is said by the rules below, one function a part of the configuration; what
-becomes of an idle key is decided in `config.load`.
+A key counts as set if its value is not its default: the configuration saved with a run contains every key and must be
+usable again. The rules below define which keys are idle, one function per part of the configuration; `config.load`
+decides what happens to an idle key.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from fedlens.config.schema import Config, LoraSection, PartitionSection, ServerS
 from fedlens.schedules.base import Asynchronous
 
 Use = Literal["run", "server"]
-"""What a configuration is for: a simulation, or a server of sites on other machines."""
+"""The use of a configuration: a simulation, or a server of sites on other machines."""
 
 OWN_DATA, OWN_MODEL = "data=", "model="
-"""What a Python program may hand over instead of configuring it."""
+"""What a Python program may pass instead of configuring it."""
 
 HandedOver = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A key without effect. text: why, and the way out; because: the keys that decide it; other_use: it counts where
-    the same configuration is used for the other of `Use`."""
+    """A key without effect. text: the reason and the way out; because: the keys that cause it; other_use: it has an
+    effect if the same configuration is used for the other of `Use`."""
 
     key: str
     text: str
@@ -36,10 +36,10 @@ class Idle:
 
 
 def idle_keys(config: Config, use: Use | None = None, given: HandedOver = frozenset()) -> Iterator[Idle]:
-    """The keys of `config` that are given and have no effect. All names of blocks in it are known.
+    """The keys of `config` that are set and have no effect. All block names in it are known.
 
-    use    None: it may be for either, so keys that count for one of them are not idle
-    given  of `OWN_DATA` and `OWN_MODEL`, what replaces these sections
+    use    None: it may be for either, so keys that have an effect for one of them are not idle
+    given  subset of `OWN_DATA` and `OWN_MODEL`: what replaces these sections
     """
     rules = (_data, _model, _training, _algorithm, _evaluation, _stopping, _runtime)
     found = [idle for rule in rules for idle in rule(config)]
@@ -143,19 +143,19 @@ def _runtime(config: Config) -> Iterator[Idle]:
 
 
 def _of_server(config: Config) -> Iterator[Idle]:
-    """What counts only where the clients are on other machines."""
+    """Keys that only have an effect if the clients are on other machines."""
     text = "is for `fedlens server`; a simulation has no use for it, so leave it out"
     for name in ServerSection.model_fields:
         yield Idle(f"server.{name}", text, other_use=True)
     yield Idle("federated.round_deadline", text, other_use=True)
-    asynchronous = isinstance(SCHEDULE.choose(config.schedule), Asynchronous)  # refuses it by itself
+    asynchronous = isinstance(SCHEDULE.choose(config.schedule), Asynchronous)  # it raises its own error
     if not asynchronous and not CLOCK.choose(config.clock).virtual:
         late = "without a clock no simulated client is late; set clock.name, or leave it out"
         yield Idle("federated.over_selection", late, ("clock.name",), other_use=True)
 
 
 def _of_simulation(config: Config) -> Iterator[Idle]:
-    """What counts only where the clients are simulated."""
+    """Keys that only have an effect if the clients are simulated."""
     text = "is for simulations (`fedlens run`); sites decide it themselves, so leave it out"
     for key in ("name", "workers", "address", "threads_per_worker"):
         yield Idle(f"runtime.{key}", text, other_use=True)

@@ -1,4 +1,4 @@
-"""Every key of the configuration by its dotted name, for spelling hints and for checking values."""
+"""All configuration keys by their dotted names, for spelling hints and for checking values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def text_keys(model: type[BaseModel]) -> dict[str, bool]:
-    """The dotted keys whose values are text or paths, and whether null is allowed there."""
+    """The dotted keys whose values are text or paths, and whether null is allowed."""
     return {
         f"{at}.{name}".lstrip("."): problems.takes_null(node)
         for at, section in sections(model)
@@ -36,12 +36,12 @@ def text_keys(model: type[BaseModel]) -> dict[str, bool]:
 
 
 def schema_keys() -> list[str]:
-    """The dotted keys that the schema itself knows, without those of blocks."""
+    """The dotted keys of the schema, without those of blocks."""
     return [f"{at}.{name}".lstrip(".") for at, model in sections() for name in model.model_fields]
 
 
 def section_in(tree: dict[str, Any], dotted: str) -> dict[str, Any]:
-    """The section `dotted` of `tree`, made where it is missing; an empty one where a value stands in its place."""
+    """The section `dotted` of `tree`, created if missing; an empty one if there is a value in its place."""
     for part in dotted.split("."):
         below = tree.setdefault(part, {})
         if not isinstance(below, dict):
@@ -51,7 +51,7 @@ def section_in(tree: dict[str, Any], dotted: str) -> dict[str, Any]:
 
 
 def value_in(tree: Any, dotted: str) -> Any:
-    """The value under the dotted key; `...` where there is none."""
+    """The value under the dotted key; `...` if there is none."""
     for part in dotted.split("."):
         if not isinstance(tree, dict) or part not in tree:
             return ...

@@ -1,12 +1,12 @@
-"""Reading, checking and writing configurations. Every mistake is reported, not only the first.
+"""Reading, checking and writing configurations. All mistakes are reported together.
 
-Three layers, the later over the earlier: a YAML file, arguments from Python, `key.sub=value` overrides. Relative
-paths, also those inside a file, are relative to the current folder. Naming another block in a later layer
-(`strategy.name=fedavgm` over a file's fedprox) leaves out the parameters that belonged to the block before.
+There are three layers, and later ones override earlier ones: a YAML file, arguments from Python, `key.sub=value`
+overrides. Relative paths, also those inside a file, are relative to the current folder. If a later layer names another
+block (`strategy.name=fedavgm` over a file's fedprox), the parameters of the earlier block are dropped.
 
-A key that is given and has no effect is a mistake (`config.idle` has the rules). Where a later layer is the reason, the
-key is left out instead, as a block's parameters are: `data.source=sample` over a file's `path`. So are a file's keys
-that count only for the other of `fedlens run` and `fedlens server`: one file serves both.
+A key that is set and has no effect is a mistake (`config.idle` has the rules). If a later layer is the reason, the key
+is dropped instead, as a block's parameters are: `data.source=sample` over a file's `path`. A file's keys that only have
+an effect for the other of `fedlens run` and `fedlens server` are dropped too, so that one file serves both.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from fedlens.core.yaml_text import Key, write_text
 from fedlens.errors import ConfigError
 
 Check = Callable[[Config, Callable[[str], str]], Iterable[str]]
-"""(a configuration whose blocks are all known, dotted key → where it stands) → one line for each mistake: the checks of
-the algorithms, of which this package knows none."""
+"""(a configuration whose block names are all known, dotted key → its place) → one line for each mistake. The
+algorithms' checks are passed in, because this package does not know the algorithms."""
 
 
 def load_config(
@@ -56,19 +56,20 @@ def load_config(
     given: HandedOver = frozenset(),
     note: Callable[[str], None] = lambda _: None,
 ) -> Config:
-    """The configuration of a run: `path` (YAML; or a configuration), `extra` over it (nested, or dotted keys),
-    `overrides` over both.
+    """The configuration of a run: `path` (YAML, or a configuration), overridden by `extra` (nested, or dotted keys),
+    overridden by `overrides`.
 
-    Plugins are imported first, so that their blocks are known. Parameters that a block leaves to their defaults
-    are filled in: what is saved with a run says all that it used.
+    Plugins are imported first, so that their blocks are known. Default parameters of blocks are filled in, so that the
+    configuration saved with a run is complete.
 
-    check  what else may be wrong with it
-    use    what it is for: keys that count only for the other use are left out where `path` holds them, else mistakes
-    given  `OWN_DATA`, `OWN_MODEL`: what a Python program hands over, in the layer of `extra`
-    note   is told of keys that are left out for `use`
+    check  further checks
+    use    the intended use: keys that only have an effect for the other use are dropped if `path` holds them, else they
+           are mistakes
+    given  `OWN_DATA`, `OWN_MODEL`: what a Python program passes, in the layer of `extra`
+    note   called for keys that are dropped because of `use`
 
     Raises:
-        ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, where it stands.
+        ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, place.
     """
     mistakes: list[str] = []
     layers = _layers(path, overrides, extra or {}, mistakes)
@@ -77,8 +78,8 @@ def load_config(
 
 
 def load_saved_config(path: Path, overrides: Sequence[str] = (), *, check: Check, use: Use | None = None) -> Config:
-    """As `load_config`, of a run's own config.yaml. A key in it that has no effect is left out: it changed nothing in
-    that run. Relative paths lead to where they led when the run began, if that is still there.
+    """As `load_config`, for a run's own config.yaml. A key in it without effect is dropped: it did not change that run.
+    Relative paths are resolved as when the run began, if the result still exists.
 
     Raises:
         ConfigError: as `load_config`.
@@ -97,7 +98,7 @@ def dump(config: Config) -> str:
 def _layers(
     path: Path | Config | None, overrides: Sequence[str], extra: Mapping[str, Any], mistakes: list[str]
 ) -> list[Layer]:
-    """From the lowest to the highest."""
+    """The layers, from the lowest to the highest."""
     if isinstance(path, Config):
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
     else:
@@ -114,10 +115,10 @@ def _checked(
     saved: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Config:
-    """The configuration that `layers` describe together.
+    """The configuration that results from merging `layers`.
 
     Raises:
-        ConfigError: `mistakes`, and one line for each further thing that is wrong with it.
+        ConfigError: `mistakes`, and one line for each further mistake.
     """
     layer = reduce(lambda lower, upper: merge(lower, upper, _named_blocks()), layers)
     tree = _without_empty_sections(layer.tree)
@@ -149,7 +150,7 @@ def _load_plugins(tree: Mapping[str, Any], layer: Layer, mistakes: list[str]) ->
 
 
 def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
-    """Dotted key → line, for all that the schema itself finds wrong."""
+    """Dotted key → line, for all mistakes that the schema itself finds."""
     lines: dict[str, str] = {}
     known = dict(sections())
     try:
@@ -170,7 +171,7 @@ def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
 
 
 def _place(loc: tuple[int | str, ...], known: Mapping[str, type[BaseModel]]) -> tuple[str, type[BaseModel]]:
-    """The key that an error is about, and the section around it."""
+    """The key that an error concerns, and the section that contains it."""
     around = ""
     for part in loc[:-1]:
         inner = f"{around}.{part}".lstrip(".")
@@ -192,7 +193,7 @@ def _explain(key: str, kind: str, value: Any, model: type[BaseModel]) -> str:
 def _complete_block(
     family: Family[Any], tree: dict[str, Any], layer: Layer, mistakes: list[str], skip: Mapping[str, str]
 ) -> None:
-    """Check the block that a section names, and fill in the parameters that are left to their defaults."""
+    """Check the block that a section names, and fill in its default parameters."""
     section = section_in(tree, family.section)
     given = {key: value for key, value in section.items() if f"{family.section}.{key}" not in skip}
     name = given.get(family.key, family.default)
@@ -212,7 +213,7 @@ def _complete_block(
 
 
 def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which `federated:` with nothing below it stands for a section of defaults."""
+    """A copy in which an empty section (`federated:` with nothing below) becomes a section of defaults."""
     names = dict(sections())
 
     def copy(node: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _values(tree: Mapping[str, Any], known: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Each value that stands under a key of the schema: dotted key, value, JSON schema of the key."""
+    """Each value under a key of the schema: dotted key, value, JSON schema of the key."""
     for at, model in known.items():
         section = value_in(tree, at) if at else tree
         nodes = properties(model)

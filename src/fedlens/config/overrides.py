@@ -19,14 +19,14 @@ COMMAND_LINE = "command line"
 
 @dataclass
 class Layer:
-    """A tree of values, and where each of them stands ("config.yaml, line 3"; "command line")."""
+    """A tree of values, and the place of each ("config.yaml, line 3"; "command line")."""
 
     tree: dict[str, Any] = field(default_factory=dict)
     origins: dict[Key, str] = field(default_factory=dict)
 
     def where(self, dotted: str) -> str:
-        """The place of a key, else of a key below it, else of the section around it; of a section of which something
-        was given on the command line, the command line."""
+        """The place of a key, else of a key below it, else of its section. If part of the section was set on the
+        command line, the section's place is the command line."""
         key = tuple(dotted.split("."))
         if key in self.origins:
             return self.origins[key]
@@ -56,9 +56,9 @@ def argument_layer(values: Mapping[str, Any], mistakes: list[str]) -> Layer:
 
 
 def override_layer(overrides: Sequence[str], mistakes: list[str], texts: Mapping[str, bool]) -> Layer:
-    """`key.sub=value` texts; the last of equal keys counts. Adds a line per mistake.
+    """`key.sub=value` texts; of equal keys the last one applies. Adds one line to `mistakes` for each mistake.
 
-    texts  keys whose values are taken as they are typed, and whether they may be null; other values are read as YAML
+    texts  keys whose values are used as typed, and whether they may be null; other values are parsed as YAML
     """
     layer = Layer()
     for override in overrides:
@@ -80,11 +80,11 @@ def override_layer(overrides: Sequence[str], mistakes: list[str], texts: Mapping
 
 
 def as_typed(text: str, *, null: bool = True) -> str | None:
-    """The value of a key that holds text: as it stands, but that `null` means none where there may be none, and that
-    quotes around the whole are taken off, which the shell leaves where they are given twice.
+    """The value of a text key, as typed, with two exceptions: `null` means None if that is allowed, and quotes around
+    the whole value, which remain when a shell argument is quoted twice, are removed.
 
     Raises:
-        ValueError: it is empty, as a variable of the shell that is not set.
+        ValueError: it is empty, as from an unset shell variable.
     """
     if not text:
         raise ValueError("is empty, as with a variable that is not set; give a value, or leave the key out")
@@ -103,15 +103,15 @@ def _not_yaml(name: str, error: yaml.YAMLError) -> str:
 
 
 def quoted(text: str) -> str:
-    """`text` as the value of an override of a text key: in quotes where it would be read as anything but itself."""
+    """`text` as an override of a text key: quoted if it would otherwise be read as something else."""
     return text if text and as_typed(text) == text else json.dumps(text)
 
 
 def merge(lower: Layer, upper: Layer, blocks: Mapping[Key, tuple[str, frozenset[str]]]) -> Layer:
-    """`upper` over `lower`.
+    """Merge two layers; `upper` overrides `lower`.
 
-    blocks  for each section that names a block, the key that names it and the section's own keys. Where `upper`
-            names another block than `lower`, the parameters of the block before do not apply and are left out.
+    blocks  for each section that names a block, the key that names it and the section's own keys. If `upper` names
+            another block than `lower`, the parameters of `lower`'s block are dropped.
     """
     return Layer(_merge(lower.tree, upper.tree, (), blocks), {**lower.origins, **upper.origins})
 
@@ -132,7 +132,7 @@ def _merge(
 
 
 def _put(tree: dict[str, Any], key: Key, value: Any, mistakes: list[str], where: str) -> None:
-    """Set `key` in `tree`, making the sections on the way; a mapping is laid over what is there."""
+    """Set `key` in `tree`, creating sections as needed; a mapping is merged into what is there."""
     for depth, part in enumerate(key[:-1], start=1):
         below = tree.setdefault(part, {})
         if not isinstance(below, dict):
@@ -146,5 +146,5 @@ def _put(tree: dict[str, Any], key: Key, value: Any, mistakes: list[str], where:
 
 
 def _nested(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Plain dictionaries with text keys."""
+    """Nested plain dictionaries with text keys."""
     return {str(key): _nested(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

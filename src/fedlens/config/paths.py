@@ -1,7 +1,7 @@
-"""Relative paths of a run's configuration, and where they led when it began.
+"""Relative paths of a run's configuration, and their absolute form when it began.
 
-A configuration keeps paths as they were typed. `paths.json` beside it has the absolute ones, so that a run can be
-resumed from another folder.
+A configuration keeps paths as typed. `paths.json` beside it stores the absolute ones, so that a run can be resumed from
+another folder.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def save_paths(file: Path, config: Config) -> None:
 
 
 def kept_paths(config_file: Path, tree: Mapping[str, Any]) -> dict[str, Found]:
-    """Dotted key → absolute path of those paths in a run's configuration, `tree`, that lead elsewhere from the current
-    folder than when the run began, where what they led to is still there. Empty for runs that did not keep them.
+    """Dotted key → absolute path, for paths in a run's configuration `tree` that now resolve differently than when the
+    run began and whose original target still exists. Empty for runs without `paths.json`.
 
     Raises:
-        ConfigError: the file beside the configuration is damaged.
+        ConfigError: `paths.json` is damaged.
     """
     file = config_file.with_name(PATHS_FILE)
     if not file.exists():
@@ -64,7 +64,7 @@ def _absolute(value: Path | list[Path]) -> Found:
 
 
 def _here(tree: Mapping[str, Any], key: str) -> Found | None:
-    """The absolute form, from the current folder, of what the configuration has under `key`."""
+    """The absolute form, relative to the current folder, of the path that the configuration has under `key`."""
     value: Any = tree
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

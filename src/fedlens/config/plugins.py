@@ -1,4 +1,4 @@
-"""A user's own blocks: `plugins: [my_strategy.py]` imports the files, whose decorators register what they hold."""
+"""A user's own blocks: `plugins: [my_strategy.py]` imports the files; decorators in them register the blocks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from fedlens.errors import ConfigError
 
 
 def load_plugins(paths: Sequence[Path]) -> None:
-    """Import each file as the module `fedlens_plugin_<stem>`; a file that has not changed since is not run again.
+    """Import each file as the module `fedlens_plugin_<stem>`; an unchanged file is not executed again.
 
-    The fixed name lets worker processes find the classes under the name that they were sent with.
+    The fixed module name lets worker processes find classes that were pickled by name.
 
     Raises:
-        ConfigError: a file is missing, two have the same name, or one fails; one line for each, with file and line.
+        ConfigError: a file is missing, two have the same name, or one fails; one line for each, with file and line
+            number.
     """
     mistakes: list[str] = []
     names: dict[str, Path] = {}
@@ -43,7 +44,7 @@ def _import(path: Path) -> list[str]:
     if spec is None or spec.loader is None:
         return [f"plugins: {path} is no Python file (its name must end in .py)"]
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it runs
+    sys.modules[name] = module  # dataclasses look up their module while it is executed
     try:
         exec(compile(source, str(path.resolve()), "exec"), module.__dict__)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One line for each mistake: the key, the value given, what is allowed, the nearest spelling, and where it stands."""
+"""Error lines: the key, the given value, what is allowed, the nearest spelling, and the place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def line(key: str, text: str, value: Any = ..., where: str = "") -> str:
 
 
 def said(message: str) -> str:
-    """What a validator of ours says, without pydantic's own words before it."""
+    """The message of one of our validators, without pydantic's prefix."""
     return message.removeprefix("Value error, ")
 
 
@@ -39,14 +39,14 @@ def show(value: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The closest spelling among `known`, whatever the case."""
+    """The closest spelling among `known`, ignoring case."""
     by_lower = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[found[0]] if found else None
 
 
 def unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str] = ()) -> str:
-    """What to say of a key that does not exist.
+    """The error text for a key that does not exist.
 
     here        keys that exist in the same section
     everywhere  all dotted keys, for one that was put in the wrong section
@@ -57,7 +57,7 @@ def unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str] = ()) -
 
 
 def _meant(key: str, here: Sequence[str], everywhere: Sequence[str]) -> list[str]:
-    """Keys here that begin with the word, and the same word in another section; else another word for it, else the
+    """Suggestions: keys here that start with the word and the same word in other sections; else a synonym; else the
     nearest spelling here, then anywhere."""
     section, _, word = key.rpartition(".")
     begun = [f"{section}.{other}".lstrip(".") for other in here if other.startswith(word)]
@@ -75,7 +75,7 @@ def _meant(key: str, here: Sequence[str], everywhere: Sequence[str]) -> list[str
 
 
 def allowed(schema: Mapping[str, Any], value: Any = ...) -> str:
-    """What a JSON schema node permits, in words; for choices, with the spelling nearest to `value`."""
+    """What a JSON schema node allows, in words; for choices, with the spelling nearest to `value`."""
     if "anyOf" in schema:
         options = [option for option in schema["anyOf"] if option.get("type") != "null"]
         null = ["null"] if len(options) < len(schema["anyOf"]) else []
@@ -110,7 +110,7 @@ def _bound(value: float) -> str:
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON schema node takes text (a path, a choice) and nothing else but null."""
+    """Whether a JSON schema node accepts text (a path, a choice) or null, and nothing else."""
     kinds = {option.get("type") for option in schema.get("anyOf", (schema,))} - {"null"}
     return kinds == {"string"}
 
@@ -120,6 +120,6 @@ def takes_null(schema: Mapping[str, Any]) -> bool:
 
 
 def is_number(schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON schema node takes numbers and not truth values."""
+    """Whether a JSON schema node accepts numbers, but no booleans."""
     kinds = {option.get("type") for option in (schema, *schema.get("anyOf", ()))}
     return "boolean" not in kinds and bool(kinds & {"integer", "number"})

@@ -1,7 +1,7 @@
-"""What becomes of keys that have no effect.
+"""What happens to keys without effect.
 
-Left out where a later layer is the reason, and where a file holds them for the other use: one file serves
-`fedlens run` and `fedlens server`. Else they are a mistake.
+They are dropped if a later layer is the reason, or if a file sets them for the other use: one file serves `fedlens run`
+and `fedlens server`. Otherwise they are mistakes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from fedlens.config.keys import section_in, value_in
 from fedlens.config.overrides import Layer
 
 _IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
-"""What a Python program hands over stands in the layer of its arguments, above the file."""
+"""What a Python program passes is in the layer of its arguments, above the file."""
 
 
 def settle(
     tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool, note: Callable[[str], None]
 ) -> Iterator[str]:
-    """Take idle keys out of `tree` where that is what their user means; a line for each other one.
+    """Drop idle keys from `tree` if that is what the user means; return a line for each other one.
 
-    layers  the lowest first; saved: all but the highest are what a run has saved, whose idle keys are taken out
-    note    is told of the keys that a file holds for the other use
+    layers  the lowest first; saved: all but the highest were saved by a run, and their idle keys are dropped
+    note    called for the keys that a file sets for the other use
     """
     unused: list[str] = []
 
@@ -51,7 +51,7 @@ def settle(
 
 
 def _leave_out(tree: dict[str, Any], key: str) -> None:
-    """Take the key out; with the name of a block, its parameters."""
+    """Drop the key; if it names a block, its parameters too."""
     section, _, name = key.rpartition(".")
     inside, family = section_in(tree, section), FAMILIES.get(section)
     inside.pop(name, None)

@@ -1,4 +1,4 @@
-"""`site.yaml`: what a site's administrator decides, before any server is asked."""
+"""`site.yaml`: the settings of a site's administrator, which apply before any server's requests."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fedlens.core.limits import ClientsOrNone, Number, Times, Workers
 from fedlens.errors import ConfigError
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
-"""It names folders too."""
+"""Folders are named after it, too."""
 
 
 class AllowSection(Section):
-    """What a server may ask of this site; nothing said: anything that FedLens itself can do."""
+    """What a server may request of this site; without limits: everything that FedLens itself can do."""
 
     strategies: list[str] | None = Field(None, description="names that `fedlens strategies` lists; default: all")
     personalizations: list[str] | None = Field(None, description="names of personalization.name; default: all")
@@ -42,7 +42,7 @@ class AllowSection(Section):
 
 
 class SiteConfig(Section):
-    """One site. Where it differs from `fedlens client`'s options, the options count."""
+    """One site. Options of `fedlens client` override it."""
 
     server_address: str = Field("127.0.0.1:8080", description="host:port of the server; 0.0.0.0 means this machine")
     data_dir: AnyPath = Field(description="this site's images: class folders, or a .csv or .parquet manifest")
@@ -75,13 +75,13 @@ class SiteConfig(Section):
 
     @property
     def state(self) -> Path:
-        """`state_dir`, or a folder of this client below the user's state folder."""
+        """`state_dir`, or a folder for this client inside the user's state folder."""
         base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
         return (self.state_dir or Path(base) / "fedlens" / self.client).expanduser()
 
 
 def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
-    """`path` (YAML), and `key=value` over it.
+    """Load `path` (YAML), overridden by `key=value` texts.
 
     Raises:
         ConfigError: one line for each mistake.
@@ -89,7 +89,7 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     mistakes: list[str] = []
     layer = file_layer(path) if path is not None else Layer()
     layer = merge(layer, override_layer(overrides, mistakes, text_keys(SiteConfig)), {})
-    if layer.tree.get("allow", ...) is None:  # a section with nothing in it
+    if layer.tree.get("allow", ...) is None:  # a section without content
         del layer.tree["allow"]
     try:
         site = SiteConfig.model_validate(layer.tree)
@@ -103,7 +103,7 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
 
 
 def _truth_values(layer: Layer) -> Iterator[str]:
-    """Numbers given as true or false, which pydantic takes for 1 and 0."""
+    """Numbers given as true or false, which pydantic would accept as 1 and 0."""
     parts = ((SiteConfig, "", layer.tree), (AllowSection, "allow.", layer.tree.get("allow", {})))
     for model, prefix, values in parts:
         nodes = properties(model)
@@ -114,7 +114,7 @@ def _truth_values(layer: Layer) -> Iterator[str]:
 
 
 def _line(detail: ErrorDetails, layer: Layer) -> str:
-    """What is wrong with one key."""
+    """The error line for one key."""
     first, *below = map(str, detail["loc"])
     model, name = (AllowSection, below[0]) if first == "allow" and below else (SiteConfig, first)
     key = name if model is SiteConfig else f"allow.{name}"

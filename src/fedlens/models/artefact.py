@@ -1,4 +1,5 @@
-"""A trained model on disk: `model.safetensors` (the tensors) and `model.json` (how to build it, and what it names)."""
+"""A trained model on disk: `model.safetensors` (the tensors) and `model.json` (how to build the model, and its class
+names)."""
 
 from __future__ import annotations
 
@@ -23,20 +24,20 @@ M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS = "model.safetensors"
 MAX_DESCRIPTION = 16 * 2**20
-"""Bytes of `model.json`: some hundred thousand class names."""
+"""Maximum size of `model.json` in bytes; enough for some hundred thousand class names."""
 DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What is needed to build a model again, and to say what it sees.
+    """What is needed to rebuild a model and to name its predictions.
 
     builder         registered name; None: a user's own module
-    parameters      the builder's own keys
-    image_size      side in pixels of the images that it was trained on
+    parameters      the builder's own configuration keys
+    image_size      side in pixels of the training images
     image_channels  1 (grey) or 3
     accuracy        on the global test set; None: not measured
-    partly_private  some of its tensors are as they were before training: every client keeps its own
+    partly_private  some tensors hold their initial values, because every client trains its own
     """
 
     builder: str | None
@@ -54,7 +55,7 @@ _ADAPTER = TypeAdapter(ModelDescription)
 
 
 def save_model(folder: Path, model: nn.Module, description: ModelDescription) -> None:
-    """Write `model` to `folder`; each of the two files changes in one step.
+    """Write `model` to `folder`; each of the two files is replaced atomically.
 
     Raises:
         OSError: the folder cannot be written.
@@ -77,13 +78,13 @@ def load_model(folder: Path, module: M) -> tuple[M, ModelDescription]: ...
 
 
 def load_model(folder: Path, module: nn.Module | None = None) -> tuple[nn.Module, ModelDescription]:
-    """Read what `save_model` wrote. A user's own module must be given: only its tensors are on disk.
+    """Load what `save_model` wrote. For a user's own module, pass the module: only its tensors are on disk.
 
     Returns:
         The model, in eval mode, on the CPU; and its description.
 
     Raises:
-        ModelError: nothing there, damaged, not fitting; or the module is missing.
+        ModelError: the files are missing, damaged or do not fit each other; or the module was not given.
     """
     description = read_description(folder)
     tensors = read_tensors(folder / WEIGHTS)
@@ -99,10 +100,10 @@ def load_model(folder: Path, module: nn.Module | None = None) -> tuple[nn.Module
 
 
 def read_description(folder: Path) -> ModelDescription:
-    """What `model.json` in `folder` says.
+    """Read `model.json` in `folder`.
 
     Raises:
-        ModelError: it is not there, or damaged.
+        ModelError: the file is missing or damaged.
     """
     path = folder / DESCRIPTION
     try:
@@ -116,15 +117,16 @@ def read_description(folder: Path) -> ModelDescription:
 
 
 def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[str, Tensor]) -> None:
-    """Build the model without memory for its tensors, and hold their shapes against those of the file.
+    """Build the model on the meta device, which uses no memory, and compare its shapes with those of the file.
 
     Raises:
-        ModelError: the file has other tensors than the description leads to: building might ask for any memory.
+        ModelError: the file's tensors do not match the description; building such a model could request any amount of
+            memory.
     """
     try:
         with torch.device("meta"):
             wanted = _build(folder, description).state_dict()
-    except (ModelError, RuntimeError):  # also of an architecture that looks at numbers while it is made
+    except (ModelError, RuntimeError):  # some architectures compute with values while they are built
         rows = {len(tensor) for tensor in tensors.values() if tensor.numel()}
         if description.num_classes not in rows:
             classes = f"{description.num_classes:,} classes"

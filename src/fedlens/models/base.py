@@ -1,4 +1,4 @@
-"""The model seam: every builder gives a `Recognizer`, a backbone and a head behind one preprocessing."""
+"""The model interface: every builder returns a `Recognizer`: preprocessing, backbone and head."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fedlens.core.registry import Registry
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How uint8 images become what the backbone eats: x / 255, then (x − mean) / std, per channel.
+    """Converts uint8 images to the backbone's input: x / 255, then (x − mean) / std, per channel.
 
-    `channels` is what the backbone takes: grey images are repeated when it is 3, colour is averaged when it is 1.
-    `image_size` is the side, in pixels, that the model was made for.
+    `channels` is the number of input channels: grey images are repeated if it is 3, colour channels are averaged if it
+    is 1. `image_size` is the side, in pixels, that the model was designed for.
     """
 
     image_size: int
@@ -30,7 +30,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What the configuration asks of a builder. `image_channels`: channels of the data (1 or 3)."""
+    """What the configuration requests of a builder. `image_channels`: channels of the data (1 or 3)."""
 
     num_classes: int
     image_size: int
@@ -42,8 +42,8 @@ class ModelRequest:
 class Recognizer(nn.Module):
     """backbone: float (B, C, S, S) → features (B, D); head: features → logits (B, num_classes).
 
-    Parts that are held stay in eval mode while training: their normalisation statistics are as frozen as their weights,
-    and dropout would only disturb the features.
+    Held parts stay in eval mode during training: their normalisation statistics are frozen like their weights, and
+    dropout would only add noise to the features.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
@@ -54,7 +54,7 @@ class Recognizer(nn.Module):
         self.held: tuple[nn.Module, ...] = ()
 
     def hold(self, parts: Iterable[nn.Module]) -> None:
-        """From now on `parts` are those that stay in eval mode."""
+        """Set `parts` as the ones that stay in eval mode."""
         self.held = tuple(parts)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -86,15 +86,15 @@ def prepare(images: Tensor, how: Preprocessing) -> Tensor:
 
 
 class ModelBuilder(ABC):
-    """One architecture. The dataclass' fields are its configuration keys under `model`."""
+    """One architecture. The fields of the dataclass are its configuration keys under `model`."""
 
     @property
     @abstractmethod
     def default_image_size(self) -> int:
-        """Side in pixels when nothing else is said and the images are large enough. A class attribute will do."""
+        """Side in pixels if none is configured and the images are large enough. A class attribute is sufficient."""
 
     def check(self) -> None:  # noqa: B027
-        """Look at the parameters before any image is read; most builders have nothing to look at.
+        """Check the parameters before any image is read; by default there is nothing to check.
 
         Raises:
             ModelError: there is no such architecture.
@@ -102,10 +102,10 @@ class ModelBuilder(ABC):
 
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:
-        """Make the model.
+        """Build the model.
 
         Raises:
-            ModelError: weights cannot be had or do not fit; the request cannot be met.
+            ModelError: weights are not available or do not fit; the request cannot be met.
         """
 
 

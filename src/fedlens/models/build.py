@@ -1,4 +1,4 @@
-"""From a builder and a request to the model that a run trains."""
+"""Builds the model of a run from a builder and a request."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def build_model(
     lora: Lora | None = None,
     seed: int = 0,
 ) -> Recognizer:
-    """Make the model: the same numbers for the same seed, whatever was drawn before; no global state changes.
+    """Build the model. Its values depend only on the seed, not on earlier random draws; no global state changes.
 
-    A weights file (`request.weights`) replaces pretrained weights: nothing is downloaded then. `frozen`: up to where it
-    is frozen; `lora`: adapters that are trained in place of the backbone.
+    A weights file (`request.weights`) replaces pretrained weights, so nothing is downloaded. `frozen`: the part to
+    freeze; `lora`: adapters that are trained instead of the backbone.
 
     Raises:
-        ModelError: weights cannot be had or do not fit; the request cannot be met.
+        ModelError: weights are not available or do not fit; the request cannot be met.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -51,7 +51,7 @@ def build_model(
 
 
 def _from_file(builder: ModelBuilder, request: ModelRequest, norm: Norm) -> Recognizer:
-    """Weights with running statistics are of a network with BatchNorm, and go in before the swap."""
+    """Weights with running statistics come from a network with BatchNorm, so they are loaded before its replacement."""
     assert request.weights is not None
     tensors = read_tensors(request.weights)
     model = builder.build(request)
@@ -81,5 +81,5 @@ def builder_named(name: str, parameters: Mapping[str, Any] | None = None) -> Mod
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Trainable or not."""
+    """The number of parameters, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,7 @@
 """Gradient checkpointing: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 
-Only the input of each block is kept; its inside is computed a second time when the gradient needs it. timm's own
-switch is not used: recomputing would move the running statistics of BatchNorm a second time.
+Only the input of each block is stored; its activations are recomputed in the backward pass. timm's own switch is not
+used, because its recomputation would update BatchNorm's running statistics a second time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fedlens.models.statistics import still_statistics
 
 def enable_gradient_checkpointing(model: Recognizer) -> int:
     """Checkpoint every block of the backbone while gradients are recorded. Losses, gradients and running statistics
-    stay exactly as they were; a step takes about a third longer.
+    are unchanged; a step takes about a third longer.
 
     Returns:
-        How many blocks there are; 0 for a plain chain of layers, where there is nothing to save.
+        The number of blocks; 0 for a plain chain of layers, where checkpointing saves nothing.
     """
     blocks = list(_blocks(model.backbone))
     for block in blocks:
@@ -33,7 +33,7 @@ def enable_gradient_checkpointing(model: Recognizer) -> int:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The composite members of the outermost sequences: residual blocks, encoder layers, stages."""
+    """The composite members of the outermost `nn.Sequential`s: residual blocks, encoder layers, stages."""
     in_sequence = isinstance(module, nn.Sequential | nn.ModuleList)
     for child in module.children():
         if in_sequence and not isinstance(child, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):

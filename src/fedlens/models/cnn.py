@@ -15,7 +15,7 @@ from fedlens.errors import ModelError
 from fedlens.models.base import ModelBuilder, ModelRequest, Preprocessing, Recognizer, models
 
 SMALLEST = {True: 4, False: 16}
-"""Pixels a side that leave one position after both poolings, by whether the convolutions are padded."""
+"""Minimum side in pixels, which leaves one position after both poolings, by whether the convolutions are padded."""
 
 
 @models.register("cnn", summary="2-convolution CNN of McMahan et al. 2017, 1,663,370 parameters on 28 × 28")
@@ -35,7 +35,7 @@ class Cnn(ModelBuilder):
             raise ModelError(f"model.name=cnn needs data.image_size of {smallest} or more, not {request.image_size}")
         lost = 4 - 2 * padding
         side = ((request.image_size - lost) // 2 - lost) // 2
-        # ReLU after the pooling gives the same numbers on a quarter as many values (see lenet.py).
+        # ReLU after the pooling gives the same values with a quarter of the work (see lenet.py).
         backbone = nn.Sequential(
             nn.Conv2d(request.image_channels, 32, 5, padding=padding),
             nn.MaxPool2d(2),

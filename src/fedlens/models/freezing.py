@@ -1,4 +1,4 @@
-"""Which part of a network stays as it is: its backbone, or everything up to some depth."""
+"""Freezing: the backbone, or all modules up to some depth."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedlens.models.base import Recognizer
 from fedlens.models.stages import stage_ends, up_to
 
 Freeze = str | int
-"""none; backbone; so many stages from below; or the name of the last module that is frozen."""
+"""none; backbone; a number of stages from the input; or the name of the last frozen module."""
 
 NONE, BACKBONE = "none", "backbone"
 
 
 def freeze(model: Recognizer, what: Freeze) -> None:
-    """Freeze `model` up to `what`, in place: no gradients there, and eval mode for good.
+    """Freeze `model` up to `what`, in place: that part gets no gradients and stays in eval mode.
 
     Raises:
-        ConfigError: there are not so many stages, there is no such module, or nothing would be left to train.
+        ConfigError: there are fewer stages, there is no such module, or nothing would be left to train.
     """
     if what == NONE:
         return
@@ -32,15 +32,15 @@ def freeze(model: Recognizer, what: Freeze) -> None:
     for name, parameter in model.named_parameters():
         if name in names:
             parameter.requires_grad_(False)
-    # what follows the last layer with parameters (dropout, say) would only disturb features that nobody trains
+    # modules after the last layer with parameters (dropout, say) would only add noise to untrained features
     everything = not any(parameter.requires_grad for parameter in model.backbone.parameters())
     model.hold([model.backbone] if everything else modules)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A model in two. chain: its frozen modules, one after another; shape: of what comes out of them for one image;
-    tail: the model that goes on from there, which shares its tensors and their names with the whole."""
+    """A model cut in two. chain: its frozen modules, in order of computation; shape: the chain's output for one image;
+    tail: the rest of the model, which shares tensors and their names with the whole."""
 
     chain: nn.Sequential
     shape: torch.Size
@@ -48,9 +48,8 @@ class Cut:
 
 
 def cut_behind(model: Recognizer, images: torch.Tensor) -> Cut | None:
-    """`model` cut behind what is frozen. None where that is no chain, so that the rest needs more than its output: this
-    is tried out with `images`, uint8 (B, S, S, C), in eval mode.
-    """
+    """Cut `model` after its frozen part. None if that part is no chain of modules, so that the rest needs more than its
+    output: this is tested with `images`, uint8 (B, S, S, C), in eval mode."""
     names = {id(module): name for name, module in model.named_modules()}
     chain = nn.Sequential(*model.held)
     tail = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
@@ -65,7 +64,7 @@ def cut_behind(model: Recognizer, images: torch.Tensor) -> Cut | None:
             inputs = model.prepare(images)
             between = chain(inputs)
             shape, same = between.shape[1:], torch.allclose(tail(between), model(inputs), rtol=1e-3, atol=1e-4)
-    except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, IndexError):  # any network's own
+    except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, IndexError):  # from the network
         return None
     finally:
         model.train(training)

@@ -1,4 +1,4 @@
-"""What the architectures with published ImageNet weights share: where those come from, and how a new head goes on."""
+"""Common parts of architectures with published ImageNet weights: their source, and replacing the head."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ CLASSES = 1000
 
 
 class ImageNetBuilder(ModelBuilder):
-    """An architecture whose ImageNet weights somebody has published."""
+    """An architecture with published ImageNet weights."""
 
     @abstractmethod
     def source(self) -> WeightSource:
-        """Where its ImageNet weights come from."""
+        """The source of its ImageNet weights."""
 
 
 def imagenet_preprocessing(image_size: int) -> Preprocessing:
-    """The statistics that torchvision's weights were trained with."""
+    """The channel statistics that torchvision's weights were trained with."""
     return Preprocessing(image_size, 3, MEAN, STD)
 
 
 def split_head(network: nn.Module, head: str, request: ModelRequest, how: Preprocessing) -> Recognizer:
-    """Take the last linear layer, called `head` inside `network`, off and put the asked one in its place.
+    """Replace the last linear layer, called `head` inside `network`, by one for the requested classes.
 
-    Trained weights keep their own head when it has as many outputs as asked. A new head on trained features
-    starts at zero: every class begins equally likely, and the first steps do not disturb the features.
+    Pretrained weights keep their own head if its number of outputs is the requested one. A new head on pretrained
+    features starts at zero: all classes are then equally likely, and the first steps do not disturb the features.
     """
     last = cast(nn.Linear, network.get_submodule(head))
     network.set_submodule(head, nn.Identity())
@@ -46,14 +46,14 @@ def split_head(network: nn.Module, head: str, request: ModelRequest, how: Prepro
 
 
 def zero(head: nn.Linear) -> None:
-    """Start `head` from zero."""
+    """Set the parameters of `head` to zero."""
     nn.init.zeros_(head.weight)
     if head.bias is not None:
         nn.init.zeros_(head.bias)
 
 
 def pad_to_patches(network: nn.Module, side: int, patch: int) -> None:
-    """Make `network` surround images of `side` pixels with zeros up to the next multiple of `patch`."""
+    """Make `network` pad images of `side` pixels with zeros to the next multiple of `patch`."""
     missing = -side % patch
     if missing:
         before = missing // 2

@@ -1,6 +1,6 @@
 """The LeNet of NIID-Bench: Li, Diao, Chen, He, "Federated Learning on Non-IID Data Silos", ICDE 2022.
 
-44,426 parameters on 28 × 28 grey images of ten classes. Pixels are divided by 255 and nothing else.
+44,426 parameters on 28 × 28 grey images of ten classes. Pixels are only divided by 255.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedlens.errors import ModelError
 from fedlens.models.base import ModelBuilder, ModelRequest, Preprocessing, Recognizer, models
 
 SMALLEST = 16
-"""Pixels a side that leave one position after both convolutions and poolings."""
+"""Minimum side in pixels, which leaves one position after both convolutions and poolings."""
 
 
 @models.register("lenet", summary="LeNet of NIID-Bench, 44,426 parameters on 28 × 28: research on small images")
@@ -33,7 +33,7 @@ class LeNet(ModelBuilder):
 
 
 class Layers(nn.Module):
-    """All but the output. Plain function calls: in a network this small, modules show in the time."""
+    """All layers but the output. Uses function calls, because module overhead is noticeable in a network this small."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -43,8 +43,7 @@ class Layers(nn.Module):
         self.dense2 = nn.Linear(120, 84)
 
     def forward(self, images: Tensor) -> Tensor:
-        # ReLU stands after the pooling: both orders give the same numbers, as the largest of values cut at zero is
-        # the largest value cut at zero, and this one cuts a quarter as many.
+        # ReLU follows the pooling: max and ReLU commute, and after pooling there are a quarter as many values.
         values = torch.relu_(torch.max_pool2d(self.conv1(images), 2))
         values = torch.relu_(torch.max_pool2d(self.conv2(values), 2)).flatten(1)
         return torch.relu_(self.dense2(torch.relu_(self.dense1(values))))

@@ -1,10 +1,11 @@
 """Low-rank adapters: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen 2021, https://arxiv.org/abs/2106.09685,
-section 4.1: h = W₀ x + (α / r) B A x with W₀ frozen, A drawn at random and B zero at the start. The layers are peft's.
+section 4.1: h = W₀ x + (α / r) B A x with W₀ frozen, A initialised at random and B at zero. The layers are peft's.
 
 By default every linear layer of the backbone gets one (as in Dettmers et al. 2023, https://arxiv.org/abs/2305.14314,
-section 4). PyTorch's own `nn.MultiheadAttention`, in torchvision's ViT-B/16, is left out: its projections are used
-without their layers being called, and peft gets round that by adding to the frozen weights and taking off again at
-every step, which moves them by rounding errors; a frozen part that never travels would differ from process to process.
+section 4). PyTorch's own `nn.MultiheadAttention`, in torchvision's ViT-B/16, is left out: it uses its projection
+weights without calling their layers. peft handles this by adding the adapter to the frozen weights and subtracting it
+again in every step, which changes them by rounding errors; the frozen part, which is never sent, would then differ
+between processes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ ADAPTABLE = (nn.Linear, nn.Conv2d)
 
 @dataclass(frozen=True)
 class Lora:
-    """rank: r; alpha: α; dropout: of the adapters' input; targets: ends of layer names, empty: every linear layer."""
+    """rank: r; alpha: α; dropout: of the adapters' input; targets: suffixes of layer names, empty: every linear
+    layer."""
 
     rank: int
     alpha: float
@@ -34,22 +36,22 @@ class Lora:
 
 
 def add_lora(model: Recognizer, lora: Lora) -> None:
-    """Freeze the backbone of `model`, and put adapters beside its layers. The head is trained whole.
+    """Freeze the backbone of `model`, and add adapters to its layers. The head is trained without adapters.
 
     Raises:
         ModelError: peft is not installed, or the model has no such layer.
     """
     names = _targets(model.backbone, lora.targets)
     peft = _peft()
-    # peft's own type for alpha is a whole number; it only ever divides it by the rank
+    # peft declares alpha as int, but only divides it by the rank
     settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, **settings), model.backbone)
     model.hold(module for module in model.backbone.modules() if isinstance(module, _NormBase))
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """`model` without adapters, which have gone into the weights: a copy with the architecture's own names; `model`
-    itself where it has none.
+    """`model` with its adapters merged into the weights: a copy with the architecture's own names; `model` itself if it
+    has none.
 
     Raises:
         ModelError: peft is not installed.
@@ -73,7 +75,7 @@ def _targets(backbone: nn.Module, wanted: tuple[str, ...]) -> list[str]:
     """The names of the layers to adapt.
 
     Raises:
-        ModelError: there is none, or one cannot be adapted.
+        ModelError: there is no such layer, or one cannot be adapted.
     """
     layers = dict(_layers(backbone))
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -106,7 +108,7 @@ def _layers(module: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def _example(layers: dict[str, nn.Module]) -> str:
-    """The layers' last names, as a list to copy; those that are numbers with the name before them."""
+    """The layers' last name components, as a list to copy; a component that is a number keeps the one before it."""
     parts = (name.split(".") for name in layers)
     last = dict.fromkeys(".".join(part[-2:] if part[-1].isdigit() else part[-1:]) for part in parts)
     return f"[{','.join(last)}]"

@@ -1,7 +1,7 @@
 """GroupNorm in place of BatchNorm: Wu, He, "Group Normalization", ECCV 2018.
 
-Statistics of one image instead of one batch: clients with different classes then no longer disagree about running
-means, which is why federated work often prefers it (Hsieh et al., "The Non-IID Data Quagmire", ICML 2020).
+It normalises over one image instead of a batch, so clients with different classes do not disagree about running means.
+Federated work therefore often prefers it (Hsieh et al., "The Non-IID Data Quagmire", ICML 2020).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from fedlens.errors import ConfigError
 
 MOST_GROUPS = 32
 FEWEST_CHANNELS = 8
-"""Channels a group at least; with one or two, a 1 × 1 feature map would be normalised to a constant."""
+"""Minimum channels per group; with one or two, a 1 × 1 feature map would be normalised to a constant."""
 
 
 def use_group_norm(model: nn.Module) -> None:
-    """Swap every BatchNorm2d inside `model`, in place. Scale and shift are kept, running statistics are dropped.
+    """Replace every BatchNorm2d inside `model`, in place. Scale and shift are kept, running statistics are dropped.
 
-    Networks that start from pretrained weights lose accuracy by it, as those were tuned to batch statistics:
-    it is meant for training from the start, or for long fine-tuning.
+    Pretrained networks lose accuracy, because their weights were tuned to batch statistics: use it for training from
+    scratch or for long fine-tuning.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no BatchNorm2d.
     """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not found:
@@ -32,7 +32,7 @@ def use_group_norm(model: nn.Module) -> None:
 
 
 def groups_for(channels: int) -> int:
-    """The largest divisor of `channels`, up to 32, that leaves a group at least 8 channels; 1 for fewer."""
+    """The largest divisor of `channels`, up to 32, with at least 8 channels per group; 1 if there are fewer."""
     most = min(MOST_GROUPS, channels // FEWEST_CHANNELS)
     return next((groups for groups in range(most, 0, -1) if channels % groups == 0), 1)
 
@@ -45,7 +45,7 @@ def _group_norm(batch: nn.BatchNorm2d) -> nn.GroupNorm:
 
 
 def _like(batch: nn.BatchNorm2d) -> nn.GroupNorm:
-    """timm folds dropout and activation into its BatchNorm; they move along."""
+    """The GroupNorm for a BatchNorm. timm folds dropout and activation into its BatchNorm; they are kept."""
     channels = batch.num_features
     if not hasattr(batch, "act"):
         return nn.GroupNorm(groups_for(channels), channels, batch.eps, batch.affine)

@@ -1,4 +1,4 @@
-"""How large a model is when all of it travels."""
+"""The transmitted size of a whole model."""
 
 from __future__ import annotations
 

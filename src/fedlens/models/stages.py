@@ -1,9 +1,9 @@
-"""What a network is made of, from the images to the logits: the units in which it is frozen and unfrozen.
+"""The stages of a network, from images to logits: the units in which it is frozen and unfrozen.
 
 A stage is a block of an outermost sequence (a residual block, an encoder layer), or a layer outside of one, together
-with the normalisation that follows it. What lies loose before a stage (class token, position embeddings) belongs to it.
-A stage is told by the dotted name of its last module; their order is that of registration, which in every network here
-is that of computation.
+with the normalisation that follows it. Parameters outside of modules before a stage (class token, position embeddings)
+belong to it. A stage is identified by the dotted name of its last module; the order is that of registration, which in
+all networks here equals that of computation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def stage_ends(model: nn.Module) -> list[str]:
-    """The stages of `model`, each by the name of its last module; a recogniser's head is the last of them."""
+    """The stages of `model`, each by the name of its last module; the last is the head of a `Recognizer`."""
     if not isinstance(model, Recognizer):
         return _with_norms(model, _blocks(model, ""))
     inside = [f"backbone.{name}" for name in _with_norms(model.backbone, _blocks(model.backbone, ""))]
@@ -29,8 +29,8 @@ def stage_ends(model: nn.Module) -> list[str]:
 
 
 def up_to(model: nn.Module, end: str) -> tuple[list[nn.Module], frozenset[str]]:
-    """The modules of `model` from its beginning to the one called `end`, each as large as can be, in their order; and
-    the names of all parameters in them and loose between them."""
+    """The modules of `model` from its beginning to the one called `end`, in order and each as large as possible; and
+    the names of all parameters in them and between them."""
     modules: list[nn.Module] = []
     names: set[str] = set()
     part, at = model, ""
@@ -55,8 +55,9 @@ def _blocks(module: nn.Module, at: str) -> Iterator[str]:
 
 
 def _opens(module: nn.Module, in_sequence: bool) -> bool:
-    """Sequences are opened, and so is what holds one, unless it is itself a member of a sequence: then it is a block.
-    Derived classes (torchvision's convolution with its norm) are blocks."""
+    """Whether to look inside a module: sequences and modules that contain one, unless they are members of a sequence
+    themselves, which makes them blocks. Subclasses of `nn.Sequential` (torchvision's convolution with its norm) are
+    blocks."""
     if type(module) in _SEQUENCES:
         return True
     return not in_sequence and any(type(inner) in _SEQUENCES for inner in module.modules())

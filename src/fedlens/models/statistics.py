@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, where something is computed a second time."""
+"""BatchNorm's running statistics during recomputation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises as before, and moves its running statistics by nothing: it has seen this batch."""
+    """Keep running statistics unchanged: BatchNorm normalises as usual, but has counted this batch already."""
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Files of named tensors, read without running anything that is in them, and fitted to a model."""
+"""Files of named tensors: read without executing code from them, and loaded into a model."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from fedlens.models.weight_formats import Format, format_of, refused_object
 log = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
-"""Keys under which training scripts store the tensors beside other things."""
+"""Keys under which training scripts store the tensors when the file has other content too."""
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and training frameworks put before every name."""
+"""Name prefixes added by DataParallel, torch.compile and training frameworks."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a .safetensors file, or in a file that torch.save wrote (.pth, .pt, .bin).
 
     Raises:
-        ModelError: no such file; damaged; of another format; or it holds something other than named tensors.
+        ModelError: the file is missing, damaged, of another format, or holds other objects than named tensors.
     """
     try:
         with open_regular(path) as file:
@@ -78,13 +78,13 @@ def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the `tensors` of the file `path` into `model`.
+    """Load the `tensors` of the file `path` into `model`.
 
-    Names may be FedLens' own ("backbone.…", "head.…") or the architecture's. A head made for another number of
-    classes is left out: the model's starts at zero, and the log says so.
+    Names may be FedLens' own ("backbone.…", "head.…") or the architecture's. A head for another number of classes is
+    not loaded: the model's head starts at zero, and this is logged.
 
     Raises:
-        ModelError: names that are missing or unknown, or shapes that differ; all are named.
+        ModelError: names are missing or unknown, or shapes differ; the message lists all.
     """
     tensors = _unwrapped(tensors)
     named = tensors if any(name.startswith("backbone.") for name in tensors) else _as_recognizer(model, tensors)
@@ -102,7 +102,8 @@ def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None
 
 
 def _as_recognizer(model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An architecture's own names: what the backbone does not know is the head, when that is one layer."""
+    """Converts an architecture's own names: tensors that the backbone does not have are the head's, if that is one
+    layer."""
     backbone = model.backbone.state_dict()
     rest = [name for name in tensors if name not in backbone]
     layers = {name.rpartition(".")[0] for name in rest}
@@ -113,14 +114,14 @@ def _as_recognizer(model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, T
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what wrappers put before every name."""
+    """The tensors without wrappers' name prefixes."""
     while wrapper := next((one for one in WRAPPERS if all(name.startswith(one) for name in tensors)), None):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _new_head(model: Recognizer, named: dict[str, Tensor]) -> str | None:
-    """Why the head cannot be the file's: same features, and another number of classes or no head at all."""
+    """Why the file's head cannot be used although its features fit: another number of classes, or no head at all."""
     if not isinstance(model.head, nn.Linear):
         return None
     given = named.get("head.weight")
@@ -137,7 +138,8 @@ def _outputs(model: Recognizer) -> int:
 
 
 def _mismatches(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """One line each for missing names, unknown names and shapes. Batch counters are optional: old files lack them."""
+    """One line for each missing name, unknown name and different shape. Batch counters are optional: old files lack
+    them."""
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     unknown = [name for name in given if name not in own]
     shapes = [

@@ -1,4 +1,4 @@
-"""Any architecture of timm (Wightman, "PyTorch Image Models"), by its name there: `model.name=timm:resnet26`."""
+"""All architectures of timm (Wightman, "PyTorch Image Models"), by their timm name: `model.name=timm:resnet26`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.models.imagenet import ImageNetBuilder, split_head
 from fedlens.models.weights import TimmWeights
 
 TimmNetwork = Any
-"""An nn.Module with timm's own attributes on top; timm has no type for that."""
+"""An nn.Module with timm's additional attributes, for which timm has no type."""
 
 
 @models.register("timm", summary="any architecture of timm, as timm:<architecture>, for example timm:convnext_nano")
@@ -29,7 +29,7 @@ class Timm(ImageNetBuilder):
 
     @property
     def default_image_size(self) -> int:
-        """The side, in pixels, that its published weights were trained on; 224 where timm knows of none."""
+        """The side in pixels that its published weights were trained on; 224 if timm lists none."""
         from timm.models import get_pretrained_cfg
 
         check_architecture(self.architecture)
@@ -49,7 +49,7 @@ class Timm(ImageNetBuilder):
 
 
 def check_architecture(name: str) -> None:
-    """Raises ModelError, with the nearest spellings, when timm has no architecture of this name."""
+    """Raises ModelError, with the nearest spellings, if timm has no architecture of this name."""
     import timm
 
     if not timm.is_model(name):
@@ -62,7 +62,7 @@ def timm_network(architecture: str, side: int, tensors: Mapping[str, Tensor] | N
     """timm's network for images of `side` pixels, random or with the published `tensors` (their names may be old).
 
     Raises:
-        ModelError: no such architecture, not at this image size, or the tensors do not fit.
+        ModelError: there is no such architecture, it does not support this image size, or the tensors do not fit.
     """
     import timm
 
@@ -87,7 +87,7 @@ def timm_preprocessing(network: TimmNetwork, image_size: int) -> Preprocessing:
 
 
 def split_timm(network: TimmNetwork, request: ModelRequest, how: Preprocessing) -> Recognizer:
-    """`split_head` at what timm calls the classifier.
+    """`split_head` at the layer that timm calls the classifier.
 
     Raises:
         ModelError: the classifier is not one linear layer (a convolution, or two heads).
@@ -103,7 +103,7 @@ def split_timm(network: TimmNetwork, request: ModelRequest, how: Preprocessing) 
 
 
 def _check_patches(network: TimmNetwork, architecture: str, side: int) -> None:
-    """timm cuts off, without a word, what does not fill a patch."""
+    """Refuses image sizes that are no multiple of the patch size: timm would crop the rest without a message."""
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     step = max(patch) if isinstance(patch, tuple) else 1
     if side % step:
@@ -114,7 +114,7 @@ def _check_patches(network: TimmNetwork, architecture: str, side: int) -> None:
 
 
 def _try_out(model: Recognizer, architecture: str) -> None:
-    """One empty image through the network: many say only then that images are too small for them."""
+    """Pass one empty image through the network: many only fail then if images are too small."""
     side = model.preprocessing.image_size
     model.eval()
     try:

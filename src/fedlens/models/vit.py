@@ -1,7 +1,7 @@
 """Vision transformer: Dosovitskiy et al., "An Image is Worth 16×16 Words", ICLR 2021.
 
-Images are cut into patches of 16 pixels; sides that are no multiple of 16 are surrounded with zeros up to the
-next one. Pretrained position embeddings are resampled when the grid is not the one they were trained on.
+Images are cut into patches of 16 pixels; images whose side is no multiple of 16 are padded with zeros. Pretrained
+position embeddings are resampled if the patch grid differs from that of their training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a file is that was given as weights, told by its content, and whether what it claims fits into it.
+"""Detects the format of a weights file by its content, and checks that declared sizes fit into the file.
 
-People give what a download left them: a pointer of git-lfs, a web page, a file of another framework. And a file may be
-made to exhaust the memory. So both are looked at before a library reads it.
+Users give whatever a download produced: a git-lfs pointer, a web page, a file of another framework. A file may also be
+crafted to exhaust the memory. Both are checked before a library reads it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from fedlens.errors import ModelError
 Format = Literal["safetensors", "torch"]
 
 MAX_NAMES = 10 * 2**20
-"""Bytes of the part of a file that names its tensors: some hundred thousand of them."""
+"""Maximum bytes of the part that names the tensors; enough for some hundred thousand of them."""
 
 MAX_PARTS = 65_534
-"""Tensors in a file of torch.save; more need another kind of zip."""
+"""Maximum tensors in a file of torch.save; more need another kind of zip."""
 
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _STARTS: tuple[tuple[bytes, str], ...] = (
@@ -35,16 +35,16 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 _PICKLE = b"\x80"
 _BUFFER = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
-"""How a pickle asks for a buffer of any size, the one thing whose memory is filled though it is not in the file. What
-torch allocates for tensors is compared with the file before it is touched."""
+"""A pickle's call for a buffer of any size, the only object that fills memory without content in the file. Memory that
+torch allocates for tensors is checked against the file before it is used."""
 
 
 def format_of(file: BinaryIO) -> Format:
-    """The format of a weights file, whatever its name.
+    """The format of a weights file, independent of its name.
 
     Raises:
-        ModelError: it is of no format that is read, or has more tensors or bytes than the file can hold; the message
-            begins with a verb.
+        ModelError: the format is not supported, or the file declares more tensors or bytes than it can hold; the
+            message begins with a verb.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -58,7 +58,7 @@ def format_of(file: BinaryIO) -> Format:
     if start.startswith(b"PK"):
         _check_zip(file, size)
         return "torch"
-    if start[8:9] == b"{":  # after the length of the names
+    if start[8:9] == b"{":  # after the length of the header
         _check_names(int.from_bytes(start[:8], "little"), size)
         return "safetensors"
     if start.startswith(_PICKLE):
@@ -76,7 +76,7 @@ def _check_names(names: int, size: int) -> None:
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
-    """As torch.save writes it: not compressed, so that no part is larger than the file."""
+    """Check that it is as torch.save writes it: not compressed, so that no entry is larger than the file."""
     file.seek(max(size - 22, 0))
     end = file.read()
     if end[:4] == b"PK\5\6" and struct.unpack("<H", end[10:12])[0] > MAX_PARTS:
@@ -122,7 +122,8 @@ def _unknown(start: bytes) -> str:
 
 
 def refused_object(reason: str) -> str:
-    """What is in a file that torch reads only by running code. Its own advice is to do that, which is never shown."""
+    """The unsupported object in a file that torch reads only by executing code. torch's own message advises to do that,
+    so it is not shown."""
     found = re.search(r"GLOBAL (\S+)", reason)
     if found is None:
         return f"is cut or damaged, or holds other things than tensors; save them with {_SAVE}"

@@ -1,6 +1,6 @@
-"""Where published weights come from: torchvision's files, timm's on the Hugging Face Hub, or an installed package.
+"""Sources of published weights: torchvision's files, timm's on the Hugging Face Hub, or an installed package.
 
-A file is taken from PyTorch's own cache (`torch.hub.get_dir()/checkpoints`) when it is there, else downloaded.
+A file is taken from PyTorch's own cache (`torch.hub.get_dir()/checkpoints`) if it is there, else downloaded.
 Institutes without direct access set FEDLENS_WEIGHTS_MIRROR (base address of torchvision's files) or HF_ENDPOINT.
 """
 
@@ -27,11 +27,11 @@ from fedlens.models.tensor_files import read_tensors
 
 MIRROR = "FEDLENS_WEIGHTS_MIRROR"
 TIMEOUT = 8.0
-"""Seconds without an answer after which a server counts as out of reach."""
+"""Seconds without a response after which a server counts as unreachable."""
 
 
 def checkpoints() -> Path:
-    """The folder where weights lie that were downloaded, or copied from a connected machine."""
+    """The folder for weights that were downloaded, or copied from a connected machine."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -41,14 +41,15 @@ class WeightSource(ABC):
     @property
     @abstractmethod
     def file_name(self) -> str:
-        """What the file is called in `checkpoints()`."""
+        """The file's name in `checkpoints()`."""
 
     @abstractmethod
     def file(self) -> Path:
-        """The file on this machine, downloaded if need be.
+        """The file on this machine, downloaded if necessary.
 
         Raises:
-            ModelError: not cached and out of reach, with the three ways out; a download that came damaged.
+            ModelError: the file is not cached and not reachable (the message lists three ways out), or the download was
+                damaged.
         """
 
     def tensors(self) -> dict[str, Tensor]:
@@ -60,7 +61,7 @@ class WeightSource(ABC):
         return read_tensors(self.file())
 
     def fetch(self, folder: Path | None = None) -> Path:
-        """Make sure that the file is on this machine; with `folder`, a copy of it in there, under `file_name`.
+        """Ensure that the file is on this machine; with `folder`, copy it there as `file_name`.
 
         Raises:
             ModelError: as `file`; or the folder cannot be written.
@@ -79,9 +80,10 @@ class WeightSource(ABC):
 
 @dataclass(frozen=True)
 class TorchvisionWeights(WeightSource):
-    """torchvision's, by enum entry ("ResNet18_Weights.IMAGENET1K_V1"); the file name ends in the start of its SHA-256.
+    """torchvision's weights, by enum entry ("ResNet18_Weights.IMAGENET1K_V1"); the file name ends in the start of its
+    SHA-256.
 
-    `model`: how `fedlens models fetch` names the model.
+    `model`: the model's name in `fedlens models fetch`.
     """
 
     model: str
@@ -119,7 +121,7 @@ class TorchvisionWeights(WeightSource):
 
 @dataclass(frozen=True)
 class TimmWeights(WeightSource):
-    """timm's, by architecture, from the Hub's cache or the Hub."""
+    """timm's weights, by architecture, from the Hub's local cache or the Hub."""
 
     model: str
     architecture: str
@@ -142,7 +144,7 @@ class TimmWeights(WeightSource):
         try:
             _probe(url)
             return Path(hf_hub_download(repository, name, revision=revision))
-        except Exception as error:  # the Hub's client lets its HTTP library's own errors through
+        except Exception as error:  # the Hub's client passes on its HTTP library's own errors
             raise ModelError(out_of_reach(self.model, self.file_name, url, error)) from error
 
     def _hub_file(self) -> tuple[str, str, str | None]:
@@ -176,7 +178,7 @@ class PackagedWeights(WeightSource):
 
 
 def out_of_reach(model: str, file_name: str, url: str, error: Exception) -> str:
-    """What was wanted, why it cannot be had, and the three ways out."""
+    """The error text: which weights are missing, why, and the three ways out."""
     reason = getattr(error, "reason", None) or error
     return (
         f"the ImageNet weights of {model} ({file_name}) are not on this machine, and {url} gives none: {reason}\n"
@@ -187,17 +189,17 @@ def out_of_reach(model: str, file_name: str, url: str, error: Exception) -> str:
 
 
 def _probe(url: str) -> None:
-    """The Hub's client retries for most of a minute; one short question first tells whether anything answers."""
+    """Fail fast if the server is unreachable: the Hub's client itself retries for most of a minute."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT):
             pass
     except urllib.error.HTTPError:
-        return  # something answers; the client itself explains best what it says
+        return  # the server responds; the client gives the best error message for its response
 
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torch.hub's download sets no time-out of its own and would wait for ever."""
+    """Sets a time-out: torch.hub's download has none and would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

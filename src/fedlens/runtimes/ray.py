@@ -198,7 +198,7 @@ class RayRuntime:
         Raises:
             FedLensError: what the actor raised on purpose.
             RuntimeFailure: what else it raised; or `timeout` seconds passed.
-            _Lost: the actor, its node or its answer is gone.
+                _Lost: the actor, its node or its answer is gone.
         """
         errors = self._ray.exceptions
         try:
