@@ -1,8 +1,14 @@
 import pytest
 import torch
+from tests.helpers import tiny_data, tiny_trainer
 
-from fedlens.aggregation.mean import WeightedMean
-from fedlens.core.types import ClientReport, ClientResult
+from fedlens.aggregation.mean import MeanRule, WeightedMean
+from fedlens.build.load import load
+from fedlens.core.types import ClientReport, ClientResult, Task, TaskSettings
+from fedlens.errors import ConfigError
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.settings import LocalSettings
 
 
 def answer(client: str, value: float, weight: float, extra: float = 0.0) -> ClientResult:
@@ -21,6 +27,24 @@ def test_weighted_by_images() -> None:
     assert total.delta["w"].item() == pytest.approx(2.5)
     assert total.extra["e"].item() == pytest.approx(1.5)
     assert (total.weight, total.count) == (40, 2)
+
+
+@pytest.mark.parametrize(("weights", "weight"), [(None, 7.5), ("examples", 30.0), ("uniform", 1.0)])
+def test_who_counts_how_much(weights, weight: float) -> None:
+    assert MeanRule(weights).weight(7.5, 30) == weight
+
+
+def test_uniform_weights_reach_the_clients(tmp_path) -> None:
+    trainer = tiny_trainer(
+        Algorithm(FedAvg(), rule=MeanRule("uniform")), tiny_data(), tmp_path, LocalSettings(batch_size=4)
+    )
+    answer = trainer.run(Task("client0", 1, "train", trainer.model.state(), TaskSettings(lr=0.1)))
+    assert answer.report.weight == 1.0
+
+
+def test_strategies_that_weigh_by_themselves_refuse_other_weights() -> None:
+    with pytest.raises(ConfigError, match=r"aggregation\.weights = 'uniform': strategy fednova weighs updates"):
+        load(None, ["data.source=sample", "strategy.name=fednova", "aggregation.weights=uniform"])
 
 
 def test_partial_sums_merge_to_the_same_total() -> None:

@@ -67,6 +67,11 @@ class AggregationRule(ABC):
         """A new aggregator for one round's results. `trainable`: names of trainable tensors; the others are running
         statistics."""
 
+    def weight(self, own: float, examples: int) -> float:
+        """The weight of a client's update. `own`: what the strategy gives it; `examples`: the client's training
+        images."""
+        return own
+
     def incompatibility(self, cohort: int) -> str | None:
         """Why the rule cannot work with `cohort` results, starting with the key at fault ("f = 4: …"); None if it
         can."""

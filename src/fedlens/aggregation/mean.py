@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate, AggregationRule, Aggregator, rules
@@ -55,10 +56,17 @@ class WeightedMean(Aggregator):
 class MeanRule(AggregationRule):
     """Σ w·update / Σ w."""
 
+    weights: Annotated[
+        Literal["examples", "uniform"] | None,
+        Field(description="w: the client's training images, or 1 for all; default: as the strategy's paper has it"),
+    ] = None
     linear: ClassVar[bool] = True
 
     def aggregator(self, trainable: frozenset[str]) -> Aggregator:
         return WeightedMean()
+
+    def weight(self, own: float, examples: int) -> float:
+        return {"examples": float(examples), "uniform": 1.0, None: own}[self.weights]
 
 
 def accumulate(sums: dict[str, Tensor], values: State, weight: float) -> None:

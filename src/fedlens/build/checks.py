@@ -51,6 +51,10 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
     if strategy.needs_mean and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
+    if config.aggregation.parameters.get("weights") and strategy.needs_own_weights:
+        text = f"strategy {config.strategy.name} weighs updates as its mathematics need it; leave it out"
+        value = str(config.aggregation.parameters["weights"])
+        yield problems.line("aggregation.weights", text, value, where("aggregation.weights"))
     if not find(COMPRESSION, config.compression.name)[0].factory.dense:
         yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:

@@ -103,12 +103,14 @@ class Strategy:
     needs_mean    its derivation assumes that the aggregate is the weighted mean of the cohort
     needs_cohort  its derivation assumes that all clients of a round start from one model
     needs_loss    it uses `ClientContext.loss`, for which a client evaluates the received model on all its images
+    needs_own_weights  its derivation assumes the weights that `finish` gives
     """
 
     needs_sgd: ClassVar[bool] = False
     needs_mean: ClassVar[bool] = False
     needs_cohort: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
+    needs_own_weights: ClassVar[bool] = False
 
     def init(self, shared: State) -> ServerState:
         """The server's state before the first round."""

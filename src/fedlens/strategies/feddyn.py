@@ -35,6 +35,7 @@ class FedDyn(Strategy):
 
     alpha: Annotated[float, Field(gt=0, description="α; the paper tries 0.001 to 0.1")] = 0.01
 
+    needs_own_weights: ClassVar[bool] = True
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True
 

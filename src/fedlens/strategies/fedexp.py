@@ -37,6 +37,7 @@ class FedExP(Strategy):
 
     epsilon: Annotated[float, Field(ge=0, description="ε; the paper takes 0.001 for CIFAR, 0.1 for EMNIST")] = 1e-3
 
+    needs_own_weights: ClassVar[bool] = True
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True
 

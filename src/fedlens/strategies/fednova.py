@@ -36,6 +36,7 @@ class FedNova(Strategy):
     prox"; the authors' code then uses the numbers of steps for τ_eff). Running statistics are simply averaged.
     """
 
+    needs_own_weights: ClassVar[bool] = True
     needs_sgd: ClassVar[bool] = True
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True

@@ -59,6 +59,7 @@ class QFedAvg(Strategy):
         bool, Field(description="clients count by their images, as in the paper's objective; false: all count alike")
     ] = True
 
+    needs_own_weights: ClassVar[bool] = True
     needs_sgd: ClassVar[bool] = True
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True

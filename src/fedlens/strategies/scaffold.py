@@ -47,6 +47,7 @@ class Scaffold(Strategy):
 
     server_lr: Annotated[float, Field(gt=0, description="η_g")] = 1.0
 
+    needs_own_weights: ClassVar[bool] = True
     needs_sgd: ClassVar[bool] = True
     needs_mean: ClassVar[bool] = True
     needs_cohort: ClassVar[bool] = True

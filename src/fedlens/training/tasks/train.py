@@ -66,6 +66,7 @@ class Train(TaskKind):
             return fail(NO_STEP)
         delta = trainer.delta(task)
         update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
+        update = replace(update, weight=algorithm.rule.weight(update.weight, ctx.examples))
         if not all_finite([*update.payload.values(), *update.extra.values()]):
             return fail(UPDATE_DIVERGED)
         update = in_main_memory(update)
