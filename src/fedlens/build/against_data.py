@@ -41,7 +41,7 @@ def check_keys(config: Config, *, clients: bool, test: bool, validation: bool = 
 
 
 def check_stopping(config: Config, validation_images: int) -> None:
-    """Look for an end by validation where nothing can be validated.
+    """Refuse stopping by validation where there are no validation images.
 
     Raises:
         ConfigError: one line for each key.

@@ -46,7 +46,7 @@ from fedlens.training.transfer import Transfer
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs, built: plain data. Scoring is `build.scoring`.
+    """The built parts of a run, as plain data. `build.scoring` evaluates it.
 
     folder      the run's
     model       the whole model, as it is saved
@@ -74,7 +74,7 @@ class Experiment:
 
     @property
     def holdings(self) -> str:
-        """64 hex digits: who holds how many images of which class; the same wherever the same images lie."""
+        """SHA-256 of how many images of which class each client holds, wherever the images are stored."""
         counts = [
             (
                 client.name,
@@ -98,7 +98,7 @@ class Experiment:
 
     @property
     def partly_private(self) -> bool:
-        """Parts of the model stay with the clients: there is no model for everybody."""
+        """Parts of the model stay with the clients, so there is no shared model of all parts."""
         return self.trainer.shared != self.resident.names
 
     @property
@@ -117,7 +117,7 @@ class Experiment:
 def build_experiment(
     config: Config, run_folder: Path, progress: Progress, *, model: nn.Module | None, data: FederatedData | None
 ) -> Experiment:
-    """Everything that `config` names. `model` and `data` take the place of the configured ones.
+    """Build everything that `config` names. `model` and `data` replace the configured ones.
 
     Raises:
         ConfigError, DataError, ModelError: it cannot be built as asked.

@@ -27,7 +27,7 @@ from fedlens.schedules.base import Asynchronous
 
 
 def check_clients(config: Config, clients: Sequence[str]) -> None:
-    """Say before there is a run that it cannot work with these clients.
+    """Check before the run starts that it can work with these clients.
 
     Raises:
         NotEnoughClients, ConfigError, DataError: why not.
@@ -113,7 +113,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
 
 
 def notebook_classes(model: nn.Module) -> list[str]:
-    """Classes in `model` that only this process knows: defined in a function, or where the main module has no file."""
+    """Classes in `model` that other processes cannot import: those of a function, or of a main module with no file."""
     session = not Path(getattr(sys.modules["__main__"], "__file__", "")).is_file()
     kinds = {type(part) for part in model.modules()}
     return sorted(

@@ -1,4 +1,4 @@
-"""How a run's models are scored: on images that are here, or by the clients on theirs."""
+"""How a run's models are evaluated: here on the server's images, or by the clients on theirs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Scoring:
 
 
 def inputs_of(experiment: Experiment, rows: Rows) -> Examples:
-    """Rows as inputs of the resident model, without augmentation."""
+    """Rows preprocessed for the trained model, without augmentation."""
     how = partial(prepared, preprocessing=preprocessing_of(experiment.model, experiment.images))
     channels_last = experiment.config.memory.channels_last
     return Examples(experiment.train_data, rows, how, experiment.device, channels_last=channels_last)
 
 
 def shared_model_scorer(experiment: Experiment, rows: Rows, seen: Seen = unseen) -> Evaluate | None:
-    """Scores a run's shared model on `rows`, and tells `seen` how many are done; None when there are none, or parts of
+    """Evaluates a run's shared model on `rows`, and reports progress to `seen`; None without rows, or where parts of
     the model stay with the clients."""
     if experiment.partly_private or not len(rows):
         return None
@@ -83,8 +83,8 @@ def backdoor_measure(experiment: Experiment) -> Measure | None:
 
 
 def scoring_by_clients(experiment: Experiment, runtime: Runtime) -> Scoring:
-    """Where parts of the model are private: no test accuracy, for there is no model for everybody; validation is the
-    own models of the clients that have trained and do not attack, on their own validation images."""
+    """Scoring where parts of the model are private. There is no test accuracy, for there is no complete shared model.
+    Validation is that of the personal models of clients that have trained and do not attack, on their own images."""
     lr, malicious = build_plan(experiment.config).lr, experiment.malicious
     evaluator = FederatedEvaluator(runtime, ("val",), lr, personal=True, malicious=malicious)
     return Scoring(None, partial(evaluator, "val"))

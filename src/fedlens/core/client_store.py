@@ -1,7 +1,7 @@
-"""What stays with a client between rounds: private tensors, on its own side, under its stable name.
+"""The client store: the tensors that a client keeps between rounds, on its own side, in a folder of its name.
 
-Each version is one file; the ones before it are kept for a while, because a server that was killed may go on from
-a round earlier than the client's newest.
+Each version is one file. Earlier versions are kept for a while, because a server that was killed may resume from a
+round before the client's newest one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedlens.errors import CheckpointError
 
 
 class ClientStore:
-    """Private tensors of many clients below one folder; versions count the client's updates that the server counted.
+    """Private tensors of many clients in one folder. A version counts the client's updates that the server used.
 
     `keep` versions stay. A server with k checkpoints on disk, whose rounds count up to n updates of one client, needs
     (k + 2) n: while one round trains, the checkpoint of the round before may still be on its way to the disk.
@@ -29,7 +29,7 @@ class ClientStore:
         self._keep = keep
 
     def open(self, client: str, store_version: int | None) -> dict[str, Tensor]:
-        """The tensors of version `store_version`, newer versions being discarded; nothing for None.
+        """The tensors of version `store_version`; newer versions are removed. Empty for None.
 
         Raises:
             CheckpointError: that version is not there.
@@ -40,7 +40,7 @@ class ClientStore:
         return self.read(client, store_version)
 
     def read(self, client: str, store_version: int | None) -> dict[str, Tensor]:
-        """The tensors of version `store_version`, nothing being discarded; nothing for None.
+        """The tensors of version `store_version`; no version is removed. Empty for None.
 
         Raises:
             CheckpointError: that version is not there.
@@ -76,12 +76,12 @@ class ClientStore:
             self._path(client, old).unlink()
 
     def stage(self, client: str, round_number: int, stage: Stage) -> StageStore:
-        """What the client keeps for the stages of one round, in the client's own folder: the next stage finds it in
-        another process, too, or after a restart."""
+        """The store for the stages of one round, a file in the client's folder: so the next stage can run in another
+        process, or after a restart."""
         return StageStore(self._stage_path(client, round_number, stage), last=stage.last)
 
     def begin_stage(self, client: str, round_number: int, stage: Stage) -> None:
-        """Remove what was kept for the stages of other rounds and attempts; in the first stage, everything."""
+        """Remove the files of other rounds and attempts; in the first stage, this round's file as well."""
         own = self._stage_path(client, round_number, stage)
         for path in own.parent.glob("*"):
             if stage.number == 0 or path != own:
@@ -105,11 +105,11 @@ class StageStore:
         self._last = last
 
     def read(self) -> dict[str, Tensor]:
-        """What the stage before has kept; nothing in the first stage."""
+        """The tensors that the stage before saved; empty in the first stage."""
         return load_file(self._path) if self._path.exists() else {}
 
     def save(self, tensors: State) -> None:
-        """Keep `tensors` for the next stage.
+        """Save `tensors` for the next stage.
 
         Raises:
             CheckpointError: they cannot be written.
@@ -124,6 +124,6 @@ class StageStore:
             raise CheckpointError(f"{self._path} could not be written: {error}. Make room, then resume") from error
 
     def close(self) -> None:
-        """Remove what was kept, when no stage follows."""
+        """Remove the saved tensors after the last stage."""
         if self._last:
             self._path.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether `path` is a file: no text, however long or odd, is an error."""
+    """Whether `path` is a file; a path that is too long or not valid counts as no file."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # longer than a name may be; a zero byte
@@ -72,12 +72,12 @@ def read_regular(path: Path, at_most: int | None = None) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opening a pipe would wait for somebody who writes to it."""
+    """Checked before opening, because opening a pipe blocks until a process writes to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _kind(mode: int) -> str:
-    """What is no regular file, in words."""
+    """The kind of a file that is not a regular one, in words."""
     return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
@@ -91,7 +91,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def mark_used(path: Path) -> None:
-    """Set the time of change to now: the last use of what is kept in a cache. What may only be read keeps its time."""
+    """Set the modification time to now: a cache takes it as the time of last use. Read-only files keep theirs."""
     with suppress(OSError):
         os.utime(path)
 

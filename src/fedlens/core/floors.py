@@ -1,4 +1,4 @@
-"""Accuracies that need no learning, so that an accuracy can be read beside them.
+"""Accuracies that need no learning: baselines for the accuracy of a model.
 
 chance          1 / classes: naming a class at random
 majority class  always naming the commonest class of the training images: of all clients together for the shared model,
@@ -19,7 +19,7 @@ from fedlens.core.types import ClientInfo, Split
 
 @dataclass(frozen=True)
 class Floors:
-    """What can be said without learning about the clients of a run."""
+    """The baselines of one run, from its clients' label counts."""
 
     clients: Sequence[ClientInfo]
 
@@ -51,6 +51,6 @@ def commonest(counts: NDArray[np.int64]) -> int | None:
 
 
 def share(counts: NDArray[np.int64], label: int | None) -> float | None:
-    """Which part of `counts` (classes,) has the `label`; None without either."""
+    """The share of `label` in `counts` (classes,); None without a label or without images."""
     total = int(counts.sum())
     return float(counts[label]) / total if total and label is not None and label < len(counts) else None

@@ -58,7 +58,7 @@ def missing_note(texts: Iterable[str]) -> str | None:
 def _found(characters: frozenset[str]) -> Lettering:
     from matplotlib import rcParams
 
-    # a font without a normal weight is good enough, and no news for users
+    # a font without a normal weight is good enough; the warning would not help users
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     own = tuple(rcParams["font.family"])
     found = _covering(own, characters, own)
@@ -84,7 +84,7 @@ def _covering(own: tuple[str, ...], characters: frozenset[str], families: Iterab
 
 
 def _add_new_fonts() -> bool:
-    """Tell matplotlib of fonts that were installed after it had made its list of them; whether there are any."""
+    """Add fonts to matplotlib's list that were installed after it was made; True when there are any."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     new = set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}

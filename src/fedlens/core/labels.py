@@ -15,12 +15,12 @@ Counts = NDArray[np.int64]
 
 
 def total_variation(counts: Counts, others: Counts) -> NDArray[np.float64]:
-    """Of each row of `counts` from `others` (classes,); a row without images is nowhere in particular: NaN."""
+    """Distance of each row of `counts` from `others` (classes,); NaN for a row without images."""
     return np.asarray(np.abs(_shares(counts) - _shares(others)).sum(axis=-1) / 2)
 
 
 def jensen_shannon(counts: Counts, others: Counts) -> NDArray[np.float64]:
-    """Of each row of `counts` from `others` (classes,), as a divergence; NaN as for `total_variation`."""
+    """Divergence of each row of `counts` from `others` (classes,); NaN as for `total_variation`."""
     ours, theirs = _shares(counts), _shares(others)
     middle = (ours + theirs) / 2
     return np.asarray((_relative_entropy(ours, middle) + _relative_entropy(theirs, middle)) / 2)

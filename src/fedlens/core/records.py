@@ -21,7 +21,7 @@ class Evaluation:
     auroc: float | None = None
     """Area under the ROC curve, for two classes only."""
     majority: float | None = None
-    """Accuracy of always naming the commonest training class: see `federation.floors`."""
+    """Accuracy of always naming the commonest training class: see `core.floors`."""
 
     @property
     def examples(self) -> int:
@@ -53,11 +53,11 @@ class ClientEvaluation:
     loss: float
     examples: int
     trained: bool
-    """False while the client has never been sampled: counted apart."""
+    """False while the client has never been sampled: figures over clients leave it out."""
     shared_accuracy: float | None = None
     """Of the shared model on the same rows; None where the client uses that one, or parts of it are private."""
     malicious: bool = False
-    """The client attacks: counted apart."""
+    """The client attacks: figures over clients leave it out."""
     majority: float | None = None
     """Accuracy of always naming the commonest class of all clients' training images, on the same rows."""
     own_majority: float | None = None
@@ -98,7 +98,7 @@ class RoundRecord:
 
     @property
     def staleness(self) -> Sequence[float]:
-        """Of every counted update, in steps of the server; empty for synchronous rounds."""
+        """Staleness of every counted update, in steps of the server; empty for synchronous rounds."""
         return [report.metrics["staleness"].value for report in self.reports if "staleness" in report.metrics]
 
     @property
@@ -109,7 +109,7 @@ class RoundRecord:
 
 
 class Tracker(Protocol):
-    """Something that wants to know: metrics file, TensorBoard, console."""
+    """Receives the record of every finished round: metrics file, TensorBoard, console."""
 
     def round(self, record: RoundRecord) -> None: ...
 

@@ -101,7 +101,7 @@ class Registry(Generic[T]):
 
 
 def origin(factory: type[object]) -> str:
-    """Where a class is from."""
+    """Module and qualified name of a class."""
     return f"{factory.__module__}.{factory.__qualname__}"
 
 

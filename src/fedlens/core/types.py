@@ -57,10 +57,10 @@ class ClientInfo:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a task says beside the model.
+    """The settings of a task, beside the model.
 
     lr      the clients' learning rate of the round
-    repeat  tells a client's tasks of one round apart, where an asynchronous schedule gives it several: 0, 1, …
+    repeat  number of the client's task within a round (0, 1, …), where an asynchronous schedule gives it several
     splits  of an evaluation: the clients' images to score
     """
 
@@ -69,7 +69,7 @@ class TaskSettings:
     splits: tuple[Split, ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    """For those that come from a message or a file."""
+    """Unknown fields are refused when settings are read from a message or a file."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Stage:
 
     number   from 0
     last     no stage follows: what clients keep for this round alone is removed after it
-    attempt  how often this round was begun before: a repeated round finds nothing of the attempt before
+    attempt  number of earlier attempts at this round; an attempt never reads what an earlier one saved
     """
 
     number: int = 0
@@ -94,8 +94,8 @@ class Task:
                    would go into if no other step came before
     kind           name of one of `fedlens.training.tasks`
     payload        tensors from the server: the shared model, and what a strategy adds
-    store_version  version of the client's private store that the server counts on; None: no store yet
-    unaggregated   the result is needed by itself, in no worker's sum
+    store_version  version of the client's private store that the task starts from; None: no store yet
+    unaggregated   the server needs the result itself: no worker may add it to its sum
     """
 
     client: str
@@ -109,7 +109,7 @@ class Task:
 
     @property
     def version(self) -> int:
-        """Under which the client keeps what it keeps of this task."""
+        """The version under which the client saves what it keeps from this task."""
         return following(self.store_version)
 
 
@@ -128,7 +128,7 @@ class VirtualTime:
 
 @dataclass(frozen=True)
 class PendingTask:
-    """A task that was given out and whose outcome has not been taken in.
+    """A task that was given out and whose result the server has not used yet.
 
     On a virtual clock: `number`, the place of its start among all starts, and `due`, the moment when it comes back.
     """
@@ -140,9 +140,9 @@ class PendingTask:
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch of tasks is: clients that are done, and training steps of all of them. `all_steps` is 0 where
-    nobody counts them, and an estimate while it is not known. `waiting`: whom the batch waits for, for people, where
-    these are sites. `label` says what is done, "" for training."""
+    """Progress of a batch of tasks: clients done, and training steps of all of them. `all_steps` is 0 where steps are
+    not counted, and an estimate until it is known. `waiting`: sites that have not answered yet, to be shown. `label`
+    says which kind of work it is, "" for training."""
 
     round: int
     label: str
@@ -155,7 +155,7 @@ class BatchProgress:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What one client says of its task: numbers only. `stored`: it kept private tensors, as the task's version."""
+    """The numbers that a client reports for its task. `stored`: it saved private tensors under the task's version."""
 
     client: str
     weight: float
@@ -191,8 +191,8 @@ class PartialSum:
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """A client that gave no usable answer; the run goes on without it. `answered`: the client itself said so, or its
-    answer was no good; False when nothing came back from it."""
+    """A client without a usable result; the run continues without it. `answered`: the client reported the failure, or
+    its result was refused; False when nothing came back."""
 
     client: str
     round: int

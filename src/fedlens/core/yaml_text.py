@@ -1,4 +1,4 @@
-"""YAML as people mean it: numbers such as 1e-3 are numbers, a key given twice is a mistake, every key has a line.
+"""YAML with the number rules of YAML 1.2 (1e-3 is a number), an error for repeated keys, and the line of every key.
 
 PyYAML follows YAML 1.1, where `1e-3` is text, `010` is eight, `1:30` is ninety, `no` is false and 2024-01-01 is a
 date. Here plain scalars follow the core schema of YAML 1.2; `yes` and `no` stay text, which boolean keys accept.
@@ -77,7 +77,7 @@ def read_file(path: Path) -> Text:
 
     Raises:
         ConfigError: it is not there, no regular file, too long, not UTF-8, not YAML (line and column are given), a key
-            occurs twice, or aliases make much out of little.
+            occurs twice, or aliases expand to too many values.
     """
     try:
         content = read_regular(path, LONGEST).decode("utf-8")

@@ -11,7 +11,7 @@ from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 
 
 class Bookkeeping:
-    """One round at a time, in order: the trackers first, so that a checkpoint never knows more than they do."""
+    """Writes one round at a time, in order: trackers first, so that a checkpoint is never ahead of the records."""
 
     def __init__(self, trackers: Sequence[Tracker], checkpoints: Checkpoints | None) -> None:
         self._trackers = trackers
@@ -29,7 +29,7 @@ class Bookkeeping:
         self._pending = self._thread.submit(self._write, record, checkpoint, best)
 
     def wait(self) -> None:
-        """Until everything handed over is on disk; raises what went wrong there."""
+        """Wait until everything handed over is on disk; raises the error that occurred there."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

@@ -1,15 +1,15 @@
 """Checkpoints: everything that the next round needs, written whole or not at all.
 
     checkpoints/round-00000012/state.safetensors    the shared model (shared/…) and the strategy's state (extra/…)
-    checkpoints/round-00000012/checkpoint.json      round, progress, client versions, tasks in pending, SHA-256 of files
-    checkpoints/model-00000011.safetensors          what tasks of round 11 that are in pending were sent
+    checkpoints/round-00000012/checkpoint.json      round, progress, store versions, pending tasks, SHA-256 of files
+    checkpoints/model-00000011.safetensors          the payload of pending tasks of round 11
     checkpoints/best.safetensors                    the shared model with the lowest validation loss
 
 A checkpoint is written under another name, flushed to disk and renamed, so a kill at any moment leaves the last
-whole one. Randomness needs no state: every draw is derived from the run's seed, the round and the client. Updates that
-wait in an asynchronous server's buffer need no place either: a checkpoint follows the step that has emptied it.
+whole one. Random generators are not saved: every draw is derived from the run's seed, the round and the client. The
+buffer of an asynchronous server is not saved either: a checkpoint follows the step that has emptied it.
 
-What tasks in pending started from is written once, and stays as long as a checkpoint needs it.
+The payload of pending tasks is written once, and stays as long as a checkpoint needs it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODEL_FILE = "model-{:08d}.safetensors"
 class Checkpoint:
     """A run after `round` rounds.
 
-    versions       client → version of its private store that goes with this checkpoint, None where it keeps nothing; of
+    versions       client → version of its private store at this checkpoint, None where it keeps nothing; for
                    every client whose update was ever counted
     finished       why the run ended before its last round, when it did
     virtual_time   where the virtual clock stands, where there is one
@@ -61,7 +61,7 @@ class Checkpoint:
     kept: State = field(default_factory=dict)
 
     def check_model(self, shared: State) -> None:
-        """Whether this checkpoint is of the model whose shared part is `shared`, which a Python program may have given.
+        """Check that this checkpoint fits the model whose shared part is `shared`; a Python program may have given it.
 
         Raises:
             CheckpointError: a tensor is missing, or has another shape.
@@ -117,7 +117,7 @@ class Checkpoints:
         self._remove_models()
 
     def _save_models(self, pending_tasks: Sequence[PendingTask]) -> dict[int, str]:
-        """Write what `flights` were sent, where that is not done yet; gives the SHA-256 of each file by round."""
+        """Write the payloads of pending tasks that are not on disk yet; gives the SHA-256 of each file by round."""
         sent = {pending.task.round: pending.task.payload for pending in pending_tasks}
         for number in sent.keys() - self._models.keys():
             target = self._model(number)
@@ -128,7 +128,7 @@ class Checkpoints:
         return {number: self._models[number] for number in sorted(sent)}
 
     def _remove_models(self) -> None:
-        """Remove what no checkpoint needs any more."""
+        """Remove payload files that no checkpoint refers to."""
         there = list(self._folder.glob("model-*"))
         needed = {self._model(number) for kept in self.rounds() for number in self._needs(kept)} if there else set()
         for file in set(there) - needed:
@@ -152,7 +152,7 @@ class Checkpoints:
         return load_file(path) if path.exists() else None
 
     def rounds(self) -> list[int]:
-        """The rounds of which there is a checkpoint, oldest first."""
+        """The rounds that have a checkpoint, oldest first."""
         names = [path.name for path in self._folder.glob("round-*") if not path.suffix]
         return sorted(int(name.removeprefix("round-")) for name in names)
 

@@ -1,4 +1,4 @@
-"""The one coordinator: rounds from a starting point to an end, over any runtime, strategy and model."""
+"""The coordinator: runs rounds from a checkpoint to the end of the plan, over any runtime, strategy and model."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from fedlens.strategies.base import RoundContext, ServerState, Strategy
 from fedlens.transforms.base import TransformChain
 
 Evaluate = Callable[[Checkpoint], Evaluation | None]
-"""Scores a run as it stands; None where there is nothing to score it on."""
+"""Evaluates a run at a checkpoint; None where there are no images to evaluate on."""
 
 Measure = Callable[[State], Mapping[str, float]]
 """A shared model → numbers by name."""
 
 Describe = Callable[[AggregatedUpdate, Sequence[ClientReport], Sequence[ClientInfo]], Mapping[str, float]]
-"""A round's total, its reports, and everybody who is known → numbers by name."""
+"""A round's aggregated update, its reports, and all known clients → numbers by name."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run does. `lr` gives the clients' learning rate of a round; `protocol` makes what collects the rounds."""
+    """The plan of a run. `lr` gives the clients' learning rate of a round; `protocol` makes the round protocol."""
 
     num_rounds: int
     sampler: ClientSampler
@@ -51,7 +51,7 @@ class RunPlan:
 
 
 class Coordinator:
-    """Runs rounds. Nothing here knows where clients live or which algorithm is used."""
+    """Runs rounds. It does not depend on where clients run or on the algorithm."""
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class Coordinator:
         )
 
     def run(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Rounds from `checkpoint` to the plan's end, or to the stopping rule's; gives the last checkpoint, on disk.
+        """Run rounds from `checkpoint` to the end of the plan, or until the stopping rule ends the run; gives the last
+        checkpoint, which is on disk then.
 
         Raises:
             NotEnoughClients, TrainingDiverged, RuntimeFailure, CheckpointError: the last whole checkpoint stays.
@@ -170,7 +171,7 @@ class Coordinator:
         )
 
     def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
-        """Record and checkpoint with what the evaluations say; the test images have no say in stopping."""
+        """Record and checkpoint with the evaluations' results. Test results do not influence stopping."""
         floors = Floors(self._runtime.known())
         if self._plan.due(self._plan.evaluate_every, after.round):
             more = self._measure(after.state.shared) if self._measure else {}
@@ -215,7 +216,7 @@ class Coordinator:
 
 
 def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Evaluation | None:
-    """What `evaluate` says, with the majority-class floor of a shared model where it gives none of its own."""
+    """The result of `evaluate`, with the shared model's majority-class baseline where it has none of its own."""
     found = evaluate(after) if evaluate else None
     if found is None or found.majority is not None:
         return found
@@ -223,7 +224,7 @@ def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Eval
 
 
 def client_evaluation(answer: ClientResult, trained: bool) -> ClientEvaluation:
-    """A client's answer to an evaluation task, as a record."""
+    """The result of an evaluation task, as a record."""
     metrics, examples = answer.report.metrics, int(answer.report.weight)
     shared = metrics["shared.accuracy"].value if "shared.accuracy" in metrics else None
     return ClientEvaluation(answer.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained, shared)

@@ -1,4 +1,4 @@
-"""Models on images that only the clients have: they count, the server adds the counts up."""
+"""Evaluation on images that only clients have: clients count, and the server adds the counts up."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedlens.runtimes.base import Runtime
 
 
 class FederatedEvaluator:
-    """Scores a run on the held-out images of every client that can be reached: the shared model, or, where parts of it
-    are private, the model that each client uses.
+    """Evaluates a run on the held-out images of every available client: the shared model, or, where parts of it are
+    private, each client's personal model.
 
-    Losses and confusion counts add exactly, so this is the evaluation of one set that nobody has to bring together. All
-    `splits` are asked for at once: scoring one checkpoint on both costs one exchange. `lr`: the clients'
-    learning rate of a round, for those that train before they use a model.
+    Losses and confusion counts add exactly, so the result is that of one set of all images, which stay where they are.
+    One batch of tasks asks for all `splits`. `lr`: the clients' learning rate of a round, for personalizations that
+    train before they predict.
 
-    personal   each client scores a model of its own. Only clients that have trained are asked then, as in the figures
-               over clients: a head that was never trained would have the loss fall as soon as it is trained once.
+    personal   each client evaluates its personal model. Only clients that have trained are asked then, as in the
+               figures over clients: heads that were never trained would raise the loss until their first round.
     malicious  clients that attack; they are not asked for their own models
     """
 
@@ -46,7 +46,7 @@ class FederatedEvaluator:
         self._answers: list[ClientResult] = []
 
     def __call__(self, split: Split, checkpoint: Checkpoint) -> Evaluation | None:
-        """None when nobody holds such images, or nobody answered."""
+        """None when no client has such images, or none has answered."""
         if checkpoint is not self._scored:
             self._ask(checkpoint)
         answers = [answer for answer in self._answers if split in answer.payload]
@@ -59,7 +59,7 @@ class FederatedEvaluator:
         return Evaluation(total.value, counts, majority=majority)
 
     def _own_majority(self, split: Split, answers: Sequence[ClientResult]) -> float | None:
-        """The majority-class floor of the clients' own models, over the images of all of them."""
+        """The majority-class baseline of the clients' personal models, over the images of all of them."""
         floors = [
             (own_majority(self._asked[answer.client], split), int(answer.payload[split].sum())) for answer in answers
         ]

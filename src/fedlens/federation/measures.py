@@ -1,12 +1,12 @@
-"""What a round says of its clients, beyond accuracy: numbers for science, by name.
+"""Measures of a round beyond accuracy, by name: drift, diversity and agreement of updates, label distances, traffic.
 
-drift/…              ‖wᵢ − w‖, how far training led a client from the model that it got, over the round's clients
+drift/…              ‖wᵢ − w‖, distance of a client's trained model from the received one, over the round's clients
 diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ Δᵢ that the weighted mean adds up, pᵢ being the clients'
                      shares of the weight: gradient diversity (Δ_S of Yin et al. 2018,
                      https://arxiv.org/abs/1706.05699) of updates. 1 / n when n equal ones are added, 1 when they are
                      at right angles, more when they cancel
-cosine/…             how far the updates agree (`aggregation.directions`), where tracking.updates asks for it
-labels/…             distance of the round's clients' labels from everybody's (`federation.labels`)
+cosine/…             how far the updates agree (`transforms.directions`), where tracking.updates asks for it
+labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
 attack/malicious     share of the round's answers that come from malicious clients, where there are some
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
                      compression, where that is more
@@ -40,8 +40,8 @@ class ClientMeasures:
     def __call__(
         self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
     ) -> dict[str, float]:
-        """Of the round that gave `reports` and `total`; `clients`: everybody who is known."""
-        with np.errstate(over="ignore", invalid="ignore"):  # norms of updates that run away
+        """The measures of the round with these `reports` and this `total`; `clients`: all known clients."""
+        with np.errstate(over="ignore", invalid="ignore"):  # norms of diverging updates
             return self._measured(total, reports, clients)
 
     def _measured(

@@ -17,7 +17,7 @@ from fedlens.errors import NotEnoughClients
 class ClientSampler:
     """Flower's rule: max(⌊available × fraction_fit⌋, min_fit_clients) clients, drawn without replacement.
 
-    over_selection  share of that number which is asked beyond it, for those who are late
+    over_selection  further clients to ask, as a share of that number, so that the round need not wait for late ones
     """
 
     fraction_fit: float
@@ -26,7 +26,7 @@ class ClientSampler:
     over_selection: float = 0.0
 
     def size(self, available: int) -> int:
-        """How many of `available` clients' answers a round takes.
+        """How many results a round takes, of `available` clients.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.
@@ -40,8 +40,8 @@ class ClientSampler:
         return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
-        """Who is asked in a round, in the clients' own order; depends on seed and round only. `spare`: with those who
-        are asked beyond the number that is needed.
+        """The clients that are asked in a round, in the clients' own order; depends on seed and round only. `spare`:
+        including those that over-selection adds.
 
         Raises:
             NotEnoughClients: there are fewer than `min_fit_clients`.

@@ -27,7 +27,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Progress:
-    """How the validation went so far. `best_…`: of the evaluation with the lowest loss, `best_round` being 0 before the
+    """The validation results so far. `best_…`: of the evaluation with the lowest loss, `best_round` being 0 before the
     first one. `stale` counts evaluations since `counted_loss`, the last loss that was lower than the one before it by
     more than `Stopping.min_delta`."""
 

@@ -1,4 +1,4 @@
-"""The model that one client of a run uses: what the run's last checkpoint shares, and what the client kept."""
+"""A client's personal model: the shared part from the run's last checkpoint, the private part from the client store."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def open_personal(
 
     Raises:
         ModelError: no such client, no finished round, or the clients live elsewhere.
-        FedLensError: the images, or what the client kept, are not there.
+        FedLensError: the images or the client's stored tensors are missing.
     """
     checkpoint = _checkpoint(run, client)
     config = load_saved(run.config)
@@ -86,7 +86,7 @@ def some(names: list[str]) -> str:
 
 
 def _checkpoint(run: RunDir, client: str) -> Checkpoint:
-    """The newest one, after a look at whether it can be used."""
+    """The newest checkpoint, checked for whether it can be used."""
     names = clients_of(run)
     if client not in names:
         near = problems.nearest(client, names)

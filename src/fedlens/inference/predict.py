@@ -1,4 +1,4 @@
-"""What is in a photograph: the top classes of a trained run, or of a network with ImageNet weights."""
+"""Predictions for an image file: the most probable classes, by a trained run or a network with ImageNet weights."""
 
 from __future__ import annotations
 

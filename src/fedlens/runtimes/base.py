@@ -1,4 +1,4 @@
-"""The runtime seam: where clients run. The coordinator sees nothing else of processes, hosts or networks."""
+"""The runtime interface: where clients run. It is all that the coordinator knows of processes, hosts and networks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Runtime(Protocol):
     """Somewhere to run clients.
 
     at_once      how many tasks it works on at the same time
-    may_be_late  whether some answers can come later than others: only then is it of use to ask more clients than needed
-    watch        told now and then how far the batch is, by the thread that waits for it
+    may_be_late  whether results can come at different times: only then does asking more clients than needed help
+    watch        called from time to time with the batch's progress, by the thread that waits for it
     virtual_time where the virtual clock stands; None: there is none
     """
 
@@ -30,11 +30,11 @@ class Runtime(Protocol):
     def may_be_late(self) -> bool: ...
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
-        """Who can be asked, in a fixed order. Where clients come and go, it waits until there are `at_least`."""
+        """The available clients, in a fixed order. Where clients come and go, it waits until there are `at_least`."""
         ...
 
     def known(self) -> Sequence[ClientInfo]:
-        """Everybody who has ever been there, in the same order."""
+        """All clients that were ever available, in the same order."""
         ...
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
@@ -56,16 +56,16 @@ class Runtime(Protocol):
 
 
 TaskOutcome = tuple[Task, ClientResult | ClientFailure]
-"""A task that was in flight, and what came of it."""
+"""A pending task and its outcome."""
 
 
 @runtime_checkable
 class AsyncRuntime(Protocol):
-    """A runtime in which tasks come and go one by one, each with a model of its own. Batches (of evaluations) may be
+    """A runtime that takes and returns tasks one by one, each with a model of its own. Batches (of evaluations) may be
     run in between."""
 
     def idle(self) -> Sequence[ClientInfo]:
-        """Who is there and has no task in flight, in a fixed order."""
+        """The available clients without a pending task, in a fixed order."""
         ...
 
     def start(self, tasks: Sequence[Task]) -> None:
@@ -73,25 +73,26 @@ class AsyncRuntime(Protocol):
         ...
 
     def pending_tasks(self) -> tuple[PendingTask, ...]:
-        """What is in flight, in the order of the starts."""
+        """The pending tasks, in the order of their starts."""
         ...
 
     def restore(self, pending_tasks: Sequence[PendingTask]) -> None:
-        """Go on with what was in flight when a run was stopped."""
+        """Continue with the tasks that were pending when a run was stopped."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """How many tasks are in flight."""
+        """The number of pending tasks."""
         ...
 
     @property
     def more_now(self) -> bool:
-        """Whether something else arrives at this very moment."""
+        """Whether another outcome arrives at the same moment."""
         ...
 
     def next_result(self, *, short: bool) -> TaskOutcome | None:
-        """The next outcome; waits for it. None, when `short` of clients: others may be there now.
+        """Wait for the next outcome. With `short` (fewer clients work than could), None as soon as another client may
+        have become available.
 
         Raises:
             RuntimeFailure: the runtime itself has failed.

@@ -1,4 +1,4 @@
-"""Clients one after another in this process: the simplest runtime, and the tests' double for the others."""
+"""Clients one after another in this process: the simplest runtime, and the one for tests."""
 
 from __future__ import annotations
 

@@ -26,11 +26,12 @@ from fedlens.runtimes.worker import MakeTrainer, work
 from fedlens.training.device import LESS_MEMORY
 
 SIGNAL_SECONDS = 0.5
-"""Who ends all processes of a service sends each of them SIGTERM: this one's own may come after a worker's."""
+"""A service manager sends SIGTERM to every process of a service. This process waits so long for its own signal after a
+worker was ended by one."""
 
 
 class LocalRuntime:
-    """Shares a round's tasks out among worker processes by a fixed rule, so that a repeat adds in the same order."""
+    """Divides a round's tasks among worker processes by a fixed rule, so that a repeated run adds in the same order."""
 
     may_be_late = False
     virtual_time: VirtualTime | None = None
@@ -119,7 +120,7 @@ class LocalRuntime:
 
 
 def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) -> list[list[Task]]:
-    """Heaviest client first to the least loaded worker; ties by order. Depends on nothing but its arguments."""
+    """Each task in turn, that of the client with most images first, goes to the least loaded worker; ties by order."""
     shares: list[list[Task]] = [[] for _ in range(workers)]
     loads = [0] * workers
     for task in sorted(tasks, key=lambda task: -examples[task.client]):
@@ -130,8 +131,8 @@ def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) 
 
 
 def may_inherit() -> bool:
-    """A copy of this process (fork) could train on the CPU. Where PyTorch has computed on a GPU, or has gone back
-    through a model on a machine with a GPU, it keeps threads that are not copied, and refuses."""
+    """Whether a fork of this process can train on the CPU. After PyTorch has used a GPU, or has run a backward pass on
+    a machine with one, it holds threads that a fork lacks, and refuses to train."""
     return sys.platform == "linux" and not torch.cuda.is_initialized() and not _has_thread(b"pt_autograd")
 
 
@@ -165,11 +166,11 @@ def _start(
 def _serve(
     connection: Connection, foreign: Sequence[Connection], make_trainer: MakeTrainer, threads: int, cells: Any
 ) -> None:
-    """A worker's life: shares come in, outcomes go out, None ends a share. It ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's: it saves, then ends the workers
+    """The worker process: it receives shares and sends outcomes; None ends a share. It exits when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator handles Ctrl-C: it saves, then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as Ctrl-C
-    for other in foreign:  # a copy of the coordinator's end kept open here would hide that the coordinator is gone
+    for other in foreign:  # a copy of the coordinator's end, left open here, would hide that it has ended
         other.close()
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()

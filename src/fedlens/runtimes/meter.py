@@ -1,6 +1,6 @@
-"""How far workers are with their shares, in numbers that another process can read without asking.
+"""Progress of workers, as numbers in shared memory that another process reads without a message.
 
-A step costs one addition in shared memory, and nothing is sent: what is trained does not depend on who looks.
+A step costs one addition in shared memory; reading it does not change what is trained.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Watch = Callable[[BatchProgress], None]
 
 
 def nobody(_standing: BatchProgress) -> None:
-    """Whom it does not concern."""
+    """A watcher that ignores progress."""
 
 
 class Meter:
-    """One worker's side. `cells` are written by it alone; `changed` is called after every change, in its process."""
+    """A worker's counters. Only this worker writes `cells`; `changed` is called after every change, in its process."""
 
     def __init__(self, cells: MutableSequence[int] | None = None, changed: Callable[[], None] = lambda: None) -> None:
         self.cells = [0] * CELLS if cells is None else cells
@@ -35,19 +35,20 @@ class Meter:
         self._before = 0
 
     def begin(self, planned: Sequence[int]) -> None:
-        """A share begins. `planned`: the most steps of each of its clients."""
+        """Start a share. `planned`: the most steps of each of its clients."""
         self._planned = [round(self._factor * steps) for steps in planned]
         self._before = 0
         self.cells[0] = self.cells[1] = 0
         self.cells[2] = sum(self._planned)
 
     def step(self) -> None:
-        """A gradient was taken."""
+        """Count one gradient."""
         self.cells[1] += 1
         self._changed()
 
     def client(self) -> None:
-        """A client is done. What it really took says what the others will: some methods plan more than they need."""
+        """Count one finished client. The steps it really took give a better estimate for the others, because some
+        methods plan more than they need."""
         first, taken = self._planned.pop(0), self.cells[1] - self._before
         if first and taken and taken != first:
             change = taken / first
@@ -60,13 +61,13 @@ class Meter:
 
 
 def standing(tasks: Sequence[Task], cells: Sequence[Sequence[int]]) -> BatchProgress:
-    """How far a batch is, all workers together."""
+    """Progress of a batch, over all workers."""
     clients, steps, planned = (sum(of_one[index] for of_one in cells) for index in range(CELLS))
     return BatchProgress(tasks[0].round, kind_of(tasks[0].kind).label, clients, len(tasks), steps, max(planned, steps))
 
 
 class Seldom:
-    """Calls `action` when the last time is `seconds` ago; the first time after that long."""
+    """Calls `action` at most once in `seconds`; for the first time after that long."""
 
     def __init__(self, action: Callable[[], None], seconds: float = LOOK_SECONDS) -> None:
         self._action = action

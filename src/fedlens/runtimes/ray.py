@@ -1,6 +1,6 @@
 """Clients in actors of a Ray cluster, each with one resident model and its own running sum.
 
-Actors stand where the local runtime has worker processes, and get their tasks by the same rule, so that the same
+Actors take the place of the local runtime's worker processes and get their tasks by the same rule, so that the same
 number of them adds in the same order.
 """
 
@@ -29,11 +29,11 @@ from fedlens.training.tasks.base import kind_of
 log = logging.getLogger(__name__)
 
 PLACE_SECONDS = 120
-"""How long actors may wait for a place in the cluster."""
+"""How long actors may wait for resources of the cluster."""
 
 
 class RayRuntime:
-    """Shares a round's tasks out among actors; those of an actor that is lost go to the others."""
+    """Divides a round's tasks among actors; those of a lost actor go to the others."""
 
     may_be_late = False
     virtual_time: VirtualTime | None = None
@@ -93,7 +93,7 @@ class RayRuntime:
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         tasks = list(tasks)
-        different = {id(task.payload): task.payload for task in tasks}  # of a synchronous round one: the global state
+        different = {id(task.payload): task.payload for task in tasks}  # one in a synchronous round: the shared model
         self._payloads = {key: self._ray.put(wire.pack(payload)) for key, payload in different.items()}
         self._shares = self._hand_out(tasks)
 
@@ -112,7 +112,7 @@ class RayRuntime:
         self._payloads = {}
 
     def _await(self, tasks: Sequence[Task], timeout: float | None) -> None:
-        """Wait for all shares, and tell how many clients' are done."""
+        """Wait for all shares, and report how many clients are done."""
         ends = time.monotonic() + (float("inf") if timeout is None else timeout)
         waiting = [share.answer for share in self._shares]
         while waiting and time.monotonic() < ends:
@@ -154,7 +154,7 @@ class RayRuntime:
             probe.unlink()
 
     def _answers(self, answers: Sequence[Any]) -> Iterator[tuple[_Actor, Any]]:
-        """What the actors, each asked for one of `answers`, say; without those that are lost."""
+        """The answers of the actors, without those of lost actors."""
         for actor, answer in list(zip(self._actors, answers, strict=True)):
             try:
                 yield actor, self._get(actor, answer)
@@ -168,7 +168,7 @@ class RayRuntime:
         return [_Share(actor, share, self._call(actor, share)) for actor, share in shares if share]
 
     def _call(self, actor: _Actor, tasks: Sequence[Task]) -> Any:
-        """Start `tasks` on `actor`: their payloads, which are on the cluster already, and who has which of them."""
+        """Start `tasks` on `actor`; payloads are on the cluster already, and tasks refer to them by position."""
         keys = list(dict.fromkeys(id(task.payload) for task in tasks))
         bare = [(keys.index(id(task.payload)), replace(task, payload={})) for task in tasks]
         return actor.handle.work.remote(bare, *(self._payloads[key] for key in keys))
@@ -193,12 +193,12 @@ class RayRuntime:
         log.warning("%s. The others (%d) do its work", loss, len(self._actors))
 
     def _get(self, actor: _Actor, answer: Any, timeout: float | None = None) -> Any:
-        """What `answer` refers to.
+        """The value that `answer` refers to.
 
         Raises:
-            FedLensError: what the actor raised on purpose.
-            RuntimeFailure: what else it raised; or `timeout` seconds passed.
-                _Lost: the actor, its node or its answer is gone.
+            FedLensError: the actor raised it.
+            RuntimeFailure: the actor raised another exception; or `timeout` seconds passed.
+            _Lost: the actor, its node or its answer is gone.
         """
         errors = self._ray.exceptions
         try:
@@ -224,7 +224,7 @@ class _Actor:
 
 @dataclass(frozen=True)
 class _Share:
-    """What an actor has to do, and the reference to what it will answer."""
+    """An actor's tasks, and the reference to its answer."""
 
     actor: _Actor
     tasks: Sequence[Task]
@@ -232,7 +232,7 @@ class _Share:
 
 
 class _Lost(RuntimeFailure):
-    """An actor is gone."""
+    """An actor is lost."""
 
 
 def _kept(outcome: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""Finding a Ray cluster, or starting one on this machine, without Ray's own words on the console."""
+"""Connects to a Ray cluster, or starts one on this machine, without Ray's messages on the console."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ JOINING = {
     "RAY_gcs_rpc_server_connect_timeout_s": "2",
     "RAY_gcs_server_request_timeout_seconds": "8",
 }
-"""What Ray reads when it is imported. With its own values it waits for minutes for a cluster that is not there."""
+"""Environment variables that Ray reads when it is imported. By default it waits minutes for a missing cluster."""
 
 
 def import_ray(address: str | None) -> Any:
-    """Ray's module, told to be patient for seconds, not minutes, where it has to find a cluster.
+    """Ray's module, set to wait seconds instead of minutes for a cluster.
 
     Raises:
         ConfigError: it is not installed.
@@ -62,7 +62,7 @@ def connect(ray: Any, address: str | None, cpus: int | None) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
         raise ConnectionFailed(_unreachable(address, error)) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ending)  # Ray's own ends the process at once
+        signal.signal(signal.SIGTERM, ending)  # Ray's handler would end the process at once
     _speak(ray, False)
 
 
@@ -90,12 +90,12 @@ def room(ray: Any, workers: int | None, threads: int, gpu: bool, clients: int) -
 
 
 def brief(text: str) -> str:
-    """The first sentence of the last line; what Ray says before is a traceback, or identifiers."""
+    """The first sentence of the last line; the lines before are a traceback, or identifiers."""
     return text.strip(" .\n").rpartition("\n")[2].partition(". ")[0]
 
 
 def _knock(address: str | None) -> None:
-    """See whether anybody listens at host:port, before Ray tries for minutes."""
+    """Check that host:port accepts a connection, before Ray tries for minutes."""
     if address not in (None, "auto"):
         host, _, port = str(address).rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()

@@ -22,7 +22,7 @@ Parcel = tuple[bytes, list[Any]]
 
 
 class RayWorker:
-    """Lives in a process of its own on any node, with one trainer that plays any client."""
+    """An actor: a process on any node with one trainer, which does tasks of any client."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -31,10 +31,10 @@ class RayWorker:
         return f"{socket.gethostname()} (process {os.getpid()})"
 
     def build(self, make_trainer: bytes, here: Path, probe: Path) -> bool:
-        """Build the trainer as in the folder `here`, where the run was started. True when `probe` is to be seen."""
+        """Build the trainer in the folder `here`, where the run was started. True when this node sees `probe`."""
         if here.is_dir():
             os.chdir(here)
-        self._trainer = torch.load(io.BytesIO(make_trainer), weights_only=False)()  # the run's own bytes, no file
+        self._trainer = torch.load(io.BytesIO(make_trainer), weights_only=False)()  # the run's own bytes, not a file
         return probe.exists()
 
     def work(self, tasks: Sequence[tuple[int, Task]], *payloads: Parcel) -> Parcel:
@@ -48,17 +48,17 @@ def frozen(make_trainer: MakeTrainer, cloudpickle: Any) -> bytes:
     """`make_trainer` by value, so that a user's own classes need no module on the other side; each storage once.
 
     Raises:
-        RuntimeFailure: something in a user's own model or data set cannot travel.
+        RuntimeFailure: something in a user's own model or data set cannot be serialised.
     """
     file = io.BytesIO()
     try:
         torch.save(make_trainer, file, pickle_module=cloudpickle, pickle_protocol=5)
-    except Exception as error:  # a user's objects raise what they like
+    except Exception as error:  # a user's objects may raise anything
         raise RuntimeFailure(f"your own model or data set cannot be sent to Ray's actors: {error}") from error
     return file.getvalue()
 
 
 def unpacked(parcel: Parcel) -> Any:
-    """The message, in memory of its own: what arrives may be written to."""
+    """The message in memory of its own, because Ray's buffers are read-only."""
     head, buffers = parcel
     return wire.unpack(head, map(bytearray, buffers))

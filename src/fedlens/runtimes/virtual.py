@@ -1,8 +1,8 @@
-"""A virtual clock over any runtime that simulates clients: real training, at moments that a model of speed gives.
+"""A virtual clock over any runtime that simulates clients: training is real, its times come from a latency model.
 
-Events happen in the order of their moments, those of one moment in the order in which their tasks were started. When
-the training of a task is really done has no part in it: a task's model is fixed when it starts, so tasks that are to
-come back are trained several at a time, as many as keep the runtime busy.
+Events happen in the order of their virtual times; events of one time, in the order in which their tasks started. They
+do not depend on when a task is really trained: its model is fixed when it starts, so several tasks are trained
+together, as many as keep the runtime busy.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fedlens.runtimes.meter import Watch
 from fedlens.training.tasks.base import kind_of
 
 AHEAD = 4
-"""Answers that may wait in memory for their moment, for each task that the runtime works on at once."""
+"""Results that may wait in memory for their virtual time, for each task that the runtime works on at once."""
 
 
 @dataclass
 class _Round:
-    """A synchronous batch: tasks in the order in which they come back, of which `enough` answers are waited for."""
+    """A synchronous batch: tasks in the order in which they finish, and the number of results that end it."""
 
     waiting: deque[PendingTask]
     enough: int
@@ -34,7 +34,7 @@ class _Round:
 class VirtualRuntime:
     """Runs clients of `inner` on a virtual clock.
 
-    clock  how fast clients are, and when they are there
+    clock  the latency model: how fast clients are, and when they are available
     seed   the run's
     """
 
@@ -70,10 +70,10 @@ class VirtualRuntime:
         return self._inner.at_once
 
     def clients(self, at_least: int = 0) -> Sequence[ClientInfo]:
-        """Everybody. Where `at_least` so many are needed for work, those who are on; time passes until they are.
+        """All clients. With `at_least`, those that are available; virtual time passes until there are so many.
 
         Raises:
-            NotEnoughClients: so many are never on together.
+            NotEnoughClients: so many are never available together.
         """
         everybody = self._inner.clients()
         if not at_least:
@@ -94,11 +94,11 @@ class VirtualRuntime:
         if listed and kind_of(listed[0].kind).takes_time:
             pending_tasks = [self._started(task) for task in listed]
             self._round = _Round(deque(sorted(pending_tasks, key=lambda pending: pending.due)), enough or len(listed))
-        else:  # what the server wants to know of the clients takes no time
+        else:  # other kinds of tasks take no virtual time
             self._inner.submit(listed, enough)
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
-        """The outcomes of the batch. Who comes after the `enough`-th answer is not trained at all."""
+        """The outcomes of the batch. Clients that would finish after the `enough`-th result are not trained at all."""
         batch, self._round = self._round, None
         if batch is None:
             yield from self._inner.completed(timeout)
@@ -157,14 +157,14 @@ class VirtualRuntime:
         return pending.task, self._outcomes.pop(number)
 
     def _train(self) -> None:
-        """Train what comes back next, as much as there is room for; each of these clients has one task in pending."""
+        """Train the pending tasks that finish next, as many as may wait in memory; each client has one pending task."""
         untrained = (entry for entry in self._pending if entry[1] not in self._outcomes)
         waiting = sum(isinstance(outcome, ClientResult) for outcome in self._outcomes.values())
         room = max(AHEAD * self.at_once - waiting, 1)
         coming = {pending.task.client: pending for *_, pending in heapq.nsmallest(room, untrained)}
         self._inner.submit(pending.task for pending in coming.values())
         for outcome in self._inner.completed():
-            assert not isinstance(outcome, PartialSum)  # the tasks are `apart`
+            assert not isinstance(outcome, PartialSum)  # the tasks are `unaggregated`
             self._outcomes[coming[outcome.client].number] = outcome
 
     # -- the clock ----------------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ class VirtualRuntime:
         return self._clock.lost(pending.task.client, self._seed, pending.number)
 
     def _together(self, at_least: int) -> float:
-        """The first moment from now at which so many clients are on at once. One that comes on raises their number, so
-        only those moments count; within a cycle, each client has one."""
+        """The first time from now at which so many clients are available at once. Their number rises only when a client
+        becomes available, so only those times are tried; within a cycle, each client has one."""
         moment, most = self._time.now, 0
         for _ in range(len(self._inner.clients()) + 1):
             most = max(most, len(self._on(moment)))
@@ -198,7 +198,7 @@ class VirtualRuntime:
         return self._clock.next_on(client.name, self._seed, moment)
 
     def _somebody_comes_on(self, moment: float) -> float:
-        """The first moment after this one at which a client that is off comes on."""
+        """The first time after `moment` at which another client becomes available."""
         moments = (self._next_on(client, moment) for client in self._inner.clients())
         return min((later for later in moments if later > moment), default=float("inf"))
 
@@ -207,7 +207,7 @@ class VirtualRuntime:
 
 
 def answers(outcome: Outcome) -> int:
-    """How many clients' answers are in an outcome."""
+    """How many clients' results are in an outcome."""
     if isinstance(outcome, PartialSum):
         return len(outcome.reports)
     return int(isinstance(outcome, ClientResult))

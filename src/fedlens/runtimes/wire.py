@@ -1,8 +1,8 @@
-"""Messages between a run's own processes, tensors going beside the pickle without a copy.
+"""Messages between a run's own processes; tensors are sent next to the pickle, without a copy.
 
 Pickle is safe here because both ends are one program: worker processes of this machine over a pipe, or actors that
-this run started over a Ray cluster, which trusts its network as Ray does. Nothing from a file comes this way, and
-nothing from another party's machine.
+this run started over a Ray cluster, which trusts its network as Ray does. No file and no machine of
+another party is read this way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Pickler(pickle.Pickler):
 
 
 def pack(message: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """The pickle of `message`, and the bytes of its tensors where they lie."""
+    """The pickle of `message`, and views of its tensors' bytes."""
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(message)
@@ -35,7 +35,7 @@ def pack(message: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 
 def unpack(head: bytes, buffers: Iterable[bytearray]) -> Any:
-    """The message of a pickle and its tensors' bytes, which the tensors keep using."""
+    """The message of a pickle and its tensors' bytes; the tensors use these bytes without a copy."""
     return pickle.loads(head, buffers=buffers)
 
 

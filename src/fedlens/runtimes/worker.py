@@ -1,4 +1,4 @@
-"""What a worker does with its share of a round, in whichever process it lives."""
+"""A worker's share of a round, in a process of any kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MakeTrainer = Callable[[], ClientTrainer]
 
 
 def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = None) -> Iterator[Outcome]:
-    """Do `tasks` in order; `meter` counts clients and steps. Updates are added up here where the aggregation and the
-    task allow it."""
+    """Do `tasks` in order; `meter` counts clients and steps. Updates are added up here where all receivers, the rule
+    and the task allow it."""
     meter = meter or Meter()
     meter.begin([trainer.steps(task) for task in tasks])
     sums = trainer.partial_sum(tasks[0].round) if tasks else None

@@ -1,4 +1,4 @@
-"""What people are told before the first round: what is about to run, and what is doubtful about it."""
+"""The text before the first round: what is about to run, and warnings about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENOUGH_VALIDATION = 100
 
 
 def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[str, str]:
-    """What is about to run, for people."""
+    """A summary of the run that is about to start."""
     config, data, clients = experiment.config, experiment.images, runtime.known()
     parameters = sum(value.numel() for value in experiment.model.parameters())
     images = sum(client.examples for client in clients)
@@ -45,7 +45,7 @@ def data_line(data: FederatedData, clients: int) -> str:
 
 
 def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | None:
-    """What to know where validation has so few images that it decides by chance; None where it has enough, or none."""
+    """A warning where validation has so few images that chance decides; None where it has enough, or none at all."""
     apart = experiment.malicious if experiment.partly_private else frozenset()
     images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
     interval = wilson(0.5, images)
@@ -59,7 +59,7 @@ def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | Non
 
 
 def font_notes(experiment: Experiment) -> list[str]:
-    """Which names TensorBoard's pictures cannot show."""
+    """Warnings for names that TensorBoard's pictures cannot show."""
     data = experiment.images
     names = (*data.class_names, *(client.name for client in data.clients))
     note = missing_note(names) if experiment.config.tracking.tensorboard else None

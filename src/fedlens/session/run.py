@@ -1,4 +1,4 @@
-"""One run from start to end: its folder, its trackers, the coordinator, and what is left behind."""
+"""One run from start to end: its folder, its trackers, the coordinator, and the files that remain."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ class UserObjects:
 def execute(
     config: Config, folder: RunDir, given: UserObjects, observer: Observer, trackers: Sequence[Tracker]
 ) -> nn.Module:
-    """Run or go on with what is in `folder`; gives the final model. A stop at any moment can be gone on from.
+    """Start or resume the run in `folder`; gives the final model. A run that is stopped at any moment can be resumed.
 
     Raises:
         FedLensError: the folder keeps the last whole checkpoint.
-        KeyboardInterrupt: passed on after what is finished is on disk.
+        KeyboardInterrupt: passed on once every finished round is on disk.
     """
     watch = Stopwatch()
     progress = watch.timed(observer.progress)
     experiment = build_experiment(config, folder.path, progress, model=given.model, data=given.data)
-    # too few clients: say so before there is a run
+    # report too few clients before a run exists
     check_rule(config, build_plan(config).sampler.size(len(experiment.train_data.clients)))
     data = experiment.train_data
     check_stopping(config, len(data.val))
@@ -94,10 +94,10 @@ def run_rounds(
     trackers: Sequence[Tracker],
     watch: Stopwatch,
 ) -> nn.Module:
-    """The rounds of `experiment` wherever its clients live, and what they leave behind; gives the final model, on the
-    CPU as when it is read from the folder.
+    """Run the rounds of `experiment` with any runtime, and write its files; gives the final model, on the CPU as when
+    it is read from the folder.
 
-    `make_scoring` says how the shared model is scored, where there is one.
+    `make_scoring` says how the shared model is evaluated, where there is one.
     """
     config = experiment.config
     for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment)):
@@ -120,7 +120,7 @@ def run_rounds(
         scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:
             watch.part("rounds")
-            end = coordinator.run(start.pop())  # nobody else holds the first model, so it goes when the next is there
+            end = coordinator.run(start.pop())  # popped, so that the first model is freed when the next one is there
             watch.part("report")
             folder.save_data(experiment.images, runtime.known())
             save_models(experiment, folder, end, checkpoints)
@@ -137,7 +137,7 @@ def run_rounds(
 
 @contextmanager
 def running(runtime: Runtime) -> Iterator[Runtime]:
-    """A runtime that is ended, whatever happens."""
+    """A runtime that is closed at the end, also after an error."""
     try:
         yield runtime
     finally:
@@ -153,7 +153,7 @@ def coordinating(
     checkpoints: Checkpoints,
     note: Callable[[str], None],
 ) -> Iterator[Coordinator]:
-    """A coordinator and its bookkeeping; finished rounds are written, and the trackers closed, whatever happens."""
+    """A coordinator and its bookkeeping; also after an error, finished rounds are written and trackers are closed."""
     books = Bookkeeping(trackers, checkpoints)
     try:
         yield Coordinator(

@@ -41,7 +41,7 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
 
 
 def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:
-    """What a reader of the folder needs to know, before the first round."""
+    """Write the files that a reader of the folder needs, before the first round."""
     write_atomic(folder.config, dump(experiment.config))
     save_paths(folder.config.with_name(PATHS_FILE), experiment.config)
     folder.save_versions(str(experiment.device))

@@ -1,4 +1,4 @@
-"""The seam of update transforms: what happens to an update between a client's trained model and the server's step.
+"""Update transforms: what happens to an update between a client's trained model and the server's step.
 
 The idea is that of postprocessors in pfl-research (Granqvist et al. 2024, https://arxiv.org/abs/2404.06430): an ordered
 chain, of which each transform may
@@ -90,7 +90,7 @@ class Receiver:
 
 
 class UpdateTransform(ABC):
-    """One transform. Nothing is done by default.
+    """One transform. The defaults change nothing.
 
     name   prefix of what it keeps at clients, and of its state at the server
     dense  its decoded updates are whole tensors in their own scale, as rules of aggregation and norms expect them

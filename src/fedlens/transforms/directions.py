@@ -1,7 +1,7 @@
-"""How far the updates of a round agree, without keeping any of them.
+"""How far the updates of a round agree, measured without storing them.
 
-Beside what the rule of aggregation collects, the updates' directions uᵢ = Δᵢ / ‖Δᵢ‖ are added up: one more sum of the
-model's size, which merges as every sum does. With U = Σ uᵢ over n clients and the combined update Δ:
+The updates' directions uᵢ = Δᵢ / ‖Δᵢ‖ are added up as well: one more sum of the model's size, which workers can merge
+like any other. With U = Σ uᵢ over n clients and the combined update Δ:
 
     Σᵢ cos(Δᵢ, Δ) / n           = U · Δ / (n ‖Δ‖)
     Σᵢ≠ⱼ cos(Δᵢ, Δⱼ) / (n(n−1)) = (‖U‖² − n) / (n(n−1))

@@ -1,4 +1,4 @@
-"""A bound on how much of a step one client decides by claiming many images.
+"""A bound on the share of a step's weight that one client can have by claiming many images.
 
 With weights w_1 … w_n and the largest share s, the weights become min(w_i, c) for the c that solves
 
@@ -21,7 +21,7 @@ from fedlens.core.types import ClientResult, State
 from fedlens.transforms.base import Receiver, ReceivingContext, UpdateTransform
 
 _ROUNDING = 1e-9
-"""n · s = 1 is meant to hold for n = 3 and s = 1/3, as floats have it."""
+"""Tolerance, so that n · s = 1 holds for n = 3 and s = 1/3 in floating point."""
 
 
 def largest_weight(weights: Sequence[float], share: float) -> float:
@@ -48,9 +48,9 @@ class LimitedShare(UpdateTransform):
 
 
 class HeaviestResults(Receiver):
-    """Whose weight will be reduced is known only when all results are there. It can be the ⌊1/share⌋ heaviest, so only
-    their updates are kept by themselves until then. An extra of a reduced result is reduced with its weight: it is a
-    sum over a client's images where a strategy weighs by images, and where all count alike nothing is reduced.
+    """Which weights are reduced is known only when all results are there. Only the ⌊1/share⌋ heaviest can be concerned,
+    so only they are held until then. An extra is reduced with its result's weight: where a strategy weighs by images it
+    is a sum over the client's images, and where all clients count alike nothing is reduced.
     """
 
     mergeable = False

@@ -1,4 +1,4 @@
-"""The seam of round protocols: how the results of one round are collected, whatever is done with them afterwards."""
+"""Round protocols: how the results of one round are collected. The coordinator does the server's step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fedlens.transforms.base import TransformChain
 
 @dataclass(frozen=True)
 class RoundSetup:
-    """What every protocol works with.
+    """The parts of a run that every protocol uses.
 
     lr               the clients' learning rate of a round
-    quorum           fewest answers that a synchronous round counts with
+    quorum           fewest answers with which a synchronous round counts
     trainable        names that clients train; the others are running statistics
-    chain            what happens to updates on their way
-    make_aggregator  a new aggregator for one round's decoded results, given what aggregators keep from round to round
-    note             is told of a round that is repeated
+    chain            the transforms of updates between clients and server
+    make_aggregator  a new aggregator for one round's decoded results, given the state that the one before kept
+    note             called with a line when a round is repeated
     """
 
     num_rounds: int
@@ -49,7 +49,7 @@ class RoundSetup:
         return lambda result: self.chain.decode(result, before.state.shared)
 
     def broadcast(self, state: ServerState, ctx: RoundContext) -> State:
-        """What goes to every client of the round, as it travels."""
+        """The payload for every client of the round, encoded."""
         return self.chain.encode_model(self.strategy.broadcast(state, ctx))
 
 
@@ -72,7 +72,7 @@ class CollectedRound:
         reports: tuple[ClientReport, ...],
         failures: tuple[ClientFailure, ...],
     ) -> CollectedRound:
-        """Of an aggregator that has every result."""
+        """Made from an aggregator that has every result."""
         total = aggregator.result()
         return cls(ctx, total, reports, failures, aggregator.kept())
 
@@ -98,7 +98,7 @@ class RoundProtocol(ABC):
         self.setup = setup
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint`, with the tasks that were pending then. Called once, before the first round."""
+        """Continue from `checkpoint`, with the tasks that were pending then. Called once, before the first round."""
         return
 
     def pending(self) -> tuple[PendingTask, ...]:

@@ -31,7 +31,7 @@ from fedlens.runtimes.base import AsyncRuntime
 from fedlens.strategies.base import RoundContext
 
 MOST_FAILURES = 3
-"""So many times the concurrency of failures in a row end a round before its buffer is full."""
+"""A round ends before its buffer is full after this many failures in a row, times the concurrency."""
 
 
 class BufferSchedule(Protocol):
@@ -64,7 +64,7 @@ class _Filling:
 
 
 class BufferedRounds(RoundProtocol):
-    """Keeps clients busy, and takes in what they send until there is enough for a step."""
+    """Keeps clients busy, and collects their updates until there are enough for a step."""
 
     def __init__(self, setup: RoundSetup, schedule: BufferSchedule) -> None:
         super().__init__(setup)
@@ -94,7 +94,7 @@ class BufferedRounds(RoundProtocol):
         filling = _Filling(ctx, payload, before.state.shared, dict(before.versions), aggregator)
         concurrency = self._concurrency
         while len(filling.reports) < ctx.cohort and filling.failed_in_a_row < MOST_FAILURES * concurrency:
-            if not self._runtime.more_now:  # of what happens at one moment, results and the step come first
+            if not self._runtime.more_now:  # at one virtual time, results and the step come first
                 self._give_out(concurrency - self._runtime.in_flight, filling)
             arrival = self._runtime.next_result(short=self._runtime.in_flight < concurrency)
             if arrival is not None:
@@ -102,7 +102,7 @@ class BufferedRounds(RoundProtocol):
         return CollectedRound.of(ctx, aggregator, tuple(filling.reports), tuple(filling.failures))
 
     def _give_out(self, free: int, filling: _Filling) -> None:
-        """Tasks from the newest model for as many idle clients as are `free` to be asked."""
+        """Give tasks from the newest model to at most `free` idle clients, drawn at random."""
         idle = self._runtime.idle()
         count = min(free, len(idle))
         if count <= 0:

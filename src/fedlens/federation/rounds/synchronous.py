@@ -12,7 +12,7 @@ from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProt
 from fedlens.strategies.base import RoundContext
 
 ROUND_TRIES = 3
-"""How often a round is begun before the run stops because too few clients answer."""
+"""Attempts at a round before the run stops because too few clients answer."""
 
 
 class SynchronousRounds(RoundProtocol):
@@ -26,7 +26,7 @@ class SynchronousRounds(RoundProtocol):
             )
 
     def collect(self, before: Checkpoint, number: int, timer: PhaseTimer) -> CollectedRound:
-        """A round that fewer than the quorum answered is begun again, with the clients that are there then."""
+        """Collect a round; where fewer clients than the quorum answer, repeat it with those available then."""
         lost: tuple[ClientFailure, ...] = ()
         for _ in range(ROUND_TRIES):
             ctx, aggregator, reports, failures = self._attempt(before, number, timer)
@@ -70,7 +70,7 @@ def aggregate(
     aggregator: Aggregator,
     decode: Callable[[ClientResult], ClientResult] = lambda result: result,
 ) -> tuple[tuple[ClientReport, ...], tuple[ClientFailure, ...]]:
-    """Give `aggregator` the outcomes as they come, decoded; the reports of the results, and the failures."""
+    """Add the outcomes to `aggregator` as they come, decoded; gives the reports of the results, and the failures."""
     reports: list[ClientReport] = []
     failures: list[ClientFailure] = []
     for outcome in outcomes:
