@@ -105,7 +105,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read, is no regular file, or is longer than `LONGEST_JSON`.
-            json.JSONDecodeError: it is not JSON.
+        json.JSONDecodeError: it is not JSON.
     """
     return parse_json(read_regular(path, LONGEST_JSON))
 

@@ -1,6 +1,6 @@
-"""Random changes of training images, on uint8 batches.
+"""Random augmentation of training images, on uint8 batches.
 
-Every image of a batch draws its own change from the generator that is passed in, so that a repeat is exact.
+Each image of a batch draws its own change from the given generator, so results are repeatable.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from fedlens.errors import DataError
 
 
 class Augment(Protocol):
-    """uint8 (B, S, S, C) → a new tensor of the same shape and type."""
+    """uint8 (B, S, S, C) → a new tensor of the same shape and dtype."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor: ...
 
 
 def augmentation(name: Literal["none", "flip", "crop_flip", "randaugment"]) -> Augment | None:
-    """What `data.augment` names; None for "none".
+    """The augmentation called `name` in `data.augment`; None for "none".
 
-    flip         left and right are swapped in half of the images
-    crop_flip    and the image is moved by up to an eighth of its side, black beyond the edge (He et al., "Deep Residual
+    flip         half of the images are mirrored horizontally
+    crop_flip    flip, and a shift by up to an eighth of the side, filled with black (He et al., "Deep Residual
                  Learning", CVPR 2016, section 4.2: 4 pixels of 32)
-    randaugment  and two operations of magnitude 9 (Cubuk et al., "RandAugment", NeurIPS 2020), by torchvision
+    randaugment  crop_flip, and two operations of magnitude 9 (Cubuk et al., "RandAugment", NeurIPS 2020), by
+                 torchvision
     """
     known: dict[str, Augment | None] = {"none": None, "flip": flip, "crop_flip": crop_flip, "randaugment": randaugment}
     return known[name]
@@ -40,7 +41,7 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Move each image by up to an eighth of its shorter side in both directions, then `flip`."""
+    """Shift each image by up to an eighth of its shorter side in both directions, then `flip`."""
     _check(images)
     height, width = images.shape[1:3]
     margin = min(height, width) // 8
@@ -57,7 +58,7 @@ def randaugment(images: Tensor, generator: Generator) -> Tensor:
     operations = RandAugment(num_ops=2, magnitude=9)
     moved = crop_flip(images, generator)
     seed = int(torch.randint(0, 2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):  # RandAugment knows no generator: lend it the global one
+    with torch.random.fork_rng(devices=[]):  # RandAugment takes no generator: seed the global one for the call
         torch.default_generator.manual_seed(seed)
         changed = [operations(image.permute(2, 0, 1)).permute(1, 2, 0) for image in moved]
     return torch.stack(changed) if changed else moved

@@ -1,4 +1,4 @@
-"""The families of data blocks: where images come from, and how they are dealt out to clients."""
+"""The interfaces of data blocks: sources of images, and schemes that partition them among clients."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from fedlens.data.types import ImageTable
 
 
 class Source(ABC):
-    """Where images come from. The dataclass' fields are its configuration keys under `data`."""
+    """A source of images. The fields of the dataclass are its configuration keys under `data`."""
 
     @abstractmethod
     def load(self) -> ImageTable:
         """List (or decode) the images.
 
         Raises:
-            DataError: nothing there, or not in the expected form; the message names the file and the way out.
+            DataError: there are no images, or they are not in the expected form; the message names the file and the way
+            out.
         """
 
 
 @dataclass(frozen=True)
 class ToPartition:
-    """The rows to deal out. `natural`: each row's own client, where the source knows it."""
+    """The rows to partition. `natural`: each row's own client, if the source knows it."""
 
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -37,9 +38,9 @@ class ToPartition:
 
 
 class Scheme(ABC):
-    """How rows are dealt out to clients. The dataclass' fields are its keys under `data.partition`.
+    """How rows are partitioned among clients. The fields of the dataclass are its keys under `data.partition`.
 
-    keeps_clients  the data's own clients stay as they are
+    keeps_clients  the data's own clients are kept
     """
 
     keeps_clients: ClassVar[bool] = False
@@ -49,7 +50,7 @@ class Scheme(ABC):
         """Client name → positions in `rows.labels`; every position at most once.
 
         Raises:
-            DataError: the scheme cannot be met with these rows; the message says why.
+            DataError: the scheme cannot be applied to these rows; the message says why.
         """
 
 
@@ -60,7 +61,7 @@ _SIGNS = {"alpha": "α"}
 
 
 def described(scheme: Scheme) -> str:
-    """A scheme in a few words, "dirichlet α 0.3": its name, its first parameter, and others that are not defaults."""
+    """A short description of a scheme, "dirichlet α 0.3": its name, its first parameter, and other non-default ones."""
     kind = type(scheme)
     name = next((entry.name for entry in schemes.entries() if entry.factory is kind), kind.__name__)
     parameters: list[Field[Any]] = [field for field in fields(kind) if field.init] if is_dataclass(kind) else []

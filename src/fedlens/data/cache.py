@@ -1,9 +1,9 @@
-"""Decoded images on disk: one file of uint8 pixels a table and size, mapped into memory, never held in it.
+"""Decoded images on disk: one memory-mapped file of uint8 pixels for each table and size.
 
-`<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C) row after row; `<key>.json` beside it lists the
-files that could not be decoded, says which folder holds them all, and takes its name last: without it the pixels do
-not count. Two processes that build the same cache at once write the same bytes in folders of their own; whoever
-renames last wins. The time of change of the pixels is that of their last use.
+`<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C), row by row. `<key>.json` beside it lists the files that
+could not be decoded and the folder that contains all files. It is renamed to its final name last: pixels without it are
+invalid. Two processes that build the same cache at once write the same bytes in separate folders; the last rename wins.
+The modification time of the pixel file is that of its last use.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 
 DECODING = 2
-"""Part of every key. Add one when `images` turns a file into other pixels than before."""
+"""Version of decoding, part of every key. Increase it when `images` decodes a file to other pixels than before."""
 
 CHUNK = 256
-"""Images decoded between two writes: what bounds the memory."""
+"""Images decoded between two writes; bounds the memory."""
 
 STAGING = ".building-"
-"""How the folders begin in which a cache is built."""
+"""Name prefix of the folders in which a cache is built."""
 
 A_DAY = 86400
-"""Seconds without a change after which such a folder was left by a run that was killed."""
+"""Seconds without a change after which such a folder counts as abandoned by a killed run."""
 
 OnBadImage = Literal["skip", "fail"]
 Skipped = dict[int, tuple[str, str]]
 """Row → (file, reason)."""
 
 Decoded = tuple[str, "Pixels | str"]
-"""The digest of a file's content ("" of pixels without a file); its square image, or the reason why there is none."""
+"""The digest of a file's content ("" for pixels without a file), and its square image or the reason for its absence."""
 
 Decode = Callable[[Path], Decoded]
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How images are decoded, to `image_size` pixels a side, and where they are kept.
+    """How images are decoded, to `image_size` pixels per side, and where they are cached.
 
-    `on_bad_image`: whether one that cannot be decoded is left out; `max_pixels`: see `images.read`; `cache_dir` None:
+    `on_bad_image`: whether an undecodable image is skipped; `max_pixels`: see `images.read`; `cache_dir` None:
     `default_cache_dir`.
     """
 
@@ -73,9 +73,9 @@ class CachedImages:
 
     images  uint8 (M, S, S, C), copy-on-write mapping of `file`
     kept    int64 (M,), the table's row of each image, ascending
-    key     changes when any image, its order or its decoding changes; not with the size and the channels, which the
-            shape of `images` tells, and not when the files move
-    files, contents  of each image: its file, and the digest of the file's content; empty for pixels without files
+    key     changes when any image, the order or the decoding changes; independent of size and channels, which are in
+            the shape of `images`, and of the files' location
+    files, contents  for each image its file, and the digest of the file's content; empty for pixels without files
     """
 
     images: Tensor
@@ -97,14 +97,14 @@ def default_cache_dir() -> Path:
 def build_cache(
     table: ImageTable, decoding: Decoding, progress: Callable[[int, int], None] | None = None
 ) -> CachedImages:
-    """Decode every image of `table`, or find that this was done before.
+    """Decode every image of `table`, or reuse an existing cache.
 
-    A cache is found by the files' paths, sizes, modes and times of change, so nothing is opened when it is there.
+    A cache is identified by the files' paths, sizes, modes and modification times, so no file is opened if it exists.
     `progress` is called with (images done, images in all) while decoding.
 
     Raises:
-        DataError: no image can be decoded; or one cannot and `on_bad_image` is "fail"; or the disk is full or the
-            cache folder cannot be written.
+        DataError: no image can be decoded; one cannot and `on_bad_image` is "fail"; the disk is full; or the cache
+        folder cannot be written.
     """
     image_size, max_pixels, on_bad_image = decoding.image_size, decoding.max_pixels, decoding.on_bad_image
     pixel_digest = _pixel_digest(table)
@@ -133,7 +133,7 @@ def build_cache(
 
 
 def cache_name(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS, pixel_digest: str = "") -> str:
-    """32 hex digits: of the files' paths, sizes, modes and times of change, or of `pixel_digest`."""
+    """32 hex digits: a digest of the files' paths, sizes, modes and modification times, or of `pixel_digest`."""
     how = f"{DECODING} {image_size} {table.channels} {max_pixels}\n"
     digest = hashlib.blake2b(how.encode(), digest_size=16)
     if isinstance(table.images, np.ndarray):
@@ -144,7 +144,7 @@ def cache_name(table: ImageTable, image_size: int, max_pixels: int = MAX_PIXELS,
 
 
 def _pixel_digest(table: ImageTable) -> str:
-    """32 hex digits of pixels that came without files; empty for a table of files."""
+    """32 hex digits: a digest of pixels without files; empty for a table of files."""
     if not isinstance(table.images, np.ndarray):
         return ""
     digest = hashlib.blake2b(f"{DECODING} {table.images.shape}\n".encode(), digest_size=16)
@@ -162,7 +162,7 @@ def _signature(path: Path) -> str:
 
 
 def _find(pixels: Path, index: Path, table: ImageTable, row_bytes: int) -> tuple[Skipped, list[str]] | None:
-    """What a finished cache left out, and the digests of all files; None when there is no complete one."""
+    """The skipped rows of a complete cache, and the digests of all files; None if there is no complete cache."""
     rows = len(table.labels)
     try:
         content = read_json(index)
@@ -186,7 +186,7 @@ def _write(
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Skipped, list[str]]:
-    """Decode all rows into `pixels`, then vouch for them in `index`."""
+    """Decode all rows into `pixels`, then write `index`, which makes the cache valid."""
     needed = len(table.labels) * size * size * table.channels
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
@@ -217,23 +217,23 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def abandoned(staging: Path) -> bool:
-    """Whether nobody has written for a day in a folder or file that is being made."""
+    """Whether a temporary folder or file has not changed for a day."""
     try:
         newest = max(path.stat().st_mtime for path in (staging, *staging.glob("*")))
-    except OSError:  # whoever built there has just finished
+    except OSError:  # the other process has just finished
         return False
     return time.time() - newest > A_DAY
 
 
 def _common_folder(table: ImageTable) -> str | None:
-    """The folder around all files; None for pixels that came without files."""
+    """The folder that contains all files; None for pixels without files."""
     if isinstance(table.images, np.ndarray):
         return None
     return _printable(os.path.commonpath([folder.resolve() for folder in {file.parent for file in table.images}]))
 
 
 def _printable(path: str | Path) -> str:
-    """A path as text that can be written, also where its name is not UTF-8."""
+    """A path as encodable text, even if its name is not UTF-8."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -244,7 +244,7 @@ def _write_rows(
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Skipped, list[str]]:
-    """Append every image that can be decoded to `file`, in order."""
+    """Append every decodable image to `file`, in order."""
     total = len(table.labels)
     skipped: Skipped = {}
     contents: list[str] = []
@@ -265,7 +265,7 @@ def _write_rows(
 
 
 def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Decoded]:
-    """Each row's square image, or the reason why there is none; a few threads decode a chunk ahead at most."""
+    """Each row's square image, or the reason for its absence; a few threads decode at most one chunk ahead."""
     if isinstance(table.images, np.ndarray):
         for image in table.images:
             yield "", fit(image, size=size, channels=table.channels)
@@ -276,7 +276,7 @@ def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Decod
 
 
 def _read_or_reason(path: Path, size: int, channels: Literal[1, 3], max_pixels: int) -> Decoded:
-    content = digest_of(path)  # first, so that decoding finds the file in memory
+    content = digest_of(path)  # first, so that decoding finds the file in the page cache
     try:
         return content, read(path, size=size, channels=channels, max_pixels=max_pixels)
     except DataError as error:

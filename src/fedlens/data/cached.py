@@ -1,6 +1,6 @@
-"""What lies in the cache, how large it is and when it was used last; and removing it.
+"""The content of the cache: its entries, their sizes and last use; and their removal.
 
-Only what has a name that FedLens gives is looked at: the folder may hold other things besides.
+Only names that FedLens itself creates are considered: the folder may contain other files.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ DOWNLOADS = "datasets"
 _NAMES = {
     "images": r"[0-9a-f]{32}\.u8|\.building-.+",
     "features": r"features-[0-9a-f]{32}\.(f32|part)",
-    "partitions": r"[0-9a-f]{32}\.npz",  # of earlier versions
+    "partitions": r"[0-9a-f]{32}\.npz",  # from earlier versions
     "huggingface": r"\.?[0-9a-f]{16}-.+",
     DOWNLOADS: r"FashionMNIST|cifar-10.*",
 }
-"""Sub-folder → names of what is cached in it. While it is being made, a dot comes first or .part last."""
+"""Sub-folder → names of its cached entries. Incomplete entries start with a dot or end in .part."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing in the cache.
+    """One entry of the cache.
 
-    kind    the sub-folder that it lies in
+    kind    its sub-folder
     size    bytes
-    used    when it was used last, in seconds since 1970
-    about   the folder of the images that it was made of, or "unfinished"; empty when nothing is known
+    used    time of last use, in seconds since 1970
+    about   the folder of its source images, or "unfinished"; empty if unknown
     """
 
     kind: str
@@ -48,21 +48,21 @@ class CacheEntry:
         """Remove it from the disk.
 
         Raises:
-            DataError: it may not be removed.
+            DataError: it cannot be removed.
         """
         try:
             if self.path.is_dir():
                 shutil.rmtree(self.path)
                 return
             if self.kind == "images":
-                _index(self.path).unlink(missing_ok=True)  # first: pixels without it do not count
+                _index(self.path).unlink(missing_ok=True)  # first: pixels without it are invalid
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
 
 def contents(cache_dir: Path) -> list[CacheEntry]:
-    """What the cache holds, the last used first, without what a run is making at the moment."""
+    """The entries of the cache, the last used first, except those that a run is writing now."""
     return sorted(_entries(cache_dir), key=lambda entry: -entry.used)
 
 
@@ -71,14 +71,14 @@ def _entries(cache_dir: Path) -> Iterator[CacheEntry]:
         for path in (cache_dir / kind).glob("*"):
             begun = path.name.startswith(".") or path.suffix == ".part"
             if re.fullmatch(names, path.name) and (not begun or abandoned(path)):
-                with suppress(FileNotFoundError):  # somebody has just removed it
+                with suppress(FileNotFoundError):  # another process has just removed it
                     yield _entry(kind, path, "unfinished" if begun else _origin(kind, path))
 
 
 def _entry(kind: str, path: Path, about: str) -> CacheEntry:
     files = [file.stat() for file in (path, *path.rglob("*")) if file.is_file()]
     used = path.stat().st_mtime
-    if kind == DOWNLOADS:  # nobody marks these, but reading them leaves a trace
+    if kind == DOWNLOADS:  # downloads have no time of last use of ours; the access time shows it
         used = max([used, *(file.st_atime for file in files)])
     return CacheEntry(kind, path, sum(file.st_size for file in files), used, about)
 
@@ -88,7 +88,7 @@ def _origin(kind: str, path: Path) -> str:
         return ""
     try:
         return str(read_json(_index(path))["folder"] or "")
-    except (OSError, ValueError, KeyError, TypeError):  # made by an earlier version, or damaged
+    except (OSError, ValueError, KeyError, TypeError):  # from an earlier version, or damaged
         return ""
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) by torchvision, which checks the files' checksums before it opens them."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) by torchvision, which verifies the files' checksums before opening them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedlens.errors import DataError
 
 
 def load_cifar(name: Literal["CIFAR10", "CIFAR100"], path: Path | None) -> ImageTable:
-    """The 50,000 training and 10,000 test pictures (184 MB) in `path`, fetched when they are not there.
+    """The 50,000 training and 10,000 test images (184 MB) in `path`, downloaded if they are missing.
 
     Raises:
         DataError: there is no intact copy and the download fails.

@@ -1,4 +1,4 @@
-"""Class names of data sets from Python: each may number its classes in an order of its own."""
+"""Class names of data sets from Python, each of which may number its classes differently."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Numbering:
-    """names: of all classes, by label; None where no data set names them. numbers: for each data set, its labels →
-    labels in `names`; None where they are the same."""
+    """names: of all classes, by label; None if no data set has names. numbers: for each data set, a map from its labels
+    to labels in `names`; None if they are equal."""
 
     names: Names | None
     numbers: tuple[NDArray[np.int64] | None, ...]
@@ -28,7 +28,7 @@ class Numbering:
 
 
 def pieces(dataset: Dataset[Any]) -> Iterator[Dataset[Any]]:
-    """The data sets that a ConcatDataset joins, or the data set itself: each has class names of its own."""
+    """The data sets inside a ConcatDataset, or the data set itself: each has its own class names."""
     if isinstance(dataset, ConcatDataset):
         for inner in dataset.datasets:
             yield from pieces(inner)
@@ -37,10 +37,10 @@ def pieces(dataset: Dataset[Any]) -> Iterator[Dataset[Any]]:
 
 
 def own_names(dataset: Any) -> Names | None:
-    """`dataset.classes`, or those of the data set that it takes a part of (`Subset`); None where there are none.
+    """`dataset.classes`, or those of a `Subset`'s data set; None if there are none.
 
     Raises:
-        DataError: it is a part of a ConcatDataset whose data sets number their classes differently.
+        DataError: it is a subset of a ConcatDataset whose data sets number their classes differently.
     """
     known = getattr(dataset, "classes", None)
     if isinstance(known, Sequence) and not isinstance(known, str):
@@ -58,13 +58,13 @@ def own_names(dataset: Any) -> Names | None:
 
 
 def numbering(known: Sequence[Names | None], given: Sequence[str] | None) -> Numbering:
-    """One numbering for data sets with the class names `known`, which are matched by name.
+    """A common numbering for data sets with the class names `known`, matched by name.
 
-    `given` names the classes by label. Where it holds the data sets' own names, labels follow its order; where it does
-    not, and all data sets agree, it gives their classes other names.
+    `given` names the classes by label. If it contains the data sets' own names, labels follow its order; if not, and
+    all data sets agree, it renames their classes.
 
     Raises:
-        DataError: a data set without names stands beside others that disagree; `given` lacks names of such.
+        DataError: a data set has no names while the others disagree; or `given` lacks some of their names.
     """
     lists = list(dict.fromkeys(names for names in known if names is not None))
     asked = None if given is None else tuple(normalized(str(name)) for name in given)
@@ -89,10 +89,10 @@ def numbering(known: Sequence[Names | None], given: Sequence[str] | None) -> Num
 
 
 def renumbered(labels: Sequence[int], numbers: NDArray[np.int64] | None) -> list[int]:
-    """Labels of one data set as labels of all.
+    """Convert labels of one data set to the common numbering.
 
     Raises:
-        DataError: a label has no name in its own data set.
+        DataError: a label has no name in its data set.
     """
     if numbers is None:
         return list(labels)
@@ -108,7 +108,7 @@ def whole(label: Any) -> int:
     """A label as a class number.
 
     Raises:
-        DataError: it is no whole number.
+        DataError: it is not an integer.
     """
     shape = tuple(getattr(label, "shape", ()))
     if math.prod(shape) != 1:

@@ -1,4 +1,4 @@
-"""Which columns of a table hold what."""
+"""Finds the columns of a table by their meaning."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ NEAR: Mapping[Column, tuple[str, ...]] = {
         *("isval", "isvalid", "isvalidation", "istraining", "test", "holdout"),
     ),
 }
-"""Other names that people give these columns, without case, spaces and signs; the most telling first."""
+"""Other usual names of these columns, without case, spaces and signs; the most specific first."""
 
 
 def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[str, ...]]:
-    """The table in `file` with those of the five columns that it has, under their own names, and notes on others.
+    """The table in `file` with those of the five columns that it has, under their standard names, and notes on others.
 
-    given  column → its name in the table, where that is another; without, the name itself, in any case
+    given  column → its name in the table, if it differs from the standard name (in any case)
 
     Raises:
-        DataError: as `read_table`; a column that is needed or given is missing, or two have the same name.
+        DataError: as `read_table`; a required or given column is missing, or two have the same name.
     """
     table = read_table(file)
     found: dict[Column, str] = {}
@@ -73,7 +73,7 @@ def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[
 
 
 def _named(table: Table, given: str | None, column: Column) -> list[str]:
-    """The table's columns of that name; those of `column` in any case where none has it exactly."""
+    """The table's columns of that name; if none matches exactly, those of `column` in any case."""
     if given is not None:
         return [name for name in table.names if name == given.strip()]
     exact: list[str] = [name for name in table.names if name == column]
@@ -95,7 +95,7 @@ def _missing(table: Table, missing: list[Column], found: Mapping[Column, str]) -
 
 
 def _is_one_hot(table: Table, found: Mapping[Column, str]) -> bool:
-    """Whether the other columns are classes, with a 1 where an image belongs to one."""
+    """Whether the other columns are a one-hot encoding: one column per class, with a 1 for an image's class."""
     others = [values for name, values in table.columns.items() if name not in found.values()]
     return len(others) > 1 and all({"0", "1", "0.0", "1.0"}.issuperset(values) for values in others)
 
@@ -105,7 +105,7 @@ def _quoted(name: str) -> str:
 
 
 def _near(table: Table, column: Column, found: Mapping[Column, str]) -> str | None:
-    """The column that probably is it."""
+    """The most likely column."""
     counts = Counter(table.names)
     plain = {
         "".join(filter(str.isalnum, name.casefold())): name
@@ -116,7 +116,7 @@ def _near(table: Table, column: Column, found: Mapping[Column, str]) -> str | No
 
 
 def _told_by_values(table: Table, found: Mapping[Column, str]) -> str | None:
-    """The column with another name for the splits whose values are names of splits, training among others."""
+    """A column with another name whose values are names of splits, including training."""
     name = _near(table, "split", found)
     if name is None:
         return None
@@ -125,7 +125,7 @@ def _told_by_values(table: Table, found: Mapping[Column, str]) -> str | None:
 
 
 def _unread(table: Table, column: Column, found: Mapping[Column, str]) -> str | None:
-    """A note where an optional column may be there under another name: to train on its test rows would be wrong."""
+    """A note if an optional column may exist under another name: ignoring a split column would train on test rows."""
     near = _near(table, column, found)
     if near is None:
         return None

@@ -1,4 +1,4 @@
-"""What image files are, whatever their times and wherever they lie: digests of their contents."""
+"""Digests of image files' contents, independent of their modification times and locations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.data.tree import printable
 from fedlens.data.types import ClientRows, Rows
 
 DIGITS = 16
-"""Hexadecimal digits of a content's digest; there are none ("-" × 16) of a file that cannot be read."""
+"""Hexadecimal digits of a content's digest; "-" × 16 for a file that cannot be read."""
 
 
 def digest_of(path: Path) -> str:
@@ -28,8 +28,8 @@ def digest_of(path: Path) -> str:
 
 
 def fingerprint(made_with: str, files: Sequence[Path], contents: Sequence[str]) -> str:
-    """32 hex digits of the files' names below the folder around them all, and of their contents, in order; `made_with`:
-    whatever else makes the same files other images."""
+    """32 hex digits: a digest of the files' names below their common folder, and of their contents, in order;
+    `made_with`: everything else that affects the resulting images."""
     digest = hashlib.blake2b(f"{made_with}\n".encode(), digest_size=16)
     names = [os.path.abspath(file) for file in files]  # noqa: PTH100 - twenty times as fast as a Path
     around = len(os.path.commonpath({os.path.dirname(name) for name in names}))  # noqa: PTH120
@@ -45,7 +45,8 @@ def copy_notes(
     clients: Sequence[ClientRows],
     test: Rows,
 ) -> tuple[str, ...]:
-    """Notes on images with the same content in training and test, in several classes, and at several clients."""
+    """Notes on images with identical content that are in both training and test, in several classes, or at several
+    clients."""
     _, codes = np.unique(np.array(contents), return_inverse=True)
     if not len(codes) or int(codes.max()) + 1 == len(codes):
         return ()
@@ -73,7 +74,7 @@ def _shared(codes: NDArray[np.int64], train: Rows, held_out: Rows) -> list[tuple
 
 
 def _differing(codes: NDArray[np.int64], rows: Rows, values: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(row, an earlier row) of the same content and another value; `values` belong to `rows`."""
+    """(row, an earlier row) with the same content but another value; `values` belong to `rows`."""
     first: dict[int, int] = {}
     pairs = []
     for at, code in enumerate(codes[rows].tolist()):

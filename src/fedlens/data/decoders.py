@@ -1,7 +1,7 @@
-"""The bytes of an image file → samples as they are stored: (H, W, 1 to 4) of any type, upright.
+"""Decode the bytes of an image file to samples as stored: (H, W, 1 to 4) of any type, upright.
 
-Two and four channels are grey and RGB with alpha. OpenCV decodes what it can; Pillow reads the formats that OpenCV
-lacks (ICO, TGA, PSD …); TIFF has a module of its own, since both misread some of its kinds.
+Two and four channels are grey and RGB with alpha. OpenCV decodes most formats; Pillow those that OpenCV lacks (ICO,
+TGA, PSD …); TIFF has its own module, because both libraries misread some of its variants.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Samples = NDArray[Any]
 
 JPEG = b"\xff\xd8\xff"
 REDUCTIONS = (8, 4, 2)
-"""How many times smaller libjpeg can decode."""
+"""libjpeg's scale factors: it can decode at 1/8, 1/4 or 1/2 of the size."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
@@ -33,21 +33,21 @@ _FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD"),
     *("SGI", "TGA", "TIFF", "WEBP"),
 )
-"""What Pillow may read. EPS is not among them: Pillow would start Ghostscript, which runs programs."""
+"""Formats that Pillow may read. EPS is excluded: Pillow would start Ghostscript, which executes programs."""
 
 _PILLOW_LIMIT = Lock()
 
 
 def size_of(file: BinaryIO) -> tuple[int, int] | None:
-    """(width, height) from the header alone; None when it is that of no image."""
+    """(width, height) from the header alone; None if it is not an image's header."""
     start = file.read(24)
     file.seek(0)
-    if start.startswith(_PNG) and len(start) == 24:  # many times faster than Pillow, and most files are PNG
+    if start.startswith(_PNG) and len(start) == 24:  # most files are PNG; much faster than Pillow
         return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
     try:
         with pillow_image(file) as image:
             return image.size
-    except Exception:  # Pillow's readers raise whatever a damaged header leads them to
+    except Exception:  # Pillow's readers can raise any error on a damaged header
         return None
     finally:
         file.seek(0)
@@ -55,8 +55,8 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
 
 @contextmanager
 def pillow_image(file: BinaryIO) -> Iterator[Image.Image]:
-    """Pillow's image, whose header alone has been read. Its size is checked by the caller, with the user's limit: the
-    library's own is put aside for the moment of opening."""
+    """A Pillow image of which only the header has been read. The caller checks its size against the user's limit, so
+    the library's own limit is disabled while opening."""
     from PIL import Image
 
     with _PILLOW_LIMIT:
@@ -69,7 +69,7 @@ def pillow_image(file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def by_opencv(data: bytes, reduction: int = 1) -> Samples | None:
-    """RGB(A) or grey; None when OpenCV cannot decode it. `reduction`: JPEG only, see `REDUCTIONS`."""
+    """RGB(A) or grey; None if OpenCV cannot decode it. `reduction`: JPEG only, see `REDUCTIONS`."""
     flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION if reduction > 1 else cv2.IMREAD_UNCHANGED
     try:
         image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
@@ -81,16 +81,16 @@ def by_opencv(data: bytes, reduction: int = 1) -> Samples | None:
         image = image[..., None]
     elif image.shape[2] >= 3:
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    # TIFF comes upright from OpenCV and without its EXIF block; all the others come as stored.
+    # OpenCV returns TIFF upright and without its EXIF block, all other formats as stored.
     exif = dict(zip(kinds, chunks, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
     return image if exif is None else upright(image, _orientation_in(exif.tobytes()))
 
 
 def by_pillow(data: bytes) -> Samples:
-    """The first frame.
+    """Decode the first frame.
 
     Raises:
-        Exception: whatever a damaged file leads Pillow's readers to.
+        Exception: any error, because Pillow's readers do not wrap errors on damaged files.
     """
     with pillow_image(io.BytesIO(data)) as image:
         orientation = _orientation(image.getexif())
@@ -115,12 +115,13 @@ def _orientation_in(exif: bytes) -> int:
     try:
         block.load(exif)
         return _orientation(block)
-    except Exception:  # a damaged EXIF block does not make the picture unusable
+    except Exception:  # a damaged EXIF block does not make the image unusable
         return 1
 
 
 def _orientation(exif: Mapping[int, object]) -> int:
-    """1 (upright) where the tag is no whole number from 1 to 8: some programs write bytes, texts or fractions."""
+    """The orientation; 1 (upright) if the tag is not an integer from 1 to 8: some programs write bytes, texts or
+    fractions."""
     value = exif.get(_ORIENTATION)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -1,4 +1,4 @@
-"""Which source reads what `data.path` holds: the meaning of `data.source: auto`."""
+"""Detects the source for the content of `data.path`: implements `data.source: auto`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fedlens.data.tree import printable
 from fedlens.errors import DataError
 
 HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json")
-"""What `save_to_disk` of the `datasets` library leaves in a folder."""
+"""Files that `save_to_disk` of the `datasets` library writes."""
 
 
 def detect(path: Path | None) -> str:
-    """The name of the source that fits `path`; the sample when there is none.
+    """The name of the source that fits `path`; the sample if `path` is None.
 
     Raises:
-        DataError: `path` does not exist, or holds nothing that a source reads; the message says what was looked for.
+        DataError: `path` does not exist, or no source can read its content; the message says what was searched for.
     """
     if path is None:
         return "sample"

@@ -1,4 +1,4 @@
-"""From labelled rows to clients with train, validation and test rows, and a global test set."""
+"""Divides labelled rows into clients with train, validation and test rows, and a global test set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedlens.errors import DataError
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of each row besides its image (see `ImageTable`)."""
+    """The data of each row besides its image (see `ImageTable`)."""
 
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -30,16 +30,16 @@ class Columns:
 
     @classmethod
     def of(cls, table: ImageTable, kept: Rows) -> Columns:
-        """Those of the rows `kept` of `table`."""
+        """The columns of the rows `kept` of `table`."""
         taken = (None if column is None else column[kept] for column in (table.split, table.clients, table.groups))
         return cls(table.labels[kept], table.class_names, *taken)
 
 
 @dataclass(frozen=True)
 class DivisionPlan:
-    """How to divide. `scheme` None: the data's own clients, else dirichlet with alpha 0.5. `clients` counts for
-    schemes that deal out. `validation`, `client_test`: shares of a client's rows; `test`: share of all rows, used
-    when the data has no test split of its own. `partition_seed` None: `seed`."""
+    """How to divide. `scheme` None: the data's own clients, else dirichlet with alpha 0.5. `clients`: their number, for
+    schemes that create clients. `validation`, `client_test`: shares of a client's rows; `test`: share of all rows, used
+    if the data has no test split. `partition_seed` None: `seed`."""
 
     scheme: Scheme | None
     clients: int
@@ -52,7 +52,7 @@ class DivisionPlan:
 
 @dataclass(frozen=True)
 class Division:
-    """Who holds which rows, and by which scheme; `notes` are lines for the data report."""
+    """Which client holds which rows, and the scheme used; `notes` are lines for the data report."""
 
     scheme: Scheme
     clients: tuple[ClientRows, ...]
@@ -61,15 +61,15 @@ class Division:
 
 
 def divide(columns: Columns, plan: DivisionPlan) -> Division:
-    """Hold out the global test set, deal the rest out, and split every client's rows.
+    """Hold out the global test set, partition the rest, and split every client's rows.
 
-    The data's own split column goes before the fractions: "test" rows are the global test set, "val" rows are
-    validation rows of the client that owns them. Where the data's own clients stay, test rows that belong to one are
-    its own test images, too, and nothing else is held out for that.
+    The data's own split column takes precedence over the fractions: "test" rows are the global test set, "val" rows are
+    validation rows of the client that owns them. If the data's own clients are kept, test rows that belong to a client
+    are also its own test images, and no others are held out for it.
 
     Raises:
-        DataError: the scheme cannot be met; nothing is left to train on, or one class only; the data's own test or
-            validation split has a class of which there is no training image.
+        DataError: the scheme cannot be applied; no training images or only one class is left; or the data's own test or
+        validation split has a class without training images.
     """
     check_held_out(columns.labels, columns.class_names, columns.split)
     notes: list[str] = []
@@ -98,8 +98,8 @@ def divide(columns: Columns, plan: DivisionPlan) -> Division:
 
 @contextmanager
 def findings_told(report: DataReport) -> Iterator[None]:
-    """Errors inside say what was found in the data before, which may be the reason for them: the message ends with the
-    first note, how the data was read; the others are the error's notes.
+    """Adds the notes on how the data was read to errors raised inside, because they may explain the error: the first
+    note is appended to the message, the others become the error's notes.
 
     Raises:
         DataError: as inside.
@@ -121,7 +121,7 @@ def _automatic(columns: Columns, notes: list[str]) -> Scheme:
 
 
 def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str]) -> tuple[Rows, Rows]:
-    """(rows to deal out, global test rows)."""
+    """(rows to partition, global test rows)."""
     rows = np.arange(len(columns.labels))
     official = rows[columns.split == "test"] if columns.split is not None else rows[:0]
     rest = np.setdiff1d(rows, official)
@@ -145,7 +145,7 @@ def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str])
 
 
 def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:
-    """Client name → its own rows of the data's test split; empty where the data has none of clients."""
+    """Client name → its own rows of the data's test split; empty if the test rows belong to no clients."""
     if columns.clients is None or columns.split is None:
         return {}
     own = test[(columns.split[test] == "test") & (columns.clients[test] != "")]
@@ -168,7 +168,7 @@ def _deal(columns: Columns, scheme: Scheme, plan: DivisionPlan, pool: Rows, note
 
 
 def _check_classes(columns: Columns, clients: tuple[ClientRows, ...], notes: list[str]) -> None:
-    """A class that nobody can train on is said; a single class is an error."""
+    """Add a note for classes without training images; raise an error if there is only one class."""
     trained = np.concatenate([client.train for client in clients] or [np.empty(0, np.int64)])
     counts = np.bincount(columns.labels[trained], minlength=len(columns.class_names))
     present = np.flatnonzero(counts)

@@ -1,4 +1,4 @@
-"""A few of the sample's clients with a few images each: small enough for two folders on two machines."""
+"""An excerpt of the sample: a few clients with a few images each, small enough to copy to several machines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fedlens.errors import DataError
 
 
 def excerpt(clients: int, images: int, seed: int) -> ImageTable:
-    """The first `clients` of the sample's shops, renamed client1, client2, …, with `images` drawn of each (fewer where
-    a shop has fewer), and the whole test set.
+    """The first `clients` of the sample's shops, renamed client1, client2, …, with `images` randomly drawn images each
+    (fewer if a shop has fewer), and the whole test set.
 
     Raises:
         DataError: the sample has fewer clients.

@@ -1,7 +1,8 @@
 """A federation as folders: OUT/client1/<class>/…, OUT/client2/<class>/…, OUT/test/<class>/….
 
-The source `clients` reads this layout. `classes.json` keeps the order of the classes, `partition.json` says how the
-folders came about. A class or client name that cannot name a folder ("T-shirt/top") is changed as little as that needs.
+The source `clients` reads this layout. `classes.json` stores the order of the classes, `partition.json` how the
+partition was made. A class or client name that is not a valid folder name ("T-shirt/top") is changed as little as
+necessary.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: images by folder, and what is worth knowing."""
+    """What was written: the number of images by folder, and notes."""
 
     folders: Mapping[str, int]
     notes: tuple[str, ...]
@@ -51,12 +52,12 @@ def export(
 ) -> Export:
     """Divide `table` by `plan` and write it as folders, files copied as they are (or hard-linked), arrays as PNG.
 
-    A client's folder holds all of its images: validation and client test are held out when a run begins, so the plan's
-    shares for them do not count here. With groups, `manifest.csv` keeps them, for folders cannot.
-    `overwrite` removes an earlier export in `out`, nothing else. `progress` gets (files done, files in all).
+    A client's folder holds all its images: validation and client test sets are held out when a run starts, so the
+    plan's shares for them are not used here. Groups are stored in `manifest.csv`, because folders cannot express them.
+    `overwrite` removes only an earlier export in `out`. `progress` is called with (files done, files in all).
 
     Raises:
-        DataError: `out` holds something; a file cannot be written; as `divide`.
+        DataError: `out` is not empty; a file cannot be written; or as `divide`.
     """
     plan = replace(plan, validation=0.0, client_test=0.0)
     with findings_told(DataReport(len(table.labels), notes=table.notes)):
@@ -101,7 +102,7 @@ def take(table: ImageTable, rows: Rows) -> ImageTable:
 
 
 def folder_names(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """One folder name for each name, all different, also where upper and lower case are one."""
+    """One folder name for each name, all distinct even if case is ignored."""
     used = {name.casefold() for name in taken}
     found = []
     for name in names:
@@ -132,7 +133,7 @@ def _place(table: ImageTable, held: Mapping[str, Rows], classes: Sequence[str]) 
 
 
 def _make_room(out: Path, overwrite: bool, images: Any) -> None:
-    """An empty folder at `out`, or an error that says what is in the way."""
+    """Create an empty folder at `out`, or raise an error that names what is in the way."""
     out.mkdir(parents=True, exist_ok=True)
     found = sorted(entry.name for entry in out.iterdir())
     if not found:

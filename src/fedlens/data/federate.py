@@ -1,4 +1,4 @@
-"""From a table of images to a federation."""
+"""Builds a federation from a table of images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fedlens.data.types import FederatedData, ImageTable
 def federate(
     table: ImageTable, plan: DivisionPlan, decoding: Decoding, progress: Callable[[int, int], None] | None = None
 ) -> FederatedData:
-    """Decode (or find decoded) the images, and divide their rows among clients and splits.
+    """Decode the images or load them from the cache, and divide their rows among clients and splits.
 
     `progress` is called with (images done, images in all) while decoding.
 
     Raises:
-        DataError: images cannot be decoded, the scheme cannot be met, or nothing is left to train on.
+        DataError: images cannot be decoded, the scheme cannot be applied, or no training images are left.
     """
     cached = build_cache(table, decoding, progress)
     columns = Columns.of(table, cached.kept)

@@ -1,4 +1,4 @@
-"""Folders of images as a table: what the sources `imagefolder` and `clients` share."""
+"""Reads folders of images as a table; used by the sources `imagefolder` and `clients`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOKS = 8
 
 
 def sub_folders(folder: Path) -> list[Path]:
-    """The folders in `folder` that are not a system's, in natural order."""
+    """The folders in `folder` except system folders, in natural order."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not is_system(entry.name)]
     return [folder / name for name in sorted(names, key=natural)]
@@ -44,29 +44,26 @@ def existing_folder(path: Path) -> Path:
 
 
 def folder_layout(root: Path, *, clients: bool | None = None) -> Layout:
-    """How the folders below `root` are read; `clients` as for `read_layout`.
-
-    Raises:
-        DataError: as `folder_table`.
-    """
+    """The layout of the folders below `root`; `clients` as for `read_layout`."""
     return _Read(root, clients).layout
 
 
 def folder_table(root: Path, *, clients: bool | None = None) -> ImageTable:
-    """The images below `root`, by what their folders are: splits, clients, classes. `clients` as for `read_layout`.
+    """The images below `root`, by the meaning of their folders: splits, clients, classes. `clients` as for
+    `read_layout`.
 
-    Labels follow `classes.json` in `root` where there is one, else the sorted names of all class folders. The first
-    note says how the folders were read, others what was passed over.
+    Labels follow `classes.json` in `root` if it exists, else the sorted names of all class folders. The first note
+    describes how the folders were read, others what was skipped.
 
     Raises:
-        DataError: no images, or only outside class folders; it cannot be told how the folders are to be read; class
-            folders that `classes.json` does not name; a folder cannot be listed, or its name is not UTF-8.
+        DataError: there are no images, or only outside of class folders; the layout is ambiguous; `classes.json` does
+        not name a class folder; a folder cannot be listed, or its name is not UTF-8.
     """
     return _Read(root, clients).table()
 
 
 class _Read:
-    """One reading of a folder."""
+    """Reads one folder."""
 
     def __init__(self, root: Path, clients: bool | None) -> None:
         self._root = root
@@ -110,7 +107,7 @@ class _Read:
         )
 
     def _refuse_unreadable(self, names: Collection[str]) -> None:
-        """Raises DataError: a folder that names a class or a client has a name that cannot be written or shown."""
+        """Raises DataError: the name of a class or client folder is not valid UTF-8."""
         for name in sorted(names):
             if printable(name) != name:
                 raise DataError(
@@ -119,7 +116,7 @@ class _Read:
                 )
 
     def _summary(self, classes: Sequence[str], splits: Sequence[str], clients: Sequence[str]) -> str:
-        """How the folders were read, in one line."""
+        """One line that describes how the folders were read."""
         layout = self.layout
         shape = "/".join("*" if level == "-" else f"<{level}>" for level in layout.levels)
         folders = {split: name for name, split in layout.splits.items()}
@@ -129,7 +126,7 @@ class _Read:
         return read_as(printable(self._root), shape, classes, clients, held_out)
 
     def _doubts(self, loose: Sequence[Path]) -> list[str]:
-        """Notes on what was passed over, and on names that may be one."""
+        """Notes on skipped files, and on names that may mean the same class."""
         passed, depth = self._passed, len(self.layout.levels)
         folders = [names for names, folder in self._tree.below() if len(names) <= depth]
         used = {names[:place] for names, _ in self._held for place in range(len(names) + 1)}
@@ -154,12 +151,12 @@ class _Read:
 
 
 def common_size(images: Sequence[Path]) -> int | None:
-    """The longer side, in pixels, that a few images spread over `images` all have; None where they differ.
+    """The common longer side, in pixels, of a sample of `images`; None if they differ.
 
-    Only headers are read. Exported samples and small research sets come in one size; photographs do not.
+    Only headers are read. Exported samples and small research data sets have one size; photographs do not.
     """
     some = images[:: max(len(images) // _LOOKS, 1)][:_LOOKS]
-    sizes = {max(size) for size in map(pixel_size, some) if size}  # what cannot be read is counted later
+    sizes = {max(size) for size in map(pixel_size, some) if size}  # unreadable files are reported later
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -168,7 +165,7 @@ def _column(values: Sequence[str]) -> NDArray[np.str_] | None:
 
 
 def _listed_classes(root: Path) -> tuple[str, ...] | None:
-    """The names in `classes.json`; None where there is no such file."""
+    """The names in `classes.json`; None if there is no such file."""
     file = root / CLASSES_FILE
     if not file.exists():
         return None

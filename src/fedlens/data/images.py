@@ -1,17 +1,17 @@
-"""One image file → uint8 pixels.
+"""Decode one image file to uint8 pixels.
 
-Every file ends the same way, whatever it was:
+All formats are converted in the same way:
 
-- EXIF orientation is applied; palettes and CMYK become RGB; grey stays grey (one channel); of an animation the first
-  frame is taken, of a TIFF's further bands none (see `tiffs`).
-- Transparent pixels are composited on white.
-- Samples that are not 8 bits (16-bit PNG and TIFF, float TIFF) are windowed per image: the 0.1st to the 99.9th
-  percentile of all its colour samples is mapped linearly onto 0–255 and clipped. Where both percentiles are one
-  value, the minimum and the maximum are taken instead. Values of different files are not comparable afterwards.
-- A square of S pixels is the central square of the image, scaled: proportions stay, the ends of the longer side go.
+- EXIF orientation is applied; palettes and CMYK become RGB; grey stays grey (one channel); only the first frame of an
+animation is used, and no further bands of a TIFF (see `tiffs`). - Transparent pixels are composited on white. - Samples
+that are not 8 bits (16-bit PNG and TIFF, float TIFF) are windowed per image: the 0.1st to the 99.9th
+  percentile of all its colour samples is mapped linearly onto 0–255 and clipped. If both percentiles are equal, minimum
+  and maximum are used instead. Values of different files are not comparable afterwards.
+- A square of S pixels is the central square of the image, scaled: the aspect ratio is kept, the ends of the longer side
+are cropped.
   Scaling uses INTER_AREA when it shrinks (no aliasing) and INTER_CUBIC when it enlarges.
-- A file of more than `max_pixels` is refused before anything is decoded; a JPEG is read in a reduced size if that is
-  enough.
+- A file of more than `max_pixels` is refused before anything is decoded; a JPEG is decoded at a reduced size if that is
+sufficient.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ MAX_PIXELS = 100_000_000
 """Default of `max_pixels`: 300 MB in RGB."""
 
 MAX_FILE = 2**30
-"""Bytes of an image file."""
+"""Maximum bytes of an image file."""
 
 BYTES_A_PIXEL = 16
-"""Of all bands together: four of 32 bits. With `max_pixels` it bounds the memory that a TIFF of many bands takes."""
+"""For all bands together: four of 32 bits. With `max_pixels` it bounds the memory for a TIFF with many bands."""
 
 
 def read(path: Path, *, size: int, channels: Literal[1, 3], max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -61,12 +61,12 @@ def fit(image: NDArray[np.uint8], *, size: int, channels: Literal[1, 3]) -> Pixe
 def decode(path: Path, *, for_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels of an image file: uint8 (H, W, 3) RGB or (H, W, 1) grey.
 
-    A JPEG of more than `max_pixels` comes at a half, a quarter or an eighth of its size, in colour; so does, with
-    `for_size`, one whose shorter side is several times that many pixels (never below twice `for_size`): libjpeg
-    decodes that two to three times faster.
+    A JPEG of more than `max_pixels` is decoded at a half, a quarter or an eighth of its size, in colour. With
+    `for_size`, so is one whose shorter side is several times larger (but never below twice `for_size`): libjpeg decodes
+    it two to three times faster.
 
     Raises:
-        DataError: the file cannot be read, is no regular file, is empty, too large or cannot be decoded:
+        DataError: the file cannot be read, is not a regular file, is empty, too large or cannot be decoded:
             "<path>: <reason>".
     """
     try:
@@ -81,13 +81,13 @@ def decode(path: Path, *, for_size: int | None = None, max_pixels: int = MAX_PIX
 
 
 def from_pillow(image: Image.Image) -> Pixels:
-    """As `decode`, of an image that Pillow has opened; its EXIF orientation is the caller's."""
+    """As `decode`, for an open Pillow image; the caller applies its EXIF orientation."""
     pixels = np.asarray(in_a_plain_mode(image))
     return _to_uint8_rgb(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
 def pixel_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) as the header has them; None where that cannot be read."""
+    """(width, height) from the header; None if it cannot be read."""
     try:
         with quiet(), open_regular(path) as file:
             return size_of(file)
@@ -96,7 +96,7 @@ def pixel_size(path: Path) -> tuple[int, int] | None:
 
 
 def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:
-    """Raises: DataError, without the file's name."""
+    """Raises DataError, without the file's name."""
     size = size_of(file)
     data = file.read()
     if not data:
@@ -114,7 +114,7 @@ def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:
         return by_pillow(data) if found is None else found
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # readers raise whatever a damaged file leads them to
+    except Exception as error:  # readers can raise any error on damaged files
         raise DataError(_NO_IMAGE) from error
 
 
@@ -123,10 +123,10 @@ _NO_IMAGE = "not an image that OpenCV or Pillow can decode, or a damaged one"
 
 
 def _reduction(data: bytes, size: tuple[int, int], for_size: int | None, max_pixels: int) -> int:
-    """How many times smaller the image is to be decoded; more than 1 for JPEG only.
+    """The reduction factor for decoding; more than 1 for JPEG only.
 
     Raises:
-        DataError: it has too many pixels even then.
+        DataError: the image has too many pixels even at the largest factor.
     """
     width, height = size
     possible = (*REDUCTIONS, 1) if data.startswith(JPEG) else (1,)
@@ -154,7 +154,7 @@ def resize(image: NDArray[np.uint8], size: int) -> Pixels:
 
 
 def to_channels(image: NDArray[np.uint8], channels: Literal[1, 3]) -> Pixels:
-    """(H, W, 1 or 3) → (H, W, channels): grey is repeated, RGB is weighted to luma (ITU-R BT.601)."""
+    """(H, W, 1 or 3) → (H, W, channels): grey is repeated, RGB is converted to luma (ITU-R BT.601)."""
     if image.shape[-1] == channels:
         return image
     if channels == 3:

@@ -1,8 +1,8 @@
-"""What may be a label, and how labels of several files, splits or clients become one list of classes.
+"""Valid labels, and merging the labels of several files, splits or clients into one list of classes.
 
-One rule for tables, Hugging Face data sets and Python data sets: a class is a name, and names are compared in Unicode's
-composed form (NFC), without characters that are not shown. Names that differ in case, spaces, hyphens or underscores
-only stay two classes, with a note.
+The same rule applies to tables, Hugging Face data sets and Python data sets: a class is a name, and names are compared
+in Unicode's composed form (NFC), without invisible characters. Names that differ only in case, spaces, hyphens or
+underscores remain two classes, with a note.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedlens.core import clean
 from fedlens.errors import DataError
 
 MISSING = frozenset({"", "nan", "-nan", "nat", "<na>", "n/a", "#n/a", "null"})
-"""What programs write, in any case, where a row has no label."""
+"""Texts, in any case, that programs write for a missing label."""
 
 PERHAPS_MISSING = frozenset({"none", "na", "?", "-", "--", "unlabeled", "unlabelled"})
 """Class names in some data sets (a wafer without a defect), missing labels in others."""
@@ -35,21 +35,21 @@ _SEPARATORS = "|;"
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _LIST = re.compile(r"""\[\s*(["'].*["']|.*,.*)\s*\]|\(.*,.*\)|\{.*[,:].*\}""")
-"""A list as Python, R or JSON write it."""
+"""A list as written by Python, R or JSON."""
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)")
 
 
 def normalized(name: str) -> str:
-    """`name` as it is compared and shown: on one line, without characters that are not shown, in Unicode's composed
-    form (file systems and programs write é as one sign or as two)."""
+    """`name` in the form for comparison and display: one line, without invisible characters, in Unicode's composed form
+    (file systems and programs write é as one code point or as two)."""
     return unicodedata.normalize("NFC", clean.name(name))
 
 
 def label_texts(values: Iterable[object]) -> list[str]:
-    """Labels as names: `normalized`, without spaces around, "" where there is none.
+    """Labels as names: `normalized` and stripped; "" for a missing label.
 
-    Where all labels are numbers, 3.0 is 3: programs write whole numbers so once a value of the column is missing.
-    Lists, which are no labels, become text that `label_faults` recognises.
+    If all labels are numbers, 3.0 becomes 3: programs write integers that way if a value of the column is missing.
+    Lists, which are not valid labels, become text that `label_faults` recognises.
     """
     texts = [_text(value) for value in values]
     if all(_NUMBER.fullmatch(text) for text in texts if text.casefold() not in MISSING):
@@ -66,11 +66,10 @@ def _text(value: object) -> str:
 
 
 def label_faults(texts: Sequence[str]) -> dict[str, list[int]]:
-    """What is wrong with labels (of `label_texts`) → the rows that have it; empty where all can be used.
+    """Problem → the rows of `label_texts` that have it; empty if all labels are valid.
 
-    A row has several labels where a part between "|" or ";" is part of another label, too, or a label of its own;
-    where all parts between commas are labels of their own; and where it is written as a list. So "T-shirt; top" may be
-    the name of a class.
+    A row has several labels if a part between "|" or ";" is also a label or a part of another label, if all parts
+    between commas are also labels, or if it is written as a list. So "T-shirt; top" can be the name of a class.
     """
     faults: dict[str, list[int]] = defaultdict(list)
     numbers = all(_NUMBER.fullmatch(text) for text in texts if text.casefold() not in MISSING)
@@ -86,7 +85,7 @@ def label_faults(texts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _several(names: set[str]) -> set[str]:
-    """Those of `names` that are several labels in one text."""
+    """Those of `names` that contain several labels."""
     parts = {name: _parts(name, _SEPARATORS) for name in names if any(sign in name for sign in _SEPARATORS)}
     found_in: dict[str, int] = defaultdict(int)
     for name in names:
@@ -105,7 +104,7 @@ def _is_whole(text: str) -> bool:
 
 
 def class_notes(names: Iterable[str]) -> tuple[str, ...]:
-    """Notes on class names that are probably one class, and on those that may stand for a missing label."""
+    """Notes on class names that probably mean the same class, and on those that may mean a missing label."""
     alike: dict[str, list[str]] = defaultdict(list)
     unique = sorted(set(names))
     for name in unique:
@@ -126,7 +125,7 @@ def _simplified(name: str) -> str:
 
 
 def spelling_notes(names: Iterable[str]) -> tuple[str, ...]:
-    """A note for each class that came in more than one Unicode form and was read as one."""
+    """A note for each class that occurred in more than one Unicode form and was merged."""
     forms: dict[str, set[str]] = defaultdict(set)
     for name in names:
         forms[normalized(name)].add(name)
@@ -138,10 +137,10 @@ def spelling_notes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_held_out(labels: NDArray[np.int64], class_names: Sequence[str], split: NDArray[np.str_] | None) -> None:
-    """Look whether the data's own test and validation images are of classes that can be learnt.
+    """Check that the classes of the data's own test and validation images occur in training.
 
     Raises:
-        DataError: they have a class of which there is no training image.
+        DataError: a class has no training image.
     """
     if split is None:
         return

@@ -1,9 +1,9 @@
-"""How a folder of folders is to be read: what the levels of folders stand for, or why that cannot be told.
+"""Determines the layout of nested folders: the meaning of each level, or why it is ambiguous.
 
-A level is a split, a client or a class, or nothing ("-": one folder around the others, or the same name again). Splits
-are known by their names, clients by theirs (client1, site_a) or because the folders below them have names in common;
-what is left is a class. Where names do not decide, the user has to: nothing is guessed, for a wrong guess trains on
-the test split or on wrong labels.
+A level is a split, a client, a class, or nothing ("-": a single folder, or a repeated name). Splits are recognised by
+their names, clients by theirs (client1, site_a) or because the folders below them have common names; what is left is a
+class. If names do not decide, the user must: nothing is guessed, because a wrong guess trains on the test split or with
+wrong labels.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from fedlens.errors import DataError
 
 Level = Literal["split", "client", "class", "-"]
 Names = tuple[str, ...]
-"""The names of the folders that lead to images."""
+"""The names of the folders on the path to images."""
 
 _CLIENT = re.compile(
     r"(client|site|silo|hospital|clinic|cent(er|re)|institution|node|user|shop)([ _-]?\d+|[ _-]?\w|[ _-]\w+)",
     re.IGNORECASE,
 )
-"""Names that a client has, and a class has not."""
+"""Names that clients have, but not classes."""
 
 _PART_OF_CLASS = re.compile(
     r"((batch|part|fold|session|series|set|day|week|month|year|patient|subject|case|slide|scan|person|video|clip)s?"
     r"([ _-]?\d*|[ _-]\w+)|(19|20)\d\d([ _-]?\d\d){0,2})",
     re.IGNORECASE,
 )
-"""Names that recur below classes as well as below clients: what is taken on one day, of one patient."""
+"""Names that occur below classes as well as below clients: a day, a patient."""
 
 _VERSION = re.compile(
     r"raw|processed|preprocessed|original|originals|resized|cropped|augmented|augmentation|segmented|images|imgs?|"
@@ -41,7 +41,7 @@ _VERSION = re.compile(
     r"(k?fold|split|cv)[ _-]?\d+",
     re.IGNORECASE,
 )
-"""Names of versions of the same images, and of folds of a cross-validation: as clients they would share images."""
+"""Names of versions of the same images and of cross-validation folds: as clients they would share images."""
 
 _DEEPEST = 4
 _SHOWN = 5
@@ -49,8 +49,8 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Layout:
-    """levels: what each level of folders is, from the top. splits: the names of split folders, and what they mean;
-    tests: folders in the place of a client that hold the global test set."""
+    """levels: the meaning of each level of folders, from the top. splits: names of split folders, with their meaning;
+    tests: folders at the level of clients that hold the global test set."""
 
     levels: tuple[Level, ...]
     splits: Mapping[str, Split]
@@ -61,7 +61,7 @@ class Layout:
         return "client" in self.levels
 
     def place(self, names: Names) -> tuple[Split | None, str, str] | None:
-        """(split, client, class) of a folder with images; None where its images lie outside class folders."""
+        """(split, client, class) of a folder with images; None if its images are outside of class folders."""
         if len(names) < len(self.levels):
             return None
         at = {level: name for level, name in zip(self.levels, names, strict=False) if level != "-"}
@@ -71,13 +71,13 @@ class Layout:
 
 
 def read_layout(folders: Collection[Names], *, clients: bool | None = None, classes: Collection[str] = ()) -> Layout:
-    """The layout of a tree; `folders`: the names that lead to each folder with images in it.
+    """The layout of a tree; `folders`: the path of names to each folder with images.
 
-    clients  what the user says of folders that names alone do not tell: clients, or classes; None: nothing
-    classes  the names of all classes, where they are known
+    clients  whether ambiguous folders are clients (True) or classes (False), as the user states; None: not stated
+    classes  the names of all classes, if known
 
     Raises:
-        DataError: names do not tell how to read it, or say that it lies there twice.
+        DataError: the layout is ambiguous, or the tree contains copies.
     """
     paths = {names for names in folders if names}
     if not paths:
@@ -107,7 +107,7 @@ def _at(paths: Iterable[Names], level: int) -> set[str]:
 
 
 def _split_level(paths: set[Names], classes: Collection[str]) -> tuple[int, dict[str, Split]] | None:
-    """The level whose names are splits; None where there is none."""
+    """The level whose names are splits; None if there is none."""
     for level in range(_DEEPEST):
         names = _at(paths, level)
         splits = as_splits(names)
@@ -138,10 +138,10 @@ def _refuse_without_training(names: set[str], splits: Mapping[str, Split]) -> No
 
 
 def _refuse_mixed(paths: set[Names], classes: Collection[str], tests: Collection[str] = ()) -> None:
-    """Refuse folders of splits beside others, but for `tests`, known classes, and a class called train.
+    """Refuse split folders next to other folders, except `tests`, known classes, and a class called train.
 
     Raises:
-        DataError: there are such.
+        DataError: there are such folders.
     """
     beside: dict[Names, set[str]] = defaultdict(set)
     for names in paths:
@@ -153,7 +153,7 @@ def _refuse_mixed(paths: set[Names], classes: Collection[str], tests: Collection
             continue
         others = names_here - named
         if others and {split_word(name) for name in named} == {"train"} and all((*above, n) in paths for n in named):
-            continue  # a vehicle
+            continue  # "train" as a vehicle
         raise DataError(_mixed("/".join(above), named, others, beside))
 
 
@@ -187,7 +187,7 @@ def _mixed(above: str, named: set[str], others: set[str], beside: Mapping[Names,
 
 
 def _test_beside_clients(paths: set[Names]) -> frozenset[str]:
-    """The one folder that holds the global test set beside the folders of clients; empty where there is none."""
+    """The one folder with the global test set next to the folders of clients; empty if there is none."""
     names = _at(paths, 0)
     tests = {name for name in names if split_word(name) == "test"}
     others = names - tests
@@ -199,7 +199,7 @@ def _test_beside_clients(paths: set[Names]) -> frozenset[str]:
 
 
 def _named_again(paths: set[Names], at: int) -> int:
-    """1 where every split folder holds one folder of the same meaning (seg_train/seg_train), else 0."""
+    """1 if every split folder contains one folder of the same meaning (seg_train/seg_train), else 0."""
     below = {(names[at], names[at + 1]) for names in paths if len(names) > at + 1}
     return int(bool(below) and all(_same_meaning(outer, inner) for outer, inner in below))
 
@@ -210,7 +210,7 @@ def _same_meaning(outer: str, inner: str) -> bool:
 
 
 def _class_levels(paths: set[Names], clients: bool | None, classes: Collection[str]) -> tuple[Level, ...]:
-    """The levels of clients and classes, where `paths` holds no level of splits."""
+    """The levels of clients and classes, if `paths` has no level of splits."""
     first, second = _at(paths, 0), _at(paths, 1)
     direct = {names[0] for names in paths if len(names) == 1}
     if first <= set(classes):
@@ -223,14 +223,14 @@ def _class_levels(paths: set[Names], clients: bool | None, classes: Collection[s
         if doubtful and clients is None:
             raise DataError(_undecided(first, second))
         return ("client", "class") if doubtful and clients else ("class",)
-    if len(first) == 1:  # one folder around all others
+    if len(first) == 1:  # a single top folder
         inner = _class_levels({names[1:] for names in paths}, clients if clients is False else None, classes)
         return ("client", *inner) if clients and "client" not in inner else ("-", *inner)
     return _two_levels(first, second, _shared(paths), clients)
 
 
 def _two_levels(first: set[str], second: set[str], shared: set[str], clients: bool | None) -> tuple[Level, ...]:
-    """Levels where all images lie in the second folder or below it."""
+    """The levels if all images are in the second folder or below it."""
     owners, owners_below = _all(_CLIENT, first), _all(_CLIENT, second)
     if clients is not False and owners != owners_below:
         return ("client", "class") if owners else ("class", "client")
@@ -256,7 +256,7 @@ def _undecided(first: set[str], second: set[str]) -> str:
 
 
 def _refuse_copies(paths: set[Names], first: set[str]) -> None:
-    """Refuse a folder that holds folders of the same names as those beside it."""
+    """Refuse a folder that contains folders with the same names as its siblings."""
     below: dict[str, set[str]] = defaultdict(set)
     for names in paths:
         if len(names) > 1:
@@ -270,7 +270,7 @@ def _refuse_copies(paths: set[Names], first: set[str]) -> None:
 
 
 def _shared(paths: Iterable[Names]) -> set[str]:
-    """Names of the second level that lie in several folders of the first."""
+    """Names of the second level that occur in several folders of the first."""
     owners: dict[str, set[str]] = defaultdict(set)
     for names in paths:
         if len(names) > 1:

@@ -1,4 +1,4 @@
-"""Why a path in a table may name no file, and how to mend it."""
+"""Explains why a path in a table names no file, and how to fix it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PIXEL_COLUMN = re.compile(r"pixels?[ _-]?\d*|\d+x\d+", re.IGNORECASE)
 
 
 def are_pixels(paths: Sequence[str]) -> bool:
-    """Whether the first path is a list of numbers."""
+    """Whether the first path is a list of numbers instead of a path."""
     return bool(paths and _MANY_NUMBERS.match(paths[0]))
 
 
 def is_pixel_column(name: str) -> bool:
-    """`pixels`, `pixel0`, `1x1`: what tables of pixels call their columns."""
+    """Whether a column is named as in tables of pixels: `pixels`, `pixel0`, `1x1`."""
     return _PIXEL_COLUMN.fullmatch(name) is not None
 
 
 def is_file(folder: Path, name: str) -> bool:
-    """Whether `name`, relative to `folder`, is a file; no text, however odd, is an error."""
+    """Whether `name`, relative to `folder`, is a file; never raises, whatever the text."""
     return bool(name) and files.is_file(folder / name)
 
 
@@ -38,7 +38,7 @@ def _is_folder(folder: Path, name: str) -> bool:
 
 
 def way_out(folder: Path, name: str) -> str:
-    """What probably is wrong with a `name` that no file in `folder` has; "" where nothing comes to mind."""
+    """The probable mistake in a `name` that no file in `folder` has; "" if unknown."""
     if not name:
         return "Remove the rows, or give them a file"
     if re.match(r"[a-z][a-z0-9+]+://", name, re.IGNORECASE):
@@ -54,7 +54,7 @@ def way_out(folder: Path, name: str) -> str:
 
 
 def _similar(folder: Path, name: str) -> str | None:
-    """A file whose name differs in case, in Unicode form or in its suffix only."""
+    """A file whose name differs only in case, Unicode form or suffix."""
     place, parts = folder, Path(name).parts
     for part in parts:
         try:

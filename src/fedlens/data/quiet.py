@@ -1,6 +1,6 @@
-"""Keeps what image libraries print by themselves off the console; whoever reads a damaged file reports it.
+"""Suppresses messages that image libraries print themselves; the caller reports damaged files.
 
-libpng, libjpeg and libtiff write to file descriptor 2, past Python; Pillow uses `warnings`, tifffile `logging`.
+libpng, libjpeg and libtiff write directly to file descriptor 2; Pillow uses `warnings`, tifffile `logging`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import cv2
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 for _library in ("PIL", "tifffile"):
-    logging.getLogger(_library).addHandler(logging.NullHandler())  # else Python prints their warnings itself
+    logging.getLogger(_library).addHandler(logging.NullHandler())  # else Python prints their warnings
 
 
 class _Silence:
-    """Descriptor 2 and the warning filters belong to the process: the first thread in changes them, the last one
-    out puts them back."""
+    """Descriptor 2 and the warning filters are process-wide: the first thread that enters changes them, the last one
+    that leaves restores them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -48,7 +48,7 @@ _SILENCE = _Silence()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that libraries print inside is seen, in any thread. Meant for short calls."""
+    """Suppress the output of libraries inside, in all threads. Meant for short calls."""
     _SILENCE.enter()
     try:
         yield
@@ -58,10 +58,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """What is written to descriptor 2 goes nowhere."""
+    """Discard output to descriptor 2."""
     try:
         kept = os.dup(2)
-    except OSError:  # a process without a standard error
+    except OSError:  # a process without standard error
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

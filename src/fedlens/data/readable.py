@@ -1,4 +1,4 @@
-"""What a run would say of a table: images that cannot be decoded, and images with the same content."""
+"""Finds problems in a table before a run: images that cannot be decoded, and images with the same content."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fedlens.data.types import ClientRows, ImageTable, Rows
 def readable(table: ImageTable, decoding: Decoding, progress: Callable[[int, int], None] | None = None) -> ImageTable:
     """`table` without the images that cannot be decoded, and notes on them and on copies.
 
-    Only decoding shows which: the header of a file that was cut is whole. The images go into the cache, where a run
-    with that image size finds them.
+    All images are decoded, because a truncated file has an intact header. The images are cached, so a run with the same
+    image size does not decode them again.
 
     Raises:
-        DataError: none can be decoded, or the cache cannot be written.
+        DataError: no image can be decoded, or the cache cannot be written.
     """
     if isinstance(table.images, np.ndarray):
         return table
@@ -31,7 +31,7 @@ def readable(table: ImageTable, decoding: Decoding, progress: Callable[[int, int
 
 
 def _as_divided(table: ImageTable) -> tuple[list[ClientRows], Rows]:
-    """The clients and the test rows that the data itself names."""
+    """The clients and the test rows given by the data itself."""
     rows = np.arange(len(table.labels))
     split = np.full(len(rows), "train") if table.split is None else table.split
     owners = np.full(len(rows), "") if table.clients is None else table.clients

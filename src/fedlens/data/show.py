@@ -1,4 +1,4 @@
-"""Who holds how many images of which class: counted, as a table, and as pictures."""
+"""Counts of images per client and class, as a table and as figures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_CLIENTS, MOST_CLASSES = 100, 60
-"""Names that the axes can carry; beyond that every second, third, … is written."""
+"""Maximum number of names on the axes; beyond it every second, third, … is written."""
 
 MOST_NUMBERS = 400
-"""Cells up to which a heat map carries its numbers."""
+"""Maximum number of cells for which a heat map shows numbers."""
 
 NOBODY = "(no client)"
 
@@ -50,10 +50,10 @@ def is_run(path: Path) -> bool:
 
 
 def holdings(path: Path | None) -> Holdings:
-    """Count what a run folder, a data folder, a manifest, or (None) the sample holds. No image is opened.
+    """Count the images of a run folder, a data folder, a manifest, or (None) the sample. No image is opened.
 
     Raises:
-        DataError: there is nothing of the kind at `path`.
+        DataError: there is none of these at `path`.
     """
     if path is not None and is_run(path):
         return _of_run(path)
@@ -64,7 +64,7 @@ def holdings(path: Path | None) -> Holdings:
 
 
 def of_table(table: ImageTable) -> Holdings:
-    """Count the rows of a table; rows of nobody that are not test rows stand under "(no client)"."""
+    """Count the rows of a table; rows without a client that are not test rows are listed as "(no client)"."""
     test = table.split == "test" if table.split is not None else np.zeros(len(table.labels), bool)
     owners = np.full(len(table.labels), "") if table.clients is None else table.clients
     names = sorted(set(owners[~test].tolist()), key=natural)
@@ -95,9 +95,9 @@ def _of_run(folder: Path) -> Holdings:
 
 
 def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int = 12) -> Group:
-    """A row for each client, and a column for each class. Where the classes' names do not fit into `width` columns,
-    numbers stand for them, and the names are listed below. With many classes: how many a client holds, and its
-    commonest."""
+    """One row per client, one column per class. If the class names do not fit into `width` columns, numbers replace
+    them and the names are listed below. With many classes: each client's number of classes, and its most frequent
+    one."""
     from rich.console import Group
     from rich.text import Text
 
@@ -117,7 +117,7 @@ def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int 
 
 
 def _width(view: Table) -> int:
-    """Columns that `view` takes where nothing is folded."""
+    """The width of `view` without line breaks in cells."""
     from rich.console import Console
 
     console = Console(width=100_000)
@@ -131,7 +131,7 @@ def _table(held: Holdings, heads: Sequence[str], cells: Callable[[Counts, Holdin
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("client", no_wrap=True)
     for name in ("images", *heads):
-        view.add_column(markup.escape(name), justify="right", overflow="fold")  # nothing is cut
+        view.add_column(markup.escape(name), justify="right", overflow="fold")  # nothing is truncated
     rows = list(zip(held.clients, held.counts, strict=True))
     for name, counts in rows[:most]:
         view.add_row(markup.escape(name), *cells(counts, held))
@@ -158,7 +158,7 @@ def _commonest(counts: Counts, held: Holdings) -> list[str]:
 
 
 def partition_figure(counts: Counts, clients: Sequence[str], class_names: Sequence[str]) -> Figure:
-    """A heat map, clients down and classes across, with the numbers in the cells when there is room.
+    """A heat map, clients down and classes across, with numbers in the cells if there is room.
 
     counts  (clients, classes)
     """
@@ -181,7 +181,7 @@ def partition_figure(counts: Counts, clients: Sequence[str], class_names: Sequen
 
 
 def _ticks(put: Any, names: Sequence[str], most: int, **style: Any) -> None:
-    """Every name, or as many as can be read."""
+    """All names, or as many as are legible."""
     at = list(range(0, len(names), -(-len(names) // most) or 1))
     letters = lettering(names)
     shown, fonts = [letters.plain(names[index]) for index in at], list(letters.families)

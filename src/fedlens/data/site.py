@@ -1,4 +1,4 @@
-"""The images of one site: all of them belong to one client, and the label space is somebody else's."""
+"""The images of one site: one client holds all of them, and the label space is given by the federation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fedlens.errors import DataError
 
 
 def relabelled(table: ImageTable, class_names: Sequence[str]) -> ImageTable:
-    """`table` with the labels of another order of classes, of which it may hold only some.
+    """`table` relabelled for the given `class_names`, of which it may hold only some.
 
     Raises:
-        DataError: it has images of a class that is not among them.
+        DataError: it has images of another class.
     """
     held = [table.class_names[label] for label in np.unique(table.labels)]
     unknown = [name for name in held if name not in class_names]
@@ -45,13 +45,13 @@ def one_client(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> FederatedData:
-    """`table` as a federation of one client. Rows that the data's own split gives to "test" are the client's test.
+    """`table` as a federation of one client. Rows of the data's own "test" split are the client's test set.
 
-    Splits are drawn as `division.divide` draws them for a client of that name, so a site holds out the images that the
-    same client holds out in a simulation.
+    Splits are drawn as in `division.divide` for a client of that name, so a site holds out the same images as that
+    client in a simulation.
 
     Raises:
-        DataError: images cannot be decoded, or none is left to train on.
+        DataError: images cannot be decoded, or no training images are left.
     """
     cached = build_cache(table, decoding, progress)
     columns = Columns.of(table, cached.kept)

@@ -1,4 +1,4 @@
-"""Which names mean training, validation and test: of folders, and of the splits of Hugging Face data sets."""
+"""Names that mean training, validation and test, of folders and of splits in Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ SPLIT_WORDS: Mapping[Split, frozenset[str]] = {
         }
     ),
 }
-"""Split → the words that stand for it, in lower case: English, and the languages of many data sets."""
+"""Split → words for it in lower case, in English and the languages of many data sets."""
 
 _SHORT: Mapping[str, Split] = {"tr": "train", "va": "val", "vl": "val", "te": "test", "ts": "test"}
-"""Words that stand for a split only where those beside them do, too."""
+"""Words that mean a split only if the names next to them do, too."""
 
 _SPLIT_OF: Mapping[str, Split] = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _TOKENS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\da-zA-Z_]+")
@@ -62,12 +62,13 @@ class SplitName:
 
 
 def split_word(name: str) -> Split | None:
-    """The split that `name` by itself means, whatever its case; None where it is no split word."""
+    """The split that `name` alone means, in any case; None if it is not a split word."""
     return _SPLIT_OF.get(name.strip().casefold())
 
 
 def split_name(name: str) -> SplitName | None:
-    """The split in a name such as Training, 01_train, seg_test, train2017 or TestSet; None where there is not one."""
+    """The split in a name such as Training, 01_train, seg_test, train2017 or TestSet; None if there is not
+    exactly one."""
     if split := split_word(name):
         return SplitName(split, ())
     words = [word.casefold() for word in _TOKENS.findall(name)]
@@ -83,7 +84,7 @@ def _short(name: str) -> SplitName | None:
 
 
 def as_splits(names: Iterable[str]) -> dict[str, Split] | None:
-    """Name → split where all of `names` are names of splits that differ in the split word alone, else None."""
+    """Name → split, if all of `names` are names of splits that differ only in the split word; else None."""
     read = {name: split_name(name) or _short(name) for name in names}
     if not any(found is not None and found.split == "train" for found in read.values()):
         read = {name: split_name(name) for name in read}

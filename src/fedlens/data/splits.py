@@ -1,7 +1,7 @@
-"""Who is held out: the global test set, and each client's train, validation and test rows.
+"""Held-out rows: the global test set, and each client's train, validation and test rows.
 
-Two rules stand above the fractions. Rows of one group (a patient, a module) stay together, also when several clients
-share the group. And the last row of a class is not taken from training, so that what is tested can have been learnt.
+Two rules take precedence over the fractions. Rows of one group (a patient, a module) stay together, even if several
+clients share the group. And the last row of a class is never taken from training, so that tested classes are trained.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Groups = NDArray[np.str_]
 
 
 def global_test(labels: Labels, groups: Groups | None, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Hold out about `fraction` of all rows: the same share of each class, or whole groups.
+    """Hold out about `fraction` of all rows, stratified by class, or as whole groups.
 
     Returns:
-        (rest, test), ascending positions in `labels`. A row whose group is "" stands alone.
+        (rest, test), ascending positions in `labels`. A row whose group is "" is a group by itself.
     """
     rng = np.random.default_rng([seed, zlib.crc32(b"global test")])
     rows = np.arange(len(labels))
@@ -43,14 +43,13 @@ def client_splits(
     seed: int,
     official_val: NDArray[np.bool_] | None = None,
 ) -> tuple[ClientRows, ...]:
-    """Split each client's rows by the fractions `validation` and `test` of what it owns.
+    """Split each client's rows by the fractions `validation` and `test` of its rows.
 
     owned         client name → rows into `labels`
-    official_val  (N,) rows that the data's own split column gives to validation; then no others are
-                  held out for it
+    official_val  (N,) rows that the data's own split column assigns to validation; then no others are held out for it
 
     A client's split depends on its name and its rows, not on the other clients, except where they share a
-    group: a group that an earlier client has met keeps the split decided there. A client with one row trains on it.
+    group: a shared group keeps the split decided for the earlier client. A client with one row trains on it.
     """
     codes = None if groups is None else _codes(groups)
     decided: dict[int, Split] = {}
@@ -88,7 +87,7 @@ def _by_group(
     decided: dict[int, Split],
     rng: np.random.Generator,
 ) -> dict[Split, Rows]:
-    """As `_by_class`, by whole groups; writes what it decides into `decided`."""
+    """As `_by_class`, by whole groups; records its decisions in `decided`."""
     held, known = {}, np.array([decided.get(int(code), "") for code in codes[rows]], dtype=str)
     free = _Whole(rows[known == ""], labels, codes, keep=rows[known == "train"])
     for split, count in wanted.items():
@@ -101,7 +100,7 @@ def _by_group(
 
 
 def _stratified(rows: Rows, labels: Labels, count: float, rng: np.random.Generator) -> Rows:
-    """About `count` of `rows`, each class in proportion (largest remainders), none down to its last row."""
+    """About `count` of `rows`, each class in proportion (largest remainders); each class keeps at least one row."""
     shuffled = rng.permutation(rows)
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, sizes = np.unique(labels[ordered], return_index=True, return_counts=True)
@@ -116,7 +115,7 @@ def _stratified(rows: Rows, labels: Labels, count: float, rng: np.random.Generat
 
 
 class _Whole:
-    """Rows that leave training by whole groups; `keep` are further training rows that stay."""
+    """Rows that leave training by whole groups; `keep` are further rows that stay in training."""
 
     def __init__(self, rows: Rows, labels: Labels, codes: NDArray[np.int64], keep: Rows | None = None) -> None:
         self._labels = labels
@@ -128,7 +127,8 @@ class _Whole:
             self._left += np.bincount(labels[keep], minlength=len(self._left))
 
     def take(self, count: float, rng: np.random.Generator) -> Rows:
-        """Whole groups of about `count` rows: each is taken that brings the total closer, in random order."""
+        """Select whole groups with about `count` rows, in random order: each one that brings the total closer to
+        `count`."""
         taken: list[Rows] = []
         total = 0
         for index in rng.permutation(len(self._groups)).tolist():
@@ -147,7 +147,7 @@ class _Whole:
 
 
 def _codes(groups: Groups) -> NDArray[np.int64]:
-    """A number for each group; rows of group "" get one each."""
+    """A number for each group; each row of group "" gets its own."""
     _, codes = np.unique(groups, return_inverse=True)
     alone = groups == ""
     codes[alone] = len(groups) + np.arange(int(alone.sum()))

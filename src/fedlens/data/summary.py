@@ -1,4 +1,4 @@
-"""How data was read, in one line, whatever it was: a folder, a table, a saved data set."""
+"""One line that describes how data was read, the same for folders, tables and saved data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 
 def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str] = (), held_out: str = "") -> str:
-    """The line. `clients`: of each image, "" being nobody; `held_out`: `splits_text`, or what stands in its place."""
+    """The line. `clients`: of each image, "" for none; `held_out`: `splits_text`, or a replacement for it."""
     owners = sorted(set(clients) - {""}, key=natural)
     parts = [f"{count(len(owners), 'client')} ({some(owners)})"] if owners else []
     parts += [held_out] if held_out else []
@@ -23,7 +23,7 @@ def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str
 
 
 def splits_text(found: Collection[str], names: dict[Split, str] | None = None) -> str:
-    """ "splits train/test" of the splits of all images; `names`: what the data calls them."""
+    """Text "splits train/test", from the splits of all images; `names`: the data's own names for them."""
     known = [split for split in _SPLITS if split in found]
     named = [(names or {}).get(split, split) for split in known]
     other = f" (folders {', '.join(named)})" if named != known else ""

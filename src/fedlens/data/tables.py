@@ -1,6 +1,6 @@
-"""CSV and Parquet files → columns of text, with the place of each row in its file.
+"""Read CSV and Parquet files as columns of text, with the place of each row in its file.
 
-CSV: separated by commas, semicolons, tabs or |, whichever splits the first line into most columns; UTF-8 (with or
+CSV: separated by commas, semicolons, tabs or |, whichever splits the first line into the most columns; UTF-8 (with or
 without a byte order mark), UTF-16 or UTF-32.
 """
 
@@ -19,7 +19,7 @@ from fedlens.core.files import open_regular, read_regular
 from fedlens.errors import DataError
 
 MAX_BYTES = 2**29
-"""Of a table: some five million rows."""
+"""Maximum bytes of a table: about five million rows."""
 
 _SEPARATORS = ",;\t|"
 _MARKS = {
@@ -29,7 +29,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order mark → encoding; UTF-32 before UTF-16, whose mark it begins with."""
+"""Byte order mark → encoding; UTF-32 before UTF-16, whose mark is a prefix of it."""
 
 _NO_TEXT = {
     b"PK\x03\x04": "an Excel or a zip file",
@@ -37,15 +37,15 @@ _NO_TEXT = {
     b"\x1f\x8b": "a gzip file",
     b"PAR1": "a Parquet file (which has to be named .parquet)",
 }
-"""How files begin that are given other suffixes than their own."""
+"""First bytes of binary files that may have a wrong suffix."""
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: name → values as text, without spaces around; places: of each row, a line of a CSV file (from 1) or a
-    row of a Parquet file (from 0); unit: which of the two."""
+    """columns: name → values as text, stripped; places: for each row, a line number in CSV (from 1) or a row number in
+    Parquet (from 0); unit: which of the two."""
 
     file: Path
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Table:
         return f"{self.unit} {self.places[row]:,}"
 
     def refusal(self, column: str, bad: Sequence[int], problem: str, way_out: str = "") -> DataError:
-        """What is wrong with the values of `column` in the rows `bad`."""
+        """The error for invalid values of `column` in the rows `bad`."""
         values = self.columns[column]
         shown = "; ".join(f"{self.place(row)}: {clean.line(values[row], 80)!r}" for row in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
@@ -77,8 +77,8 @@ def read_table(file: Path) -> Table:
     """All columns of a .parquet file, or of any other as CSV.
 
     Raises:
-        DataError: it is not there, no regular file, too long, in another encoding, damaged or has no rows; the line is
-            named.
+        DataError: the file is missing, not a regular file, too long, in another encoding, damaged or has no rows; the
+        message names the line.
     """
     try:
         table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
@@ -112,11 +112,11 @@ def _text(value: object) -> str:
 
 
 def _csv(file: Path) -> Table:
-    lines = list(io.StringIO(_decoded(file), newline=""))  # ends of lines only, not all that Unicode knows
+    lines = list(io.StringIO(_decoded(file), newline=""))  # split at line ends only, not at all of Unicode's separators
     header = next((number for number, line in enumerate(lines) if line.strip()), None)
     if header is None:
         raise DataError(f"{file}: the table is empty")
-    if lines[header].lower().startswith("sep="):  # what Excel writes, and reads
+    if lines[header].lower().startswith("sep="):  # written and read by Excel
         header += 1
     lines = lines[header:]
     rows, places = _rows(file, lines, header)
@@ -128,7 +128,7 @@ def _csv(file: Path) -> Table:
 
 
 def _table(file: Path, names: tuple[str, ...], values: list[list[str]], places: Sequence[int], unit: str) -> Table:
-    """Columns that come twice are left out: whoever looks for one of them is told."""
+    """Columns with the same name are left out: a caller that needs one gets an error."""
     counts = Counter(names)
     columns = {name: column for name, column in zip(names, values, strict=True) if counts[name] == 1}
     return Table(file, names, columns, places, unit)
@@ -150,7 +150,7 @@ def _decoded(file: Path) -> str:
 
 
 def _without_mark(data: bytes) -> str:
-    """UTF-16 shows by its zeros: the names of columns are ASCII as a rule."""
+    """UTF-16 without a mark is recognised by its zero bytes: column names are usually ASCII."""
     start = data[:64]
     if len(start) >= 4 and not any(start[1::2][:8]) and all(start[::2][:8]):
         return "utf-16-le"
@@ -160,15 +160,15 @@ def _without_mark(data: bytes) -> str:
 
 
 def _separator(header: str) -> str:
-    """Of the first line; a comma where it holds one column."""
+    """The separator in the first line; a comma if there is only one column."""
     return max(_SEPARATORS, key=lambda sign: len(next(csv.reader([header], delimiter=sign), [])))
 
 
 def _rows(file: Path, lines: list[str], before: int) -> tuple[list[list[str]], list[int]]:
-    """All rows, the header first, with the line that each begins in; `before`: lines that came before `lines`.
+    """All rows, the header first, with the line on which each starts; `before`: lines that came before `lines`.
 
     Raises:
-        DataError: a quotation mark that is not closed, or a row of another length than the header.
+        DataError: a quotation mark is not closed, or a row and the header differ in length.
     """
     reader = csv.reader(lines, delimiter=_separator(lines[0]) if lines else ",", strict=True)
     rows: list[list[str]] = []
@@ -199,7 +199,7 @@ def _what(error: csv.Error) -> str:
 
 
 def _as_long(file: Path, line: int, row: list[str], length: int, last: int) -> list[str]:
-    """`row` without empty fields at its end that the header lacks."""
+    """`row` without trailing empty fields that exceed the header's length."""
     if len(row) > length and not any(field.strip() for field in row[length:]):
         row = row[:length]
     if len(row) == length:

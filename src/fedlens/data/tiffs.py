@@ -1,9 +1,9 @@
-"""TIFF → samples as they are stored: any number of bands, any sample type, interleaved or plane by plane.
+"""Decode TIFF to samples as stored: any number of bands, any sample type, interleaved or plane by plane.
 
-OpenCV and Pillow each take some of these files for others (two bands, 16-bit planes), without a word. So tifffile reads
-the tags and, where it can, the samples; what another library decoded is compared with the tags. A band is alpha only
-where the file says so: a fourth band without a name may as well be infrared. Of other bands than alpha the first is
-grey, and the first three, where there are three or more, are red, green and blue.
+OpenCV and Pillow each misread some variants (two bands, 16-bit planes) without an error. So tifffile reads the tags
+and, if it can, the samples; samples decoded by another library are compared with the tags. A band is alpha only if the
+file declares it: an undeclared fourth band may be infrared. Of the other bands, the first three are red, green and
+blue; if there are fewer than three, the first is grey.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedlens.data.decoders import Samples, by_opencv, by_pillow, upright
 from fedlens.errors import DataError
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How such files begin; + is BigTIFF."""
+"""First bytes of TIFF files; + is BigTIFF."""
 
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
 _ASSOCIATED, _UNASSOCIATED = 1, 2
@@ -32,8 +32,8 @@ def read_tiff(data: bytes, most_bytes: int) -> Samples:
     """The first page: (H, W, 1 to 4), upright, colours not multiplied by alpha.
 
     Raises:
-        DataError: the kind of file cannot be read, or its samples take more than `most_bytes`.
-        Exception: whatever a damaged file leads the libraries to.
+        DataError: the variant is not supported, or its samples take more than `most_bytes`.
+        Exception: any error, because the libraries do not wrap errors on damaged files.
     """
     from tifffile import TiffFile
 
@@ -57,7 +57,7 @@ def _bits(page: Page) -> int:
 
 
 def _by_tifffile(page: Page) -> Samples | None:
-    """(H, W, bands); None where tifffile lacks the compression."""
+    """(H, W, bands); None if tifffile lacks the compression."""
     if page.compression in _DEFLATE:
         _refuse_bombs(page)
     try:
@@ -72,7 +72,7 @@ def _by_tifffile(page: Page) -> Samples | None:
 
 
 def _refuse_bombs(page: Page) -> None:
-    """tifffile inflates a strip whatever comes out of it."""
+    """Refuse strips that would decompress to too much: tifffile itself has no limit."""
     for strip, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
         inflater = zlib.decompressobj()
         inflater.decompress(strip or b"", page.nbytes + 1)
@@ -81,7 +81,7 @@ def _refuse_bombs(page: Page) -> None:
 
 
 def _bands(samples: Samples, page: Page) -> Samples:
-    """Grey or RGB, with alpha where there is one; white is the largest value."""
+    """Grey or RGB, with alpha if there is one; white is the largest value."""
     kind, bands = _alpha(page), samples.shape[2]
     colour = samples[..., : 3 if bands - (kind is not None) >= 3 else 1]
     if page.photometric == _WHITE_IS_0:
@@ -93,12 +93,12 @@ def _bands(samples: Samples, page: Page) -> Samples:
 
 
 def _alpha(page: Page) -> int | None:
-    """Of which kind the alpha band is."""
+    """The kind of the alpha band."""
     return next((int(kind) for kind in page.extrasamples if kind in (_ASSOCIATED, _UNASSOCIATED)), None)
 
 
 def _divided(colour: Samples, alpha: Samples) -> Samples:
-    """Colours that were multiplied by alpha, as they were before; 0 where nothing can be seen of them."""
+    """Colours divided by alpha, which undoes premultiplication; 0 where alpha is 0."""
     whole = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1.0
     share = alpha.astype(np.float64) / whole
     clear = np.divide(colour, share, out=np.zeros(colour.shape, np.float64), where=share > 0)
@@ -106,13 +106,13 @@ def _divided(colour: Samples, alpha: Samples) -> Samples:
 
 
 def _by_others(data: bytes, page: Page) -> Samples:
-    """By OpenCV or Pillow, if what comes agrees with the tags.
+    """Decode with OpenCV or Pillow, if the result agrees with the tags.
 
     Raises:
-        DataError: neither reads this kind.
+        DataError: neither supports this variant.
     """
     one_byte, bands = page.dtype.itemsize == 1, page.samplesperpixel
-    multiplied = one_byte and _alpha(page)  # by OpenCV, with alpha
+    multiplied = one_byte and _alpha(page)  # OpenCV premultiplies by alpha
     if page.photometric != _WHITE_IS_0 and not multiplied and (one_byte or page.planarconfig == 1):
         samples = by_opencv(data)
         if samples is not None and samples.dtype == page.dtype and samples.shape[2] == bands:

@@ -1,4 +1,4 @@
-"""A folder of images as a tree: every real folder once, and a count of what was passed over."""
+"""A tree of image folders that visits every real folder once, and counts what was skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""What counts as an image by its name; .heic is among them so that such files are reported, not passed over."""
+"""File suffixes of images; .heic is included so that such files are reported instead of skipped."""
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -24,20 +24,20 @@ SYSTEM_FOLDERS = frozenset(
         *("lost+found", "system volume information", "__pycache__"),
     }
 )
-"""Made by operating systems and network drives, in lower case; they may hold previews and deleted images."""
+"""Folders of operating systems and network drives, in lower case; they may contain previews and deleted images."""
 
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 
 CLASSES_FILE = "classes.json"
-"""Beside the folders: a JSON list of the class names in the order of their labels."""
+"""Next to the folders: a JSON list of the class names in label order."""
 
 OWN_FILES = frozenset({CLASSES_FILE, "partition.json", "manifest.csv", "partition.png", "partition.html"})
-"""What FedLens writes beside folders of clients or classes."""
+"""Files that FedLens writes next to folders of clients or classes."""
 
 
 @dataclass
 class Folder:
-    """images: names of the image files directly in it; folders: in natural order once the walk is over."""
+    """images: names of the image files directly inside; folders: in natural order after the walk."""
 
     path: Path
     images: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Folder:
         return normalized(self.path.name)
 
     def below(self, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Folder]]:
-        """This folder and all below it, parents first, each with the names that lead to it."""
+        """This folder and all below it, parents first, each with its path of names."""
         waiting = [(parts, self)]
         while waiting:
             names, folder = waiting.pop()
@@ -59,8 +59,8 @@ class Folder:
 
 @dataclass
 class PassedOver:
-    """system: hidden and system files and folders; other: files that are no images, by suffix; links: those that lead
-    to a folder that is read already."""
+    """system: hidden and system files and folders; other: files that are not images, by suffix; links: those to folders
+    that are read already."""
 
     system: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
@@ -68,12 +68,12 @@ class PassedOver:
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that reads digits as numbers: client2 comes before client10."""
+    """Sort key that compares digits as numbers: client2 comes before client10."""
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name))
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that systems make for themselves."""
+    """Whether a file or folder is hidden or a system's own."""
     return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS or name.casefold() in SYSTEM_FILES
 
 
@@ -82,13 +82,13 @@ def is_image(name: str) -> bool:
 
 
 def printable(path: str | Path) -> str:
-    """A path as text that can be shown: bytes that are not UTF-8 and control characters are escaped."""
+    """A path as printable text: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def walk(root: Path) -> tuple[Folder, PassedOver]:
-    """The tree below `root`. Links to folders are followed, unless they lead to a folder that is read anyway.
+    """The tree below `root`. Links to folders are followed, except to folders that are read anyway.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -97,7 +97,7 @@ def walk(root: Path) -> tuple[Folder, PassedOver]:
 
 
 class _Walk:
-    """One walk: real folders first, then links, so that a folder is met under its own name where it has one."""
+    """One walk: real folders before links, so that a folder is visited under its own name if possible."""
 
     def __init__(self, root: Path) -> None:
         real = Path(os.path.realpath(root))

@@ -1,4 +1,4 @@
-"""The data seam: what a source gives, and what a federation trains on."""
+"""Data types: what a source returns, and what a federation trains on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class ImageTable:
-    """What a source gives: images still encoded (paths) or already decoded, with what is known of each row.
+    """What a source returns: images, encoded (paths) or decoded, with the data of each row.
 
     images       paths of image files, or uint8 (N, H, W, C) with C = 1 or 3 (RGB)
     labels       int64 (N,), indexes into class_names
     split        (N,) of "train", "val", "test", or None: the source has no official split
-    clients      (N,) name of the client that owns the row ("" = nobody's), or None
-    groups       (N,) rows of one group (a patient, a module) never straddle a split, or None
-    channels     1 when every image is grey, else 3
-    native_size  typical side in pixels, or None when unknown (photographs)
-    notes        how the images were read, and what is doubtful about them: lines for the user
+    clients      (N,) name of the client that owns the row ("" = none), or None
+    groups       (N,) group of the row (a patient, a module): a group is never divided by a split; or None
+    channels     1 if every image is grey, else 3
+    native_size  typical side in pixels, or None if unknown (photographs)
+    notes        lines for the user: how the images were read, and possible problems
     """
 
     images: Sequence[Path] | NDArray[np.uint8]
@@ -45,7 +45,7 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class ClientRows:
-    """Which rows one client holds."""
+    """The rows that one client holds."""
 
     name: str
     train: Rows
@@ -55,11 +55,11 @@ class ClientRows:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was read, and what had to be left out.
+    """What was read, and what was skipped.
 
     skipped  (file, reason)
     source   where the images came from: "imagefolder PHOTOS"
-    scheme   how they were dealt out: "dirichlet α 0.3"
+    scheme   how they were partitioned: "dirichlet α 0.3"
     """
 
     read: int
@@ -70,7 +70,7 @@ class DataReport:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Lines for the user: the images that were left out, then the notes."""
+        """Lines for the user: skipped images, then the notes."""
         if not self.skipped:
             return self.notes
         file, reason = self.skipped[0]
@@ -80,11 +80,11 @@ class DataReport:
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Images, labels and who holds which rows.
+    """Images, labels, and the rows of each client.
 
     images  uint8 (N, S, S, C) RGB or grey, memory-mapped; or float (N, …) a user's own tensors, used as they are
     labels  int64 (N,)
-    test    rows of the global test set (nobody's training data)
+    test    rows of the global test set (never used for training)
     """
 
     images: Tensor
@@ -94,8 +94,8 @@ class FederatedData:
     test: Rows
     report: DataReport
     cache_key: str
-    """Changes when any image, its order or its decoding changes; together with the shape of `images` it keys what is
-    derived from them. Not with the size that images are scaled to: runs at two sizes have the same images."""
+    """Changes when any image, the order or the decoding changes; with the shape of `images` it is the key of derived
+    data. Independent of the size that images are scaled to: runs at two sizes have the same images."""
 
     @property
     def channels(self) -> int:
@@ -103,7 +103,7 @@ class FederatedData:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width in pixels; of data that are no images, the length of a row twice."""
+        """Height and width in pixels; for data that are not images, the length of a row twice."""
         if self.images.ndim != 4:
             return int(self.images.shape[1]), int(self.images.shape[1])
         height, width = self.images.shape[2:] if self.images.is_floating_point() else self.images.shape[1:3]
@@ -111,7 +111,8 @@ class FederatedData:
 
     @property
     def division(self) -> str:
-        """A digest of who holds which rows. Class counts do not tell: another draw may give as many of each class."""
+        """A digest of which client holds which rows. Class counts are not sufficient: another draw may give the same
+        counts."""
         digest = hashlib.blake2b(digest_size=16)
         for name, rows in [(c.name, rows) for c in self.clients for rows in (c.train, c.val, c.test)] + [
             ("", self.test)
@@ -125,5 +126,5 @@ class FederatedData:
         return np.concatenate([np.empty(0, np.int64), *(client.val for client in self.clients)])
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
-        """(classes,) how many of `rows` carry each label."""
+        """(classes,) number of `rows` with each label."""
         return np.bincount(self.labels.numpy()[rows], minlength=len(self.class_names)).astype(np.int64)

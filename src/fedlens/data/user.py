@@ -1,4 +1,4 @@
-"""A user's own `torch` data sets, straight from Python."""
+"""A user's own `torch` data sets, passed from Python."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ or a float tensor (C, H, W), which is used as it is. A label is a class number f
 
 
 MOST_GAPS = 20
-"""Classes without any image that labels may leave, where there are no names."""
+"""The maximum number of classes without images if there are no class names."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,14 @@ def from_datasets(
     partition_seed: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> FederatedData:
-    """A federation of one data set, dealt out by `scheme`, or of one data set a client (name → data set).
+    """A federation from one data set, partitioned by `scheme`, or from one data set per client (name → data set).
 
     Every item is read once, transforms included, and all images stay in memory. Without `test`, `test_fraction` of
     the rows is the global test set. Class names come from `class_names`, else the data sets' `classes`, else numbers.
-    Where data sets number the same classes differently, names count: see `class_names.numbering`.
+    If data sets number their classes differently, they are matched by name: see `class_names.numbering`.
 
     Raises:
-        DataError: an item is not (image, label), images differ in size or type, or a label has no name; and as
-            `divide`.
+        DataError: an item is not (image, label), images differ in size or type, or a label has no name; or as `divide`.
     """
     owned = _named(data) if isinstance(data, Mapping) else {"": data}
     given = [("train", name, dataset) for name, dataset in owned.items()]
@@ -91,7 +90,7 @@ def from_datasets(
 
 
 def _named(data: Mapping[str, Images]) -> dict[str, Images]:
-    """Client name → data set. Raises DataError: two names are one without characters that are not shown."""
+    """Client name → data set. Raises DataError: two names are equal without invisible characters."""
     named = {normalized(str(name)): dataset for name, dataset in data.items()}
     if len(named) < len(data):
         raise DataError(f"two clients have one name: {', '.join(map(repr, data))}")
@@ -112,7 +111,7 @@ def _read(dataset: Images, split: str, client: str) -> _Part:
 
 
 def _items(dataset: Images) -> Iterator[Any]:
-    """Raises DataError: it is no data set."""
+    """Raises DataError: it is not a data set."""
     if isinstance(dataset, DataLoader):
         raise DataError("a DataLoader in place of a data set: give the data set in it, loader.dataset")
     if isinstance(dataset, str | Path):
@@ -173,10 +172,11 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 
 def _numbers(labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """Names of classes without names. A few gaps are classes without images; many are labels of another kind.
+    """Numbers as class names. A few gaps are classes without images; many gaps mean that the labels are not class
+    numbers.
 
     Raises:
-        DataError: most numbers up to the largest label are no image's.
+        DataError: most numbers up to the largest label do not occur.
     """
     found, count = len(np.unique(labels)), int(labels.max()) + 1
     if count - found > max(found, MOST_GAPS):

@@ -1,4 +1,4 @@
-"""What the schemes share: shuffling rows, cutting them, and naming the clients."""
+"""Common functions of the schemes: shuffling rows, splitting them, and naming clients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fedlens.errors import DataError
 
 
 def shuffled(rows: ToPartition) -> NDArray[np.int64]:
-    """The positions of `rows` in a random order of the seed, independent of what a scheme draws from that seed.
+    """The positions of `rows` in a random order from the seed, independent of a scheme's own random draws.
 
-    A scheme cuts a class where it stands. Neighbouring rows are often alike (one patient, one scene): cut in the order
-    of the files, they would go to one client, and label skew would carry feature skew with it. NIID-Bench
-    (`dirichlet`'s citation) also shuffles a class before it cuts it.
+    A scheme splits a class into consecutive parts. Neighbouring rows are often similar (one patient, one scene): split
+    in file order, they would go to one client, and label skew would come with feature skew. NIID-Bench (`dirichlet`'s
+    citation) also shuffles each class before splitting it.
     """
     return np.random.default_rng(derive(rows.seed, "partition", "order")).permutation(len(rows.labels))
 
@@ -35,10 +35,10 @@ def named(parts: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
 
 
 def check_clients(scheme: str, rows: ToPartition, min_size: int = 1) -> None:
-    """Every client can have `min_size` rows.
+    """Check that every client can get `min_size` rows.
 
     Raises:
-        DataError: there are too few rows for that.
+        DataError: there are too few rows.
     """
     have, need = len(rows.labels), rows.clients * min_size
     if need > have:

@@ -20,15 +20,15 @@ from fedlens.data.partition.cutting import by_class, check_clients, named
 from fedlens.errors import DataError
 
 DRAWS, SEEDS = 11, 10
-"""So many draws of each of so many seeds are tried. With alpha 0.1 and 100 clients, the 11 draws of one seed give every
-client 10 images in three cases of four."""
+"""The number of draws per seed, and of seeds, that are tried. With alpha 0.1 and 100 clients, the 11 draws of one seed
+give every client 10 images in three cases out of four."""
 
 
 @schemes.register("dirichlet", "label skew: a Dirichlet draw shares out each class (small alpha: few classes each)")
 @dataclass(frozen=True)
 class Dirichlet(Scheme):
-    """Each class is shuffled, then cut into the clients' shares. alpha: 0.1 is strong skew, 100 nearly iid.
-    `balanced`: a client that holds its even share gets no further class (the cap of NIID-Bench)."""
+    """Each class is shuffled, then split into the clients' shares. alpha: 0.1 is strong skew, 100 nearly iid.
+    `balanced`: a client that has reached an even share gets no further class (the cap of NIID-Bench)."""
 
     alpha: Annotated[float, Field(gt=0)] = 0.5
     min_size: NumberOrNone = 10
@@ -54,7 +54,7 @@ class Dirichlet(Scheme):
     def _draw(
         self, classes: Sequence[NDArray[np.int64]], clients: int, rng: np.random.Generator
     ) -> list[NDArray[np.int64]] | None:
-        """One draw for every class; None where the shares are no numbers (an extreme alpha)."""
+        """One draw for every class; None if the shares are not finite (an extreme alpha)."""
         parts: list[list[NDArray[np.int64]]] = [[] for _ in range(clients)]
         held, even = np.zeros(clients), sum(map(len, classes)) / clients
         for rows in classes:

@@ -1,4 +1,4 @@
-"""Every client gets the same mixture."""
+"""Every client gets the same class distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients that the data itself names."""
+"""The clients given by the data itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.errors import DataError
 @schemes.register("natural", "the clients that the data itself names: a hospital, a plant, a photographer")
 @dataclass(frozen=True)
 class Natural(Scheme):
-    """Rows that name no client belong to nobody."""
+    """Rows without a client are not used."""
 
     keeps_clients: ClassVar[bool] = True
 

@@ -1,7 +1,7 @@
-"""Each client knows a few classes only.
+"""Each client holds only a few classes.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, in the
-form by classes of Li et al. (NIID-Bench, "#C = k"), ICDE 2022.
+variant by classes of Li et al. (NIID-Bench, "#C = k"), ICDE 2022.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fedlens.errors import DataError
 @schemes.register("pathological", "each client holds exactly classes_per_client classes")
 @dataclass(frozen=True)
 class Pathological(Scheme):
-    """The first class goes round by client, so that none is left out when there are enough clients; the others
-    are drawn. A class is shuffled, then cut evenly among the clients that hold it."""
+    """The first class of each client is assigned in rotation, so that none is left out if there are enough clients; the
+    others are drawn at random. A class is shuffled, then split evenly among the clients that hold it."""
 
     classes_per_client: Classes = 2
 

@@ -1,4 +1,4 @@
-"""Clients of different sizes, the same mixture in each.
+"""Clients of different sizes with the same class distribution.
 
 Li et al., "Federated Learning on Non-IID Data Silos" (NIID-Bench), ICDE 2022, section 4 ("quantity skew", by a
 Dirichlet draw); the fixed progressions are those of flwr-datasets (https://flower.ai/docs/datasets/).
@@ -40,7 +40,7 @@ class Quantity(Scheme):
         return named(np.split(order, np.cumsum(sizes)[:-1]))
 
     def _grown(self, rows: ToPartition) -> NDArray[np.int64] | None:
-        """Sizes in the progression; the last client also gets what rounding leaves. None: they are no numbers."""
+        """Sizes in the progression; the last client also gets the rounding remainder. None: they are not finite."""
         numbers = np.arange(1, rows.clients + 1, dtype=float)
         with np.errstate(over="ignore", invalid="ignore"):
             units = {"linear": numbers, "square": numbers**2, "exponential": np.exp(numbers)}[self.skew]
@@ -52,7 +52,7 @@ class Quantity(Scheme):
         return sizes
 
     def _drawn(self, rows: ToPartition, rng: np.random.Generator) -> NDArray[np.int64] | None:
-        """Sizes of a Dirichlet draw; None: no draw is large enough for all."""
+        """Sizes from a Dirichlet draw; None: no draw gives all clients enough."""
         for _ in range(DRAWS):
             shares = rng.dirichlet(np.full(rows.clients, self.alpha))
             ends = np.floor(np.cumsum(shares) * len(rows.labels) + 1e-6).astype(int)

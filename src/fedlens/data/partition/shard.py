@@ -1,7 +1,7 @@
-"""Rows sorted by label, cut into shards, a few shards a client.
+"""Rows sorted by label, split into shards, a few shards per client.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, section 3:
-MNIST in 200 shards of 300, two for each of 100 clients.
+MNIST in 200 shards of 300, two per client for 100 clients.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fedlens.errors import DataError
 @schemes.register("shard", "label-sorted shards, shards_per_client each: the non-IID split of the FedAvg paper")
 @dataclass(frozen=True)
 class Shard(Scheme):
-    """Each class is shuffled before the sorted rows are cut. All shards are equal; what is left when the rows do not
-    divide evenly belongs to nobody."""
+    """Each class is shuffled before the sorted rows are split. All shards have equal size; the remainder is not
+    used."""
 
     shards_per_client: Number = 2
 

@@ -1,4 +1,4 @@
-"""Where images come from: one file a source, each registered by name."""
+"""Sources of images, one per file, each registered by name."""
 
 from fedlens.data.detect import detect
 

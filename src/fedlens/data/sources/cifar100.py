@@ -18,10 +18,10 @@ from fedlens.data.types import ImageTable
 )
 @dataclass(frozen=True)
 class CIFAR100(Source):
-    """`path`: the folder of torchvision's copy, and where a download goes; default: FedLens' cache folder."""
+    """`path`: the folder of torchvision's copy, also for the download; default: FedLens' cache folder."""
 
     path: Annotated[Path | None, Field(description="folder of the files; default: the user's cache")] = None
 
     def load(self) -> ImageTable:
-        """Read all 60,000 pictures. Raises: DataError, as `load_cifar`."""
+        """Read all 60,000 images. Raises DataError, as `load_cifar`."""
         return load_cifar("CIFAR100", self.path)

@@ -1,4 +1,4 @@
-"""A folder of clients: PATH/<client>/<class>/….jpg, what `fedlens data partition` writes."""
+"""A folder of clients: PATH/<client>/<class>/….jpg, as written by `fedlens data partition`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from fedlens.errors import DataError
 )
 @dataclass(frozen=True)
 class ClientFolders(Source):
-    """Each folder in PATH is a client, in natural order, but for test: the global test set, nobody's. Splits may lie
-    above the clients, in each client, or in each class; clients may also lie in each class, if their names say so
-    (client1, site_a, hospital-2). PATH/classes.json gives the order of the classes; without it they are sorted."""
+    """Each folder in PATH is a client, in natural order, except test: the global test set, which belongs to no client.
+    Split folders may be above the clients, in each client, or in each class; clients may also be in each class, if
+    their names are recognisable (client1, site_a, hospital-2). PATH/classes.json gives the order of the classes;
+    without it they are sorted."""
 
     path: Annotated[Path, Field(description="folder with a folder for each client")]
 
     def load(self) -> ImageTable:
-        """List the images. Raises: DataError, as `folder_table`; or there are no folders of clients."""
+        """List the images. Raises DataError, as `folder_table`, or if there are no folders of clients."""
         root = existing_folder(self.path)
         table = folder_table(root, clients=True)
         if table.clients is None:

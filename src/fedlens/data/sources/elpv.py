@@ -1,5 +1,5 @@
-"""ELPV: 2,624 electroluminescence photographs of solar cells (Buerhop-Lutz et al., EU PVSEC 2018; Deitsch et al.,
-Solar Energy 185, 2019), CC BY-NC-SA 4.0. They come with the extra `fedlens[solar]` and are never shipped here."""
+"""ELPV: 2,624 electroluminescence photographs of solar cells (Buerhop-Lutz et al., EU PVSEC 2018; Deitsch et al., Solar
+Energy 185, 2019), CC BY-NC-SA 4.0. The extra `fedlens[solar]` installs them; FedLens itself does not contain them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CLASS_NAMES = ("functional", "defective")
 )
 @dataclass(frozen=True)
 class ELPV(Source):
-    """A cell is defective from a defect probability of `threshold` on (the file has 0, 1/3, 2/3 and 1). The default
-    makes 68.7 % functional.
+    """A cell counts as defective if its defect probability is at least `threshold` (the file has 0, 1/3, 2/3 and 1).
+    With the default, 68.7 % are functional.
 
-    The file holds ten runs of one module type, like ten plants: each is a client. It does not say which module a
-    cell comes from, so `groups` stays None and cells of one module may fall on both sides of a random split.
+    The file holds ten runs of one module type, like ten plants: each is a client. It does not identify a cell's module,
+    so `groups` is None and cells of one module may be on both sides of a random split.
     """
 
     threshold: Annotated[float, Field(description="probability from which a cell counts as defective")] = 0.5

@@ -29,7 +29,7 @@ CLASS_NAMES = (
     "Ankle boot",
 )
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the files."""
+"""The folder of Debian's package dataset-fashion-mnist."""
 
 _PARTS = {"train": "train", "test": "t10k"}
 
@@ -39,8 +39,8 @@ _PARTS = {"train": "train", "test": "t10k"}
 )
 @dataclass(frozen=True)
 class FashionMNIST(Source):
-    """`path`: a folder with the IDX files (packed or not, directly or as torchvision lays them out), and where a
-    download goes; default: FedLens' cache folder, then Debian's package."""
+    """`path`: a folder with the IDX files (gzipped or not, directly or in torchvision's layout), also for the download;
+    default: FedLens' cache folder, then Debian's package."""
 
     path: Annotated[
         Path | None,
@@ -48,7 +48,7 @@ class FashionMNIST(Source):
     ] = None
 
     def load(self) -> ImageTable:
-        """Read all 70,000 pictures (55 MB).
+        """Read all 70,000 images (55 MB).
 
         Raises:
             DataError: a file is damaged; or there is no copy and the download fails.
@@ -84,10 +84,10 @@ def read_part(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes, gzip-packed or not (format: http://yann.lecun.com/exdb/mnist).
+    """An IDX file of unsigned bytes, gzipped or not (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        DataError: it is missing, damaged, or holds other than unsigned bytes.
+        DataError: it is missing, damaged, or its elements are not unsigned bytes.
     """
     try:
         data = file.read_bytes()
@@ -102,7 +102,7 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """The unpacked file where there is one, else the packed one."""
+    """The uncompressed file if it exists, else the gzipped one."""
     plain = folder / name
     return plain if plain.exists() else folder / f"{name}.gz"
 
@@ -113,10 +113,10 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(root: Path) -> Path:
-    """Fetch the files with their checksums into `root`; returns their folder.
+    """Download the files into `root` and verify their checksums; returns their folder.
 
     Raises:
-        DataError: no connection, a wrong checksum, or no room.
+        DataError: there is no connection, a checksum is wrong, or the disk is full.
     """
     from torchvision.datasets import FashionMNIST as Torchvision
 

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, or one in a folder: through the `datasets` library."""
+"""A data set from the Hugging Face Hub or in a folder, read with the `datasets` library."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
 _LEFT_OUT = "none"
-"""In place of a split's name. The empty text says the same in a file; on the command line it is a variable not set."""
+"""Means that no split is used. In a file, the empty text means the same; on the command line it would be an unset
+variable."""
 
 
 @sources.register("huggingface", summary="a data set of the Hugging Face hub by name, or one saved in a folder")
 @dataclass(frozen=True)
 class HuggingFace(Source):
-    """`dataset` is a name on the hub; `path` a folder (of `save_to_disk`, or that `load_dataset` reads) or such a name.
+    """`dataset` is a name on the Hub; `path` is a folder (from `save_to_disk`, or readable by `load_dataset`) or such a
+    name.
 
-    Columns that are not named: the first image column, the first ClassLabel column or the one called label.
-    Splits that are not named: those whose names mean validation and test, in any case; none leaves one out. Classes
-    are matched by name where splits number them differently. The encoded images are
-    written once as files into FedLens' cache folder, so that decoding and starting again work as for any folder.
+    Default columns: the first image column, and the first ClassLabel column or the one called label. Default splits:
+    those whose names mean validation and test, in any case; `none` leaves one out. If splits number their classes
+    differently, classes are matched by name. The encoded images are written once as files into FedLens' cache folder,
+    so decoding and resuming work as for any folder.
     """
 
     path: Annotated[Path | None, Field(description="folder of a saved data set")] = None
@@ -51,10 +53,10 @@ class HuggingFace(Source):
     test_split: Annotated[str | None, Field(description="name of the test split; none leaves it out")] = None
 
     def load(self) -> ImageTable:
-        """Fetch the data set unless it is there, and list its images.
+        """Download the data set if necessary, and list its images.
 
         Raises:
-            DataError: it cannot be fetched or read, or a split or a column is not in it.
+            DataError: it cannot be downloaded or read, or a split or column does not exist.
         """
         found = self._open()
         splits = self._choose_splits(found)
@@ -100,7 +102,7 @@ class HuggingFace(Source):
         return found if isinstance(found, Mapping) else {self.train_split: found}
 
     def _choose_splits(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """ "train", "val", "test" → `datasets.Dataset`, those that there are."""
+        """Those of "train", "val" and "test" that exist → `datasets.Dataset`."""
         renamed = self.train_split == "train" and "train" not in found
         chosen = {"train": (_usual("train", found) if renamed else "") or self.train_split}
         for split, asked in (("val", self.val_split), ("test", self.test_split)):
@@ -116,7 +118,7 @@ class HuggingFace(Source):
         return {split: found[name] for split, name in chosen.items()}
 
     def _summary(self, found: Mapping[str, Any], splits: Mapping[str, Any], names: tuple[str, ...]) -> str:
-        """How the data set was read, in one line."""
+        """One line that describes how the data set was read."""
         used = {id(part) for part in splits.values()}
         unread = [name for name, part in found.items() if id(part) not in used]
         held_out = f"{splits_text(splits)}{f' (not read: {some(unread)})' if unread else ''}"
@@ -151,7 +153,7 @@ def _existing(key: str, name: str, features: Mapping[str, Any]) -> str:
 
 
 def _texts(splits: Mapping[str, Any], key: str, column: str | None) -> NDArray[np.str_] | None:
-    """A column of all splits as text; None when it is not asked for."""
+    """A column of all splits as text; None if it is not requested."""
     if column is None:
         return None
     values = [v for part in splits.values() for v in part[_existing(key, column, part.features)]]
@@ -159,12 +161,12 @@ def _texts(splits: Mapping[str, Any], key: str, column: str | None) -> NDArray[n
 
 
 def _usual(split: str, found: Mapping[str, Any]) -> str:
-    """The name that stands for `split` in a data set, or ""."""
+    """The data set's usual name for `split`, or ""."""
     return next((name for name in found if split_word(name) == split), "")
 
 
 def _check_columns(split: str, features: Mapping[str, Any], image: str, label: str) -> None:
-    """Raises DataError: a split lacks the columns that the first one has, or has no images in one."""
+    """Raises DataError: a split lacks columns of the first one, or its image column has no images."""
     there = ", ".join(features)
     way_out = f"rename it, or leave the split out: data.{split}_split={_LEFT_OUT}"
     for column in (image, label):
@@ -175,8 +177,8 @@ def _check_columns(split: str, features: Mapping[str, Any], image: str, label: s
 
 
 def _labels(splits: Mapping[str, Any], column: str) -> tuple[NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
-    """Labels of all splits, the class names, and notes. A number of a ClassLabel column stands for its name there, so
-    splits that number their classes differently agree; columns of other types hold the names themselves.
+    """Labels of all splits, the class names, and notes. Numbers of a ClassLabel column are converted to their names, so
+    that splits may number their classes differently; columns of other types contain the names themselves.
 
     Raises:
         DataError: rows without a label, or with several.
@@ -197,19 +199,19 @@ def _labels(splits: Mapping[str, Any], column: str) -> tuple[NDArray[np.int64], 
 
 
 def _names_of(feature: Any) -> tuple[str, ...] | None:
-    """The classes of a ClassLabel column; None for one of another type."""
+    """The classes of a ClassLabel column; None for a column of another type."""
     return tuple(map(normalized, feature.names)) if type(feature).__name__ == "ClassLabel" else None
 
 
 def _named(values: Any, names: tuple[str, ...] | None) -> Iterator[object]:
-    """Numbers of a ClassLabel column as names, -1 as nothing; other values as they are."""
+    """Numbers of a ClassLabel column as names, -1 as None; other values unchanged."""
     if names is None:
         return iter(values)
     return (None if value is None or value < 0 else names[value] for value in values)
 
 
 def _faulty(splits: Mapping[str, Any], column: str, texts: list[str], problem: str, rows: list[int]) -> str:
-    """The error for rows whose label cannot be used."""
+    """The error for rows with an invalid label."""
     sizes = np.cumsum([len(part) for part in splits.values()])
     at = int(np.searchsorted(sizes, rows[0], side="right"))
     split, row = list(splits)[at], rows[0] - int(sizes[at - 1] if at else 0)
@@ -221,7 +223,7 @@ def _faulty(splits: Mapping[str, Any], column: str, texts: list[str], problem: s
 
 
 def _files(part: Any, column: str) -> list[Path]:
-    """The encoded images of one split as files, written when they are not there yet."""
+    """The encoded images of one split as files, written if they do not exist yet."""
     folder = default_cache_dir() / "huggingface" / f"{part._fingerprint}-{column}"
     files = [folder / f"{row:07d}" for row in range(len(part))]
     if folder.exists():
@@ -230,7 +232,7 @@ def _files(part: Any, column: str) -> list[Path]:
         temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
         try:
             _export(part, column, temporary)
-            if not folder.exists():  # another process may have been quicker
+            if not folder.exists():  # another process may have renamed it first
                 temporary.rename(folder)
         except OSError as error:
             raise DataError(
@@ -246,6 +248,6 @@ def _export(part: Any, column: str, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     for row, image in enumerate(part.select_columns([column]).cast_column(column, Image(decode=False))):
-        encoded = image[column] or {"bytes": b"", "path": None}  # an empty file is reported when it is decoded
+        encoded = image[column] or {"bytes": b"", "path": None}  # decoding reports an empty file
         data = encoded["bytes"] if encoded["bytes"] is not None else Path(encoded["path"]).read_bytes()
         (folder / f"{row:07d}").write_bytes(data)

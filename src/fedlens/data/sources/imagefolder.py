@@ -19,12 +19,12 @@ from fedlens.data.types import ImageTable
 @dataclass(frozen=True)
 class ImageFolder(Source):
     """Images at any depth below a class folder belong to the class. Labels follow the sorted class names, as in
-    torchvision's ImageFolder, unless PATH/classes.json orders them. Folders with names of splits (train, Training,
+    torchvision's ImageFolder, or the order in PATH/classes.json. Folders with names of splits (train, Training,
     seg_train; val, valid, validation, dev, eval; test, testing, …), above the classes or in each of them, are the
-    official splits. What a folder was taken for is one line of the run's notes."""
+    official splits. The run's notes describe how the folders were read."""
 
     path: Annotated[Path, Field(description="folder with a folder for each class")]
 
     def load(self) -> ImageTable:
-        """List the images. Raises: DataError, as `folder_table`."""
+        """List the images. Raises DataError, as `folder_table`."""
         return folder_table(existing_folder(self.path), clients=False)

@@ -46,10 +46,10 @@ _LABEL_WAYS_OUT = {
 @sources.register("manifest", summary="a CSV or Parquet table of path and label, optionally client, group, split")
 @dataclass(frozen=True)
 class Manifest(Source):
-    """Columns: path (relative to the manifest's folder, or absolute), label (name or number), client ("" = nobody's),
-    group (rows of one patient or module; "" = one of its own), split (train, val or test); others are left unread.
-    `columns` says what they are called where they have other names. A file is one image: rows that say the same of it
-    count once. Class names are the different labels in natural order."""
+    """Columns: path (relative to the manifest's folder, or absolute), label (name or number), client ("" = none), group
+    (rows of one patient or module; "" = one of its own), split (train, val or test); others are ignored. `columns` maps
+    them to other names in the table. A file is one image: identical rows for it count once. Class names are the
+    distinct labels in natural order."""
 
     path: Annotated[Path, Field(description="the .csv or .parquet file; image paths in it are relative to its folder")]
     columns: Annotated[
@@ -58,11 +58,11 @@ class Manifest(Source):
     ] = field(default_factory=dict)
 
     def load(self) -> ImageTable:
-        """Read the table and look for its files.
+        """Read the table and check that its files exist.
 
         Raises:
-            DataError: the table cannot be read, lacks a column, is empty, or has rows that name a missing file, an
-                unknown split, no label or several; rows are given as lines of a CSV file, or counted from 0 in Parquet.
+            DataError: the table cannot be read, lacks a column, is empty, or has rows with a missing file, an unknown
+            split, no label or several labels; rows are given as line numbers in CSV, or counted from 0 in Parquet.
         """
         table, notes = read_columns(self.path.expanduser(), self.columns)
         folder = table.file.parent
@@ -97,7 +97,7 @@ def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTab
 
 
 def _summary(table: Table, classes: Sequence[str]) -> str:
-    """How the table was read, in one line."""
+    """One line that describes how the table was read."""
     clients, splits = (table.columns.get(name, []) for name in ("client", "split"))
     return read_as(
         printable(table.file), f"a table of {count(len(table), 'image')}", classes, clients, splits_text(splits)
@@ -109,7 +109,7 @@ def _array(values: list[str] | None) -> NDArray[np.str_] | None:
 
 
 def _read_splits(table: Table) -> None:
-    """Put train, val and test in place of their synonyms, whatever their case."""
+    """Replace synonyms of train, val and test, in any case."""
     if given := table.columns.get("split"):
         read = [split_word(name) or "" for name in given]
         if bad := [row for row, split in enumerate(read) if not split]:
@@ -127,12 +127,12 @@ def _check_paths(table: Table, folder: Path) -> None:
 
 
 def _one_row_a_file(table: Table, folder: Path) -> tuple[Table, tuple[str, ...]]:
-    """Rows that say the same of a file count once.
+    """Keep one of several identical rows for a file.
 
     Raises:
-        DataError: rows say different things of one file.
+        DataError: rows for one file differ.
     """
-    real = cache(os.path.realpath)  # of folders, for it asks the disk for every part of a path
+    real = cache(os.path.realpath)  # cached per folder: resolving makes a system call for every part of a path
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, name in enumerate(table.columns["path"]):
         place, file = os.path.split(os.path.normpath(folder / name))

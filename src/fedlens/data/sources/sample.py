@@ -1,4 +1,4 @@
-"""The data that ships with FedLens: 6,000 pictures of Fashion-MNIST, made by tools/build_sample.py."""
+"""The sample that ships with FedLens: 6,000 images of Fashion-MNIST, made by tools/build_sample.py."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fedlens.data.types import ImageTable
 )
 @dataclass(frozen=True)
 class Sample(Source):
-    """5,000 training pictures in ten shops of 264 to 770, and 1,000 test pictures, 100 a class."""
+    """5,000 training images in ten shops of 264 to 770, and 1,000 test images, 100 per class."""
 
     def load(self) -> ImageTable:
-        """Read the pictures from the package."""
+        """Read the images from the package."""
         packed = files("fedlens.data").joinpath("sample", "fashion_mnist_excerpt.npz")
         with packed.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels, clients = arrays["images"], arrays["labels"], arrays["clients"]
