@@ -88,6 +88,12 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
     assert whole.metrics.read_bytes() == before
 
 
+def test_a_value_from_the_command_line_is_not_put_down_to_the_file() -> None:
+    Path("config.yaml").write_text("optimizer:\n  lr: 0.1\n")
+    result = command("sweep config.yaml optimizer.lr=0.1,xx")
+    assert result.stderr == "optimizer.lr = 'xx': must be a number above 0 (command line)\n"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -81,6 +81,7 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
         ConfigError: a combination is wrong, or there is nothing to combine; nothing has run yet.
     """
     from fedlens.build.load import load
+    from fedlens.config.overrides import COMMAND_LINE
 
     axes, fixed = split_axes(overrides)
     if not axes:
@@ -90,7 +91,7 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
         chosen = dict(zip(axes, values, strict=True))
         label = " ".join(f"{short[key]}={value}" for key, value in chosen.items())
         try:
-            config = load(path, fixed, chosen, use="run")
+            config = load(path, fixed, chosen, origin=COMMAND_LINE, use="run")
         except ConfigError as error:
             mistakes += list(error.problems)
             continue

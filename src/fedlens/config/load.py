@@ -52,6 +52,7 @@ def load_config(
     extra: Mapping[str, Any] | None = None,
     *,
     check: Check,
+    origin: str = "",
     use: Use | None = None,
     given: HandedOver = frozenset(),
     note: Callable[[str], None] = lambda _: None,
@@ -62,17 +63,18 @@ def load_config(
     Plugins are imported first, so that their blocks are known. Default parameters of blocks are filled in, so that the
     configuration saved with a run is complete.
 
-    check  further checks
-    use    the intended use: keys that only have an effect for the other use are dropped if `path` holds them, else they
-           are mistakes
-    given  `OWN_DATA`, `OWN_MODEL`: what a Python program passes, in the layer of `extra`
-    note   called for keys that are dropped because of `use`
+    check   further checks
+    origin  the place where a user gives `extra`, if not in Python
+    use     the intended use: keys that only have an effect for the other use are dropped if `path` holds them, else
+            they are mistakes
+    given   `OWN_DATA`, `OWN_MODEL`: what a Python program passes, in the layer of `extra`
+    note    called for keys that are dropped because of `use`
 
     Raises:
         ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, place.
     """
     mistakes: list[str] = []
-    layers = _layers(path, overrides, extra or {}, mistakes)
+    layers = _layers(path, overrides, argument_layer(extra or {}, mistakes, origin), mistakes)
     idle = lambda config: idle_keys(config, use, given)  # noqa: E731
     return _checked(layers, mistakes, idle, check, note=note)
 
@@ -85,7 +87,7 @@ def load_saved_config(path: Path, overrides: Sequence[str] = (), *, check: Check
         ConfigError: as `load_config`.
     """
     mistakes: list[str] = []
-    layers = _layers(path, overrides, {}, mistakes)
+    layers = _layers(path, overrides, Layer(), mistakes)
     layers.insert(1, argument_layer(kept_paths(path, layers[0].tree), mistakes))
     return _checked(layers, mistakes, lambda config: idle_keys(config, use), check, saved=True)
 
@@ -95,15 +97,13 @@ def dump(config: Config) -> str:
     return write_text(config.model_dump(mode="json"))
 
 
-def _layers(
-    path: Path | Config | None, overrides: Sequence[str], extra: Mapping[str, Any], mistakes: list[str]
-) -> list[Layer]:
+def _layers(path: Path | Config | None, overrides: Sequence[str], extra: Layer, mistakes: list[str]) -> list[Layer]:
     """The layers, from the lowest to the highest."""
     if isinstance(path, Config):
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
     else:
         lowest = Layer() if path is None else file_layer(path)
-    return [lowest, argument_layer(extra, mistakes), override_layer(overrides, mistakes, all_text_keys())]
+    return [lowest, extra, override_layer(overrides, mistakes, all_text_keys())]
 
 
 def _checked(

@@ -47,11 +47,14 @@ def file_layer(path: Path) -> Layer:
     return Layer(_nested(text.tree), {key: f"{path}, line {line}" for key, line in text.lines.items()})
 
 
-def argument_layer(values: Mapping[str, Any], mistakes: list[str]) -> Layer:
-    """Values from Python, nested or under dotted keys."""
+def argument_layer(values: Mapping[str, Any], mistakes: list[str], origin: str = "") -> Layer:
+    """Values from Python, nested or under dotted keys. `origin`: where a user has given them, if not in Python."""
     layer = Layer()
-    for key, value in values.items():
-        _put(layer.tree, tuple(str(key).split(".")), value, mistakes, "")
+    for name, value in values.items():
+        key = tuple(str(name).split("."))
+        _put(layer.tree, key, value, mistakes, origin)
+        if origin:
+            layer.origins[key] = origin
     return layer
 
 

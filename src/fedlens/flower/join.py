@@ -8,7 +8,7 @@ from fedlens.flower.addresses import LOOPBACK, as_target, joined, parted
 from fedlens.flower.bundle import bundle
 from fedlens.flower.certificates import ClientCredentials
 from fedlens.flower.client import Place, ResidentClient, Terms
-from fedlens.flower.site import site_maker
+from fedlens.flower.site import site_maker, source_of
 from fedlens.flower.site_state import exclusive_lock
 from fedlens.flower.worker import Watcher
 
@@ -19,6 +19,7 @@ def join(site: SiteConfig, watcher: Watcher) -> None:
     Raises:
         FedLensError: the server cannot be used, or the site cannot work.
     """
+    source_of(site)  # a folder that is missing is said at once, not when a server is there
     place = where(site)
     terms = Terms(site.allow.max_message_mb * 1_000_000, bundle().hash_str, site.stay)
     with exclusive_lock(site):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.metadata import version
 
@@ -29,6 +30,9 @@ from fedlens.training.device import enough_memory, resolve_device
 from fedlens.training.tasks.base import kind_of
 
 Tell = Callable[[str], None]
+
+FROM_FILES = ("imagefolder", "manifest")
+"""Sources that have nothing to read where `data_dir` does not exist."""
 
 FREE_DISK = 200_000_000
 """Bytes that stay free after everything that a run keeps at a site."""
@@ -175,15 +179,37 @@ def images_of(config: SiteConfig) -> ImageTable:
         DataError: there are none, or not in the expected form.
     """
     load_plugins(config.plugins)
-    try:
-        source = detect(config.data_dir) if config.source == AUTO else config.source
-        if source == "clients":
-            raise DataError(
-                f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
-                f"{config.data_dir / 'client1'}"
-            )
+    source = source_of(config)
+    with _own_key_names():
         section = DataSection.model_validate({"source": source, "path": config.data_dir})
         return SOURCE.choose(section).load()
+
+
+def source_of(config: SiteConfig) -> str:
+    """The name of the source that reads the site's images.
+
+    Raises:
+        DataError: `data_dir` does not exist, or holds nothing that a source reads.
+    """
+    if config.source in FROM_FILES and not config.data_dir.expanduser().exists():
+        raise DataError(f"data_dir: {config.data_dir} does not exist")
+    if config.source != AUTO:
+        return config.source
+    with _own_key_names():
+        source = detect(config.data_dir)
+    if source == "clients":
+        raise DataError(
+            f"data_dir: {config.data_dir} holds the folders of several clients: name one of them, such as "
+            f"{config.data_dir / 'client1'}"
+        )
+    return source
+
+
+@contextmanager
+def _own_key_names() -> Iterator[None]:
+    """A mistake in the data names the keys of site.yaml."""
+    try:
+        yield
     except DataError as error:
         raise DataError(str(error).replace("data.path", "data_dir").replace("data.source", "source")) from error
 
