@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Comparison of runs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def warn(text: str) -> None:
 
 
 def compare_runs(folders: Sequence[Path], note: Note = warn) -> list[dict[str, Any]]:
-    """One row a run (see `Headline`), oldest first. A folder is a run, or holds runs. `note` is told which runs
-    are left out because their files are damaged, and what makes a comparison doubtful.
+    """One row per run (see `Headline`), oldest first. A folder is a run, or contains runs. `note` is called for runs
+    that are left out because their files are damaged, and for reasons why runs are not comparable.
 
     Raises:
         ConfigError: no run is found.
@@ -43,8 +43,8 @@ def compare_runs(folders: Sequence[Path], note: Note = warn) -> list[dict[str, A
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> None:
-    """Write a page about the runs in `folders` that needs no network: their figures in a table, and how their accuracy
-    rose, against the virtual clock when all of them have one, else by round, and by communication.
+    """Write a self-contained page about the runs in `folders`: a table of their figures, and plots of their accuracy
+    over virtual time if all have a clock, else over rounds, and over communication.
 
     Raises:
         ConfigError: no run is found, none has been evaluated, or the page cannot be written.
@@ -71,11 +71,11 @@ FIGURES = ("rounds", "accuracy", "best", "client accuracy", "worst", "MB", "time
 UNUSED_MARK = "*"
 _MOST_GROUNDS = 5
 VIRTUAL = "virtual time"
-"""A column where some run has a clock of simulated clients."""
+"""Table column, present if a run has a clock of simulated clients."""
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The head and the cells of a table of `compare_runs`' rows: what a run is, then its figures."""
+    """The header and cells of a table of `compare_runs`' rows: first a run's description, then its figures."""
     clock = any(row["virtual_seconds"] is not None for row in rows)
     cells = [
         (*(_short(row[name]) for name in NAMES), *_figures(row), *([_virtual(row)] if clock else [])) for row in rows
@@ -84,7 +84,7 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[t
 
 
 def _short(text: str) -> str:
-    """A name as wide as a table has room for; of a path, its end tells more."""
+    """A name shortened for the table; of a path, the end is kept."""
     return text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}"
 
 
@@ -102,7 +102,7 @@ def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _with_half_interval(row: Mapping[str, Any], prefix: str) -> str:
-    """84.4 ±2.4 %: the accuracy, and how far the farther end of its 95 % interval is."""
+    """84.4 ±2.4 %: the accuracy, and the distance to the farther end of its 95 % interval."""
     accuracy, low, high = (row[f"{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
     if low is None or high is None:
         return percent(accuracy)
@@ -110,7 +110,7 @@ def _with_half_interval(row: Mapping[str, Any], prefix: str) -> str:
 
 
 def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the figures of the table are measured on, and what they have to be held against."""
+    """Notes on what the figures in the table are measured on, and on the floors to compare them with."""
     lines = [f"{UNUSED_MARK} {UNUSED}"] if any(row["personal"] and row["accuracy"] is not None for row in rows) else []
     if any(row["accuracy_low"] is not None or row["client_accuracy_low"] is not None for row in rows):
         lines.append("±: 95 % interval, of accuracy over images, of client accuracy over clients")
@@ -122,7 +122,7 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _grounds(
     name: str, rows: Sequence[Mapping[str, Any]], figures: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> list[str]:
-    """One line for all runs where they were measured alike, else one for those that were."""
+    """One line for all runs if they were measured on the same images, else one line per group."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if text := basis(figures(row), row["personal"]):
@@ -152,7 +152,7 @@ def _virtual(row: Mapping[str, Any]) -> str:
 
 
 def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-    """The plots for which some run has something to show."""
+    """The plots for which at least one run has data."""
     tested = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
     at_clients = [sum(bool(line["clients"]) for line in metrics) for metrics in runs.values()]
     if tested:
@@ -167,7 +167,7 @@ def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
 
 
 def _names(runs: Sequence[LoadedRun]) -> list[str]:
-    """What each run is, and its folder as far as folders differ: runs of one name do not hide each other."""
+    """A name for each run, with the differing part of its folder, so that names are unique."""
     paths = [run.folder.path.resolve() for run in runs]
     above = os.path.commonpath([path.parent for path in paths])
     return [f"{headline(run).strategy}: {path.relative_to(above)}" for run, path in zip(runs, paths, strict=True)]
@@ -197,7 +197,7 @@ def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headli
 
 
 def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What makes runs hard to compare: that their images differ."""
+    """Reasons why runs are not comparable: their images differ."""
     data = dict.fromkeys(row["fingerprint"] for row in rows if row["fingerprint"])
     if len(data) > 1:
         groups = (next(row for row in rows if row["fingerprint"] == one) for one in data)

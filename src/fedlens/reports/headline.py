@@ -1,4 +1,4 @@
-"""The few numbers that a run is judged by."""
+"""The headline figures of a run."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from fedlens.tracking.wording import majority
 class Headline:
     """Accuracies are 0–1 and on test images; None: not measured. `best_…`: at the round with the best validation loss.
 
-    `megabytes` counts both directions (10⁶ bytes); `seconds`: see `time_of_rounds`; `virtual_seconds`: what the clock
-    of simulated clients shows at the end.
+    `megabytes` counts both directions (10⁶ bytes); `seconds`: see `time_of_rounds`; `virtual_seconds`: the time of the
+    simulated clients' clock at the end.
     """
 
     run: str
     model: str
     strategy: str
-    """With what is not plain beside it: "fedavg + fedper", "fedavg + krum, 20 % attack by sign_flip"."""
+    """With all non-default parts: "fedavg + fedper", "fedavg + krum, 20 % attack by sign_flip"."""
     data: str
-    """Where the images came from: "imagefolder PHOTOS"."""
+    """The source of the images: "imagefolder PHOTOS"."""
     partition: str
-    """How they were dealt out: "dirichlet α 0.3"."""
+    """The partition scheme: "dirichlet α 0.3"."""
     fingerprint: str | None
-    """Tells data sets apart; equal for the same images."""
+    """Identifies the data set; equal for the same images."""
     clients: int | None
     rounds: int
     missing_rounds: int
-    """Rounds of them without a line in metrics.jsonl, which are in no figure."""
+    """Completed rounds without a line in metrics.jsonl, which no figure includes."""
     planned_rounds: int | None
     personal: bool
-    """Clients use models of their own, which `client_accuracy` is about: no client uses the shared one."""
+    """Clients use their own models, which `client_accuracy` describes: no client uses the shared one."""
     accuracy: float | None
     accuracy_low: float | None
     accuracy_high: float | None
@@ -44,7 +44,7 @@ class Headline:
     """Test images."""
     chance: float | None
     majority: float | None
-    """Accuracy on the test images of always naming the commonest training class."""
+    """Accuracy on the test images of always predicting the most frequent training class."""
     best_accuracy: float | None
     best_round: int | None
     balanced_accuracy: float | None
@@ -57,13 +57,15 @@ class Headline:
     client_examples: int | None
     """Test images of all evaluated clients."""
     client_majority: float | None
-    """Mean over clients of always naming the commonest training class: each client's own, where `personal`."""
+    """Mean over clients of the accuracy of always predicting the most frequent training class: each client's own, if
+    `personal`."""
     client_accuracy_worst_tenth: float | None
     client_accuracy_deviation: float | None
     evaluated_clients: int | None
-    """Whose accuracies these are: benign clients that have trained."""
+    """The number of clients included: benign clients that have trained."""
     shared_accuracy: float | None
-    """Mean over clients of the shared model on the clients' own test images, where clients use others beside it."""
+    """Mean over clients of the shared model's accuracy on the clients' own test images, if clients use their own
+    models."""
     megabytes: float
     seconds: float
     virtual_seconds: float | None
@@ -119,6 +121,6 @@ def _block(config: Mapping[str, Any], section: str) -> str:
 
 
 def _data(run: LoadedRun) -> str:
-    """As the run says it; of a run that does not, as its configuration does."""
+    """The source recorded by the run, or else that of its configuration."""
     section = run.config.get("data", {})
     return str(run.data.get("source") or " ".join(str(section[key]) for key in ("source", "path") if section.get(key)))

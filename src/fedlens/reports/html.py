@@ -1,4 +1,4 @@
-"""report.html: one page that tells a run's whole story and needs no network."""
+"""report.html: one self-contained page with all results of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedlens.tracking.wording import UNUSED, floors, measured_on
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into the run's folder, finished or not, and give its path.
+    """Write `report.html` into the folder of a finished or unfinished run, and return its path.
 
     Raises:
         ConfigError: there is no run in `folder`.
@@ -37,7 +37,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(run: LoadedRun) -> str:
-    """The page as text, with every section that the run has something for."""
+    """The page as text, with every section for which the run has data."""
     head = headline(run)
     first = (_missing, _advice, _learning, _clients, _both_models, _mistakes)
     parts = (*first, _measured, _cost, _failures, _data, _details)
@@ -46,7 +46,7 @@ def render(run: LoadedRun) -> str:
 
 
 def _guide(cards: Sequence[tuple[str, str]]) -> str:
-    """What the figures on `cards` are good for."""
+    """Explanation of the figures on `cards`."""
     shown = [what for _, what in cards]
     rows = [(name, use) for name, use in FIGURES.items() if any(what.startswith(name) for what in shown)]
     title = "What these figures are good for"
@@ -61,7 +61,8 @@ def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
 
 
 def _cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
-    """What clients use comes first: their own models with a personalisation, else the shared one."""
+    """Figures of the models that clients use come first: their own models with a personalisation, else the shared
+    one."""
     shared, personal = _shared_cards(head, run), _client_cards(head, run)
     rounds = f"{head.rounds} of {head.planned_rounds}" if head.planned_rounds else str(head.rounds)
     return [
@@ -73,7 +74,8 @@ def _cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
 
 
 def _shared_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
-    """The shared model on the test images; nothing where each client has parts of its own and there is none to test."""
+    """The shared model on the test images; empty if parts of the model are private, because then there is no complete
+    shared model."""
     if head.personal and head.accuracy is None:
         return []
     test, whose = last_with(run.metrics, "test") or {}, f" {UNUSED}" if head.personal else ""
@@ -101,7 +103,7 @@ def _client_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
 
 
 def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> str:
-    """A figure's name, with its interval, the images behind it and its floors."""
+    """A figure's label, with its interval, the number of images and its floors."""
     low, high = found.get("accuracy_low"), found.get("accuracy_high")
     interval = "" if low is None or high is None else f"95 %: {100 * low:.1f}–{100 * high:.1f}"
     details = (interval, measured_on(found), floors(found, personal))
@@ -109,7 +111,7 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
 
 
 def _advice(run: LoadedRun) -> str:
-    """What to try where the run ended poorly, as the console says it."""
+    """Advice after a poor result, the same as on the console."""
     again = "" if from_python(run.config) else f"fedlens run {shlex.quote(str(run.folder.config))}"
     command = "fedlens server --resume" if run.folder.superlink.exists() else "fedlens resume"
     problem = advice(run.metrics, run.config, Commands(again, resuming(str(run.folder.path), command)))
@@ -117,7 +119,7 @@ def _advice(run: LoadedRun) -> str:
 
 
 def _missing(run: LoadedRun) -> str:
-    """Which rounds are in none of the figures."""
+    """The rounds that no figure includes."""
     return warning(missing_note(run.missing_rounds))
 
 
@@ -141,7 +143,7 @@ def _learning(run: LoadedRun) -> str:
 
 
 def _models(personal: bool) -> str:
-    """Whose accuracies the curves are."""
+    """The models to which the curves belong."""
     if personal:
         return "Each client's own model on its own images; the shared model, where there is one, on global test images."
     return "The shared model on the global test and validation images, and on the clients' own test images."
@@ -175,7 +177,7 @@ def _clients(run: LoadedRun) -> str:
 
 
 def _both_models(run: LoadedRun) -> str:
-    """Shared against personal accuracy of every client, the one that gains least first, those set apart last."""
+    """Shared and personal accuracy of every client, by increasing gain, excluded clients last."""
     rows = clients.both_accuracies(run.metrics)
     if not rows:
         return ""
@@ -221,16 +223,16 @@ MEASURED = {
     "labels": "Distance of the labels of the round's clients from everybody's: 0 alike, 1 nothing in common.",
     "attack": "Share of malicious answers, and of patched test images that are taken for a backdoor's target.",
 }
-"""What the groups of measured numbers say; see `federation.measures`."""
+"""Explanations of the groups of measured values; see `federation.measures`."""
 
 
 def _measured(run: LoadedRun) -> str:
-    """A plot for each group of measured numbers: attack/success and attack/malicious are of the group attack."""
+    """One plot for each group of measured values: attack/success and attack/malicious belong to the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
         plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), rounds.measures(run.metrics, group))
         for group in groups
-        if group != "traffic"  # told beside the communication
+        if group != "traffic"  # shown in the section on communication
     )
     return section("Measured", *plots)
 
@@ -249,7 +251,7 @@ def _cost(run: LoadedRun) -> str:
 
 
 def _saved(run: LoadedRun) -> str:
-    """What was saved by sending less than whole models and updates; nothing where those travel."""
+    """The traffic saved compared with sending whole models and updates; empty if those are sent."""
     found = saved_of_whole(run.metrics)
     if found is None:
         return ""

@@ -1,4 +1,4 @@
-"""Reading back what a run left on the disk, finished or not."""
+"""Reads the saved files of a finished or unfinished run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedlens.tracking.saved import Anything, Confusion, Data, Partition, Result,
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run as plain values; what it has not written (yet) is empty.
+    """One run as plain values; what it has not written yet is empty.
 
     config     the resolved configuration
-    metrics    one mapping a round, oldest first (keys: `tracking.metrics.line_of`)
+    metrics    one mapping per round, oldest first (keys: `tracking.metrics.line_of`)
     partition  class_names, clients → split → counts by class, test → counts by class
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
     data       read, skipped [(file, reason)], notes
-    fingerprint  tells data sets apart
+    fingerprint  identifies the data set
     result     reason and end of a finished run
-    pictures   test images with what they were taken for (`tracking.pictures`)
+    pictures   test images with their predictions (`tracking.pictures`)
     """
 
     folder: RunDir
@@ -42,12 +42,12 @@ class LoadedRun:
 
     @property
     def missing_rounds(self) -> list[int]:
-        """Rounds that were done and have no line in the metrics file."""
+        """Completed rounds without a line in the metrics file."""
         return missing_rounds(self.metrics, self.folder.rounds_done)
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label; numbers where the partition does not say."""
+        """Names by label; numbers if the partition has no names."""
         matrix = self.confusion.get("test") or self.confusion.get("validation") or []
         return list(self.partition.get("class_names") or map(str, range(len(matrix))))
 
@@ -80,7 +80,7 @@ def _read(path: Path, form: Any) -> Mapping[str, Any]:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    """The resolved configuration, of which at least the sections are sections."""
+    """The resolved configuration; checks only that its sections are mappings."""
     text = read_file(path)
     for name, value in text.tree.items():
         if not isinstance(value, Mapping) and name not in _VALUES:
@@ -89,4 +89,4 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 _VALUES = ("seed", "plugins")
-"""The keys of a configuration that are no sections."""
+"""Configuration keys that are not sections."""

@@ -1,4 +1,4 @@
-"""What the pages that FedLens writes are made of. A page needs no network."""
+"""The parts of FedLens' self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def page(
     cards: Iterable[tuple[str, str]] = (),
     plotted: bool = True,
 ) -> str:
-    """A whole page, with plotly.js in it once where something is `plotted` (4.5 MB). `title` is plain text, `subtitle`
-    and `sections` are HTML; `cards`: what stands out, each a figure and what it is."""
+    """A whole page; includes plotly.js (4.5 MB) once if something is `plotted`. `title` is plain text, `subtitle` and
+    `sections` are HTML; `cards`: headline figures, each a value and its label."""
     empty = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
     drawn = (f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
     return empty.substitute(
@@ -34,8 +34,8 @@ def page(
 
 
 def _script() -> str:
-    """plotly.js, and what puts the plots in their places: a plot is drawn while its row is still being read, and takes
-    the whole row; once all are there, each takes its own place."""
+    """plotly.js, and a script that lays out the plots: a plot is drawn at full width while its row is still being
+    parsed; when all are there, each is resized to its place."""
     from plotly.offline import get_plotlyjs
 
     place = 'document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot))'
@@ -43,13 +43,13 @@ def _script() -> str:
 
 
 def section(title: str, *plots: str) -> str:
-    """Plots under a title; nothing where there are none."""
+    """Plots under a title; empty if there are none."""
     shown = "".join(plots)
     return f'<h2>{title}</h2><div class="plots">{shown}</div>' if shown else ""
 
 
 def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) -> str:
-    """A figure with its caption (HTML); `wide`: over the whole page."""
+    """A figure with its caption (HTML); `wide`: over the full width of the page."""
     if figure is None:
         return ""
     import plotly.io
@@ -61,14 +61,14 @@ def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) ->
 
 
 def titled(title: str, caption: str, content: str, wide: bool = False) -> str:
-    """HTML in a card of its own, under its title, what it shows, and what that is good for (`USES`)."""
+    """HTML in a card, under its title, a caption, and the explanation of its use (`USES`)."""
     use = f'<p class="use">{USES[title]}</p>' if title in USES else ""
     kind = "plot wide" if wide else "plot"
     return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}{use}</figcaption>{content}</figure>'
 
 
 def table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
-    """Plain text in a table; of very many rows the first."""
+    """Plain text in a table; a very long table is truncated."""
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[:_MOST_ROWS])
     more = f"<p>… and {len(rows) - _MOST_ROWS:,} more.</p>" if len(rows) > _MOST_ROWS else ""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
@@ -81,7 +81,7 @@ def paragraph(text: str) -> str:
 
 
 def warning(text: str) -> str:
-    """Plain text that stands out; nothing where there is none."""
+    """Highlighted plain text; empty for an empty text."""
     return f'<p class="box advice">{escape(text)}</p>' if text else ""
 
 

@@ -1,4 +1,4 @@
-"""partition.png and partition.html: who holds how many images of which class."""
+"""partition.png and partition.html: number of images per client and class."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fedlens.reports.page import page, table, titled
 
 _SHADES = 8
 _MOST_CLASSES = 60
-"""Columns that can be looked through; with more classes there is the picture, and one line for each client."""
+"""Maximum number of columns; with more classes the page shows the heat map, and one line per client."""
 
 _MOST_CELLS, _ROW = 6400, 4
-"""Of many clients the first have rows of their own, so that the page stays below 200 KB; a row's name and total take as
-much as four cells."""
+"""Maximum number of cells; with many clients only the first have rows, so that the page stays below 200 KB. A row's
+name and total take as much as four cells."""
 
 _CAPTION = "The stronger the colour, the more images."
 
 
 def write_partition(held: Holdings, folder: Path) -> tuple[Path, Path]:
-    """Write `partition.png` and `partition.html`, which needs no network; gives both paths.
+    """Write `partition.png` and `partition.html`, which is self-contained; returns both paths.
 
     Raises:
         DataError: the folder cannot be written.
@@ -42,7 +42,7 @@ def write_partition(held: Holdings, folder: Path) -> tuple[Path, Path]:
 
 
 def render(held: Holdings, picture: str) -> str:
-    """The page as text. `picture`: the file name of the heat map, shown where classes are too many for columns."""
+    """The page as text. `picture`: file name of the heat map, shown if there are too many classes for columns."""
     sizes = {"image": int(held.counts.sum()), "client": len(held.clients), "class": len(held.class_names)}
     total = " · ".join(count(number, what) for what, number in sizes.items())
     if len(held.class_names) <= _MOST_CLASSES:
@@ -65,7 +65,7 @@ def _heat(held: Holdings) -> str:
 
 
 def _sums(held: Holdings, shown: int) -> Iterator[tuple[str, Counts]]:
-    """What stands below the first `shown` clients."""
+    """The sums below the first `shown` clients."""
     if len(held.clients) > shown:
         yield f"{len(held.clients) - shown:,} more", held.counts[shown:].sum(axis=0)
     yield "all clients", held.counts.sum(axis=0)
@@ -74,7 +74,7 @@ def _sums(held: Holdings, shown: int) -> Iterator[tuple[str, Counts]]:
 
 
 def _row(name: str, counts: Counts, most: int | None = None) -> str:
-    """`most`: the count that has the darkest shade; None: no shades, for sums."""
+    """`most`: the count with the darkest shade; None: no shades, for sums."""
     shades = np.ceil(counts / most * _SHADES).astype(int).tolist() if most else [0] * len(counts)
     pairs = zip(shades, counts.tolist(), strict=True)
     cells = (

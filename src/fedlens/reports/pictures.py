@@ -1,5 +1,5 @@
-"""The test images in a report: what the model was surely wrong about, nearly wrong about, and what is behind each cell
-of the confusion matrix."""
+"""The test images in a report: the most confident errors, the least confident correct predictions, and examples for
+each cell of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cell(BaseModel):
 
 
 class Kept(BaseModel):
-    """What `tracking.pictures` writes: numbers are places in `pictures`."""
+    """The file format of `tracking.pictures`: numbers are indices into `pictures`."""
 
     tested: int
     pictures: list[Picture]
@@ -43,10 +43,10 @@ class Kept(BaseModel):
 
 
 def galleries(run: LoadedRun) -> str:
-    """The pictures that the run kept; nothing where there are none.
+    """The saved images of the run; empty if there are none.
 
     Raises:
-        FedLensError: the file with them is damaged.
+        FedLensError: the file with the images is damaged.
     """
     if not run.pictures:
         return ""
@@ -55,7 +55,7 @@ def galleries(run: LoadedRun) -> str:
     except ValidationError as error:
         raise FedLensError(f"{run.folder.pictures}: not as a run writes it; remove the file to do without") from error
     script = resources.files("fedlens.reports").joinpath("pictures.js").read_text(encoding="utf-8")
-    # in a script element, only "<" could end it
+    # only "<" could end a script element
     data = kept.model_dump_json().replace("<", "\\u003c")
     total = f"{len(kept.pictures)} of {kept.tested:,} test images are kept. {_NOTE}"
     parts = (

@@ -1,4 +1,4 @@
-"""What each plot of a page is good for, in one line under its title."""
+"""The use of each plot of a page, in one line under its title."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ FIGURES = {
     "communication": "What the run costs on a slow or paid network.",
     "time": "What the rounds take on this machine; it says nothing of real networks.",
 }
-"""What the figures at the top of a report are good for, by how their names begin."""
+"""The use of the figures at the top of a report, by the start of their labels."""

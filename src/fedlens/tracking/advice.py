@@ -1,4 +1,4 @@
-"""What to try after a run that did not go well: one line with the command, or nothing."""
+"""Advice after a run with poor results: one line with a command, or nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedlens.tracking.summary import is_personal, last_with, percent
 from fedlens.tracking.wording import majority, measured_on
 
 DIVERGED = "training diverged"
-"""How the reason of a client whose update or loss is not finite begins (`training.client`)."""
+"""Start of the failure reason of a client whose update or loss is not finite (`training.client`)."""
 
 STILL_FALLING = 0.99
-"""A validation loss below this part of the one before it still falls."""
+"""The validation loss counts as falling if it is below this fraction of the previous one."""
 
 USUAL_LR = {"sgd": 0.05, "adamw": 0.001}
 
@@ -26,14 +26,15 @@ Metrics = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Commands:
-    """again: the command that started the run, "" where a Python program did with what it handed over; resume: the one
-    that goes on with it, with its folder."""
+    """again: the command that started the run, "" if a Python program did so with its own objects; resume: the command
+    that resumes it, with its folder."""
 
     again: str
     resume: str
 
     def changed(self, **overrides: str) -> str:
-        """`again` with other values, keys being written with __ for the dot. Keys of a model that is replaced go."""
+        """`again` with other values; in the keyword names, __ stands for the dot. Keys of a replaced model are
+        dropped."""
         values = {key.replace("__", "."): value for key, value in overrides.items()}
         gone = ("model.",) if "model.name" in values else tuple(f"{key}=" for key in values)
         kept = [word for word in shlex.split(self.again) if not word.startswith(gone)]
@@ -41,8 +42,8 @@ class Commands:
 
 
 def advice(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str | None:
-    """The first that applies: clients diverge, the accuracy is no better than without learning, the validation loss
-    still falls. None: nothing is wrong with the figures."""
+    """The first that applies: clients diverge, the accuracy is not above the floors, the validation loss still falls.
+    None: none of these."""
     if not metrics:
         return None
     return (
@@ -74,7 +75,7 @@ def _loss_of_guessing(metrics: Metrics) -> float | None:
 
 
 def _below(loss: float | None, bound: float) -> bool:
-    """False for a loss that is not finite, which metrics files have as null."""
+    """False for a loss that is not finite; metrics files store it as null."""
     return loss is not None and loss < bound
 
 
@@ -97,7 +98,7 @@ def _nothing_learnt(metrics: Metrics, config: Mapping[str, Any], commands: Comma
 
 
 def _more_learning(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> str:
-    """Pretrained weights, frozen where all parts of the model are shared; else more rounds."""
+    """Pretrained weights, with a frozen backbone if all parts of the model are shared; else more rounds."""
     if config.get("model", {}).get("pretrained") or config.get("model", {}).get("weights"):
         return _train_on(metrics, commands)
     frozen = {} if is_personal(config) else {"model__freeze": "backbone"}

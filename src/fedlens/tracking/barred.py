@@ -1,4 +1,4 @@
-"""What the observers on a terminal have in common: bars over the work, and lines above them."""
+"""Base of the terminal observers: progress bars, and lines above them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from fedlens.tracking.observer import Silent
 
 
 class Barred(Silent):
-    """Observer with bars. `prefix`: begins the lines that stand in for bars where there is no terminal."""
+    """Observer with progress bars. `prefix`: starts the lines that replace bars without a terminal."""
 
     def __init__(self, console: Console | None, prefix: str = "") -> None:
         self._console = console or Console(highlight=False)
         self._bars = Bars(self._console, lambda text: self._say(f"{prefix}{text}"))
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """A bar of its own for (done, all) calls; gone when the work is done. Work that is soon done shows nothing."""
+        """A separate bar for (done, all) calls, removed when the work is done. Short work shows none."""
         return self._bars.work(label)
 
     def standing(self, standing: BatchProgress) -> None:
-        """How far the round under way is."""
+        """Show the progress of the current round."""
         self._bars.standing(standing)
 
     def close(self) -> None:
-        """Take the bars away; lines may still follow."""
+        """Remove the bars; lines may still follow."""
         self._bars.close()
 
     def _say(self, text: str, style: str = "", hang: int = 4) -> None:
-        """One line, without control characters, folded between words on a terminal."""
+        """Print one line without control characters; a terminal wraps it between words."""
         text = clean.block(text)
         if self._console.is_terminal:
             text = folded(text, self._console.width, hang)

@@ -1,6 +1,7 @@
-"""How far work is: bars on a terminal, and elsewhere a line now and then about what takes long.
+"""Progress: bars on a terminal; elsewhere occasional lines about work that takes long.
 
-Bars are redrawn by whoever reports, by no thread of their own: worker processes are forked from this one.
+The thread that reports progress redraws the bars: no other thread is started, because worker processes are forked from
+this process.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from fedlens.tracking.estimate import Estimate, left_of, spent_and_left
 
 REDRAW_SECONDS = 0.1
 SHORT_SECONDS = 0.5
-"""Work that is done by then has no bar."""
+"""Work that takes less time shows no bar."""
 
 FIRST_LINE_SECONDS, LAST_LINE_SECONDS = 10.0, 300.0
-"""Without a terminal: after how long the first line comes; from line to line it doubles, up to the second."""
+"""Without a terminal: seconds until the first line; the interval doubles with each line, up to the second value."""
 
 BAR_WIDTH = 12
 
@@ -47,7 +48,7 @@ class Bars:
         self._estimate = Estimate(0, 0, 0.0)
 
     def work(self, label: str) -> Callable[[int, int], None]:
-        """What to call with (done, all) while the work called `label` goes on; it may be done several times."""
+        """The function to call with (done, all) during the work called `label`; the work may be repeated."""
         task: TaskID | None = None
         began: float | None = None
 
@@ -73,14 +74,14 @@ class Bars:
         return show
 
     def run(self, num_rounds: int, done: int) -> None:
-        """The bar over the rounds, `done` of which are behind it."""
+        """The bar for the rounds, `done` of which are complete."""
         self._num_rounds, self._done, self._began = num_rounds, done, time.monotonic()
         self._estimate = Estimate(num_rounds, done, self._began)
         self._rounds = self._bars.add_task(self._name(done + 1), total=num_rounds, completed=done, state="")
         self._bars.refresh()
 
     def round(self, number: int) -> None:
-        """A round has ended."""
+        """Count a finished round."""
         self._done, self._said = number, time.monotonic()
         self._estimate.round(number, self._said)
         if self._rounds is not None:
@@ -88,7 +89,7 @@ class Bars:
             self._bars.refresh()
 
     def standing(self, standing: BatchProgress) -> None:
-        """How far the round under way is."""
+        """Show the progress of the current round."""
         if self._rounds is None:
             return
         self._estimate.standing(standing, time.monotonic())
@@ -105,7 +106,7 @@ class Bars:
         self._redraw()
 
     def close(self) -> None:
-        """Take the bars away; lines may still follow."""
+        """Remove the bars; lines may still follow."""
         for task in self._bars.task_ids:
             self._bars.update(task, visible=False)
         self._bars.refresh()
@@ -138,7 +139,7 @@ def _words(standing: BatchProgress) -> str:
 
 
 def _short(standing: BatchProgress) -> str:
-    """What has room beside a bar."""
+    """The short form that fits next to a bar."""
     steps = f"  {standing.steps}/{standing.all_steps} steps" if standing.all_steps else ""
     return f"{standing.label}{standing.clients}/{standing.all_clients} clients{steps}"
 

@@ -1,4 +1,4 @@
-"""TensorBoard's side of a run: rounds as they come, and at the end sample predictions and hyper-parameters."""
+"""TensorBoard output of a run: every round, and at the end sample predictions and hyper-parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedlens.tracking.summary import last_with
 from fedlens.tracking.tensorboard import TensorBoardTracker
 
 SAMPLES = 16
-"""Pictures among the sample predictions."""
+"""Number of images among the sample predictions."""
 
 
 class Board:
-    """TensorBoard's side of a run: every round as it comes, and pictures when it ends or is stopped.
+    """TensorBoard output of a run: every round, and figures when it ends or is stopped.
 
-    A picture takes longer than a small round; drawn between rounds it would show as the time of one.
+    Drawing a figure takes longer than a small round; drawn between rounds it would be counted in a round's time.
     """
 
     def __init__(self, folder: RunDir, experiment: Experiment, runtime: Runtime, done: int) -> None:
@@ -37,7 +37,7 @@ class Board:
         self._tracker.round(record)
 
     def finish(self) -> None:
-        """Sample predictions of the model as it stands, and the hyper-parameters with the final metrics."""
+        """Write sample predictions of the current model, and the hyper-parameters with the final metrics."""
         self._predictions()
         final = {name: value for name, value in final_metrics(self._folder).items() if value is not None}
         self._tracker.finish(hyper_parameters(self._experiment.config), final)
@@ -65,12 +65,12 @@ class Board:
 
 
 def named(class_names: Sequence[str], index: int) -> str:
-    """The class' name; outputs beyond the data's classes have none."""
+    """The class name; outputs beyond the data's classes have no name."""
     return class_names[index] if index < len(class_names) else f"class {index}"
 
 
 def final_metrics(folder: RunDir) -> dict[str, float | None]:
-    """The figures that hyper-parameters are judged by."""
+    """The metrics by which TensorBoard compares hyper-parameters."""
     lines = read_metrics(folder.metrics)
     test, clients = last_with(lines, "test") or {}, last_with(lines, "clients") or {}
     return {

@@ -1,4 +1,4 @@
-"""Client accuracy: what the figures over clients are, defined here once for everything that shows them."""
+"""Client accuracy: the one definition of the figures over clients, for all outputs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import numpy as np
 
 from fedlens.tracking.intervals import of_mean
 
-if TYPE_CHECKING:  # reading a run must not wait for torch
+if TYPE_CHECKING:  # importing torch would delay commands that only read runs
     from fedlens.core.records import ClientEvaluation
 
 CLIENT_ACCURACY = "Client accuracy: each client's model on its own test images; mean over clients."
 FEW = 10
-"""Of fewer clients than this, the worst tenth is the worst client."""
+"""With fewer clients, the worst tenth is the worst client."""
 
 
 @dataclass(frozen=True)
 class ClientsSummary:
-    """Accuracy of the model that each client uses, on the client's own test images.
+    """Accuracy of each client's model on the client's own test images.
 
-    All figures are over the benign clients that have trained at least once. Clients that were never sampled and clients
-    that attack are summarised apart, so that neither moves the figures nor hides. None: there are none.
+    All figures are over the benign clients that have trained at least once. Never sampled and malicious clients are
+    summarised separately, so that they do not change the figures but remain visible. None: there are no such clients.
     """
 
     accuracy: float | None
-    """Client accuracy: mean over clients, where every client counts the same."""
+    """Client accuracy: unweighted mean over clients."""
     accuracy_low: float | None
     accuracy_high: float | None
     """95 % interval of that mean, over clients (Student's t); None: see `intervals.of_mean`."""
     accuracy_over_examples: float | None
-    """Mean over images: a client counts by its test images."""
+    """Mean over images: each client is weighted by its number of test images."""
     accuracy_worst_tenth: float | None
     """Mean of the worst ⌈n/10⌉ clients: of fewer than ten clients, the worst one."""
     accuracy_best_tenth: float | None
@@ -41,13 +41,15 @@ class ClientsSummary:
     accuracy_deviation: float | None
     """Standard deviation over clients (n in the denominator)."""
     shared_accuracy: float | None
-    """Mean over clients of the shared model, where clients use models of their own beside it."""
+    """Mean over clients of the shared model's accuracy, if clients use their own models."""
     loss: float | None
     """Mean loss over clients."""
     majority: float | None
-    """Mean over clients of always naming the commonest class of all clients' training images."""
+    """Mean over clients of the accuracy of always predicting the most frequent class in all clients' training
+    images."""
     own_majority: float | None
-    """Mean over clients of always naming the commonest class of the client's own training images."""
+    """Mean over clients of the accuracy of always predicting the most frequent class in the client's own training
+    images."""
     evaluated: int
     examples: int
     """Test images of the evaluated clients."""
@@ -86,7 +88,7 @@ def summarize_clients(clients: Sequence[ClientEvaluation]) -> ClientsSummary:
 
 
 def worst_clients(evaluated: int | None) -> str:
-    """What the worst ⌈n/10⌉ of `evaluated` clients are called."""
+    """The label for the worst ⌈n/10⌉ of `evaluated` clients."""
     return "worst client" if evaluated is not None and evaluated < FEW else "worst tenth of clients"
 
 

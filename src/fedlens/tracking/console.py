@@ -1,7 +1,7 @@
-"""A run on the terminal: what is about to run, a bar over the rounds, a row a round, the result and what to try next.
+"""Terminal output of a run: its header, a progress bar, a table row per round, the result, and advice.
 
-Without a terminal (a log file, CI) the same as plain lines, each of them whole. On a terminal, lines are folded between
-words. The bar is redrawn when something happens, by no thread of its own: worker processes are forked from this one.
+Without a terminal (a log file, CI) the same output is plain, unwrapped lines. On a terminal, lines are wrapped between
+words. The bar is redrawn on events, without a thread: worker processes are forked from this process.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _MOST_FAILURES = 5
 
 
 class ConsoleTracker(Barred):
-    """Observer that shows a run. `again`: the command that started it, for the advice at the end; default: one
-    that runs the folder's own configuration."""
+    """Observer that shows a run. `again`: the command that started it, for the advice at the end; default: a command
+    that uses the configuration in the folder."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class ConsoleTracker(Barred):
         resume: str = "fedlens resume",
         began: float | None = None,
     ) -> None:
-        """`began`: when the call began, in seconds since 1970, where that was before the run: libraries are loaded
-        first."""
+        """`began`: start of the call, in seconds since 1970, if earlier than the run: importing libraries takes
+        time."""
         super().__init__(console)
         self._again = again
         self._resume = resume
@@ -53,7 +53,7 @@ class ConsoleTracker(Barred):
         self._table: RoundTable | None = None
 
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
-        """Show the header, and the bar over the rounds with `done` of them behind it."""
+        """Show the header, and the bar for the rounds, `done` of which are complete."""
         self._folder, self._num_rounds, self._round = header.get("folder", ""), num_rounds, done
         self._lines(header)
         if done:
@@ -64,7 +64,7 @@ class ConsoleTracker(Barred):
         self._say(f"note: {text}", "cyan")
 
     def round(self, record: RoundRecord) -> None:
-        """One row, and a line for each client that failed."""
+        """Print one row, and a line for each failed client."""
         self._round = record.round
         if self._table is None:
             self._lines(_without_learning(record))
@@ -78,7 +78,7 @@ class ConsoleTracker(Barred):
         self._bars.round(record.round)
 
     def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """The result, where it lies, what to try where it is poor, and three commands to go on with."""
+        """Print the result, its folder, advice if the result is poor, and three commands for the next steps."""
         self.close()
         run = RunDir(folder)
         metrics, config = read_metrics(run.metrics), configuration(run)
@@ -95,11 +95,11 @@ class ConsoleTracker(Barred):
         if problem:
             self._say(problem, "yellow")
         self._say("Next:")
-        for command in next_commands(folder, again):  # whole, however long: they are there to be copied
+        for command in next_commands(folder, again):  # not wrapped, so that they can be copied
             self._console.print(Text(clean.block(f"  {command}")), soft_wrap=True)
 
     def interrupted(self) -> None:
-        """After Ctrl-C: what is kept, and how to go on."""
+        """After Ctrl-C: print what was saved, and how to resume."""
         self.close()
         if self._folder:
             command = resuming(self._folder, self._resume)
@@ -112,13 +112,14 @@ class ConsoleTracker(Barred):
 
 
 def _without_learning(record: RoundRecord) -> dict[str, str]:
-    """What the accuracies of the rounds are to be compared with: how many images, and what needs no learning."""
+    """The basis of the rounds' accuracies: number of images, and the floors that need no learning."""
     line = line_of(record)
     columns = {"test": "test", "val": "validation"}
     return {column: basis(line[name]) for column, name in columns.items() if line[name]}
 
 
 def split_time(spent: Mapping[str, float]) -> str:
-    """ "36.0 s: start 2.1 s, features 30.0 s, rounds 2.4 s, report 1.5 s"; without what took no time."""
+    """Text such as "36.0 s: start 2.1 s, features 30.0 s, rounds 2.4 s, report 1.5 s"; parts without time are
+    left out."""
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items() if seconds >= 0.05)
     return f"{duration(sum(spent.values()))}: {parts}"

@@ -1,15 +1,16 @@
-"""How long work will still take, from what is done of it."""
+"""Estimates the remaining time from the work done so far."""
 
 from __future__ import annotations
 
 from fedlens.core.types import BatchProgress
 
 FIRST_STEPS = 10
-"""Training steps from which a first estimate is made."""
+"""Training steps before the first estimate."""
 
 
 class Estimate:
-    """Of a run: finished rounds, and the steps of the round that is under way. Moments are seconds of any clock."""
+    """The estimate for a run, from finished rounds and the steps of the current round. Times are seconds of any
+    clock."""
 
     def __init__(self, num_rounds: int, done: int, now: float) -> None:
         self._num_rounds = num_rounds
@@ -20,11 +21,11 @@ class Estimate:
         self._left_in_round: float | None = None
 
     def round(self, number: int, now: float) -> None:
-        """A round has ended."""
+        """Count a finished round."""
         self._done, self._ended, self._left_in_round = number, now, None
 
     def standing(self, standing: BatchProgress, now: float) -> None:
-        """Something was done of a round."""
+        """Record progress in the current round."""
         if standing.label or not standing.steps:
             return
         if standing.round != self._round or standing.steps < self._from[1]:
@@ -34,7 +35,7 @@ class Estimate:
             self._left_in_round = (standing.all_steps - standing.steps) * seconds / taken
 
     def left(self, now: float) -> float | None:
-        """Seconds until the last round has ended; None while nobody can tell."""
+        """Seconds until the end of the last round; None while unknown."""
         finished, rest = self._done - self._first, self._num_rounds - self._done
         if finished:
             each = (self._ended - self._began) / finished
@@ -46,7 +47,7 @@ class Estimate:
 
 
 def left_of(done: int, total: int, seconds: float) -> float | None:
-    """Seconds that the rest of some even work takes; None while nothing is done."""
+    """Remaining seconds of work at constant speed; None until something is done."""
     return (total - done) * seconds / done if done else None
 
 
@@ -59,6 +60,6 @@ def brief(seconds: float) -> str:
 
 
 def spent_and_left(seconds: float, left: float | None) -> str:
-    """ "1 min 42 s, about 3 min left"."""
+    """Text such as "1 min 42 s, about 3 min left"."""
     spent = f"{int(seconds) // 60} min {int(seconds) % 60} s" if 60 <= seconds < 600 else brief(seconds)
     return spent + ("" if left is None else f", about {brief(left)} left")

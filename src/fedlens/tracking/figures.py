@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard, drawn with matplotlib's objects (no pyplot: no global state, no window)."""
+"""Figures for TensorBoard, drawn with matplotlib's objects (without pyplot, which has global state and windows)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_LABELS = 40
-"""Axis labels beyond this many are left out: they would overprint each other."""
+"""Maximum number of axis labels; more would overlap."""
 
 
 def to_image(figure: Figure) -> NDArray[np.uint8]:
@@ -29,7 +29,7 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
 
 
 def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Heat map of `confusion` (classes, classes), each row as shares of its true class; counts in the cells."""
+    """Heat map of `confusion` (classes, classes), each row normalised by its true class; counts in the cells."""
     from matplotlib.figure import Figure
 
     confusion, names = named_confusion(confusion, class_names)
@@ -51,7 +51,7 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
 
 
 def predictions_figure(images: NDArray[np.uint8], truth: Sequence[str], predicted: Sequence[str]) -> Figure:
-    """A grid of `images` (B, S, S, C), C = 1 or 3, under their predictions; wrong ones in red, with the truth."""
+    """A grid of `images` (B, S, S, C), C = 1 or 3, with their predictions; wrong ones in red, with the true class."""
     from matplotlib.figure import Figure
 
     columns = min(len(images), 8)
@@ -77,4 +77,4 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], shares: NDArray[np.f
 
 
 def _plain(text: str, letters: Lettering) -> str:
-    return letters.plain(text).replace("$", r"\$")  # matplotlib reads $…$ as mathematics
+    return letters.plain(text).replace("$", r"\$")  # matplotlib parses $…$ as mathematics

@@ -1,4 +1,4 @@
-"""The hyper-parameters of a run, for pages that set runs side by side."""
+"""The hyper-parameters of a run, for comparisons of runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedlens.config.schema import Config
 from fedlens.errors import ConfigError
 
 FIRST = ("strategy.name", "seed")
-"""What is always told, before everything else."""
+"""Always included, before all others."""
 
 Value = str | float | bool
 
 
 def hyper_parameters(config: Config) -> dict[str, Value]:
-    """Dotted key → value for `FIRST` and for every key that has another value than its default. What only says where
-    files lie, and where clients run, is left out."""
+    """Dotted key → value for `FIRST` and for every key with a non-default value, except keys for file locations and
+    runtimes."""
     own = {"tracking", "plugins", "runtime"}
     given = dict(_flat(config.model_dump(mode="json", exclude=own)))
     plain = dict(_flat(Config().model_dump(mode="json"))) | dict(_defaults(given))
@@ -27,14 +27,14 @@ def hyper_parameters(config: Config) -> dict[str, Value]:
 
 
 def _defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What the parameters of the chosen blocks are when nobody gives them."""
+    """The default parameters of the chosen blocks."""
     for family in FAMILIES.values():
         name = str(given[f"{family.section}.{family.key}"])
         if name == AUTO:
             continue
         try:
             entry, _ = find(family, name)
-        except ConfigError:  # a name that only the user's own Python code knows
+        except ConfigError:  # a block that only the user's own Python code registers
             continue
         for field in fields(entry.factory):
             if field.name not in family.own and field.default is not MISSING:

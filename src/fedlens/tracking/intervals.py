@@ -3,7 +3,8 @@
 one model     Wilson's score interval over images: Wilson 1927, "Probable inference, the law of succession, and
               statistical inference"; the form in Brown, Cai and DasGupta 2001, "Interval estimation for a
               binomial proportion", section 3.1.1, https://doi.org/10.1214/ss/1009213286
-mean          Student's t interval over clients: how far the mean would move with other clients of the same kind
+mean          Student's t interval over clients: the uncertainty of the mean if other clients of the same kind were
+              sampled
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 FEWEST = 3
-"""Clients that an interval of their mean needs: of two, Student's t gives 12.7 standard errors."""
+"""Minimum number of clients for an interval of their mean: for two, Student's t gives 12.7 standard errors."""
 
 Interval = tuple[float, float]
 """(low, high), both in 0–1."""
 
 
 def wilson(accuracy: float, images: int) -> Interval | None:
-    """Of an accuracy on `images` independent images; None without images."""
+    """The interval of an accuracy on `images` independent images; None without images."""
     if not images:
         return None
     spread = _Z**2 / images
@@ -33,8 +34,8 @@ def wilson(accuracy: float, images: int) -> Interval | None:
 
 
 def of_mean(accuracies: Sequence[float]) -> Interval | None:
-    """Of the mean over clients, cut off at 0 and 1. None for fewer than `FEWEST` clients, and where all are equal:
-    few images make that happen by accident, and an interval without a width would claim certainty."""
+    """The interval of the mean over clients, clipped to [0, 1]. None for fewer than `FEWEST` clients, and if all values
+    are equal: with few images this can happen by chance, and an interval of zero width would suggest certainty."""
     count = len(accuracies)
     if count < FEWEST or not (deviation := stdev(accuracies)):
         return None

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of strict JSON a round, on the disk before the next round begins."""
+"""metrics.jsonl: one line of strict JSON per round, written to disk before the next round starts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fedlens.tracking.missing_rounds import missing_rounds
 from fedlens.tracking.renamed import with_names_of_today
 from fedlens.tracking.saved import Round, formed, parse_line
 
-if TYPE_CHECKING:  # reading a run must not wait for torch
+if TYPE_CHECKING:  # importing torch would delay commands that only read runs
     from fedlens.core.records import Evaluation, RoundRecord
     from fedlens.core.types import ClientReport
 
 
 class MetricsFile:
-    """Tracker that appends each round to `path` and keeps the last confusion matrices in `confusion.json` beside it.
+    """Tracker that appends each round to `path` and writes the last confusion matrices to `confusion.json` beside it.
 
-    A new run starts an empty file. A resumed run gives `after_round`: what stands after that round's line, damaged or
-    not, is dropped first. `missing`: the rounds up to there that have no line.
+    A new run starts an empty file. A resumed run gives `after_round`: everything after that round's line, damaged or
+    not, is removed first. `missing`: earlier rounds without a line.
     """
 
     def __init__(self, path: Path, after_round: int | None = None) -> None:
@@ -36,7 +36,7 @@ class MetricsFile:
         self._path = path
 
     def round(self, record: RoundRecord) -> None:
-        """Append one line and make sure that it is on the disk.
+        """Append one line and flush it to the disk.
 
         Raises:
             FedLensError: the disk is full or the folder is gone.
@@ -55,15 +55,15 @@ class MetricsFile:
             ) from error
 
     def close(self) -> None:
-        """Nothing is left to do: every line is on the disk already."""
+        """Nothing to do: every line is already on the disk."""
 
 
 def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a metrics file, oldest first; a last line torn by a kill is left out, no file is an empty list.
-    `until`: only rounds up to this one; what stands after its line is not looked at.
+    """The lines of a metrics file, oldest first; an incomplete last line is ignored; a missing file gives an empty
+    list. `until`: only rounds up to this one; later lines are not checked.
 
     Raises:
-        FedLensError: the file cannot be read, or a line that is looked at is no round.
+        FedLensError: the file cannot be read, or a checked line is not a round.
     """
     if not path.exists():
         return []
@@ -72,7 +72,7 @@ def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
         texts = read_regular(path).decode(errors="replace").split("\n")
     except OSError as error:
         raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, text in enumerate(texts[:-1], start=1):  # a whole line ends in a newline, so the last piece is no line
+    for number, text in enumerate(texts[:-1], start=1):  # the last piece lacks its newline: incomplete
         where = f"{path}, line {number}"
         line = formed(with_names_of_today(parse_line(text, where)), Round, where)
         if until is None or line["round"] <= until:
@@ -86,7 +86,7 @@ def line_of(record: RoundRecord) -> dict[str, Any]:
     """One round as plain JSON values: losses, accuracies in 0–1, bytes, seconds. Keys are the same in every line.
 
     accuracy_low, accuracy_high  95 % interval of the accuracy: see `tracking.intervals`
-    chance, majority             accuracies that need no learning: see `federation.floors`
+    chance, majority             accuracies that need no learning: see `core.floors`
     """
     return {
         "round": record.round,

@@ -1,4 +1,4 @@
-"""Rounds that were done and have no line in metrics.jsonl: somebody has removed lines, or emptied the file."""
+"""Completed rounds without a line in metrics.jsonl, because lines were removed or the file was emptied."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MOST_RANGES = 5
-"""Ranges of rounds that the note names."""
+"""Maximum number of ranges in the note."""
 
 
 def missing_rounds(metrics: Sequence[Mapping[str, Any]], done: int) -> list[int]:
-    """The rounds without a line, of those up to `done` and up to the last line's."""
+    """The rounds without a line, among those up to `done` and up to the last line's round."""
     there = {line["round"] for line in metrics}
     return [number for number in range(1, max(there | {done}) + 1) if number not in there]
 
 
 def missing_note(rounds: Sequence[int]) -> str:
-    """What to say of missing rounds; nothing where there are none."""
+    """The note on missing rounds; empty if there are none."""
     if not rounds:
         return ""
     ranges = list(_ranges(rounds))
@@ -26,7 +26,7 @@ def missing_note(rounds: Sequence[int]) -> str:
 
 
 def _ranges(rounds: Sequence[int]) -> Iterator[str]:
-    """3, 5–7."""
+    """Ranges as text: 3, 5–7."""
     first = last = rounds[0]
     for number in (*rounds[1:], None):
         if number == last + 1:

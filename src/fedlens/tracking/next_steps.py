@@ -1,4 +1,4 @@
-"""The commands to go on with after a run."""
+"""Suggested commands after a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedlens.tracking.summary import is_personal, last_with
 
 
 def next_commands(folder: Path, again: str) -> list[str]:
-    """Up to three commands that make sense and can work after a run that `again` started."""
+    """Up to three useful commands that can work after a run that `again` started."""
     place = shlex.quote(str(folder.parent))
     run, config = RunDir(folder), configuration(RunDir(folder))
     given = from_python(config)
@@ -30,20 +30,20 @@ def next_commands(folder: Path, again: str) -> list[str]:
 
 
 def from_python(config: Mapping[str, Any]) -> list[str]:
-    """What of a run was handed over by a Python program, "data" or "model": no command can run it again."""
+    """What a Python program passed to the run, "data" or "model": commands cannot repeat such a run."""
     named = {"data": "source", "model": "name"}
     return [section for section, key in named.items() if config.get(section, {}).get(key) == "python"]
 
 
 def resuming(folder: str, command: str) -> str:
-    """How to go on with a run: by `command`, or from Python, where what was handed over has to be given again."""
+    """How to resume a run: with `command`, or from Python, where the same objects must be passed again."""
     given = from_python(configuration(RunDir(Path(folder))))
     again = "".join(f", {name}=…" for name in given)
     return f"fedlens.resume({folder!r}{again})" if given else f"{command} {shlex.quote(folder)}"
 
 
 def _another(run: RunDir, again: str) -> str:
-    """`again` with something to compare the run with: another strategy, or, where nothing is shared, a federation."""
+    """`again` with a change to compare with: another strategy or, if nothing is shared, a federation."""
     tried = {section: configuration(run).get(section, {}).get("name") for section in ("personalization", "strategy")}
     if tried["personalization"] == "local":
         section, name = "personalization", "none"
@@ -54,8 +54,7 @@ def _another(run: RunDir, again: str) -> str:
 
 
 def whose(run: RunDir) -> str:
-    """The option that names a client, where clients have models of their own and are on this machine: one that is not
-    malicious."""
+    """The option that names a benign client, if clients have their own models and are on this machine."""
     if run.superlink.exists() or not run.partition.exists() or not run.config.exists():
         return ""
     if not is_personal(configuration(run)):
@@ -67,7 +66,7 @@ def whose(run: RunDir) -> str:
 
 
 def configuration(run: RunDir) -> dict[str, Any]:
-    """The run's configuration; empty where there is none."""
+    """The run's configuration; empty if there is none."""
     if not run.config.exists():
         return {}
     found: dict[str, Any] = read_file(run.config).tree

@@ -1,4 +1,4 @@
-"""Who watches a run as it goes: the console, a notebook, or nobody."""
+"""Observers of a run: the console, a notebook, or none."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from fedlens.core.types import BatchProgress
 
 
 class Observer(Protocol):
-    """A tracker that is also told what a person wants to know between the rounds."""
+    """A tracker that also receives what users want to see between rounds."""
 
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
-        """The run begins, or goes on after `done` rounds."""
+        """The run starts, or resumes after `done` rounds."""
         ...
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """What to call with (done, all) while the work called `label` goes on."""
+        """The function to call with (done, all) during the work called `label`."""
         ...
 
     def standing(self, standing: BatchProgress) -> None:
-        """How far the round under way is; told now and then, where anybody knows."""
+        """The progress of the current round; called occasionally, if the runtime knows it."""
         ...
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """A message for the user."""
         ...
 
     def round(self, record: RoundRecord) -> None: ...
@@ -39,7 +39,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """Nobody watches."""
+    """An observer without output."""
 
     def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None: ...
 

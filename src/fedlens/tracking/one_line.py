@@ -1,4 +1,5 @@
-"""A run of many: a bar while it goes on, its notes once for all runs; its line is the caller's."""
+"""One of many runs: a bar during the run, and its notes unless an earlier run printed them; the caller prints its
+result line."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from fedlens.tracking.barred import Barred
 
 
 class OneLine(Barred):
-    """Observer of one run. `said`: the notes of the runs before it, which it adds to."""
+    """Observer of one run. `said`: notes of earlier runs, to which it adds its own."""
 
     def __init__(self, label: str, said: set[str], console: Console | None = None) -> None:
         super().__init__(console, f"{label}: ")

@@ -1,4 +1,5 @@
-"""pictures.json: test images that the final model is surest and least sure of, and some for each kind of mistake."""
+"""pictures.json: the test images on which the final model is most and least confident, and examples of each kind of
+error."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 from fedlens.core.files import write_json
 
 GALLERY = 12
-"""Most confident mistakes, and as many least confident hits."""
+"""Number of most confident errors, and of least confident correct predictions."""
 OF_A_CELL = 8
 MOST_PICTURES = 300
 MOST_BYTES = 2_000_000
-"""Of all pictures together, as they stand in the file: as many as fit."""
+"""Maximum bytes of all images in the file; as many as fit are written."""
 SIDE = 96
-"""Pixels that a picture is made smaller to."""
+"""Thumbnail side in pixels."""
 _SMALL = 48
-"""Up to so many pixels PNG takes no more room than JPEG, and keeps every pixel."""
+"""Up to this side, PNG is no larger than JPEG and is lossless."""
 
 
 def save_pictures(
@@ -35,11 +36,11 @@ def save_pictures(
     confidence: NDArray[np.float32],
     names: Sequence[str],
 ) -> None:
-    """Choose among N test images, and write thumbnails of them.
+    """Select among N test images, and write thumbnails of them.
 
-    images       (…, S, S, C), C = 1 or 3, of which only those that are chosen are read
-    rows         (N,) where the test images stand among `images`
-    confidence   (N,) the probability that the model gives to the class that it predicts
+    images       (…, S, S, C), C = 1 or 3, of which only the selected ones are read
+    rows         (N,) rows of the test images in `images`
+    confidence   (N,) the probability of the predicted class
     names        of every class that occurs in `truth` and `predicted`
     """
     mistakes, hits, cells = choose(truth, predicted, confidence)
@@ -75,8 +76,8 @@ def save_pictures(
 def choose(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], confidence: NDArray[np.float32]
 ) -> tuple[list[int], list[int], dict[tuple[int, int], list[int]]]:
-    """Places from 0 to N − 1: the most confident mistakes, the least confident hits, and the most confident of each
-    pair (true, predicted) that occurs. Pairs that are mistakes come first."""
+    """Indices from 0 to N − 1: the most confident errors, the least confident correct predictions, and the most
+    confident of each occurring pair (true, predicted). Pairs that are errors come first."""
     surest = np.argsort(-confidence, kind="stable")
     wrong = [row for row in surest.tolist() if truth[row] != predicted[row]]
     right = [row for row in surest.tolist() if truth[row] == predicted[row]]
@@ -89,13 +90,13 @@ def choose(
 
 
 def _in_turn(cells: Sequence[Sequence[int]]) -> Iterator[int]:
-    """The first row of every cell, then the second of every cell: where there is no room for all, each has some."""
+    """The first row of every cell, then the second of every cell: if not all fit, each cell has some."""
     for rows in zip_longest(*cells):
         yield from (row for row in rows if row is not None)
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
-    """`image` (S, S, C) as a data URI, no larger than `SIDE`."""
+    """`image` (S, S, C) as a data URI, at most `SIDE` pixels per side."""
     from PIL import Image
 
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)

@@ -1,4 +1,4 @@
-"""The test images that a report shows, as the final model sees them."""
+"""The test images for a report, with the final model's predictions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedlens.training.evaluation import predictions
 
 
 def keep_pictures(experiment: Experiment, path: Path) -> None:
-    """Write `path` (pictures.json); nothing where there are no test images here, no model for everybody, or tensors of
-    a user's own in place of images. Only the run's own test images are read: never what belongs to a client."""
+    """Write `path` (pictures.json). No effect without test images, without one model for all clients, or with a user's
+    own tensors as data. Only the run's own test images are read, never a client's."""
     data = experiment.images
     if experiment.partly_private or not len(data.test) or data.images.is_floating_point():
         return

@@ -1,4 +1,4 @@
-"""Lines of metrics files that earlier versions wrote, with the names that figures have now."""
+"""Converts lines of metrics files from earlier versions to the current names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NAMES = {
     "shared_mean": "shared_accuracy",
     "never_sampled_mean": "never_sampled_accuracy",
 }
-"""Old names → names, of the figures over clients."""
+"""Old name → current name, of the figures over clients."""
 
 
 def with_names_of_today(line: Mapping[str, Any]) -> dict[str, Any]:
-    """`line` with the figures over clients under their names of today; what is no line of ours stays as it is."""
+    """`line` with the current names of the figures over clients; other content is unchanged."""
     clients = line.get("clients")
     if not isinstance(clients, Mapping):
         return dict(line)

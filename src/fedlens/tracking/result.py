@@ -1,4 +1,4 @@
-"""The figures that a run ends with, as the terminal shows them."""
+"""The final figures of a run, as the terminal shows them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Metrics = Sequence[Mapping[str, Any]]
 
 
 def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> dict[str, str]:
-    """The figures by what they are called. `metrics`: the lines of the metrics file; `personal`: clients use models of
-    their own, which then come first."""
+    """The figures by their labels. `metrics`: the lines of the metrics file; `personal`: clients use their own models,
+    whose figures then come first."""
     shared, clients = _shared(metrics, personal), _clients(metrics, personal)
     lines = clients | shared if personal else shared | clients
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
@@ -36,7 +36,8 @@ def _saved(metrics: Metrics) -> str:
 
 
 def _shared(metrics: Metrics, personal: bool) -> dict[str, str]:
-    """The shared model on the test images. Where parts of it are private there is none to test."""
+    """The shared model on the test images. Empty if parts of it are private, because then there is no complete shared
+    model."""
     test, best = last_with(metrics, "test"), best_round(metrics)
     if personal and test is None:
         return {}

@@ -1,4 +1,4 @@
-"""The rounds of a run as a table with one header, narrow enough for 80 columns."""
+"""The rounds of a run as a table with one header, within 80 columns."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from fedlens.core.records import RoundRecord
 from fedlens.tracking.summary import duration, percent
 
 SAME = '"'
-"""The traffic of the row above again."""
+"""Shown if the traffic equals that of the row above."""
 
 LARGEST_PLAIN = 10_000
 
 
 class RoundTable:
-    """The header, and a row for each round. `timed`: clients are simulated with a clock, which has a column."""
+    """The header, and a row per round. `timed`: simulated clients have a clock, which gets a column."""
 
     def __init__(self, num_rounds: int, *, timed: bool) -> None:
         self._num_rounds = num_rounds
@@ -23,8 +23,8 @@ class RoundTable:
         return self._line("round", "loss", "test", "val", "clients", "MB", "s", "clock")
 
     def row(self, record: RoundRecord) -> str:
-        """Loss on the training images, accuracies on the test and the validation images, clients that answered of
-        those that were asked, 10⁶ bytes in both directions, seconds."""
+        """Training loss, test and validation accuracy, clients that returned a result of those selected, 10⁶ bytes in
+        both directions, seconds."""
         moved = number((record.bytes_down + record.bytes_up) / 1e6)
         traffic, self._traffic = SAME if moved == self._traffic else moved, moved
         return self._line(
@@ -45,10 +45,10 @@ class RoundTable:
 
 
 def loss(value: float) -> str:
-    """Four decimals; of a loss that has run away, its size."""
+    """Four decimals; only the magnitude of a diverged loss."""
     return f"{value:.4f}" if abs(value) < LARGEST_PLAIN else f"{value:.1e}"
 
 
 def number(value: float) -> str:
-    """Two decimals where they say something."""
+    """Two decimals where they are significant."""
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""The folder that holds everything of one run, and the names of what lies in it."""
+"""The folder of one run, and the names of its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.errors import ConfigError
 from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.versions import collect_versions
 
-if TYPE_CHECKING:  # reading a run must not wait for torch
+if TYPE_CHECKING:  # importing torch would delay commands that only read runs
     from fedlens.core.types import ClientInfo
     from fedlens.data.types import FederatedData
 
@@ -25,16 +25,16 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's folder. `create` makes a new one, `open` finds one that is there."""
+    """One run's folder. `create` makes a new one, `open` finds an existing one."""
 
     path: Path
 
     @classmethod
     def create(cls, base: Path, name: str) -> RunDir:
-        """Make `base/<name>-<YYYYmmdd-HHMMSS>`; a second run of the same second gets `-2`, and so on.
+        """Create `base/<name>-<YYYYmmdd-HHMMSS>`; a second run in the same second gets `-2`, and so on.
 
         Raises:
-            ConfigError: the folder cannot be made.
+            ConfigError: the folder cannot be created.
         """
         stem = f"{clean_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
         try:
@@ -53,7 +53,7 @@ class RunDir:
         """The run in `path`, which may be `latest`: see `newest`.
 
         Raises:
-            ConfigError: there is no run; the message lists those beside it.
+            ConfigError: there is no run; the message lists those in the same place.
         """
         run = cls(newest(path))
         if not run.config.is_file():
@@ -76,7 +76,7 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a round."""
+        """One JSON line per round."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -86,7 +86,7 @@ class RunDir:
 
     @property
     def pictures(self) -> Path:
-        """Small copies of test images, and what the final model takes them for (JSON)."""
+        """Thumbnails of test images, with the final model's predictions (JSON)."""
         return self.path / "pictures.json"
 
     @property
@@ -106,12 +106,12 @@ class RunDir:
 
     @property
     def fingerprint(self) -> Path:
-        """What the images were when the run began (JSON)."""
+        """Fingerprint of the images when the run began (JSON)."""
         return self.path / "data-key.json"
 
     @property
     def superlink(self) -> Path:
-        """Folder of the SuperLink, where the run's clients are on other machines."""
+        """Folder of the SuperLink, if the run's clients are on other machines."""
         return self.path / "superlink"
 
     @property
@@ -120,28 +120,28 @@ class RunDir:
 
     @property
     def partition(self) -> Path:
-        """Who holds how many images of which class (JSON)."""
+        """Number of images per client and class (JSON)."""
         return self.path / "partition.json"
 
     @property
     def data(self) -> Path:
-        """What was read and what was left out (JSON)."""
+        """What was read and what was skipped (JSON)."""
         return self.path / "data.json"
 
     @property
     def result(self) -> Path:
-        """Why and when the run ended (JSON); missing while it has not."""
+        """Why and when the run ended (JSON); missing until then."""
         return self.path / "result.json"
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Hold the folder while a run is made in it: two processes at once would mix their rounds.
+        """Lock the folder during a run: two processes at once would mix their rounds.
 
-        A record lock, because forked workers do not inherit it: a killed run can be gone on with at once, though its
-        workers may not have ended yet.
+        It is a record lock, because forked workers do not inherit it: a killed run can be resumed at once, even if its
+        workers have not ended yet.
 
         Raises:
-            ConfigError: another process is at it, or the folder cannot be written.
+            ConfigError: another process uses it, or the folder cannot be written.
         """
         with ExitStack() as held:
             try:
@@ -162,8 +162,8 @@ class RunDir:
         write_json(self.versions, collect_versions(device))
 
     def save_data(self, data: FederatedData, clients: Sequence[ClientInfo]) -> None:
-        """Write `partition.json` (class counts of every client's splits and of the global test set, and a digest of who
-        holds which rows) and `data.json`."""
+        """Write `partition.json` (class counts of every client's splits and of the global test set, and a digest of the
+        assignment of rows to clients) and `data.json`."""
         write_json(
             self.partition,
             {
@@ -176,28 +176,29 @@ class RunDir:
         write_json(self.data, asdict(data.report))
 
     def divides(self, data: FederatedData) -> bool:
-        """The run's clients hold the same rows as those of `data`; True, too, before the run has begun. A run of an
-        older version does not know its clients' rows, and classes may have been cut in another order then: False."""
+        """Whether the run's clients hold the same rows as those of `data`; also True before the run has begun. Runs of
+        older versions did not store this, and may have divided classes in another order: False."""
         return not self.partition.exists() or read_saved(self.partition, Partition).get("division") == data.division
 
     def finish(self, reason: str) -> None:
-        """Write `result.json`: the run has ended, and why (all rounds, target reached, …)."""
+        """Write `result.json`: the run has ended, and the reason (all rounds, target reached, …)."""
         write_json(self.result, {"reason": reason, "ended": datetime.now().astimezone().isoformat(timespec="seconds")})
 
 
 def clean_name(name: str) -> str:
-    """`name` as one folder name: letters, digits and `. _ - =` stay, any other run of characters becomes `-`."""
+    """`name` as a valid folder name: letters, digits and `. _ - =` are kept, any sequence of other characters becomes
+    `-`."""
     return re.sub(r"[^\w.=-]+", "-", name).strip(".-")[:_LONGEST_NAME] or "run"
 
 
 LATEST = "latest"
 LOGS = Path("logs")
-"""Where runs lie unless tracking.dir says otherwise."""
+"""The folder of runs unless tracking.dir names another."""
 
 
 def newest(path: Path) -> Path:
-    """`path`, in which `latest` stands for the newest run: `latest` and `latest/best` of those below ./logs,
-    `DIR/latest` of those below DIR. A file or folder that is called so is itself.
+    """`path` with `latest` replaced by the newest run: `latest` and `latest/best` refer to those below ./logs,
+    `DIR/latest` to those below DIR. An existing file or folder with this name takes precedence.
 
     Raises:
         ConfigError: there is no run.

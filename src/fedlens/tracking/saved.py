@@ -1,6 +1,6 @@
-"""What a run left on the disk, read back: JSON files and lines of a known form, whoever has touched them since.
+"""Files that a run saved: reads JSON files and lines, and validates their structure, because they may have been edited.
 
-Only the form is looked at, not what the numbers say; further keys are allowed, as later versions may write them.
+Only the structure is checked, not the numbers; additional keys are allowed, because later versions may write them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedlens.errors import FedLensError
 
 
 class SavedEvaluation(BaseModel):
-    """Of the shared model, on test or validation images."""
+    """Evaluation of the shared model, on test or validation images."""
 
     accuracy: float | None
     loss: float | None = None
@@ -33,7 +33,7 @@ class SavedClients(BaseModel):
 
 
 class Trained(BaseModel):
-    """A client's part in a round."""
+    """A client's result in a round."""
 
     client: str
     metrics: dict[str, float | None]
@@ -95,7 +95,7 @@ def read_saved(path: Path, form: Any) -> Any:
     """The value in a JSON file of a run.
 
     Raises:
-        FedLensError: it cannot be read, is not JSON, or has not this form; the message names file and line, or key.
+        FedLensError: it cannot be read, is not JSON, or has another structure; the message names file and line, or key.
     """
     try:
         value = read_json(path)
@@ -110,7 +110,7 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
     """One line of metrics.jsonl. `where` names file and line.
 
     Raises:
-        FedLensError: it is not JSON, or has not the form of a round.
+        FedLensError: it is not JSON, or not a round.
     """
     try:
         value = parse_json(text)
@@ -123,10 +123,10 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
 
 
 def formed(value: Any, form: Any, where: str) -> Any:
-    """`value`, if it has the form `form`.
+    """`value`, validated as `form`.
 
     Raises:
-        FedLensError: it has not; the message names the first key that is otherwise.
+        FedLensError: it is invalid; the message names the first invalid key.
     """
     try:
         _adapter(form).validate_python(value)

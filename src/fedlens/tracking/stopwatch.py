@@ -1,4 +1,4 @@
-"""Where the seconds of one call went."""
+"""Measures the seconds of one call by part."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 Progress = Callable[[str], Callable[[int, int], None]]
 
 WORKS = {"decoding images": "images", "computing features": "features"}
-"""Parts by what their work is called while it goes on."""
+"""Label of the work while it is in progress → name of its part."""
 
 
 class Stopwatch:
-    """Seconds by part, in the order in which the parts began. The first part is "start"."""
+    """Seconds by part, in the order in which the parts started. The first part is "start"."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -20,18 +20,18 @@ class Stopwatch:
         self._part, self._since = "start", clock()
 
     def part(self, name: str) -> None:
-        """Another part begins, or one goes on."""
+        """Start another part, or continue an earlier one."""
         now = self._clock()
         self._add(self._part, now - self._since)
         self._part, self._since = name, now
 
     def spent(self) -> dict[str, float]:
-        """Seconds by part, until now."""
+        """Seconds by part so far."""
         self.part(self._part)
         return dict(self._seconds)
 
     def timed(self, progress: Progress) -> Progress:
-        """`progress`, with the time of the work that it shows taken out of the part around it."""
+        """`progress`; the time of the work that it shows is counted separately from the surrounding part."""
 
         def begin(label: str) -> Callable[[int, int], None]:
             show, since = progress(label), self._clock()

@@ -1,4 +1,4 @@
-"""What the headline numbers mean: defined here once, for metrics, TensorBoard, reports and comparisons."""
+"""The one definition of the headline figures, for metrics, TensorBoard, reports and comparisons."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLAIN = {"personalization": "none", "aggregation": "mean", "schedule": "sync"}
-"""Parts of an algorithm that a run's name says nothing of."""
+"""Defaults that a run's name does not mention."""
 
 
 def algorithm_parts(config: Mapping[str, Any]) -> list[str]:
-    """A configuration's sections → the strategy, and what is not plain beside it: fedavg, fedper, krum, fedbuff."""
+    """A configuration's sections → the strategy, and all non-default parts: fedavg, fedper, krum, fedbuff."""
     chosen = {section: config.get(section, {}).get("name", plain) for section, plain in PLAIN.items()}
     strategy = str(config.get("strategy", {}).get("name", "–"))
     return [strategy, *(name for section, name in chosen.items() if name != PLAIN[section])]
 
 
 def is_personal(config: Mapping[str, Any]) -> bool:
-    """Clients use models of their own: the shared model is one that no client uses."""
+    """Whether clients use their own models, so that no client uses the shared one."""
     return bool(config.get("personalization", {}).get("name", "none") != "none")
 
 
@@ -34,10 +34,10 @@ def algorithm_name(config: Mapping[str, Any]) -> str:
 
 
 def best_round(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line of the round with the lowest validation loss, the first of equal ones; None without validation.
+    """The line of the round with the lowest validation loss, the first if several are equal; None without validation.
 
-    This is the round whose model is kept as the best. Test figures play no part in the choice, so the test
-    accuracy of this round is an honest estimate.
+    This round's model is kept as the best. Test figures are not used for the choice, so the test accuracy of this round
+    is an unbiased estimate.
     """
     best, lowest = None, math.inf
     for line in metrics:
@@ -48,15 +48,15 @@ def best_round(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 
 
 def last_with(metrics: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any] | None:
-    """What the last line that has a `key` (test, validation, clients) says under it."""
+    """The value of `key` (test, validation, clients) in the last line that has it."""
     found: Mapping[str, Any] | None = next((line[key] for line in reversed(metrics) if line[key]), None)
     return found
 
 
 def time_of_rounds(metrics: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds that the rounds took, from the first phase of each to its last: what is called the time of a run.
+    """Seconds of all rounds, from each round's first phase to its last: a run's time.
 
-    A resumed run's are all of its rounds. What comes before the first round and after the last is no part of it.
+    A resumed run counts all its rounds. Time before the first round and after the last one is not included.
     """
     return float(sum(sum(line["seconds"].values()) for line in metrics))
 
@@ -70,13 +70,13 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.8213 → "82.1 %"; "–" when it was not measured."""
+    """0.8213 → "82.1 %"; "–" if not measured."""
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """`confusion` with a name for every row. A model with more outputs than the data has classes gives a larger
-    matrix: of the nameless classes, those that were never seen or predicted are left out."""
+    """`confusion` with a name for every row. A model with more outputs than the data has classes gives a larger matrix:
+    unnamed classes that never occur or are never predicted are left out."""
     named = min(len(class_names), len(confusion))
     counted = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1)).tolist()
     kept = [*range(named), *(index for index in counted if index >= named)]
@@ -85,8 +85,8 @@ def named_confusion(confusion: NDArray[np.int64], class_names: Sequence[str]) ->
 
 
 def saved_of_whole(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """(bytes sent a round, bytes that whole models and updates would have been), means over the rounds that recorded
-    both; None where whole models travelled."""
+    """(bytes sent per round, bytes for whole models and updates), means over the rounds that recorded both; None if
+    whole models were sent."""
     parts = [line for line in metrics if "traffic/whole_model" in line.get("measures", {})]
     if not parts:
         return None

@@ -1,4 +1,4 @@
-"""TensorBoard events, written straight into the run's folder: `tensorboard --logdir ./logs` shows every run."""
+"""TensorBoard events in the run's folder: `tensorboard --logdir ./logs` shows every run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _MOST_CLIENTS = 50
-"""A curve of its own for every client only up to this many: beyond, nobody can read them."""
+"""Maximum number of clients with a curve of their own; more would not be legible."""
 
 
 _PLACES = {
@@ -26,19 +26,19 @@ _PLACES = {
     **{"clients": 8, "client_accuracy": 9, "client_loss": 9},
 }
 _MEASURED = 4
-"""Place of the groups that are not named above: what was measured of a round's clients."""
+"""Position of the groups that are not listed above: measurements of a round's clients."""
 
 
 def placed(tag: str) -> str:
-    """`tag` as TensorBoard is given it: test/loss → 1_test/loss. TensorBoard sorts groups by their names, and what is
-    looked at first should come first: test, and the clients last."""
+    """`tag` in the form for TensorBoard: test/loss → 1_test/loss. TensorBoard sorts groups by name, and the most
+    important should come first: test first, clients last."""
     return f"{_PLACES.get(tag.partition('/')[0], _MEASURED)}_{tag}"
 
 
 class TensorBoardTracker:
-    """Tracker that writes scalars, pictures and hyper-parameters.
+    """Tracker that writes scalars, figures and hyper-parameters.
 
-    Nothing is imported or opened before the first write; pictures load matplotlib, which takes a second or two.
+    Nothing is imported or opened before the first write; figures import matplotlib, which takes a second or two.
     `after_round` is for a resumed run: TensorBoard then hides what an earlier process wrote for later rounds.
     """
 
@@ -57,7 +57,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def partition(self, counts: NDArray[np.int64], clients: Sequence[str]) -> None:
-        """Show who holds how many training images of which class: `counts` (clients, classes)."""
+        """Show the number of training images per client and class: `counts` (clients, classes)."""
         from fedlens.data.show import partition_figure
 
         self._image("data/partition", to_image(partition_figure(counts, clients, self._class_names)), 0)
@@ -65,7 +65,7 @@ class TensorBoardTracker:
     def predictions(
         self, images: NDArray[np.uint8], truth: Sequence[str], predicted: Sequence[str], step: int = 0
     ) -> None:
-        """Show sample `images` (B, S, S, C) with what the model sees in them; wrong answers in red."""
+        """Show sample `images` (B, S, S, C) with the model's predictions; wrong ones in red."""
         self._image("predictions/test", to_image(predictions_figure(images, truth, predicted)), step)
 
     def finish(self, hparams: Mapping[str, str | float | bool], final: Mapping[str, float]) -> None:
@@ -73,7 +73,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import summary
 
         metrics = {placed(f"final/{name}"): value for name, value in final.items()}
-        # SummaryWriter.add_hparams would make a run of its own in a sub-folder
+        # SummaryWriter.add_hparams would create a separate run in a sub-folder
         events: Any = self._writer.file_writer
         for event in summary.hparams(dict(hparams), metrics):
             events.add_summary(event)
@@ -82,7 +82,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write the confusion matrix of the last evaluation (a picture takes longer than a small round), and close."""
+        """Write the confusion matrix of the last evaluation (drawing takes longer than a small round), and close."""
         if self._last_test is not None:
             step, test = self._last_test
             self._image("confusion/test", to_image(confusion_figure(test.confusion, self._class_names)), step)
@@ -102,7 +102,7 @@ class TensorBoardTracker:
 
 
 def scalars_of(record: RoundRecord) -> dict[str, float]:
-    """Every number of a round by its TensorBoard tag; those that were not measured are left out."""
+    """Every number of a round by its TensorBoard tag; unmeasured ones are left out."""
     scalars = {
         "train/loss": record.train_loss,
         "train/learning_rate": record.lr,

@@ -1,4 +1,4 @@
-"""What a run ran on: enough to tell two runs apart, or to repeat one."""
+"""The software and hardware of a run: enough to compare two runs, or to repeat one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _git_state() -> dict[str, object] | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Git's answer; None without git, outside a repository, or when a huge one takes over two seconds."""
+    """Output of git; None without git, outside of a repository, or if it takes over two seconds."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""An accuracy in words, the same everywhere: with its interval, what it was measured on, and what needs no learning."""
+"""Texts for accuracies, the same in all outputs: with interval, number of images, and floors that need no learning."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from fedlens.core.words import count
 from fedlens.tracking.summary import percent
 
 UNUSED = "of the shared model, which no client uses"
-"""What is added to the name of a figure of the shared model, where clients use models of their own."""
+"""Suffix for figures of the shared model if clients use their own models."""
 
 Figures = Mapping[str, Any]
-"""A section of a line of metrics: test, validation or clients. Runs of earlier versions lack some of its keys."""
+"""A section of a metrics line: test, validation or clients. Runs of earlier versions lack some keys."""
 
 
 def with_interval(figures: Figures) -> str:
-    """84.4 % (95 %: 82.0–86.5); without an interval the accuracy alone."""
+    """84.4 % (95 %: 82.0–86.5); only the accuracy if there is no interval."""
     low, high = figures.get("accuracy_low"), figures.get("accuracy_high")
     accuracy = percent(figures.get("accuracy"))
     return accuracy if low is None or high is None else f"{accuracy} (95 %: {100 * low:.1f}–{100 * high:.1f})"
 
 
 def measured_on(figures: Figures) -> str:
-    """1,000 images; 410 images of 10 clients; "" where it is not recorded."""
+    """1,000 images; 410 images of 10 clients; "" if not recorded."""
     images = figures.get("examples")
     if images is None:
         return ""
@@ -32,14 +32,14 @@ def measured_on(figures: Figures) -> str:
 
 
 def majority(figures: Figures, personal: bool) -> float | None:
-    """The majority-class floor of the models that the figures are about. `personal`: clients use models of their own,
-    so that theirs is each client's own commonest class."""
+    """The majority-class floor for the evaluated models. `personal`: clients use their own models, so the floor uses
+    each client's own most frequent class."""
     floor: float | None = figures.get("own_majority" if personal and "own_majority" in figures else "majority")
     return floor
 
 
 def floors(figures: Figures, personal: bool = False) -> str:
-    """chance 10.0 %, majority class 12.3 %; "" where neither is recorded."""
+    """chance 10.0 %, majority class 12.3 %; "" if neither is recorded."""
     own = " of each client" if personal and "own_majority" in figures else ""
     named = {"chance": figures.get("chance"), f"majority class{own}": majority(figures, personal)}
     return ", ".join(f"{name} {percent(floor)}" for name, floor in named.items() if floor is not None)

@@ -1,1 +1,1 @@
-"""The plots of a report, as plotly figures on a transparent ground (the page sets ink and paper, light or dark)."""
+"""The plots of a report, as plotly figures with a transparent background (the page sets the colours, light or dark)."""

@@ -1,4 +1,4 @@
-"""What the plots of a report have in common: colours, axes, curves over the rounds."""
+"""Common parts of the plots in a report: colours, axes, curves over rounds."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ Figure = Any
 """A plotly.graph_objects.Figure (plotly is imported when the first figure is made)."""
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Okabe and Ito's colours, told apart with colour-blind eyes."""
+"""The palette of Okabe and Ito, which colour-blind readers can distinguish."""
 
 _DASHES = ("solid", "dash", "dot")
-"""When the colours have been through."""
+"""Line styles used after all colours have been used once."""
 
 _PATTERNS = ("", "/", ".")
-"""Fills of bars when the colours have been through: more than eight colours cannot be told apart by everybody."""
+"""Bar patterns used after all colours have been used once: more than eight colours cannot be distinguished by
+everybody."""
 
 SHADES = ((0.0, "rgba(0,114,178,0)"), (1.0, "rgba(0,114,178,0.75)"))
-"""Colours of a heat map, from the page's ground to blue: the page's ink can be read on all of them, light or dark."""
+"""Colours of a heat map, from the page's background to blue: the page's text is legible on all of them, light or
+dark."""
 
 _PERCENT = (
     {"dtickrange": [0.009, None], "value": ".0%"},
     {"dtickrange": [0.0009, 0.009], "value": ".1%"},
     {"dtickrange": [None, 0.0009], "value": ".2%"},
 )
-"""As many decimals as the distance between two ticks needs (it is 1, 2 or 5 times a power of ten)."""
+"""As many decimals as the tick distance requires (it is 1, 2 or 5 times a power of ten)."""
 
 GREY = "rgba(128,128,128,0.9)"
 GRID = "rgba(128,128,128,0.22)"
@@ -73,7 +75,7 @@ def curves(
 
 
 def floor(figure: Figure, name: str, accuracy: float | None, colour: str = GREY) -> Figure:
-    """With a dotted line at an accuracy that needs no learning, over the width of what is drawn."""
+    """Add a dotted line at an accuracy that needs no learning, over the full width."""
     places = [place for trace in figure.data for place in trace.x]
     if accuracy is not None and places:
         line = {"color": colour, "width": 1.5, "dash": "dot"}
@@ -83,19 +85,20 @@ def floor(figure: Figure, name: str, accuracy: float | None, colour: str = GREY)
 
 
 def from_zero(figure: Figure) -> Figure:
-    """For what is never negative: a constant is no line in the middle of nowhere."""
+    """Start the axis at zero, for non-negative values: without this, a constant would be in the middle of an arbitrary
+    range."""
     return figure.update_yaxes(rangemode="tozero")
 
 
 def over_rounds(figure: Figure, last: float) -> Figure:
-    """Hovering shows a whole round; no ticks between rounds."""
+    """Hovering shows all values of a round; no ticks between rounds."""
     return figure.update_layout(hovermode="x unified").update_xaxes(dtick=1 if last <= 10 else None)
 
 
 def bar_style(number: int) -> dict[str, Any]:
-    """The marker of the bars of series `number`. Up to 24 differ in colour or pattern. It depends on the number alone:
-    a class looks the same in the pages of several runs."""
+    """The marker for the bars of series `number`. Up to 24 differ in colour or pattern. It depends only on the number,
+    so a class has the same marker in the pages of several runs."""
     turn, colour = divmod(number, len(COLOURS))
-    line = {"color": _PAPER, "width": 0.5}  # between neighbours of similar lightness
+    line = {"color": _PAPER, "width": 0.5}  # separates neighbours of similar lightness
     pattern = {"shape": _PATTERNS[turn % len(_PATTERNS)], "fgcolor": "#ffffff", "size": 6, "solidity": 0.4}
     return {"color": COLOURS[colour], "line": line, "pattern": {**pattern, "fillmode": "overlay"}}

@@ -1,4 +1,4 @@
-"""Plots of a run's classes: which are taken for which."""
+"""Plots of a run's classes: confusion matrix and recall."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fedlens.reports.figures.base import COLOURS, SHADES, Figure, blank
 from fedlens.tracking.summary import named_confusion
 
 MOST_CLASSES = 40
-"""Of more classes than this, a confusion matrix shows those that were recognised worst."""
+"""With more classes, a confusion matrix shows those with the lowest recall."""
 
 
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """Shares of each true class by prediction, counts in the cells; of many classes, those recognised worst."""
+    """Predictions as shares of each true class, counts in the cells; with many classes, those with the lowest
+    recall."""
     counts, names = _worst_classes(np.array(matrix), class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = blank("predicted", "true").add_heatmap(
@@ -38,7 +39,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Fi
 
 
 def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """Share of each class' images that were recognised, worst first."""
+    """Recall of each class, lowest first."""
     counts, names = _worst_classes(np.array(matrix), class_names)
     totals = counts.sum(axis=1)
     shares = np.diag(counts) / np.maximum(totals, 1)
@@ -57,7 +58,7 @@ def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figu
 
 
 def _worst_classes(counts: Any, class_names: Sequence[str]) -> tuple[Any, list[str]]:
-    """All classes when they are few; else the `MOST_CLASSES` with the lowest recall, by label."""
+    """All classes if there are few; else the `MOST_CLASSES` with the lowest recall, by label."""
     counts, plain = named_confusion(counts, class_names)
     names = [escape(name, quote=False) for name in plain]
     if len(counts) <= MOST_CLASSES:

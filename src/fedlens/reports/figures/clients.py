@@ -1,4 +1,4 @@
-"""Plots of a run's clients: what their models score, which images they hold."""
+"""Plots of a run's clients: their accuracies and their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
 
 
 def client_accuracies(metrics: Sequence[Mapping[str, Any]], personal: bool = False) -> Figure | None:
-    """Accuracy of every client in the last evaluation, in their own order; a histogram for many clients."""
+    """Accuracy of every client in the last evaluation, in client order; a histogram for many clients."""
     evaluated = last_with(metrics, "clients")
     if evaluated is None:
         return None
@@ -28,13 +28,13 @@ def client_accuracies(metrics: Sequence[Mapping[str, Any]], personal: bool = Fal
 
 
 def both_accuracies(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The clients of the last evaluation that tried the shared model beside their own."""
+    """The clients of the last evaluation in which the shared model was evaluated as well."""
     evaluated = last_with(metrics, "clients") or {"by_client": []}
     return [client for client in evaluated["by_client"] if client.get("shared_accuracy") is not None]
 
 
 def shared_against_personal(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A point a client: above the line its own model is the better one."""
+    """One point per client: above the diagonal its own model is better."""
     clients = both_accuracies(metrics)
     if not clients:
         return None
@@ -54,7 +54,7 @@ def shared_against_personal(metrics: Sequence[Mapping[str, Any]]) -> Figure | No
 
 
 def _accuracy_bars(clients: Sequence[Mapping[str, Any]], personal: bool) -> Figure:
-    """With the 95 % interval of each bar over its images, and the majority-class floor of each client."""
+    """Bars with 95 % intervals over images, and each client's majority-class floor."""
     figure = blank("clients", "accuracy")
     for name, colour, chosen in _by_training(clients):
         figure.add_bar(
@@ -107,7 +107,7 @@ def _accuracy_histogram(clients: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _by_training(clients: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
-    """Clients whose accuracies count, and those that are set apart."""
+    """Clients included in the figures, and excluded ones by reason."""
     for name, apart, colour in (
         ("has trained", "", 0),
         ("never sampled", NEVER_SAMPLED, 7),
@@ -118,14 +118,14 @@ def _by_training(clients: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, st
 
 
 def set_apart(client: Mapping[str, Any]) -> str:
-    """Why a client does not enter the figures over clients; "" for one that does."""
+    """Why a client is excluded from the figures over clients; "" if it is included."""
     if client.get("malicious"):
         return MALICIOUS
     return "" if client["trained"] else NEVER_SAMPLED
 
 
 def partition(held: Mapping[str, Any]) -> Figure | None:
-    """Training images by client and class: stacked bars, or a heat map when there are many of either."""
+    """Training images by client and class: stacked bars, or a heat map if there are many of either."""
     if not held or not held["clients"]:
         return None
     clients = [escape(name, quote=False) for name in held["clients"]]
@@ -146,7 +146,8 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
 
 
 def label_distances(held: Mapping[str, Any]) -> Figure | None:
-    """How far the labels of every client's training images are from everybody's, in the clients' own order."""
+    """Distance between the label distribution of each client's training images and that of all clients, in client
+    order."""
     counts = {name: splits["train"] for name, splits in held.get("clients", {}).items() if sum(splits["train"])}
     if len(counts) < 2:
         return None

@@ -17,7 +17,7 @@ VIRTUAL_TIME = "virtual seconds"
 
 
 def accuracy_curves(metrics: Sequence[Mapping[str, Any]], personal: bool = False) -> Figure:
-    """`personal`: clients use models of their own, whose floor is each client's own commonest class."""
+    """`personal`: clients use their own models, whose floor is each client's own most frequent class."""
     evaluated = last_with(metrics, "clients") or {}
     figure = curves(
         {
@@ -35,7 +35,7 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]], personal: bool = False
 
 
 def _floors(metrics: Sequence[Mapping[str, Any]], personal: bool) -> list[tuple[str, float | None, str]]:
-    """Chance, and the majority-class floors of what is drawn, in the colours of the curves that they belong to."""
+    """Chance, and the majority-class floors of the drawn curves, in the colours of these curves."""
     test, evaluated = last_with(metrics, "test") or {}, last_with(metrics, "clients") or {}
     return [
         ("chance", test.get("chance", evaluated.get("chance")), GREY),
@@ -45,7 +45,7 @@ def _floors(metrics: Sequence[Mapping[str, Any]], personal: bool) -> list[tuple[
 
 
 def accuracy_over_time(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Accuracy against the virtual clock; None for a run without one."""
+    """Accuracy over virtual time; None for a run without a clock."""
     series = {name: timed(metrics, name) for name in ("test", "validation")}
     return curves(series, "accuracy", percent=True, x=VIRTUAL_TIME) if any(series.values()) else None
 
@@ -66,7 +66,7 @@ def update_norms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def measures(metrics: Sequence[Mapping[str, Any]], group: str) -> Figure:
-    """The measured numbers of one group: those named `group`/…"""
+    """The measured values of one group: those named `group`/…"""
     series: dict[str, list[tuple[int, float | None]]] = {}
     for line in metrics:
         for name, value in line.get("measures", {}).items():
@@ -80,13 +80,13 @@ def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Megabytes sent since the start: both directions, stacked, so that the upper edge is the sum."""
+    """Cumulative megabytes: both directions stacked, so the upper edge is the sum."""
     rounds = [line["round"] for line in metrics]
     figure = blank("round", "MB since the start")
     directions = {"clients → server": "bytes_up", "server → clients": "bytes_down"}
     for colour, (name, key) in zip(COLOURS, directions.items(), strict=False):
         sent = np.cumsum([line[key] for line in metrics]) / 1e6
-        mode = "lines+markers" if len(rounds) <= 30 else "lines"  # a single round is a point
+        mode = "lines+markers" if len(rounds) <= 30 else "lines"  # a single round is drawn as a point
         style = {"mode": mode, "line": {"color": colour, "width": 2}, "stackgroup": "sent"}
         figure.add_scatter(x=rounds, y=sent, name=name, hovertemplate="%{y:,.1f} MB", **style)
     return from_zero(over_rounds(figure, rounds[-1]))
@@ -103,7 +103,7 @@ def timing(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def staleness(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Of the updates of each step; None for synchronous rounds."""
+    """Staleness of the updates in each step; None for synchronous rounds."""
     found = [(line["round"], line["staleness"]) for line in metrics if line.get("staleness")]
     series = {name: [(number, steps[name]) for number, steps in found] for name in ("mean", "max")}
     return from_zero(curves(series, "steps of the server")) if found else None

@@ -1,4 +1,4 @@
-"""Plots of several runs side by side."""
+"""Plots that compare several runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedlens.tracking.summary import last_with
 
 
 def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key: str) -> Figure:
-    """An accuracy of several runs: against the virtual clock when all have one, else by round."""
+    """An accuracy of several runs: over virtual time if all have a clock, else over rounds."""
     y = "accuracy"
     if all(line.get("virtual_seconds") is not None for metrics in runs.values() for line in metrics):
         times = {name: timed(metrics, section, key) for name, metrics in runs.items()}
@@ -22,13 +22,13 @@ def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key:
 
 
 def _with_floor(figure: Figure, runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str) -> Figure:
-    """With the majority-class floor of the shared model, where all runs have the same."""
+    """Add the majority-class floor of the shared model, if all runs have the same."""
     found = {(last_with(metrics, section) or {}).get("majority") for metrics in runs.values()}
     return floor(figure, "majority class", found.pop()) if len(found) == 1 else figure
 
 
 def compared_by_communication(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Test accuracy of several runs by the megabytes sent until then, in both directions."""
+    """Test accuracy of several runs over the megabytes sent so far, in both directions."""
     series = {}
     for name, metrics in runs.items():
         sent = accumulate((line["bytes_up"] + line["bytes_down"]) / 1e6 for line in metrics)
@@ -38,5 +38,5 @@ def compared_by_communication(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -
 
 
 def _tall(figure: Figure) -> Figure:
-    """With room for the curves below a legend of two names a line."""
+    """Add space for a legend of two names per line below the curves."""
     return figure.update_layout(height=400 + 10 * len(figure.data))
