@@ -19,6 +19,7 @@ from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import Updates
 from fedlens.attacks.base import AttackContext, attacks
 from fedlens.clocks.base import clocks
+from fedlens.compression.base import compressions
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.plugins import load_plugins
 from fedlens.core.types import Task, TaskSettings
@@ -198,7 +199,7 @@ def test_the_clients_with_the_largest_losses_train(runtime: str) -> None:
 
 def test_the_transform_halves_the_bytes_and_keeps_what_rounding_left_out(tmp_path: Path) -> None:
     load_plugins([Path("my_transform.py")])
-    half = sys.modules["fedlens_plugin_my_transform"].Half()
+    half = compressions.get("half_with_memory").build({})
     data, settings = tiny_data(clients=1), LocalSettings(batch_size=4)
     plain, halved = (
         tiny_trainer(Algorithm(FedAvg(), encodings=encodings), data, tmp_path / str(len(encodings)), settings)
@@ -214,7 +215,9 @@ def test_the_transform_halves_the_bytes_and_keeps_what_rounding_left_out(tmp_pat
     received = halved.decode(sent).payload
     for name in trained:
         assert received[name].dtype == torch.float32
-        torch.testing.assert_close(received[name] + kept[f"half/{name}"], exact.payload[name], rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            received[name] + kept[f"half_with_memory/{name}"], exact.payload[name], rtol=0, atol=1e-7
+        )
     again = Task("client0", 2, "train", shared, TaskSettings(lr=0.0), store_version=1)
     assert any(halved.run(again).payload[name].any() for name in trained), "without training, the rest is sent"
     runtime = InProcessRuntime(infos(data), lambda: halved)

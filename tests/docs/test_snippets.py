@@ -82,14 +82,13 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     shutil.copytree(world, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("PHOTOS"))
     (tmp_path / "PHOTOS").symlink_to(world / "PHOTOS")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     for registry in (*(family.registry for family in FAMILIES.values()), task_kinds):
         registry.names()
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.startswith(("fedlens_plugin_", "my_")):
+        if name.startswith("fedlens_plugin_"):
             del sys.modules[name]
 
 
