@@ -1,4 +1,4 @@
-"""What the command line says of a block: one line in a list, or all about it."""
+"""Command-line output about blocks: one line per block in a list, or a full description."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ EXAMPLES = {"architecture": "convnext_nano"}
 
 
 def list_family(family: Family[Any], width: int) -> None:
-    """The family's blocks, one to a line. `width`: of the longest name."""
+    """Print the family's blocks, one per line. `width`: length of the longest name."""
     typer.echo(f"{family.section}.{family.key}")
     for entry in family.registry.entries():
         typer.echo(_fit(f"  {entry.name:{width}}  {entry.summary}", width + 2))
 
 
 def describe(families: Iterable[Family[Any]], name: str) -> None:
-    """All about the blocks called `name`: what they are for, their keys, where they are from, an example.
+    """Print the full description of the blocks called `name`: purpose, keys, source and an example.
 
     Raises:
-        ConfigError: no family has one.
+        ConfigError: no family has such a block.
     """
     from fedlens.config import problems
 
@@ -53,7 +53,7 @@ def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
     yield f"{family.section}.{family.key}={entry.name}"
     yield entry.summary
     written = inspect.getdoc(entry.factory) or ""
-    if not written.startswith(f"{entry.factory.__name__}("):  # what a dataclass without a docstring gets
+    if not written.startswith(f"{entry.factory.__name__}("):  # the default docstring of a dataclass
         yield f"\n{_paragraphs(written)}"
     nodes = {key: node for key, node in block_properties(entry).items() if key not in family.own}
     yield "\nKeys:" if nodes else "\nIt has no keys of its own."
@@ -68,7 +68,7 @@ def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
 
 
 def example(family: Family[Any], entry: Entry[Any]) -> str:
-    """A command that uses the block, with its first keys at their defaults."""
+    """An example command that uses the block, with its first keys at their defaults."""
     from fedlens.config.blocks import block_properties
 
     words = [f"fedlens run {family.section}.{family.key}={entry.name}"]
@@ -82,7 +82,7 @@ def example(family: Family[Any], entry: Entry[Any]) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    """Lines of one paragraph joined, so that they can be folded anew."""
+    """Join the lines of each paragraph, so that they can be wrapped again."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 

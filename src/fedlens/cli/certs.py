@@ -141,7 +141,7 @@ def _date(moment: datetime | None) -> str:
 
 
 def _warn(path: Path, certificate: Certificate, way_out: str) -> None:
-    """Say when a certificate has ended or will soon."""
+    """Warn if a certificate has expired or will expire soon."""
     from datetime import UTC, datetime
 
     left = (certificate.ends - datetime.now(UTC)).days

@@ -1,4 +1,4 @@
-"""`fedlens compare`: runs side by side in a table."""
+"""`fedlens compare`: a table that compares runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _note(text: str) -> None:
 
 
 def sorted_by(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
-    """`rows` by a column, the largest first; rows without a value last."""
+    """`rows` sorted by a column, the largest first; rows without a value last."""
     from fedlens.core.registry import unknown
     from fedlens.errors import ConfigError
 
@@ -76,7 +76,7 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table and what its figures are measured on; on a terminal, so that it fits."""
+    """Print the table and the notes on its figures, fitted to the width of a terminal."""
     from rich.console import Console
     from rich.text import Text
 
@@ -93,8 +93,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether they are bold. One a run; where that is wider than `width`, what the run is stands on a line
-    of its own above its figures."""
+    """Lines, and whether they are bold. One line per run; if that exceeds `width`, the run's description is on a
+    separate line above its figures."""
     from fedlens.reports.compare import NAMES, as_table
 
     head, cells = as_table(rows)
@@ -110,6 +110,6 @@ def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[
 
 
 def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[str]:
-    """Each row as one line, all cells of a column equally wide."""
+    """Each row as one line, with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(f"{cell:{align}{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]

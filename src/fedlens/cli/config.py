@@ -1,4 +1,4 @@
-"""`fedlens config`: the schema that editors read, and what a configuration resolves to."""
+"""`fedlens config`: the schema for editors, and the resolved configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console of the commands that run something."""
+"""Console output of commands that run something."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fedlens.tracking.console import ConsoleTracker
 
 @contextmanager
 def terminal(again: str | None = None, resume: str = "fedlens resume") -> Iterator[ConsoleTracker]:
-    """An observer on standard output that leaves the terminal as it was, and after Ctrl-C (or a signal that ends the
-    command) says how to go on: by `resume` and the run's folder."""
+    """An observer on standard output that restores the terminal at the end. After Ctrl-C (or a signal that ends the
+    command) it shows how to resume: with `resume` and the run's folder."""
     observer = ConsoleTracker(again=again, resume=resume, began=psutil.Process().create_time())
     try:
         yield observer
     except KeyboardInterrupt:
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             observer.interrupted()
         raise
     finally:
@@ -28,7 +28,7 @@ def terminal(again: str | None = None, resume: str = "fedlens resume") -> Iterat
 
 @contextmanager
 def watcher() -> Iterator[ConsoleTracker]:
-    """A site's screen: lines and progress, no rounds."""
+    """The observer of a site: lines and progress, without rounds."""
     screen = ConsoleTracker()
     try:
         yield screen

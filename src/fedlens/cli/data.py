@@ -1,4 +1,5 @@
-"""`fedlens data`: partition images among clients, look at who holds what, list what there is, and what is cached."""
+"""`fedlens data`: partition images among clients, show the partition, list sources and schemes, and manage the
+cache."""
 
 from __future__ import annotations
 
@@ -134,10 +135,10 @@ def show(
 
 
 def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
-    """Where the data lies, and who holds what of it.
+    """The folder of the data, and its counts per client and class.
 
     Raises:
-        ConfigError: a key that says nothing of the data.
+        ConfigError: a key does not belong to the data section.
     """
     from fedlens.build.builders import build_table
     from fedlens.build.load import load
@@ -147,14 +148,14 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
     from fedlens.tracking.run_dir import RunDir
     from fedlens.tracking.saved import Partition, read_saved
 
-    path, overrides = split_arguments(arguments)  # of a folder whose name holds "=": data.path=NAME
+    path, overrides = split_arguments(arguments)  # for a folder whose name contains "=": data.path=NAME
     if other := [text for text in overrides if not text.startswith("data.")]:
         raise ConfigError(f"{other[0]}: data show takes one PATH, and keys of the section data: data.columns.path=NAME")
     if path is not None and is_run(path):
         if overrides:
             raise ConfigError(f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself")
         if (partition := RunDir(path).partition).exists():
-            read_saved(partition, Partition)  # for what it says of a damaged file
+            read_saved(partition, Partition)  # raises the error for a damaged file
         return path, holdings(path)
     config = load(None, overrides, {} if path is None else {"data.path": str(path)})
     table, _ = build_table(config.data)
@@ -239,7 +240,7 @@ def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -
 
 
 def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
-    """The data section that the command line describes; mistakes are told as in a configuration file."""
+    """The data section that the command line describes; mistakes are reported as for a configuration file."""
     from fedlens.build.load import load
     from fedlens.config.blocks import SOURCE, field_names, find
     from fedlens.config.plugins import load_plugins
@@ -254,7 +255,7 @@ def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
 
 
 def _wanted(config: Config) -> tuple[ImageTable, Any]:
-    """The table, and how to divide it."""
+    """The table, and the division plan."""
     from fedlens.build.builders import division_plan
     from fedlens.config.blocks import SOURCE
 
@@ -264,7 +265,7 @@ def _wanted(config: Config) -> tuple[ImageTable, Any]:
 
 
 def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], None]) -> ImageTable:
-    """`table` without the images that a run would leave out."""
+    """`table` without the images that a run would skip."""
     from fedlens.build.builders import decoding
     from fedlens.data.readable import readable
 

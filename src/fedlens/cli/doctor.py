@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _NAMES = 14
-"""Width of the longest check's name."""
+"""Length of the longest check's name."""
 
 
 def doctor(
@@ -68,7 +68,7 @@ def doctor(
 
 
 def _screen() -> Console:
-    """Lines are folded for a terminal only: in a file or a pipe, a finding stays one line."""
+    """A console that wraps lines only for a terminal: in a file or a pipe, a finding is one line."""
     from rich.console import Console
 
     screen = Console(highlight=False)
@@ -95,7 +95,7 @@ def _print(screen: Console, finding: Finding) -> None:
 
 
 def _print_end(screen: Console, report: Diagnosis) -> None:
-    """What was not looked at, and the sum."""
+    """Print the checks that were not possible, and the summary."""
     for reason in dict.fromkeys(report.unseen.values()):
         names = ", ".join(name for name, its in report.unseen.items() if its == reason)
         screen.print(f"not looked at: {names} ({reason})", markup=False, style="dim")

@@ -1,4 +1,4 @@
-"""The `fedlens` command. Commands import what is heavy when they run, so that help and mistakes show at once."""
+"""The `fedlens` command. Commands import heavy modules only when they run, so that help and errors appear at once."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from fedlens.core import clean
 from fedlens.core.lines import folded
 from fedlens.errors import ConfigError, FedLensError
 
-typer.core.HAS_RICH = False  # where rich is installed, typer writes "\\[required]" into plain help
+typer.core.HAS_RICH = False  # with rich installed, typer writes "\\[required]" into plain help
 
 
 class CommandGroup(TyperGroup):
-    """Turns what FedLens raises on purpose into a message and an exit status: 2 for configuration, else 1."""
+    """Converts FedLens' own exceptions to a message and an exit status: 2 for configuration errors, else 1."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`--debug` may stand anywhere."""
+        """`--debug` is accepted at any position."""
         rest = [arg for arg in args if arg != "--debug"]
         return super().parse_args(ctx, ["--debug"] * (len(rest) < len(args)) + rest)
 
@@ -59,7 +59,7 @@ class CommandGroup(TyperGroup):
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:
                 raise
-            with suppress(OSError):  # nobody may be there to read it
+            with suppress(OSError):  # standard error may be closed
                 typer.secho(f"Interrupted{f' by {error}' * bool(str(error))}.", err=True)
             signals.leave_output()
             raise typer.Exit(signals.status(error)) from error
@@ -76,7 +76,7 @@ app = typer.Typer(
 
 
 def complain(text: str) -> None:
-    """Red lines on standard error: folded between words for a terminal, whole in a file."""
+    """Print red lines on standard error: wrapped between words on a terminal, unwrapped in a file."""
     if sys.stderr.isatty():
         text = folded(text, shutil.get_terminal_size().columns, hang=2)
     typer.secho(text, fg=typer.colors.RED, err=True)
@@ -116,7 +116,7 @@ app.add_typer(certs.app, name="certs")
 
 
 def main(*first: str) -> None:
-    """Entry point of the installed command; `first`: arguments that stand before those of the command line."""
+    """Entry point of the installed command; `first`: arguments before those of the command line."""
     surroundings.mend_streams()
     try:
         signals.as_interrupts()
@@ -138,7 +138,8 @@ def main(*first: str) -> None:
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """What was printed is out at the end; what cannot be, is dropped, so that the interpreter does not try again."""
+    """Flush output at the end. Output that cannot be written is dropped, so that the interpreter does not try again at
+    exit."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""`fedlens models`: which there are, and their weights."""
+"""`fedlens models`: the available models and their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Models(TyperGroup):
-    """`fedlens models NAME` shows a model; the names of commands come first."""
+    """Accepts `fedlens models NAME` to show a model; names of commands take precedence."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = super().get_command(ctx, cmd_name)

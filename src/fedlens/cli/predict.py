@@ -1,4 +1,4 @@
-"""`fedlens predict`: what is in these photographs?"""
+"""`fedlens predict`: classify photographs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def predict(
 
 
 def refuse_folder(model: str, image: Path) -> None:
-    """Raises DataError, with the command that takes the images in it, where `image` is a folder."""
+    """Raises DataError if `image` is a folder; the message gives the command for the images in it."""
     if image.is_dir():
         advice = f"fedlens predict {shlex.quote(model)} {shlex.quote(str(image))}/*.jpg"
         raise DataError(f"{image} is a folder, and image files are wanted: {advice}")

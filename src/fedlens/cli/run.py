@@ -1,4 +1,4 @@
-"""`fedlens run`: a federated experiment from a configuration file, overrides, or the defaults alone."""
+"""`fedlens run`: a federated experiment from a configuration file, overrides, or only the defaults."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: `systemctl stop`, `docker stop`, a batch system's limit, a terminal
-that is closed."""
+"""SIGTERM and SIGHUP end a command like Ctrl-C. They are sent by `systemctl stop`, `docker stop`, a batch system's time
+limit, or a closed terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 class Stopped(KeyboardInterrupt):
-    """One of `ENDING` has come. What handles Ctrl-C handles it: the run is saved, the peer told, the children ended."""
+    """One of the signals `ENDING` arrived. Handlers of Ctrl-C handle it too: the run is saved, the peer notified, and
+    child processes are ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -20,21 +21,21 @@ class Stopped(KeyboardInterrupt):
 
 
 def as_interrupts() -> None:
-    """From now on these signals raise `Stopped` in the main thread, once. One that is ignored (SIGHUP under nohup)
-    stays so."""
+    """Make these signals raise `Stopped` in the main thread, once. A signal that is ignored (SIGHUP under nohup)
+    remains ignored."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
 def status(error: KeyboardInterrupt) -> int:
-    """The exit status of a command that `error` has ended, as shells have it: 128 and the signal's number."""
+    """The exit status of a command that `error` ended, as in shells: 128 plus the signal number."""
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
 
 
 def leave_output() -> None:
-    """Write out what is left. Where nobody takes it any more, as with a closed terminal, it is dropped: Python would
-    end with another exit status."""
+    """Flush the output. If nothing reads it any more (a closed terminal), it is dropped: otherwise Python would change
+    the exit status."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -43,6 +44,6 @@ def leave_output() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    for other in ENDING:  # what is being saved and ended now is not cut off by a second one
+    for other in ENDING:  # a second signal must not interrupt saving and shutdown
         signal.signal(other, signal.SIG_IGN)
     raise Stopped(number)

@@ -1,4 +1,4 @@
-"""`fedlens strategies`: what there is to choose for strategy.name, and for the sections that go with it."""
+"""`fedlens strategies`: the choices for strategy.name, and for the related sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the process finds around it: streams, a home folder, a working folder. Mended, or one line, before any work."""
+"""The process environment: streams, home folder, working folder. Problems are repaired, or reported in one line before
+any work."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ BELOW_HOME = {
     "XDG_CONFIG_HOME": ".config",
     "FLWR_HOME": ".flwr",
 }
-"""Where libraries and FedLens write, by the variable that says so."""
+"""Folders in which libraries and FedLens write, by environment variable."""
 
 
 def mend_streams() -> None:
-    """Standard output and error take every character, as a replacement where their encoding has none. A closed one is
-    sent nowhere, so that no file that is opened later gets its number."""
+    """Make standard output and error accept every character, with replacements where the encoding has none. A closed
+    stream is redirected to the null device, so that no file opened later gets its descriptor."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -32,7 +33,7 @@ def mend_streams() -> None:
 
 
 def need_working_folder() -> None:
-    """Raises ConfigError where the current folder has been deleted."""
+    """Raises ConfigError if the current folder has been deleted."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -40,11 +41,11 @@ def need_working_folder() -> None:
 
 
 def mend_home() -> None:
-    """Where the user has no home folder, or none that can be written, as in containers: a private one in the folder for
-    temporary files, for caches and state.
+    """If the user has no writable home folder, as in containers, use a private one in the folder for temporary files,
+    for caches and state.
 
     Raises:
-        ConfigError: somebody else has made it.
+        ConfigError: another user owns it.
     """
     try:
         home: Path | None = Path.home()
@@ -58,14 +59,14 @@ def mend_home() -> None:
     for variable, below in BELOW_HOME.items():
         if not os.access((home or made) / below, os.W_OK):
             os.environ.setdefault(variable, str(made / below))
-    os.environ.setdefault("USER", f"user{os.getuid()}")  # libraries that ask for a name look here first
+    os.environ.setdefault("USER", f"user{os.getuid()}")  # libraries that need a user name check this first
 
 
 def private_folder() -> Path:
-    """A folder for temporary files that is this user's alone.
+    """A folder for temporary files that only this user can access.
 
     Raises:
-        ConfigError: it is somebody else's, or open to others.
+        ConfigError: another user owns it, or others can access it.
     """
     made = Path(tempfile.gettempdir()) / f"fedlens-home-{os.getuid()}"
     try:
@@ -79,7 +80,7 @@ def private_folder() -> Path:
 
 
 def told(error: Exception) -> FedLensError | None:
-    """The line for what the system itself refused; None: it is something else."""
+    """The error line for a refusal by the operating system; None for other errors."""
     if isinstance(error, MemoryError) or "map segment" in str(error) or "Cannot allocate memory" in str(error):
         return FedLensError("there is too little memory, or address space (ulimit -v), to begin: allow 8 GB")
     if isinstance(error, OSError) and error.filename is None and error.strerror:

@@ -1,4 +1,4 @@
-"""`fedlens sweep`: one run for every combination of values, one after another."""
+"""`fedlens sweep`: one run for each combination of values, in sequence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sweep(
 
 
 def _run_all(configs: Mapping[str, Config]) -> list[str]:
-    """Run what is not done yet, a line each; gives the labels of those that failed."""
+    """Execute the unfinished runs, with one line each; returns the labels of failed ones."""
     from fedlens.tracking.estimate import brief
 
     width, failed, said = max(map(len, configs)), [], set[str]()
@@ -65,8 +65,8 @@ def _run_all(configs: Mapping[str, Config]) -> list[str]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """What is said of each key in labels and folder names: its last part, of a block's name its section; the whole key
-    where two would be called the same."""
+    """The short name of each key in labels and folder names: its last part, or the section for a block's name; the full
+    key if two short names would be equal."""
     short = {
         key: parts[-2] if (parts := key.split("."))[-1] == "name" and len(parts) > 1 else parts[-1] for key in keys
     }
@@ -75,10 +75,10 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Config]:
-    """The checked configuration of every combination, by a label such as "lr=0.1 seed=1": what differs.
+    """The checked configuration of every combination, by a label of the differing values such as "lr=0.1 seed=1".
 
     Raises:
-        ConfigError: a combination is wrong, or there is nothing to combine; nothing has run yet.
+        ConfigError: a combination is invalid, or there is nothing to combine; nothing has run yet.
     """
     from fedlens.build.load import load
     from fedlens.config.overrides import COMMAND_LINE
@@ -103,7 +103,8 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
 
 
 def split_axes(overrides: Iterable[str]) -> tuple[dict[str, list[Any]], list[str]]:
-    """Keys with several values, and the overrides that have one. Commas inside brackets or quotes do not count."""
+    """Keys with several values, and the overrides with one value. Commas inside brackets or quotes do not separate
+    values."""
     import yaml
 
     from fedlens.config.blocks import all_text_keys
@@ -124,7 +125,7 @@ def split_axes(overrides: Iterable[str]) -> tuple[dict[str, list[Any]], list[str
 
 
 def _outcome(label: str, config: Config, before: RunDir | None, said: set[str]) -> str | None:
-    """Run one combination, or resume what there is `before`; what to say beside its figures, None when it failed."""
+    """Run one combination, or resume its run `before`; returns the text next to its figures, None if it failed."""
     from fedlens import api
     from fedlens.cli.main import complain
     from fedlens.tracking.one_line import OneLine
@@ -145,7 +146,7 @@ def _outcome(label: str, config: Config, before: RunDir | None, said: set[str]) 
 
 
 def _figures(config: Config) -> str:
-    """Accuracy and time of the run that has this configuration."""
+    """Accuracy and time of the run with this configuration."""
     from fedlens.reports.compare import compare_runs
     from fedlens.tracking.summary import duration, percent
 
@@ -158,7 +159,7 @@ def _figures(config: Config) -> str:
 
 
 def find_run(config: Config) -> RunDir | None:
-    """The run in the sweep's folder that has this configuration, finished or not."""
+    """The finished or unfinished run in the sweep's folder that has this configuration."""
     from fedlens.build.load import load_saved
     from fedlens.tracking.run_dir import find_runs
 
@@ -173,5 +174,5 @@ def find_run(config: Config) -> RunDir | None:
 
 
 def _compared(config: Config) -> Mapping[str, Any]:
-    """What makes two runs the same: everything but where they are kept."""
+    """The part of a configuration that identifies a run: everything except the location of its folder."""
     return config.model_dump(mode="json", exclude={"tracking"})

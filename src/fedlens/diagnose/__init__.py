@@ -1,1 +1,1 @@
-"""`fedlens doctor`: what stands between a client and its server, one thing after the other."""
+"""`fedlens doctor`: diagnoses the connection between a client and its server, one check after another."""

@@ -1,4 +1,4 @@
-"""What a server's own machine needs: a free port, and certificates that clients will trust."""
+"""Checks on a server's own machine: a free port, and valid certificates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedlens.flower.key_files import Certificate
 
 
 def own_port(subject: Subject) -> Verdict:
-    """Can a server listen on the port?"""
+    """Check that a server can listen on the port."""
     port = subject.target.port
     try:
         socket.create_server(("", port)).close()
@@ -29,7 +29,7 @@ def own_port(subject: Subject) -> Verdict:
 
 
 def certificates(subject: Subject) -> Verdict:
-    """Are the server's certificate and its register of clients in order?"""
+    """Check the server's certificate and its register of clients."""
     folder = subject.site.certs
     host, _ = parted(subject.site.server_address, "server_address")
     if folder is None:

@@ -1,4 +1,4 @@
-"""The lists of checks, in their order, and one round through a list."""
+"""The lists of checks in order, and their execution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedlens.diagnose.verdict import Status, Unseen, Verdict
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at. `needs`: the check that has to succeed before this one can say anything."""
+    """One check. `needs`: a check that must succeed before this one is possible."""
 
     name: str
     look: Callable[[Subject], Verdict | Unseen]
@@ -43,7 +43,7 @@ SERVER = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found, and what to do about it."""
+    """The result of one check, and advice."""
 
     name: str
     status: Status
@@ -53,14 +53,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found, in order. `unseen`: what could not be looked at, and why."""
+    """All findings, in order. `unseen`: checks that were not possible, and why."""
 
     findings: tuple[Finding, ...]
     unseen: dict[str, str]
 
     @property
     def status(self) -> Status:
-        """The worst of all."""
+        """The worst status of all findings."""
         found = {finding.status for finding in self.findings}
         return "fail" if "fail" in found else "warn" if "warn" in found else "ok"
 
@@ -71,10 +71,10 @@ def examine(
     show: Callable[[Finding], None],
     looking: Callable[[str], AbstractContextManager[object]],
 ) -> Diagnosis:
-    """Go through `checks`. `show` is called with each finding at once, `looking` is entered while a check runs.
+    """Execute `checks`. `show` is called with each finding at once, `looking` is the context manager around each check.
 
     Raises:
-        ConfigError: the server's address is none.
+        ConfigError: the server's address is invalid.
     """
     findings: list[Finding] = []
     unseen: dict[str, str] = {}

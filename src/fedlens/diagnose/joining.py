@@ -1,4 +1,4 @@
-"""What a visit to the server shows: clocks, the key, versions, who else is there."""
+"""Checks that use a visit to the server: clocks, the key, versions, other clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedlens.diagnose.verdict import Unseen, Verdict, fail, ok, warn
 
 CLOCK_SECONDS = 30
 AHEAD_SECONDS = 5
-"""Flower refuses a signature from farther ahead, or from more than five minutes behind."""
+"""Flower rejects a signature that is more than this many seconds ahead, or more than five minutes old."""
 
 _SET_CLOCK = "have both machines set their clocks by NTP (timedatectl)"
 _MAKE_KEYS = "on the server's machine, fedlens certs create; then --certs on both sides"
@@ -18,7 +18,7 @@ _SAME = "install the same FedLens on both sides"
 
 
 def clock(subject: Subject) -> Verdict | Unseen:
-    """Do the clocks agree? Signatures carry the time."""
+    """Check that the clocks agree: signatures contain the time."""
     met, signs = subject.met, subject.credentials is not None
     if isinstance(met, Welcome):
         return _difference(met.ahead, signs=signs)
@@ -38,7 +38,7 @@ def _difference(ahead: float, *, signs: bool) -> Verdict:
 
 
 def authentication(subject: Subject) -> Verdict:
-    """Does the server let this site's key in?"""
+    """Check that the server accepts this site's key."""
     met, site = subject.met, subject.site
     if isinstance(met, Barred):
         return _not_let_in(subject) if met.why == "key" else _no_server(subject, met)
@@ -54,7 +54,7 @@ def authentication(subject: Subject) -> Verdict:
 
 
 def _no_server(subject: Subject, met: Barred) -> Verdict:
-    reason = met.text.rpartition("last error: ")[2]  # gRPC's, in the words of its innermost part
+    reason = met.text.rpartition("last error: ")[2]  # gRPC's innermost error message
     return fail(
         f"{subject.target} takes connections, but does not answer as a server of FedLens does ({reason})",
         "see that `fedlens server` has that port, and no other program",
@@ -62,7 +62,7 @@ def _no_server(subject: Subject, met: Barred) -> Verdict:
 
 
 def _not_let_in(subject: Subject) -> Verdict:
-    """Flower gives one answer for a key that it does not know and for one that it counts as connected."""
+    """Flower gives the same response for an unknown key and for a key that it considers connected."""
     if subject.client_runs:
         return warn(
             f"the server does not let this key in again: {subject.site.client} runs on this machine, and seems to be "
@@ -79,7 +79,7 @@ def _not_let_in(subject: Subject) -> Verdict:
 
 
 def versions(subject: Subject) -> Verdict | Unseen:
-    """Do both sides run the same FedLens and Flower?"""
+    """Check that both sides run the same versions of FedLens and Flower."""
     met = subject.met
     own, flower = version("fedlens"), version("flwr")
     if isinstance(met, Barred):
@@ -105,7 +105,7 @@ def _unknown(text: str, here: str) -> Verdict:
 
 
 def partition(subject: Subject) -> Verdict | Unseen:
-    """Is this site's number its own?"""
+    """Check that no other client uses this site's partition number."""
     met, own = subject.met, subject.site.partition_id
     if not isinstance(met, Welcome):
         return Unseen("the server did not tell")

@@ -1,4 +1,4 @@
-"""This machine: the images, disk, memory, GPU."""
+"""Checks of this machine: images, disk, memory, GPU."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fedlens.diagnose.verdict import Unseen, Verdict, fail, failed, ok, warn
 from fedlens.errors import ConfigError, DataError
 
 SAMPLE = 32
-"""Images that are decoded, spread over all of them."""
+"""Number of images that are decoded, spread over all of them."""
 
 LITTLE_DISK = 2_000_000_000
 LITTLE_MEMORY = 2_000_000_000
 NO_MEMORY = 500_000_000
-"""Bytes. Python with PyTorch alone takes about this much."""
+"""Bytes. Python with PyTorch alone uses about this much."""
 
 CONTAINER = Path("/sys/fs/cgroup")
-"""Where a container finds its own limits."""
+"""The folder with a container's own limits."""
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
 def data(subject: Subject) -> Verdict | Unseen:
-    """The site's images: which classes, how many, and whether a sample of them can be decoded."""
+    """Check the site's images: their classes and number, and that a sample can be decoded."""
     if not subject.has_data:
         return Unseen("give --data_dir FOLDER")
     import numpy as np
@@ -68,7 +68,7 @@ def _decoded(text: str, sample: Sequence[Path], *, skip: bool) -> Verdict:
 
 
 def disk(subject: Subject) -> Verdict:
-    """Room for what the site keeps and for its decoded images."""
+    """Check the free space for the site's state and its decoded images."""
     from fedlens.data.cache import default_cache_dir
     from fedlens.flower.site import FREE_DISK
 
@@ -89,7 +89,7 @@ def disk(subject: Subject) -> Verdict:
 
 
 def memory(_subject: Subject) -> Verdict:
-    """Room for the model and its training."""
+    """Check the free memory for the model and its training."""
     free, total = _memory()
     text = f"{_size(free)} of {_size(total)} free"
     if free < NO_MEMORY:
@@ -102,7 +102,7 @@ def memory(_subject: Subject) -> Verdict:
 
 
 def gpu(subject: Subject) -> Verdict:
-    """The device that training will use."""
+    """Check the device for training."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -136,7 +136,7 @@ def _without_cuda(wanted: str, threads: int) -> Verdict:
 
 
 def _memory() -> tuple[int, int]:
-    """Free and total bytes, of the machine or of the container that this is."""
+    """Free and total bytes of memory, of the container or of the machine."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -147,7 +147,7 @@ def _memory() -> tuple[int, int]:
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest one above it that exists."""
+    """`folder`, or its nearest existing parent."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 

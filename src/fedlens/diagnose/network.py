@@ -1,4 +1,4 @@
-"""The way to a server, without gRPC: TCP, through a proxy where gRPC would take one, and TLS."""
+"""Network access to a server without gRPC: TCP, through a proxy if gRPC would use one, and TLS."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from urllib.parse import SplitResult, unquote
 from fedlens.flower.proxy import proxy_for
 
 CONNECT_SECONDS = 5.0
-"""Silence for longer than this is taken for a firewall's. A connection round the world needs half a second."""
+"""Seconds without a response that are taken as a sign of a firewall. A connection around the world takes half a
+second."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server's address. Every call that connects raises OSError."""
+    """A server's address. All methods that connect raise OSError."""
 
     host: str
     port: int
@@ -29,7 +30,7 @@ class Target:
 
     @cached_property
     def proxy(self) -> SplitResult | None:
-        """The proxy that gRPC takes."""
+        """The proxy that gRPC uses."""
         return proxy_for(self.host)
 
     def connect(self) -> socket.socket:
@@ -38,11 +39,11 @@ class Target:
             return _tunnel(self.proxy, self.host, self.port)
         try:
             return socket.create_connection((self.host, self.port), CONNECT_SECONDS, all_errors=True)
-        except ExceptionGroup as each:  # one for each address of the host
+        except ExceptionGroup as each:  # one error for each address of the host
             raise min(cast("tuple[OSError, ...]", each.exceptions), key=_telling) from each
 
     def certificate(self, context: ssl.SSLContext) -> bytes:
-        """The certificate (DER) that the server shows in a TLS handshake.
+        """The server's certificate (DER) from a TLS handshake.
 
         Raises:
             ssl.SSLCertVerificationError: `context` does not trust it.
@@ -52,14 +53,14 @@ class Target:
 
 
 def trusting(authority: bytes) -> ssl.SSLContext:
-    """Trusts what this authority (PEM) has signed, and nothing else."""
+    """A context that trusts only certificates signed by this authority (PEM)."""
     context = ssl.create_default_context(cadata=authority.decode("ascii"))
     context.set_alpn_protocols(["h2"])
     return context
 
 
 def curious() -> ssl.SSLContext:
-    """Takes any certificate: to see which it is."""
+    """A context that accepts any certificate, in order to inspect it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -79,5 +80,6 @@ def _tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:
 
 
 def _telling(error: OSError) -> int:
-    """A host's refusal says more than silence, and silence more than a missing route (to its IPv6 address, say)."""
+    """Rank of an error: a refusal by the host is more informative than a time-out, and that more than a missing route
+    (to its IPv6 address, say)."""
     return 0 if isinstance(error, ConnectionRefusedError) else 1 if isinstance(error, TimeoutError) else 2

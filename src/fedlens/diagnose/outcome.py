@@ -1,4 +1,4 @@
-"""How a visit to a server can end. Imports nothing heavy: the first checks show before the visit begins."""
+"""Possible outcomes of a visit to a server. Imports nothing heavy, so that the first checks appear at once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 HEAR_SECONDS = 15.0
-"""How long a visit listens. A server that evaluates the model just now says nothing until it is done."""
+"""Seconds that a visit waits for a message. A server that is evaluating the model sends nothing until it has
+finished."""
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """What a server says of itself to whoever joins.
+    """What a server reports to a client that joins.
 
-    ahead       seconds that this machine's clock is ahead of the server's
-    registered  the name that the key stands for at the server; "" without keys
-    present     partitions that are taken
-    same_code   the run stands for the code of the FedLens that is installed here
+    ahead       seconds by which this machine's clock is ahead of the server's
+    registered  the client name registered for the key at the server; "" without keys
+    present     partitions that are in use
+    same_code   the run uses the same FedLens code as this machine
     """
 
     fedlens: str
@@ -29,14 +30,14 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Joined:
-    """The server let the doctor in, but what it said is of no use. `text`: why; "" when it said nothing."""
+    """The server accepted the doctor, but its message is unusable. `text`: why; "" if there was no message."""
 
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Barred:
-    """The server did not let the doctor in, or there is none: for the `clock`, the `key`, or something else."""
+    """The server rejected the doctor, or is not reachable: because of the `clock`, the `key`, or another reason."""
 
     why: Literal["clock", "key", "other"]
     text: str

@@ -1,4 +1,4 @@
-"""The way to the server: its name, its port, TLS."""
+"""Checks of reaching the server: its name, its port, TLS."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MOST_SHOWN = 4
 _NETWORK = "check this machine's network"
 _THERE = "on the server's machine, "
 
-# What OpenSSL's X509_V_ERR_… numbers say of a certificate.
+# OpenSSL's X509_V_ERR_… numbers for certificate errors.
 _NOT_YET, _ENDED, _OTHER_NAME = (9,), (10,), (62, 64)
 
 
 def name(subject: Subject) -> Verdict:
-    """Does the server's name lead to an address?"""
+    """Check that the server's name resolves to an address."""
     target, proxy = subject.target, subject.target.proxy
     host = proxy.hostname or "" if proxy else target.host
     role = f"the proxy {host}" if proxy else host
@@ -44,7 +44,7 @@ def name(subject: Subject) -> Verdict:
 
 
 def port(subject: Subject) -> Verdict:
-    """Does the port take connections?"""
+    """Check that the port accepts connections."""
     target, proxy = subject.target, subject.target.proxy
     through = f" through the proxy {place_of(proxy)}" if proxy else ""
     began = time.perf_counter()
@@ -74,7 +74,7 @@ def _refused(target: Target, through: str) -> Verdict:
 
 
 def tls(subject: Subject) -> Verdict:
-    """Is the server who it says it is?"""
+    """Check the server's identity with TLS."""
     try:
         held = subject.credentials
     except ConfigError as error:
@@ -96,14 +96,14 @@ def tls(subject: Subject) -> Verdict:
 
 
 def dated(certificate: Certificate, text: str, where: str = "") -> Verdict:
-    """`text`, and how long the certificate is good for."""
+    """`text`, with the remaining validity of the certificate."""
     left = (certificate.ends - datetime.now(UTC)).days
     text = f"{text}; ends on {certificate.ends:%Y-%m-%d}, in {left} day{'s' * (left != 1)}"
     return warn(text, _renew(where)) if left < SOON_DAYS else ok(text)
 
 
 def _without(subject: Subject) -> Verdict:
-    """There are no certificates here."""
+    """The result without certificates."""
     target = subject.target
     if _speaks_tls(target):
         return fail(

@@ -1,4 +1,4 @@
-"""What the checks look at, and what they share."""
+"""The subject of the checks, with the data that they share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedlens.flower.certificates import ClientCredentials
 
 @dataclass
 class Subject:
-    """A site and its server. `has_data`: a data folder was named; `serves`: this is the server's machine."""
+    """A site and its server. `has_data`: a data folder is configured; `serves`: this is the server's machine."""
 
     site: SiteConfig
     has_data: bool = False
@@ -25,7 +25,7 @@ class Subject:
 
     @classmethod
     def load(cls, path: Path | None, overrides: list[str], *, serves: bool = False) -> Subject:
-        """From a site.yaml and `key=value` over it, which need not name a data folder.
+        """Read a site.yaml, overridden by `key=value` texts; a data folder is not required.
 
         Raises:
             ConfigError: one line for each mistake.
@@ -37,23 +37,23 @@ class Subject:
 
     @cached_property
     def target(self) -> Target:
-        """Raises ConfigError: the server's address is none."""
+        """Raises ConfigError: the server's address is invalid."""
         host, port = parted(self.site.server_address, "server_address")
         return Target(as_target(host), port)
 
     @property
     def here(self) -> bool:
-        """The server is on this machine."""
+        """Whether the server is on this machine."""
         return self.target.host in LOOPBACK
 
     @cached_property
     def credentials(self) -> ClientCredentials | None:
-        """Raises ConfigError: a file of theirs is missing or of no use."""
+        """Raises ConfigError: a file of the credentials is missing or invalid."""
         return ClientCredentials.load(self.site.certs) if self.site.certs else None
 
     @cached_property
     def met(self) -> Outcome:
-        """How a visit to the server went. It is made once, when a check first asks."""
+        """The outcome of a visit to the server, made once, when a check first needs it."""
         from fedlens.diagnose.visit import visit
 
         held = self.credentials
@@ -62,7 +62,7 @@ class Subject:
 
     @cached_property
     def client_runs(self) -> bool:
-        """A client with this site's state folder runs on this machine: it holds the folder's lock."""
+        """Whether a client with this site's state folder runs on this machine: it holds the folder's lock."""
         try:
             with (self.site.state / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

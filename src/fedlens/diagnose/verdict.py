@@ -1,4 +1,4 @@
-"""What a check says of the thing that it looked at."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How it stands, and what to do. `advice` is empty where there is nothing to do."""
+    """Status, text and advice. `advice` is empty if there is nothing to do."""
 
     status: Status
     text: str
@@ -21,7 +21,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Unseen:
-    """The thing could not be looked at, and why."""
+    """The check was not possible, and why."""
 
     reason: str
 
@@ -39,6 +39,7 @@ def fail(text: str, advice: str) -> Verdict:
 
 
 def failed(error: FedLensError, advice: str) -> Verdict:
-    """An error of FedLens' own. Most messages end with the way out after a semicolon; `advice` is for those without."""
+    """The verdict for one of FedLens' own errors. Most messages end with the way out after a semicolon; `advice` is for
+    the others."""
     text, _, own = str(error).partition("; ")
     return fail(text, own or advice)

@@ -1,4 +1,4 @@
-"""A short visit to a server, as a client would join it: the doctor is let in, hears one message, and leaves."""
+"""A short visit to a server: the doctor joins like a client, receives one message, and leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGE_BYTES = 1_000_000
 
 
 def visit(address: str, root_certificates: bytes | None, keys: Keys | None) -> Outcome:
-    """Join, hear what the server says, and leave nothing behind."""
+    """Join, receive the server's message, and leave without traces."""
     link = FleetLink(address, root_certificates, keys)
     try:
         link.join()
@@ -36,11 +36,12 @@ def visit(address: str, root_certificates: bytes | None, keys: Keys | None) -> O
 
 
 def _hear(link: FleetLink) -> Welcome | Joined:
-    """What the server says, once it asks who is there. What waits before that is refused, not left unanswered.
+    """The server's description of itself, received with its first query. Messages before it are refused instead of left
+    without a reply.
 
     Raises:
         ConnectionFailed: the connection broke.
-        ProtocolError: what was said cannot be understood.
+        ProtocolError: the message cannot be read.
     """
     until = time.monotonic() + HEAR_SECONDS
     while time.monotonic() < until:
@@ -60,20 +61,20 @@ def _hear(link: FleetLink) -> Welcome | Joined:
 
 
 def _head(link: FleetLink, incoming: Incoming) -> ConfigRecord | None:
-    """What a message without tensors says; None: it has some, or is not FedLens'."""
+    """The header of a query message; None if it is another message or not from FedLens."""
     if envelope_of(incoming).metadata.message_type != "query":
         return None
     return message_of(incoming, link.fetch(incoming, MESSAGE_BYTES)).content.config_records.get(HEAD)
 
 
 def _reply(link: FleetLink, incoming: Incoming, answer: Reply) -> None:
-    """A message that was received is not delivered again: the server would wait for an answer."""
+    """Reply to a message. A received message is not delivered again, and the server would wait for the reply."""
     link.confirm(incoming)
     link.send(taken_apart(Message(reply(answer), reply_to=envelope_of(incoming)), 0.0))
 
 
 def _welcome(head: ConfigRecord, heard: float, same_code: bool) -> Welcome:
-    """`heard`: this machine's time in Unix seconds when the message came."""
+    """`heard`: this machine's time, in Unix seconds, at which the message arrived."""
     try:
         return Welcome(
             fedlens=clean.line(str(head["fedlens"]), LONGEST_VERSION),
