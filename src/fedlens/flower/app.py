@@ -1,7 +1,7 @@
 """FedLens as a Flower app, for Flower's own commands: `flower-supernode`, `flwr run`, and Flower's Ray simulation.
 
-The bundle that a server submits imports `client_app` and `server_app`. A SuperNode of Flower's starts a process for
-every message, so what outlives a message lies in the site's state folder, as a resident client's does.
+The bundle that a server submits imports `client_app` and `server_app`. Flower's SuperNode starts a process for every
+message, so everything that is needed after a message is in the site's state folder, as with a resident client.
 
     python -m fedlens.flower.app ./fedlens-app     # writes the app's files, for `flwr run ./fedlens-app`
 """
@@ -43,10 +43,10 @@ from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.stopwatch import Stopwatch
 
 SAMPLE_IMAGES = 200
-"""Of each simulated client where no data is named: as `fedlens data sample` writes."""
+"""Images of each simulated client where no data is named, as many as `fedlens data sample` writes."""
 
 DESKS = 4
-"""How many clients one process of a simulation keeps ready; any other is built again for its message."""
+"""How many clients one process of a simulation keeps in memory; others are built again for each message."""
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -56,15 +56,15 @@ server_app = ServerApp()
 @client_app.train()
 @client_app.evaluate()
 def answer(message: Message, context: Context) -> Message:
-    """The reply to one message. Whatever fails is a refusal: of an exception, Flower tells the server no more than its
-    name."""
+    """The reply to one message. Every failure becomes a refusal, because Flower reports only the name of an exception
+    to the server."""
     try:
         site, handler = _handler(json.dumps([dict(context.node_config), str(context.run_config.get("data", ""))]))
         with exclusive_lock(site):
             said = handler.answer(message)
             if isinstance(said, Reply):
                 return _sent(said, message, site, context.node_id)
-            refusal = Refusal(said.text)  # the run is over, or goes on without this site: nobody reads the reply
+            refusal = Refusal(said.text)  # the run has ended, or continues without this site: this reply is not read
     except FedLensError as error:
         refusal = Refusal(str(error))
     except Exception:
@@ -74,7 +74,7 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _sent(said: Reply, message: Message, site: SiteConfig, node: int) -> Message:
-    """The site's answer, written down before it leaves."""
+    """The site's reply; it is recorded in the outbox before it is sent."""
     sent = Message(said.content, reply_to=message)
     parts = taken_apart(sent, 0.0).parts
     size = Outbox(site.state / "outbox.jsonl").record(to=f"node {node}", run=said.run, what=said.what, parts=parts)
@@ -178,7 +178,7 @@ def serve_grid(grid: Grid, context: Context) -> None:
 
 
 class GivenGrid:
-    """A `Link` to a SuperLink that others look after."""
+    """A `Link` to a SuperLink that Flower's commands manage."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -187,7 +187,7 @@ class GivenGrid:
         return False
 
     def renew(self) -> None:
-        """Raises ConnectionFailed: it is not ours to start."""
+        """Raises ConnectionFailed: Flower's commands start the SuperLink, not FedLens."""
         raise ConnectionFailed("Flower's SuperLink is gone: start it again, and the run anew")
 
     def tend(self) -> None: ...

@@ -1,6 +1,6 @@
 """The two files that FedLens submits to a SuperLink as its app.
 
-They are always the same for one version of FedLens, so their hash says which code a run stands for. A FedLens client
+They are always the same for one version of FedLens, so their hash identifies the code of a run. A FedLens client
 compares the hash and never fetches the files; a stock SuperNode installs and runs them, and they only import FedLens.
 """
 

@@ -1,11 +1,11 @@
-"""Who is who in a federation between hosts: the server's certificate, the sites' keys, and the register of them.
+"""Identities in a federation between hosts: the server's certificate, the sites' keys, and the register of keys.
 
     ca.crt, ca.key    the authority that signs the server's certificate; ca.key is only needed to renew it
     server/           server.crt and server.key, for TLS
     clients/<name>/   what travels to a site: client.key, client.pub, and a copy of ca.crt
     registry.json     the sites' public keys, and which are revoked; a running server reads it again
 
-Sites prove who they are by Flower's SuperNode authentication: their keys are in no certificate, and do not run out.
+Sites prove who they are by Flower's SuperNode authentication: their keys are in no certificate and do not expire.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class ServerCredentials:
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """What a site needs to know of itself and of the server.
+    """A site's credentials: its own keys and the authority's certificate.
 
     root_certificates  the authority's certificate, PEM
     keys               the site's own pair
@@ -164,7 +164,7 @@ def create(out: Path, hosts: Sequence[str], clients: Sequence[str], days: int) -
         write_atomic(out / SERVER, certificate_text(certificate))
         write_json(out / REGISTRY, {name: _new_client(out / CLIENTS / name, ca) for name in clients})
         write_secret(out / AUTHORITY_KEY, key_text(authority.key))
-        write_atomic(out / AUTHORITY, ca)  # last: a folder that has it is whole
+        write_atomic(out / AUTHORITY, ca)  # written last: a folder that has it is complete
 
 
 def add(out: Path, names: Sequence[str]) -> None:

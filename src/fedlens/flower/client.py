@@ -1,7 +1,7 @@
-"""A site's resident client: it joins a server, stays, and does what it is asked as far as the site allows.
+"""A site's resident client: it joins a server, stays connected, and does the tasks that the site's rules allow.
 
-The connection lives in this process, and does not compute; the model, the images and the GPU live in a worker
-process beside it. So heartbeats go on while the worker trains, and a worker that dies is one failed task.
+This process holds the connection and does not compute; a worker process holds the model, the images and the GPU. So
+heartbeats continue while the worker trains, and a worker that dies is one failed task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNKNOWN_KEY = "it does not know this client's key, or has revoked it, or anothe
 
 @dataclass(frozen=True)
 class Place:
-    """Where the server is, and how to be let in. `root_certificates` None: no TLS; `keys` None: nobody asks."""
+    """The server's address and the credentials. `root_certificates` None: no TLS; `keys` None: no authentication."""
 
     address: str
     root_certificates: bytes | None = None
@@ -44,8 +44,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the client itself keeps to. `limit`: bytes of the largest message; `bundle`: hash of the only code that a
-    run may stand for; `stay`: wait for the next run when one has ended."""
+    """The client's own limits. `limit`: bytes of the largest message; `bundle`: hash of the only code that is accepted
+    for a run; `stay`: wait for the next run when one has ended."""
 
     limit: int
     bundle: str
@@ -73,7 +73,7 @@ class ResidentClient:
         """Serve until the run is over, or for ever with `stay`.
 
         Raises:
-            ConnectionFailed: the server does not want this client.
+            ConnectionFailed: the server refuses this client.
             FedLensError: the site cannot work (its images, say).
         """
         try:
@@ -88,7 +88,7 @@ class ResidentClient:
             self._worker.close()
 
     def _visit(self) -> None:
-        """One connection, from joining to losing it."""
+        """Serve over one connection, from joining until it is lost."""
         link = self._joined()
         leave = True
         try:
@@ -146,7 +146,7 @@ class ResidentClient:
         raise ConnectionFailed("the server does not know this client any more")
 
     def _accept(self, link: FleetLink, incoming: Incoming) -> None:
-        """Fetch, write down, confirm, work."""
+        """Fetch a message, record it in the journal, confirm it, and do its work."""
         self._check_code(link, incoming)
         try:
             parts = link.fetch(incoming, self._terms.limit)

@@ -1,4 +1,4 @@
-"""The sites of a run: who is connected, who takes part, and who stays out, for which reason."""
+"""The sites of a run: which are connected, which take part, and which are refused, with the reason."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PREPARE_TRIES = 3
 
 @dataclass(frozen=True)
 class Bounds:
-    """What sites may claim. `examples`: images of one site; `classes`: of all sites together, where the server has no
-    classes of its own."""
+    """Upper bounds of what sites report. `examples`: images of one site; `classes`: of all sites together, where the
+    server has no classes of its own."""
 
     examples: int
     classes: int
@@ -43,7 +43,7 @@ Stage = Literal["describing", "described", "preparing", "ready", "out"]
 
 @dataclass
 class ConnectedClient:
-    """A node that is connected. Who is `out` is never asked again."""
+    """A connected node. A node that is `out` is never asked again."""
 
     node: int
     connection: Connection
@@ -58,10 +58,10 @@ class ConnectedClient:
 
 
 class ClientManager:
-    """Every node that joins is asked who it is, then told of the run, and takes part once it says that it is ready.
+    """Asks every node that joins for its description, then sends it the setup; it takes part once it is ready.
 
-    left  told the name of a site whose connection is gone, or has been replaced by a newer one
-    note  told what a person wants to know
+    left  called with the name of a site whose connection is lost, or replaced by a newer one
+    note  called with a line for the console
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class ClientManager:
         self.setup: Setup | None = None
         """None until `open`."""
         self.known: dict[str, ClientInfo] = {}
-        """Every site that was ever ready, by name."""
+        """All sites that were ever ready, by name."""
 
     def open(self, setup: Setup) -> None:
-        """From now on every site is told of `setup`."""
+        """Send `setup` to every site from now on."""
         self.setup = setup
         for site in list(self._sites.values()):
             if site.stage == "described":
                 self._prepare(site, setup)
 
     def clear(self) -> None:
-        """Forget who is connected: the SuperLink is a new one."""
+        """Forget all connections, because the SuperLink is a new one."""
         self._sites.clear()
         self._asked.clear()
 
@@ -96,16 +96,16 @@ class ClientManager:
 
     @property
     def questions(self) -> list[str]:
-        """Names of the messages that a reply is awaited for."""
+        """Names of the messages whose reply is awaited."""
         return list(self._asked)
 
     def here(self) -> list[Description]:
-        """Who has introduced itself and may stay, by partition."""
+        """Descriptions of the sites that are accepted, by partition."""
         found = [site.description for site in self._sites.values() if site.description and site.stage != "out"]
         return sorted(found, key=lambda description: description.partition)
 
     def ready(self) -> list[ClientInfo]:
-        """Who takes part, by partition."""
+        """The sites that take part, by partition."""
         found = [site.info for site in self._sites.values() if site.stage == "ready" and site.info]
         return sorted(found, key=lambda info: info.partition)
 
@@ -114,7 +114,7 @@ class ClientManager:
         return {site.name: site.node for site in self._sites.values() if site.stage == "ready"}
 
     def meet(self, online: Mapping[int, Connection]) -> None:
-        """Who has come and gone, given all nodes that are connected now."""
+        """Update the connections, given all nodes that are connected now."""
         for site in list(self._sites.values()):
             if online.get(site.node) != site.connection:
                 self._gone(site)
@@ -124,7 +124,7 @@ class ClientManager:
                 self._ask(node, "describe", inquiry(connection.name, [site.partition for site in self.here()]))
 
     def replied(self, message: Message) -> bool:
-        """Take in a reply to one of the `questions`; False: it is a reply to something else."""
+        """Handle a reply to one of the `questions`; False where it replies to another message."""
         question = self._asked.pop(message.metadata.reply_to_message_id, None)
         if question is None:
             return False
@@ -187,7 +187,7 @@ class ClientManager:
         return None
 
     def _excess(self, description: Description) -> str | None:
-        """Why what a site claims is too much; None: it is not."""
+        """Why a site's description is above the bounds; None where it is not."""
         bounds = self._bounds
         if description.images > bounds.examples:
             return (

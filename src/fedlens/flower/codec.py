@@ -1,8 +1,8 @@
-"""Tasks and answers as Flower records. No pickle: tensors travel as safetensors texts, many small ones in one.
-Flower sends every array of a record by calls of its own, and hundreds of small ones would take longer than training.
+"""Tasks and results as Flower records. No pickle: tensors travel in the safetensors format, small ones together in one
+array: Flower sends every array by calls of its own, and hundreds of small ones would take longer than training.
 
-What comes from a site is not trusted: `answer_from` checks names, types, shapes, sizes and numbers against what the
-task's strategy would send, before anything is added to a sum.
+Results of sites are not trusted: `answer_from` checks names, types, shapes, sizes and numbers against those that the
+task's kind expects, before anything is added to a sum.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fedlens.training.screening import Expected, check
 from fedlens.training.tasks.base import settings_adapter
 
 STYPE = "safetensors"
-"""Flower's `Array.stype`: what the bytes are."""
+"""Flower's `Array.stype`: the format of the bytes."""
 
 PART_BYTES = 4_000_000
-"""Of one array: few arrays for a small model, and little memory beside a large one."""
+"""Size of one array: a small model needs few arrays, and a large one little memory in addition."""
 
 DTYPES = frozenset(
     {
@@ -39,7 +39,7 @@ DTYPES = frozenset(
 )
 
 LARGEST_METRIC = 1e100
-"""Far above what is measured, and far below what overflows when a round's metrics are added up."""
+"""Largest value of a metric: far above what is measured, and no sum of a round's metrics overflows."""
 
 MOST_METRICS = 100
 LONGEST_METRIC_NAME = 100
@@ -70,7 +70,7 @@ def _array(part: State) -> Array:
 
 
 def tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Flower's record → tensors, on the CPU. The record is empty then: a model is large enough once.
+    """Flower's record → tensors, on the CPU. The record is emptied, so that the model is in memory once.
 
     Raises:
         ProtocolError: it does not hold safetensors, or tensors of a type that FedLens does not send.
@@ -134,7 +134,7 @@ def task_from(content: RecordDict) -> Task:
 
 
 def answer_record(answer: ClientResult) -> RecordDict:
-    """A site's answer as a message to the server."""
+    """A site's result as a message to the server."""
     report = answer.report
     first = ConfigRecord(
         {
@@ -154,10 +154,10 @@ def answer_record(answer: ClientResult) -> RecordDict:
 
 
 def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
-    """A site's answer to `task`.
+    """A site's result of `task`, checked.
 
     Raises:
-        ProtocolError: it is not an answer to this task, or one that cannot be honest.
+        ProtocolError: it is not a result of this task, or its content is not what an honest site sends.
     """
     record = read_head(content)
     answered = tuple(record.get(key) for key in ("is", "kind", "round", "client"))

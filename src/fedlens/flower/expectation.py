@@ -1,4 +1,4 @@
-"""What an honest result of each task looks like to a server: `training.screening` holds every result against it."""
+"""The expected form of each task's result; `training.screening` compares every result with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARED_METRICS = ("shared.loss", "shared.accuracy")
 
 
 def view_of(experiment: Experiment) -> ServerView:
-    """What the server of `experiment` knows of its clients' work."""
+    """The server's view of the model and the algorithm, from which results' forms follow."""
     trainer, config = experiment.trainer, experiment.config
     outputs = config.model.num_classes or len(experiment.images.class_names)
     own_metrics = OWN_METRICS + (SHARED_METRICS if trainer.shows_shared else ())

@@ -1,4 +1,4 @@
-"""A site's part in a federation: it joins a server, and does what is asked until the run is over."""
+"""A site's part in a federation: it joins a server, and does its tasks until the run is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlens.flower.worker import Watcher
 
 
 def join(site: SiteConfig, watcher: Watcher) -> None:
-    """A site's part: join, and do what is asked until the run is over.
+    """Join the server and do its tasks until the run is over.
 
     Raises:
         FedLensError: the server cannot be used, or the site cannot work.
@@ -28,7 +28,7 @@ def join(site: SiteConfig, watcher: Watcher) -> None:
 
 
 def where(site: SiteConfig) -> Place:
-    """The server, and how to be let in.
+    """The server's address and the credentials for it.
 
     Raises:
         ConfigError: another machine without certificates and without --insecure.

@@ -1,4 +1,4 @@
-"""What a site writes down: tasks that it has accepted, and everything that left it."""
+"""A site's records: the journal of accepted tasks, and the outbox with a line for every message sent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fedlens.flower.internals.parts import Incoming
 
 
 class Journal:
-    """Accepted tasks, each one file below `folder`, from before the server is told until the answer has been sent."""
+    """Accepted tasks, one file each in `folder`, from before the task is confirmed until its reply is sent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, incoming: Incoming, parts: dict[str, bytes], node: int) -> None:
-        """Write a task down; it is on the disk when this returns.
+        """Save a task; it is on the disk when this returns.
 
         Raises:
             DataError: it cannot be written (the disk is full, say).
@@ -44,12 +44,12 @@ class Journal:
             temporary.replace(path)
 
     def drop(self, incoming: Incoming) -> None:
-        """The answer has been sent, or nobody waits for it."""
+        """Remove a task whose reply has been sent, or is not awaited any more."""
         self._path(incoming).unlink(missing_ok=True)
 
     def open(self, node: int) -> Iterator[tuple[Incoming, dict[str, bytes]]]:
-        """The tasks that node `node` accepted and has not answered; those of other nodes are thrown away, for the
-        server gives them to the node that came after."""
+        """The tasks that node `node` accepted and has not answered. Those of other nodes are removed: the server
+        gives them to the node that came after."""
         for path in sorted(self._folder.glob("*.task")):
             try:
                 with safe_open(path, "numpy") as file:
@@ -75,11 +75,11 @@ class Outbox:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def record(self, *, to: str, run: str, what: str, parts: dict[str, bytes]) -> int:
-        """Note what is about to leave: when, where to, of which run, what, how many bytes, their SHA-256; gives the
-        bytes. The hash is over the parts in the order of their names, which are hashes of their contents.
+        """Record a message before it is sent: time, destination, run, kind, number of bytes and their SHA-256; gives
+        that number. The hash is over the parts in the order of their names, which are hashes of their contents.
 
         Raises:
-            DataError: it cannot be written: then nothing may leave.
+            DataError: it cannot be written; the message must not be sent then.
         """
         size = sum(map(len, parts.values()))
         digest = hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Reading and writing the files of certificates and keys, with one clear line for each thing that can be wrong."""
+"""Reads and writes the files of certificates and keys; every error is one line that names the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says. `fingerprint`: SHA-256, as `openssl x509 -fingerprint -sha256` prints it."""
+    """The content of a certificate. `fingerprint`: SHA-256, as `openssl x509 -fingerprint -sha256` prints it."""
 
     begins: datetime
     ends: datetime

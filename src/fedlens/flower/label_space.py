@@ -1,4 +1,4 @@
-"""What sites have to have in common where the server has no images: classes, image size, channels."""
+"""The classes, image size and channels that sites share where the server has no images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.flower.messages import Description
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What sites have to have in common. Kept in the run's folder: a run that goes on does not ask again."""
+    """What sites must have in common. It is kept in the run's folder, so that a resumed run does not ask again."""
 
     class_names: Annotated[Sequence[str], Field(min_length=1)]
     image_size: Side
@@ -24,7 +24,7 @@ class LabelSpace:
 
 
 def agreement(config: Config, sites: Sequence[Description]) -> LabelSpace:
-    """What fits the sites that came first."""
+    """The label space that fits the sites that joined first."""
     sizes = [site.native_size for site in sites]
     size = config.data.image_size or natural_size(config, max(sizes) if all(sizes) else None)
     return LabelSpace(label_space(sites), size, 1 if all(site.channels == 1 for site in sites) else 3)

@@ -1,4 +1,4 @@
-"""From a message to its reply: read, done by the site, written."""
+"""Handles a message: reads it, lets the site do the task, and writes the reply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedlens.flower.messages import CONTROL, Description, Prepared, Refusal, Set
 
 
 class SiteWork(Protocol):
-    """What the worker process asks for answers; `fedlens.flower.site.Site` is one."""
+    """The site as the worker process uses it; `fedlens.flower.site.TrainingSite` is one."""
 
     def describe(self) -> Description: ...
 
@@ -27,7 +27,7 @@ class SiteWork(Protocol):
 
 @dataclass(frozen=True)
 class Done:
-    """A reply, and what it is, for the outbox and the screen."""
+    """A reply as it is sent, and its description for the outbox and the screen."""
 
     reply: Outgoing
     run: str
@@ -41,7 +41,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers to a message: the reply's content; then run, kind and a line for people."""
+    """A site's reply to a message: its content; then run, kind and a line for the screen."""
 
     content: RecordDict
     run: str
@@ -51,14 +51,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Goodbye:
-    """The server needs this client no more ("finish"), or does not want it ("refuse")."""
+    """The server ends this client's part: the run is over ("finish"), or it refuses the client ("refuse")."""
 
     kind: str
     text: str
 
 
 def refusal_reply(incoming: Incoming, refusal: Refusal) -> Outgoing:
-    """A refusal of a message whose content was not looked at."""
+    """A refusal of a message whose content was not read."""
     return taken_apart(Message(reply(refusal), reply_to=envelope_of(incoming)), 0.0)
 
 
@@ -70,7 +70,7 @@ class MessageHandler:
         self._last: tuple[tuple[str, str], Reply] | None = None
 
     def do(self, incoming: Incoming, parts: dict[str, bytes]) -> Done | Goodbye:
-        """The reply to one message, as what leaves the site.
+        """The reply to one message, in the parts that are sent.
 
         Raises:
             FedLensError: the site cannot work at all.
@@ -87,8 +87,8 @@ class MessageHandler:
         return Done(outgoing, answer.run, answer.what, answer.text)
 
     def answer(self, message: Message, content_id: str = "") -> Reply | Goodbye:
-        """What the site says to one message. `content_id`: where it is known, a message with the same content as the
-        last one gets the same answer: the server lost it, and asks again.
+        """The site's reply to one message. `content_id`: hash of the message's content, where it is known. A message
+        with the same content as the last one gets the same reply: the server lost it and asks again.
 
         Raises:
             FedLensError: the site cannot work at all.

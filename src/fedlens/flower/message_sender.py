@@ -1,4 +1,4 @@
-"""What goes out in the name of a run, through whatever grid there is at the moment."""
+"""Sends the messages of a run through the grid that is connected at the moment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MESSAGE_SECONDS = 12 * 3600.0
 
 
 class Link(Protocol):
-    """What holds the grid: a SuperLink of our own that can be started again, or a grid that somebody gave us."""
+    """Holds the grid: that of FedLens' own SuperLink, which can be restarted, or one that was passed in."""
 
     @property
     def grid(self) -> Grid: ...
 
     def lost(self) -> bool:
-        """The grid is of no use any more."""
+        """Whether the grid is lost."""
         ...
 
     def renew(self) -> None:
@@ -37,11 +37,11 @@ class Link(Protocol):
         ...
 
     def tend(self) -> None:
-        """Anything that has to be looked after from time to time (keys that were revoked)."""
+        """Called from time to time for regular work, such as reading the register of keys again."""
         ...
 
     def allow(self, nbytes: int) -> None:
-        """The largest reply that will be taken in from now on."""
+        """Set the largest reply that is accepted from now on."""
         ...
 
 
@@ -62,7 +62,7 @@ class MessageSender:
         return [name if name in taken else None for name in names]
 
     def say(self, node: int, kind: str, text: str) -> None:
-        """Something that needs no reply."""
+        """Send a message that needs no reply."""
         self.send([self.message(node, kind, RecordDict({HEAD: head(kind, None, text=text)}))])
 
     def grid(self, call: Callable[[Grid], T]) -> T:

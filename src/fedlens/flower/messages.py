@@ -1,7 +1,7 @@
-"""What a server and a site say to each other besides tensors. Imports no PyTorch: a site's connection needs none.
+"""Messages between a server and a site, except their tensors. PyTorch is not imported: a site's connection needs none.
 
 Every message to a site carries the whole `Setup`, so a site that was restarted, or a stock SuperNode that starts a
-process for every message, needs nothing but the message in its hand.
+process for every message, needs nothing but that message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedlens.core import clean
 from fedlens.errors import ProtocolError
 
 PROTOCOL = 2
-"""Changes whenever an old site could misunderstand a new server."""
+"""Version of the protocol; it changes whenever an old site could misunderstand a new server."""
 
 HEAD = "fedlens"
 """The record that every message has."""
@@ -31,7 +31,7 @@ CONTROL = frozenset({"describe", "prepare", "refuse", "finish"})
 """Kinds of messages that are no tasks. All others are named as the kind of their task."""
 
 CHECKED = ConfigDict(strict=True, extra="forbid")
-"""Whatever comes from the other side has the types and the bounds that are written here."""
+"""Messages from the other side must have the types and bounds that are declared here."""
 
 LONGEST_CLASS_NAME = 200
 LONGEST_REASON = 1000
@@ -46,7 +46,7 @@ def _visible(text: str) -> str:
 
 
 def _cut(longest: int) -> BeforeValidator:
-    """Makes a text one line of at most `longest` characters; anything else is left to the type's own check."""
+    """Shortens a text to one line of at most `longest` characters; other types are left to pydantic's check."""
     return BeforeValidator(lambda value: clean.line(value, longest) if isinstance(value, str) else value)
 
 
@@ -56,10 +56,10 @@ ClassName = Annotated[str, Field(max_length=LONGEST_CLASS_NAME), AfterValidator(
 Identity = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_visible)]
 Version = Annotated[str, _cut(LONGEST_VERSION)]
 LARGEST_IMAGE = 4096
-"""Pixels a side that a site decodes its images to at most: their number is the server's to say, the disk the site's."""
+"""Largest side in pixels to which a site decodes images: the server chooses the size, but the disk is the site's."""
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-"""Exact as a float, too: counts become weights."""
+"""Largest count: exact as a float, because counts become weights."""
 Counts = tuple[Count, ...]
 Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1e11)]
 """Unix time, of some thousands of years."""
@@ -67,7 +67,7 @@ Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1e11)]
 
 @dataclass(frozen=True, config=CHECKED)
 class Setup:
-    """What a site has to know of a run.
+    """The setup of a run, as a site gets it.
 
     run          its name, which becomes a folder at the site
     config       the server's configuration, as `Config.model_dump(mode="json")`
@@ -121,7 +121,7 @@ class Prepared:
 
 @dataclass(frozen=True, config=CHECKED)
 class Refusal:
-    """A site does not do what it was asked, and why, in one line. `final`: asking again is of no use."""
+    """A site's refusal, with the reason in one line. `final`: asking again does not help."""
 
     reason: Annotated[str, _cut(LONGEST_REASON)]
     final: bool = True
@@ -129,7 +129,7 @@ class Refusal:
 
 @dataclass(frozen=True, config=CHECKED)
 class Visit:
-    """What `fedlens doctor` replies in a site's place: it only looks, and leaves at once."""
+    """The reply of `fedlens doctor`, which only tests the connection and then leaves."""
 
 
 Reply = Description | Prepared | Refusal | Visit
@@ -147,8 +147,8 @@ def query(kind: Literal["describe", "prepare"], setup: Setup | None = None) -> R
 
 
 def inquiry(registered: str, present: Sequence[int]) -> RecordDict:
-    """Asks a site who it is, and says what `fedlens doctor` wants to know: the server's Flower and its time in Unix
-    seconds, the name that the site's key stands for ("": no keys), and the partitions that are taken."""
+    """Asks a site for its description, with what `fedlens doctor` shows: the server's Flower version and its time in
+    Unix seconds, the name that the site's key stands for ("": no keys), and the partitions that are taken."""
     flower, clock = version("flwr"), time.time()
     about = head("describe", None, flwr=flower, clock=clock, registered=registered, present=list(present))
     return RecordDict({HEAD: about})

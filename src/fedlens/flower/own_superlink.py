@@ -1,4 +1,4 @@
-"""A `Link` to a SuperLink of our own: started with the server, and again when it dies."""
+"""A `Link` to FedLens' own SuperLink: started with the server, and restarted when it dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlens.flower.internals.run import RunLink
 from fedlens.flower.superlink import SuperLink
 
 MOST_STARTS = 5
-"""A SuperLink that dies so often has a cause that another start does not mend."""
+"""Most starts: a SuperLink that dies so often has a cause that a restart does not remove."""
 
 
 class OwnSuperLink:
@@ -57,7 +57,7 @@ class OwnSuperLink:
         self._grid.limit = self._limit
 
     def tend(self) -> None:
-        """Let in who was registered since, shut out who was revoked."""
+        """Admit the sites that were registered since the last call; shut out revoked ones."""
         if self._registry is None or self._link is None:
             return
         try:
@@ -65,7 +65,7 @@ class OwnSuperLink:
             if changed != self._read:
                 self._superlink.admit(self._link, load_registry(self._registry))
                 self._read = changed
-        except (OSError, ConfigError) as error:  # being copied just now: the one that was read last holds
+        except (OSError, ConfigError) as error:  # being replaced just now: keep what was read last
             if not self._read:
                 raise ConfigError(f"server.certs: {error}") from error
 

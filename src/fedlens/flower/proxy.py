@@ -1,4 +1,4 @@
-"""Which proxy a connection goes through: the one that gRPC takes from the environment, and none within one machine."""
+"""The proxy of a connection: the one that gRPC takes from the environment, and none within one machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def proxy_for(host: str) -> SplitResult | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine. A proxy would look for it on its own."""
+    """Whether `host` is this machine: a proxy would take the name for its own machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name

@@ -1,7 +1,7 @@
-"""Clients on other machines, as one more runtime: tasks go out as Flower messages, answers come in as they arrive.
+"""The runtime for clients on other machines: tasks are sent as Flower messages, results are taken as they arrive.
 
-One loop does everything (`_look`): who has come and gone, who is ready, which replies are there. It runs while the
-coordinator waits, so there is no thread and no lock. Flower's `Grid` is the only connection.
+One loop (`_look`) looks for new and lost connections, ready sites and replies. It runs while the coordinator waits, so
+there is no thread and no lock. Flower's `Grid` is the only connection.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ NODES_SECONDS = 0.5
 """How often to ask who is connected."""
 
 ENVELOPE_BYTES = 4_000_000
-"""Room for what a reply has beside its tensors: Flower's own records, metrics, confusion counts."""
+"""Bytes allowed in a reply beside its tensors: Flower's own records, metrics, confusion counts."""
 
 LEAVE_SECONDS = 5
 
 
 def pause(waited: float) -> float:
-    """Seconds until the next look: short at first, then a fortieth of what was waited, so that looking costs little."""
+    """Seconds until the next look: short at first, then a fortieth of the time waited, so that polling costs little."""
     return min(max(POLL_SECONDS, waited / 40), SLOWEST_POLL_SECONDS)
 
 
 @dataclass
 class _Owed:
-    """A task without an answer. `message` is None while its site is away; `since` is when it was last seen; after
-    `ends` it has failed."""
+    """A task without an outcome. `message` is None while its site is disconnected; `since` is when it was last
+    connected; after `ends` it has failed."""
 
     task: Task
     message: str | None = None
@@ -57,31 +57,31 @@ class _Owed:
 
 @dataclass
 class _Batch:
-    """One `submit`: what is owed, and when it ends."""
+    """The tasks of one `submit` that have no outcome, and the number of results that end it."""
 
     owed: dict[str, _Owed] = field(default_factory=dict)
     enough: int = 0
     answered: int = 0
     began: float = field(default_factory=time.monotonic)
     alone: float | None = None
-    """Since when everybody has answered but those who are away."""
+    """Since when only disconnected sites are waited for."""
 
 
 Expect = Callable[[Task, ClientInfo | None], Expected]
-"""A task, and the site as it introduced itself → what an honest answer looks like."""
+"""A task, and the site's description → the expected form of its result."""
 
 
 class FlowerRuntime:
-    """Sites that come and go.
+    """Sites that connect and disconnect.
 
-    Tasks go out in batches (`submit`, `completed`), or one by one (`start`, `arrival`), each with a model of its own;
-    batches of evaluations may come in between.
+    Tasks are sent in batches (`submit`, `completed`), or one by one (`start`, `next_result`), each with a model of its
+    own; batches of evaluations may come in between.
 
     run       name of the run
-    deadline  seconds that a task may take; whoever has not answered then has failed
-    rejoin    seconds that a site that was lost is waited for; a batch begins to count once all others have answered
-    bounds    what sites may claim
-    note      told what a person wants to know
+    deadline  seconds that a task may take; after that it has failed
+    rejoin    seconds to wait for a lost site; in a batch they count from when all others have answered
+    bounds    of what sites report
+    note      called with a line for the console
     """
 
     may_be_late = True
@@ -134,7 +134,7 @@ class FlowerRuntime:
         self._send_out()
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
-        """Answers and failures as they come in; ends when all, or enough, have answered, or at the deadline."""
+        """Results and failures as they arrive; ends when all, or enough, have answered, or at the deadline."""
         batch = self._batch
         while batch.owed and batch.answered < batch.enough:
             idle = True
@@ -158,7 +158,7 @@ class FlowerRuntime:
         self._send_out()
 
     def pending_tasks(self) -> tuple[PendingTask, ...]:
-        """With those that have arrived and were not taken in: a server that goes on later gives them out again."""
+        """Includes tasks whose result has arrived but was not used: a resumed server gives them out again."""
         arrived = [task for task, _ in self._arrived.values()]
         return tuple(map(PendingTask, [*arrived, *(owed.task for owed in self._flow.values())]))
 
@@ -187,7 +187,7 @@ class FlowerRuntime:
         return self._arrived.pop(next(iter(self._arrived)))
 
     def close(self) -> None:
-        """Leave what is out. The sites are not told: a server that was stopped may go on, and they wait for it."""
+        """Drop the pending tasks. Sites are not told: the run may be resumed, and they wait for it."""
         self._flow.clear()
         self._forget()
 
@@ -199,12 +199,12 @@ class FlowerRuntime:
         return self._client_manager.here()
 
     def open(self, setup: Setup, expect: Expect) -> None:
-        """From now on every site is told of `setup`, and takes part once it is ready."""
+        """Send `setup` to every site from now on; a site takes part once it is ready."""
         self._expect = expect
         self._client_manager.open(setup)
 
     def finish(self, summary: str) -> None:
-        """Tell every site that the run is over, and give them a moment to leave."""
+        """Tell every site that the run is over, and wait a few seconds until they have left."""
         with suppress(ConnectionFailed):
             for node in self._client_manager.nodes:
                 self._sender.say(node, "finish", summary)
@@ -215,7 +215,7 @@ class FlowerRuntime:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def _look(self) -> Iterator[Outcome]:
-        """One look at everything; gives what was completed, one at a time."""
+        """Check connections and replies once; gives the outcomes, one at a time."""
         try:
             if self._link.lost():
                 raise ConnectionFailed("it has ended")
@@ -230,7 +230,7 @@ class FlowerRuntime:
     def _wait(self, at_least: int, count: Callable[[], int], what: str) -> None:
         said = -1
         while True:
-            for _ in self._look():  # nothing is owed now
+            for _ in self._look():  # no task is pending now
                 pass
             here = count()
             if here >= at_least:
@@ -255,7 +255,7 @@ class FlowerRuntime:
             yield from self._sender.grid(partial(replies, name=name))
 
     def _taken(self, message: Message) -> list[Outcome]:
-        """What a reply means."""
+        """The outcomes that a reply brings."""
         answers = message.metadata.reply_to_message_id
         self._stale.discard(answers)
         if self._client_manager.replied(message):
@@ -271,7 +271,7 @@ class FlowerRuntime:
         return []
 
     def _outcome(self, owed: _Owed, message: Message) -> ClientResult | ClientFailure | None:
-        """What came of a task; None: its site is gone, and may come back before the end."""
+        """The outcome of a task; None where its site is lost and may come back before the end."""
         if message.has_error() and message.error.code in NODE_GONE:
             owed.message, owed.since = None, time.monotonic()
             return None
@@ -295,7 +295,7 @@ class FlowerRuntime:
         return answer_from(content, task, self._expect(task, self._client_manager.known[task.client]))
 
     def _given_up(self, batch: _Batch) -> Iterator[ClientFailure]:
-        """Tasks of a batch that nobody will answer any more."""
+        """Failures of the batch's tasks that will not be answered any more."""
         if any(owed.message for owed in batch.owed.values()):
             batch.alone = None
         elif batch.alone is None:
@@ -307,14 +307,14 @@ class FlowerRuntime:
                 yield failure
 
     def _give_up(self) -> None:
-        """The same of tasks that go one by one."""
+        """The same for tasks that are sent one by one."""
         for client, owed in list(self._flow.items()):
             failure = self._failed(owed, waits=owed.since)
             if failure:
                 self._arrives(client, failure)
 
     def _failed(self, owed: _Owed, waits: float | None) -> ClientFailure | None:
-        """Why a task will not be answered any more. `waits`: since when nothing but a lost site is waited for."""
+        """The failure of a task that will not be answered any more. `waits`: since when only lost sites are missing."""
         now, away = time.monotonic(), owed.message is None
         given_up = away and waits is not None and now - max(waits, owed.since) > self._rejoin
         if now <= owed.ends and not given_up:
@@ -325,7 +325,7 @@ class FlowerRuntime:
         return ClientFailure(owed.task.client, owed.task.round, reason, answered=False)
 
     def _orphan(self, name: str) -> None:
-        """What the site owes waits for its return."""
+        """Keep the lost site's tasks until it comes back."""
         for owed in self._owed():
             if owed.task.client == name:
                 if owed.message:
@@ -333,40 +333,40 @@ class FlowerRuntime:
                 owed.message, owed.since = None, time.monotonic()
 
     def _tell(self, owed: Mapping[str, _Owed], answered: int) -> None:
-        """Say whom the work waits for, and who of them is away."""
+        """Report which sites are waited for, and which of them are disconnected."""
         if not owed:
             return
         waiting = tuple(name if one.message else f"{name} (away)" for name, one in owed.items())
         task = next(iter(owed.values())).task
         self.watch(BatchProgress(task.round, kind_of(task.kind).label, answered, answered + len(owed), waiting=waiting))
 
-    # -- tasks that are out ----------------------------------------------------------------------------------------
+    # -- tasks without an outcome ------------------------------------------------------------------------------------
 
     def _owed(self) -> Iterator[_Owed]:
-        """Every task without an answer, of the batch and of those that go one by one."""
+        """Every task without an outcome, of the batch and of those that are sent one by one."""
         return chain(self._batch.owed.values(), self._flow.values())
 
     def _owing(self, task: Task) -> _Owed:
         return _Owed(task, ends=time.monotonic() + self._deadline if self._deadline else float("inf"))
 
     def _send_out(self) -> None:
-        """Send what is new, and let in replies as large as any that is owed."""
+        """Send new tasks, and accept replies as large as the largest expected one."""
         kinds = {owed.task.kind: owed.task for owed in self._owed()}
         if not kinds:
             return
         self._link.allow(ENVELOPE_BYTES + max(self._expect(task, None).nbytes for task in kinds.values()))
-        with suppress(ConnectionFailed):  # the next look finds out, and mends it
+        with suppress(ConnectionFailed):  # the next call of `_look` reconnects
             self._send_owed()
 
     def _send_owed(self) -> None:
-        """Tasks to sites that are there and have none of their own: at first to all, later to those that came back."""
+        """Send tasks that are not with their site: at first all, later those of sites that came back."""
         ready = self._client_manager.ready_nodes()
         waiting = [owed for owed in self._owed() if owed.message is None and owed.task.client in ready]
         for payload in {id(owed.task.payload): owed.task.payload for owed in waiting}.values():
             self._send([owed for owed in waiting if owed.task.payload is payload], ready)
 
     def _send(self, waiting: Sequence[_Owed], ready: Mapping[str, int]) -> None:
-        """Tasks of one payload, in one call, so that it is made, and goes to the SuperLink, once."""
+        """Send the tasks of one payload in one call, so that the payload is encoded and sent to the SuperLink once."""
         setup = self._client_manager.setup
         if setup is None:
             return
@@ -379,12 +379,12 @@ class FlowerRuntime:
             owed.message = name
 
     def _forget(self) -> None:
-        """Leave a batch: what still arrives of it is fetched, and thrown away."""
+        """Drop the batch; replies that still arrive are fetched and discarded."""
         self._stale |= {owed.message for owed in self._batch.owed.values() if owed.message}
         self._batch = _Batch()
 
     def _begin_again(self) -> None:
-        """After the SuperLink was lost: a new one, to which the sites come back by themselves."""
+        """After the SuperLink was lost, start a new one; the sites reconnect by themselves."""
         self._link.renew()
         self._client_manager.clear()
         self._stale.clear()

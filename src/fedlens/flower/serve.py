@@ -41,7 +41,7 @@ from fedlens.tracking.stopwatch import Stopwatch
 from fedlens.training.device import enough_memory
 
 NO_DEADLINE = 3600.0
-"""Seconds of a round where `federated.round_deadline` says nothing: a site that hangs must not hang the federation."""
+"""Seconds of a round without `federated.round_deadline`: a site that hangs must not block the federation."""
 
 
 @enough_memory()
@@ -79,7 +79,7 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
 
 
 def check_serving(config: Config) -> None:
-    """Look for what cannot be done with real sites, before any is waited for.
+    """Check for settings that are impossible with real sites, before waiting for sites.
 
     Raises:
         ConfigError: an attack, a virtual clock, or a rule that the smallest cohort is too small for.
@@ -99,7 +99,7 @@ def conduct_sites(
     trackers: Sequence[Tracker],
     watch: Stopwatch,
 ) -> torch.nn.Module:
-    """The run itself, over sites that `runtime` reaches."""
+    """The run itself, with the sites of `runtime`."""
     watch.part("waiting for clients")
     data = own_data(config, folder, runtime, observer)
     watch.part("start")
@@ -124,7 +124,7 @@ def scoring_of(experiment: Experiment, runtime: Runtime) -> Scoring:
 
 
 def bounds(config: Config) -> Bounds:
-    """What sites may claim."""
+    """Upper bounds of what sites report."""
     return Bounds(config.server.max_examples, config.server.max_classes)
 
 
@@ -172,7 +172,7 @@ def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: O
 
 
 def setup_of(experiment: Experiment, run: str) -> Setup:
-    """What the sites are told of the run. Of the data section, only what concerns them."""
+    """The setup that sites get. Of the data section it has only the keys that concern them."""
     config = experiment.config.model_dump(mode="json")
     told = {key: config[key] for key in TOLD}
     told["data"] = {key: config["data"][key] for key in ("augment", "validation", "client_test")}

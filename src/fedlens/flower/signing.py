@@ -26,7 +26,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 """Flower's control client runs beside the server and connects to these."""
 
 _SKEW = timedelta(hours=1)
-"""Certificates begin a little before they are made: a site's clock may be behind."""
+"""Certificates are valid from a little before they are made, because a site's clock may be behind."""
 
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*", re.IGNORECASE)

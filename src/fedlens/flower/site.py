@@ -1,4 +1,4 @@
-"""A site's side of a federation: its images, its rules, its trainer. Knows nothing of the network."""
+"""A site's side of a federation: its images, rules and trainer. It does not depend on the network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FROM_FILES = ("imagefolder", "manifest")
 """Sources that have nothing to read where `data_dir` does not exist."""
 
 FREE_DISK = 200_000_000
-"""Bytes that stay free after everything that a run keeps at a site."""
+"""Bytes of disk that must be free at a site before a run."""
 
 
 class TrainingSite:
@@ -74,7 +74,7 @@ class TrainingSite:
         )
 
     def prepare(self, setup: Setup) -> Prepared | Refusal:
-        """Get ready for a run, or say why not."""
+        """Get ready for a run, or give the reason for refusing it."""
         experiment = self._experiment(setup)
         if isinstance(experiment, Refusal):
             return experiment
@@ -121,11 +121,11 @@ class TrainingSite:
         return images_of(self._config)
 
     def _experiment(self, setup: Setup) -> Experiment | Refusal:
-        """What the setup builds here; kept until another setup comes."""
+        """The experiment of `setup`; it is kept until another setup comes."""
         key = fingerprint(setup)
         if self._built is not None and self._built[0] == key:
             return self._built[1]
-        self._built = None  # or there would be two models
+        self._built = None  # frees the model before the next one is built
         try:
             config = local_config(setup, self._config)
             refused = incompatibility(config, self._config)
@@ -159,7 +159,7 @@ class TrainingSite:
         )
 
     def _check_disk(self, setup: Setup) -> None:
-        """Say what the images will take, before they are decoded.
+        """Report the disk space that the images will take, before they are decoded.
 
         Raises:
             DataError: less than `FREE_DISK` is free at the site's state.
@@ -215,7 +215,7 @@ def _own_key_names() -> Iterator[None]:
 
 
 def make_site(config: SiteConfig, tell: Tell, progress: Progress) -> TrainingSite:
-    """For `runtimes.flower.worker.MakeSite`, by `functools.partial`."""
+    """A `flower.worker.MakeSite`, with `functools.partial`."""
     return TrainingSite(config, tell, progress)
 
 

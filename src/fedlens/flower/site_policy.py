@@ -14,7 +14,7 @@ from fedlens.flower.messages import Setup
 
 OWN_TO_THE_SERVER = frozenset({"data", "attack", "clock", "runtime", "stopping", "tracking", "server", "plugins"})
 TOLD = tuple(key for key in Config.model_fields if key not in OWN_TO_THE_SERVER)
-"""Sections of a server's configuration that its sites are told. Of `data` they are told a part."""
+"""Sections of a server's configuration that sites get. Of `data` they get a part."""
 
 
 def local_config(setup: Setup, site: SiteConfig) -> Config:
@@ -79,6 +79,6 @@ def incompatibility(config: Config, site: SiteConfig) -> str | None:
     for key, (wanted, limit, what) in most.items():
         if limit is not None and wanted > limit:
             return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
-    if allow.max_epsilon is not None:  # a promise that nobody counts is none
+    if allow.max_epsilon is not None:  # ε is not accounted for yet, so the run is refused
         return f"this site's allow.max_epsilon is {allow.max_epsilon:g}, and the run promises no differential privacy"
     return None

@@ -1,4 +1,4 @@
-"""A site's state folder: who it is, and that one client uses it at a time."""
+"""A site's state folder: its identity, and the lock by which only one client uses it at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlens.errors import ConfigError
 
 
 def identity(state: Path) -> str:
-    """What tells this site from another of its name; drawn once, kept in the state folder."""
+    """The random identity that distinguishes this site from another of the same name; kept in the state folder."""
     path = state / "identity"
     if not path.exists():
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def identity(state: Path) -> str:
 
 @contextmanager
 def exclusive_lock(config: SiteConfig) -> Iterator[None]:
-    """Hold the site's state folder, so that no second client uses it.
+    """Lock the site's state folder, so that no second client uses it.
 
     Raises:
         ConfigError: one does, or the folder cannot be written.
@@ -32,7 +32,7 @@ def exclusive_lock(config: SiteConfig) -> Iterator[None]:
     folder = config.state
     with ExitStack() as held:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what stays here is nobody else's
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # only the owner may read what is kept here
             lock = held.enter_context((folder / "lock").open("a"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Flower's SuperLink beside a server, as a process of its own: started, watched, and started again when it dies."""
+"""Flower's SuperLink as a process next to the server: started, watched, and restarted when it dies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SuperLink:
 
     host, port   where sites connect (gRPC)
     credentials  certificate and key; None: no TLS, no authentication
-    database     keep the state on disk; else in memory, where no update ever touches the disk
+    database     keep the state on disk; otherwise in memory, so that no update is written to disk
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SuperLink:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(self._folder),
-                start_new_session=True,  # Ctrl-C is the server's: it ends the run first
+                start_new_session=True,  # the server handles Ctrl-C: it ends the run first
             )
         self._wait(secret_file)
         root = None if self._credentials is None else self._credentials.ca.read_bytes()
@@ -73,7 +73,7 @@ class SuperLink:
         return self._process is not None and self._process.poll() is None
 
     def admit(self, link: RunLink, registry: ClientRegistry) -> None:
-        """Let the registered sites in and shut the revoked ones out; may be called again when the registry changes."""
+        """Admit registered sites and shut out revoked ones; may be called again when the register changes."""
         for name, site in registry.clients.items():
             if site.revoked and name in self._nodes:
                 link.unregister(self._nodes.pop(name))
@@ -81,7 +81,7 @@ class SuperLink:
                 self._nodes[name] = link.register(site.public_key, name)
 
     def close(self, *, keep_state: bool = False) -> None:
-        """End the process and, unless `keep_state`, remove what it kept of the sites' updates."""
+        """End the process and, unless `keep_state`, remove its stored messages, which hold sites' updates."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -169,7 +169,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
 
 
 def _environment(folder: Path) -> Mapping[str, str]:
-    """No telemetry, no look for updates, Flower's own files beside the run, and one heap for all its threads, as a
-    server has (`heap.one_heap`)."""
+    """No telemetry, no check for new versions, Flower's own files in the run's folder, and one heap for all threads,
+    as in the server (`heap.one_heap`)."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(folder / "flwr")}
     return {**os.environ, **quiet, "MALLOC_ARENA_MAX": "1"}

@@ -1,4 +1,4 @@
-"""The process that a SuperLink runs in. It ends with the server that started it, however that one ends."""
+"""The process that a SuperLink runs in. It exits when the server that started it does, however that happens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import threading
 
 
 def main() -> None:
-    """Flower's own command line, until standard input closes: its other end is the server's."""
+    """Run Flower's own command line until standard input closes, whose other end the server holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("uvicorn.access").addFilter(lambda _record: False)  # a line for every look of the server's
+    logging.getLogger("uvicorn.access").addFilter(lambda _record: False)  # it logs a line for every poll of the server
     from flwr.superlink.cli import flower_superlink
 
     from fedlens.flower.internals.clocks import tell_the_time

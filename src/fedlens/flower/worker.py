@@ -1,4 +1,4 @@
-"""The process beside a client's connection, in which the model, the images and the GPU live."""
+"""The worker process next to a client's connection; it holds the model, the images and the GPU."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from fedlens.runtimes import wire
 from fedlens.training.device import LESS_MEMORY
 
 SIGNAL_SECONDS = 0.5
-"""Who ends all processes of a service sends each of them SIGTERM: the client's own may come after its trainer's."""
+"""A service manager sends SIGTERM to every process of a service. The client waits so long for its own signal after its
+worker was ended by one."""
 
 Tell = Callable[[str], None]
 Progress = Callable[[str], Callable[[int, int], None]]
 MakeSite = Callable[[Tell, Progress], SiteWork]
-"""Called in the worker process with what shows a line, and what shows progress, on the client's screen."""
+"""Called in the worker process with two functions: one shows a line, one shows progress on the client's screen."""
 
 
 class Watcher(Protocol):
-    """Whoever looks at the client's screen."""
+    """Shows lines and progress on the client's screen."""
 
     def note(self, text: str) -> None: ...
 
@@ -45,7 +46,7 @@ class Worker:
         self._connection: Connection | None = None
 
     def do(self, incoming: Incoming, parts: dict[str, bytes]) -> Done | Goodbye:
-        """One message's work; a worker that dies over it is a refusal.
+        """Handle one message; if the worker dies while it does so, the reply is a refusal.
 
         Raises:
             FedLensError: the site cannot work at all.
@@ -110,8 +111,8 @@ class Worker:
 
 
 def _serve(connection: Connection, make_site: MakeSite) -> None:
-    """The worker's life: messages come in, replies go out. It ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's: it leaves the server first
+    """The worker process: it receives messages and sends replies. It exits when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client handles Ctrl-C: it leaves the server first
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]

@@ -2,8 +2,8 @@
 
 parts   a message, and the parts in which Flower sends it
 fleet   a site's connection to a SuperLink
-run     a server's hold on its own run in a SuperLink
+run     how a server submits and claims its own run in a SuperLink
 grid    what the server sends to its sites, and the replies
 
-`tests/flower/test_internals.py` holds this package against the pinned version.
+`tests/flower/test_internals.py` checks this package against the pinned version.
 """

@@ -1,4 +1,4 @@
-"""Clocks that differ: Flower's SuperLink refuses a signature by its time, and does not say by how much it is off."""
+"""Clock differences: Flower's SuperLink refuses a signature with a wrong time, without giving the difference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 REFUSAL = "Invalid timestamp"
-"""Flower's words."""
+"""The text of Flower's refusal."""
 
 AHEAD_SECONDS = SYSTEM_TIME_TOLERANCE
 BEHIND_SECONDS = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
@@ -17,7 +17,7 @@ BEHIND_SECONDS = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
 
 def tell_the_time() -> None:
-    """Have the SuperLink of this process add its time to such a refusal."""
+    """Make the SuperLink of this process add its time to such a refusal."""
     from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
 
     plain = interceptor._unary_unary_rpc_terminator
@@ -30,7 +30,7 @@ def tell_the_time() -> None:
 
 
 def difference(details: str) -> str:
-    """What a refusal's words mean for the site."""
+    """The explanation of a refusal for the site."""
     bounds = f"the server takes {AHEAD_SECONDS} s ahead and {BEHIND_SECONDS} s behind"
     found = re.search(r"; it is (\S{10,40})$", details)
     try:

@@ -1,5 +1,5 @@
-"""Flower's HTTP clients without a proxy: a server's calls to its own SuperLink stay within the machine, whatever the
-environment says of proxies."""
+"""Flower's HTTP clients without a proxy: a server's calls to its own SuperLink stay within the machine, even where the
+environment sets a proxy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 
 class _Direct(ProtobufClient):
-    """Flower's own constructor, but for `trust_env`: httpx else takes proxies from the environment, and fails at once
-    for kinds that it does not know."""
+    """As Flower's constructor, except for `trust_env`: otherwise httpx takes proxies from the environment, and fails at
+    once for unknown kinds."""
 
     def __init__(
         self,

@@ -50,13 +50,13 @@ _CLOCK = time.time() - time.monotonic()
 
 _CALL_SECONDS = 30
 _PART_SECONDS = 120
-"""For one part of a message, of which two, of 5 MB at most, are under way at a time."""
+"""Time limit for one part of a message; two parts of at most 5 MB each are sent at a time."""
 
 Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 
 class Refused(ConnectionFailed):
-    """The server answered, and does not want this client: another try changes nothing."""
+    """The server answered and refuses this client; trying again does not help."""
 
 
 class WrongClock(Refused):
@@ -64,12 +64,12 @@ class WrongClock(Refused):
 
 
 class NotActivated(ConnectionFailed):
-    """The server does not let this key in. Flower gives no reason: it counts the key's last connection until two
-    heartbeats have passed, or it does not know the key."""
+    """The server does not accept this key. Flower gives no reason: either the key's last connection still counts, for
+    two heartbeats, or the key is unknown."""
 
 
 class HungUp(ConnectionFailed):
-    """Somebody answered and closed the connection without a word, as TLS does with whoever does not speak it."""
+    """The other side closed the connection without an answer, as a TLS server does with a client without TLS."""
 
 
 class FleetLink:
@@ -131,7 +131,7 @@ class FleetLink:
         return pull_parts(ObjectTree.FromString(incoming.tree), pull, limit)
 
     def confirm(self, incoming: Incoming) -> None:
-        """Say that the message is safe here; the server forgets its parts."""
+        """Confirm that the message is stored here; the server removes its parts."""
         request = ConfirmMessageReceivedRequest(
             node=self._node, run_id=incoming.run_id, message_object_id=incoming.message_id
         )
@@ -162,7 +162,7 @@ class FleetLink:
         return str(self._call(self._stub.GetRun, GetRunRequest(node=self._node, run_id=run_id)).run.fab_hash)
 
     def withdraw(self) -> None:
-        """Leave, and take back what `join` registered by itself: the server lists this node no more."""
+        """Leave, and undo the registration by `join`, so that the server does not list this node any more."""
         self._stopped.set()
         self._leave()
         if self._registered is not None:
@@ -179,7 +179,7 @@ class FleetLink:
 
     def _leave(self) -> None:
         if self._joined is not None:
-            with suppress(grpc.RpcError):  # it will notice by itself
+            with suppress(grpc.RpcError):  # the server notices by itself
                 self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id), timeout=2)
 
     @property
@@ -212,14 +212,14 @@ class FleetLink:
 
 
 def _set_back() -> str:
-    """Why a call's time was over before it began: gRPC counts from this machine's clock, as it was at the start."""
+    """Why a call timed out before it began: gRPC counts from this machine's clock as it was at the start."""
     seconds = _CLOCK - (time.time() - time.monotonic())
     by = f" by {seconds:,.0f} s" if seconds > 1 else ""
     return f"this machine's clock was set back{by} since the start of this program; start it again"
 
 
 def _channel(address: str, root_certificates: bytes | None) -> grpc.Channel:
-    """As Flower makes it, but past the environment's proxy to a server on this machine."""
+    """A channel as Flower makes it, except that it does not use a proxy for a server on this machine."""
     sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
     options: list[tuple[str, int]] = [(key, GRPC_MAX_MESSAGE_LENGTH) for key in sizes]
     if is_loopback(address.rpartition(":")[0].strip("[]")):
@@ -263,7 +263,7 @@ _FAILURES: Sequence[tuple[str, type[ConnectionFailed], str]] = (
 
 
 def _translated(error: grpc.RpcError) -> ConnectionFailed:
-    """What a failed call means for the site."""
+    """The error for a failed call."""
     code, details = error.code(), str(error.details() or "")
     if REFUSAL.lower() in details.lower():
         return WrongClock(difference(details))

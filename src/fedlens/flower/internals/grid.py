@@ -1,4 +1,4 @@
-"""What a server sends to its sites, and their replies: Flower's `HttpGrid`, without its waiting."""
+"""Messages to sites and their replies: Flower's `HttpGrid`, without its waiting."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Grid(HttpGrid):
 
 
 class _OnItsWay(Exception):
-    """A part of a message is announced, and not there yet."""
+    """A part of a message is announced but has not arrived yet."""
 
 
 class _CutOff(Exception):
@@ -131,7 +131,7 @@ def replies(grid: Any, name: str) -> list[Message]:
         return list(grid.pull_messages([name]))
     except httpx.HTTPError:
         raise
-    except Exception as error:  # Flower's parsers raise what they raise on hostile bytes
+    except Exception as error:  # Flower's parsers may raise anything on malformed bytes
         return [_error_reply(name, ErrorCode.MESSAGE_UNAVAILABLE, f"a broken message: {error}")]
 
 
@@ -160,7 +160,7 @@ class Connection(NamedTuple):
 
 
 def nodes_online(grid: Any) -> dict[int, Connection]:
-    """All nodes that are connected now, by id."""
+    """The nodes that are connected now, by id."""
     if isinstance(grid, HttpGrid):
         return {int(node.node_id): Connection(str(node.name), str(node.last_activated_at)) for node in grid.get_nodes()}
     return {int(node): Connection() for node in grid.get_node_ids()}

@@ -50,7 +50,7 @@ class Incoming:
 
     @property
     def content_id(self) -> str:
-        """The hash of what it says: two messages with the same content share it."""
+        """The hash of the content: two messages with the same content share it."""
         return ",".join(child.object_id for child in ObjectTree.FromString(self.tree).children)
 
 
@@ -117,7 +117,7 @@ def message_of(incoming: Incoming, parts: dict[str, bytes]) -> Message:
     envelope = envelope_of(incoming)
     try:
         message = inflated(envelope.metadata.message_id, parts)
-    except Exception as error:  # Flower's parsers raise what they raise on hostile bytes
+    except Exception as error:  # Flower's parsers may raise anything on malformed bytes
         raise ProtocolError(f"a broken message: {error}") from error
     if not isinstance(message, Message):
         raise ProtocolError(f"a {type(message).__name__} where a message was expected")
@@ -126,7 +126,7 @@ def message_of(incoming: Incoming, parts: dict[str, bytes]) -> Message:
 
 
 def taken_apart(reply: Message, seconds: float) -> Outgoing:
-    """A reply as what `FleetLink.send` sends; `seconds`: what the work behind it took."""
+    """A reply in the form that `FleetLink.send` sends; `seconds`: time that its work took."""
     reply.metadata.__dict__["_message_id"] = reply.object_id
     parts = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
     envelope = message_to_proto(remove_content_from_message(reply))

@@ -1,4 +1,4 @@
-"""A server's hold on its own run: it submits the run, claims it as Flower's executor would, and keeps it alive."""
+"""A server's own run in a SuperLink: submitted, claimed as Flower's executor would, and kept alive."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CLAIM = frozenset({"/flwr.proto.Runtime/PullPendingTasks", "/flwr.proto.Runtime
 
 
 class RunLink:
-    """A server's hold on its own run in a SuperLink whose control and runtime interface is at `address`."""
+    """A server's own run in a SuperLink whose control and runtime interface is at `address`."""
 
     def __init__(self, address: str, root_certificates: bytes | None, secret: bytes) -> None:
         self._address = address
@@ -47,7 +47,7 @@ class RunLink:
         """Set when the SuperLink no longer knows this run."""
 
     def register(self, public_key: bytes, name: str) -> int:
-        """Let the site with this key in; gives its node id."""
+        """Admit the site with this key; gives its node id."""
         with self._control() as client:
             return int(client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name)).node_id)
 
@@ -74,7 +74,7 @@ class RunLink:
         return grid
 
     def finish(self, grid: Grid, sub_status: str, details: str = "") -> None:
-        """Report the run's end to the SuperLink, where that still can be done."""
+        """Report the run's end to the SuperLink, if it can still be reached."""
         self._stopped.set()
         with suppress(httpx.HTTPError):
             grid.client.PushTaskOutput(PushTaskOutputRequest(sub_status=sub_status, details=details))
