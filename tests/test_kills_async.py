@@ -1,4 +1,4 @@
-"""The same of asynchronous runs on a virtual clock: tasks in flight and clients' own files go on, too."""
+"""The same of asynchronous runs on a virtual clock: pending tasks and client stores continue, too."""
 
 import os
 import signal

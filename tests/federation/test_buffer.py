@@ -166,7 +166,7 @@ def test_other_numbers_of_workers_give_the_same(tmp_path) -> None:
 
 
 def test_one_model_is_held_for_each_version_in_flight(tmp_path) -> None:
-    """Seven tasks in flight, some of which started from the same model."""
+    """Seven pending tasks, some of which started from the same model."""
     schedule = FedBuff(buffer_size=3, concurrency=7)
     end, _, checkpoints = timed(tmp_path, plan(schedule, 6), HalfNormal(minimum=1.0), data=tiny_data(clients=8))
     payloads = {id(flight.task.payload) for flight in end.pending_tasks}

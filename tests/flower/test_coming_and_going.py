@@ -282,7 +282,7 @@ def test_tasks_one_by_one_survive_a_new_superlink(tmp_path) -> None:
 
 
 def test_fedbuff_over_sites(stage, tmp_path) -> None:
-    """Whole rounds by the coordinator, with a checkpoint from which the tasks in flight are given out again."""
+    """Whole rounds by the coordinator, with a checkpoint from which the pending tasks are given out again."""
     for index in range(4):
         stage.join(index, train=silent) if index == 3 else stage.join(index)
     stage.open(4)

@@ -38,7 +38,7 @@ def open_regular(path: Path, at_most: int | None = None) -> Iterator[BinaryIO]:
     """Open `path` for reading, if it is a regular file of at most `at_most` bytes (None: no limit).
 
     A pipe, a socket or a device can block for ever, or has no end; none of them is opened for longer than it takes to
-    see what it is. A link counts as what it leads to.
+    see what it is. A link is followed.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or is longer; `strerror` is a reason to show.

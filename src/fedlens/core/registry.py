@@ -61,7 +61,7 @@ class Registry(Generic[T]):
             if not is_dataclass(factory):
                 raise TypeError(f"{factory.__name__} must be a dataclass: its fields are its configuration keys")
             if not factory.__module__.startswith(f"{self._package}."):
-                self._discover()  # a plugin must not take a name of the package's own, whoever comes first
+                self._discover()  # so that a plugin cannot take a built-in name before the package is imported
             known = self._entries.get(name)
             if known is not None and origin(known.factory) != origin(factory):  # the same: a plugin that changed
                 both = f"{origin(known.factory)} and {origin(factory)}"

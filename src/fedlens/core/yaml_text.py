@@ -73,7 +73,7 @@ class Text:
 
 
 def read_file(path: Path) -> Text:
-    """Parse a configuration file, whoever wrote it.
+    """Parse a configuration file, which may be malformed or hostile.
 
     Raises:
         ConfigError: it is not there, no regular file, too long, not UTF-8, not YAML (line and column are given), a key

@@ -71,7 +71,7 @@ class Coordinator:
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`trainable`: names that clients train; `describe` says what else to record of a round; `malicious`: clients
-        that attack; `note` is told of a round that is repeated."""
+        that attack; `note` is called with a line when a round is repeated."""
         self._plan = plan
         self._strategy = strategy
         self._runtime = runtime

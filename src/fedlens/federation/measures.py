@@ -7,7 +7,7 @@ diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ 
                      at right angles, more when they cancel
 cosine/…             how far the updates agree (`transforms.directions`), where tracking.updates asks for it
 labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
-attack/malicious     share of the round's answers that come from malicious clients, where there are some
+attack/malicious     share of the round's results that come from malicious clients, where there are any
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
                      compression, where that is more
 """

@@ -23,7 +23,7 @@ def view_of(experiment: Experiment) -> ServerView:
 
 
 def expectation(view: ServerView) -> Expect:
-    """(task, the client that it is for) → what an honest result looks like, as the task's kind says."""
+    """(task, its client) → the expected form of the result, from the task's kind."""
 
     def expect(task: Task, client: ClientInfo | None) -> Expected:
         return kind_of(task.kind).expected(task, client, view)

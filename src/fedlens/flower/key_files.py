@@ -109,7 +109,7 @@ def read_private_key(path: Path, loader: Callable[[bytes, None], Key]) -> Key:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """A new file that nobody but its owner could read at any time.
+    """Make a new file that only its owner can read, from the moment it exists.
 
     Raises:
         OSError: there is one already; it cannot be written.

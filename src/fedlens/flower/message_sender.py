@@ -15,7 +15,7 @@ from fedlens.training.tasks.base import kind_of
 T = TypeVar("T")
 
 MESSAGE_SECONDS = 12 * 3600.0
-"""A message that nobody fetched is forgotten after this."""
+"""After this time the SuperLink drops a message that was not fetched."""
 
 
 class Link(Protocol):
@@ -56,7 +56,7 @@ class MessageSender:
         return Message(content, node, flower_type(kind), ttl=MESSAGE_SECONDS, group_id=self._run)
 
     def send(self, messages: list[Message]) -> list[str | None]:
-        """The messages' names; None for one that the SuperLink did not take in."""
+        """Send messages; gives their names, None for one that the SuperLink did not accept."""
         taken = self.grid(lambda grid: set(grid.push_messages(messages)))
         names = [message.metadata.message_id for message in messages]
         return [name if name in taken else None for name in names]

@@ -127,7 +127,7 @@ class FlowerRuntime:
         return max(len(self._client_manager.ready()), 1)
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
-        """Send a batch of tasks. `enough`: so many answers end it."""
+        """Send a batch of tasks. `enough`: so many results end it."""
         self._forget()
         owed = {task.client: self._owing(task) for task in tasks}
         self._batch = _Batch(owed, enough or len(owed))

@@ -87,7 +87,7 @@ class VirtualRuntime:
     def close(self) -> None:
         self._inner.close()
 
-    # -- synchronous: a batch lasts as long as its slowest client, or as its `enough`-th answer ---------------------
+    # -- synchronous: a batch lasts as long as its slowest client, or until its `enough`-th result -------------------
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:
         listed = list(tasks)

@@ -56,7 +56,7 @@ class SummedDirections(Receiver):
         return unit | {COUNT: torch.ones(())}
 
     def _agreement(self, total: AggregatedUpdate) -> Mapping[str, float]:
-        """`total.extra` holds means over all answers."""
+        """`total.extra` holds means over all results."""
         if COUNT not in total.extra:
             return {}
         n = round(float(total.extra[COUNT]) * total.count)

@@ -75,7 +75,7 @@ class HeaviestResults(Receiver):
 
 
 def reduced(answer: ClientResult, limit: float) -> ClientResult:
-    """`answer` with a weight of `limit` at most, and its extras in proportion."""
+    """The result with a weight of at most `limit`, and its extras in proportion."""
     weight = answer.report.weight
     if weight <= limit:
         return answer

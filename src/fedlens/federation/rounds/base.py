@@ -22,7 +22,7 @@ class RoundSetup:
     """The parts of a run that every protocol uses.
 
     lr               the clients' learning rate of a round
-    quorum           fewest answers with which a synchronous round counts
+    quorum           fewest clients that must answer for a synchronous round to count
     trainable        names that clients train; the others are running statistics
     chain            the transforms of updates between clients and server
     make_aggregator  a new aggregator for one round's decoded results, given the state that the one before kept

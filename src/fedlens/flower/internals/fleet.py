@@ -259,7 +259,7 @@ _FAILURES: Sequence[tuple[str, type[ConnectionFailed], str]] = (
     ("handshake failed", Refused, ""),
     ("socket closed", HungUp, ""),
 )
-"""Words in what gRPC says of a failed call, in small letters → what failed, and how to say so; "": as gRPC does."""
+"""Words in gRPC's text of a failed call, in lower case → the error and its message; "": gRPC's text."""
 
 
 def _translated(error: grpc.RpcError) -> ConnectionFailed:
