@@ -20,7 +20,7 @@ test-slow: setup system
 
 # What takes too long for every change: many random inputs, and tests marked "full". Run by hand.
 test-full: setup
-	$(RUN) pytest -m "full or fuzz" -n 2 --dist worksteal --hypothesis-profile=full
+	$(RUN) pytest -m "full or fuzz" -n 2 --dist worksteal --hypothesis-profile=full --timeout 3600
 
 # On a machine with a GPU; everywhere else all of it is skipped.
 test-gpu: setup

@@ -26,7 +26,7 @@ import fedlens
 from fedlens.cli.main import app
 from fedlens.tracking.metrics import read_metrics
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
 """Seconds within which anything must have happened."""
 

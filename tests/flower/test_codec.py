@@ -161,6 +161,7 @@ def test_tasks_of_a_round_share_their_tensors() -> None:
         lambda content: content[HEAD].pop("store_version"),
         lambda content: content[HEAD].pop("kind"),
         lambda content: content[HEAD].update({"round": "seven"}),
+        lambda content: content[HEAD].update({"round": float("inf")}),
         lambda content: content[HEAD].update({"store_version": [1, 2]}),
         lambda content: content[HEAD].update({"settings": '{"lr": [0.1, 0.2]}'}),
         lambda content: content[HEAD].update({"settings": '{"speed": 1}'}),

@@ -87,7 +87,7 @@ def _read(array: Array) -> dict[str, Tensor]:
     try:
         state = load(array.data)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ProtocolError(f"tensors that cannot be read: {error}") from error
+        raise ProtocolError(f"tensors that cannot be read: {clean.line(str(error))}") from error
     for name, value in state.items():
         if value.dtype not in DTYPES:
             raise ProtocolError(f"{name} has the type {value.dtype}, which is not FedLens'")
@@ -129,8 +129,8 @@ def task_from(content: RecordDict) -> Task:
         )
     except ValidationError as error:
         raise ProtocolError(f"a task that cannot be read: settings: {error.errors()[0]['msg']}") from error
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ProtocolError(f"a task that cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise ProtocolError(f"a task that cannot be read: {clean.line(str(error))}") from error
 
 
 def answer_record(answer: ClientResult) -> RecordDict:
@@ -170,8 +170,8 @@ def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientRe
         payload = tensors(records[0])
         extra = payload if records[1] is records[0] else tensors(records[1])  # Flower keeps what is equal once
         report = ClientReport(task.client, weight, metrics, bool(record["stored"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"an answer that cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"an answer that cannot be read: {clean.line(str(error))}") from error
     if not 0 < weight < math.inf:
         raise ProtocolError(f"a weight of {weight}")
     answer = ClientResult(task.round, task.kind, report, payload, extra)
