@@ -19,13 +19,13 @@ from fedlens.aggregation.ranks import ranked
 from fedlens.core.limits import ClientsOrNone
 
 
-@rules.register("bulyan", summary="Krum's choices, then what lies around their median: tolerates f of 4 f + 3 or more")
+@rules.register("bulyan", summary="the mean around the median of Krum's selection: tolerates f of 4 f + 3 or more")
 @dataclass(frozen=True)
 class Bulyan(GatheringRule):
     """Krum selects θ = n − 2 f updates, one after another from those that remain; in every coordinate of these, the β =
     θ − 2 f values nearest to the median are averaged. The same applies to running statistics."""
 
-    f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
+    f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
 
     def incompatibility(self, cohort: int) -> str | None:
         return too_few(self.f, cohort, "bulyan", 4)

@@ -22,7 +22,9 @@ from fedlens.aggregation.ranks import median
 from fedlens.core.limits import Times
 
 
-@rules.register("centered_clip", summary="the mean around a centre, each update's distance from it cut to one radius")
+@rules.register(
+    "centered_clip", summary="the mean around a centre, each update's distance from it clipped to one radius"
+)
 @dataclass(frozen=True)
 class CenteredClip(GatheringRule):
     """All clients have equal weight, and each can move the result by at most τ / n per step. Distances use the

@@ -37,7 +37,7 @@ class GeometricMedian(GatheringRule):
     """
 
     iterations: Annotated[Times, Field(description="most steps; the paper makes 2, each a message to all")] = 100
-    nu: Annotated[float, Field(gt=0, description="ν, the distance below which a client pulls no harder")] = 1e-6
+    nu: Annotated[float, Field(gt=0, description="ν, smallest distance used in a client's weight")] = 1e-6
     weighted: Annotated[
         bool, Field(description="αᵢ by the clients' images, as they report them; false: all the same")
     ] = True

@@ -22,7 +22,7 @@ class Krum(GatheringRule):
     """The aggregate is the update with the smallest sum of squared distances to its n − f − 2 nearest neighbours,
     including its running statistics. Distances use the trainable tensors only."""
 
-    f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
+    f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
 
     def incompatibility(self, cohort: int) -> str | None:
         return too_few(self.f, cohort, "krum", 2)

@@ -51,7 +51,7 @@ class WeightedMean(Aggregator):
         )
 
 
-@rules.register("mean", summary="the weighted mean: exact, streamed, and at the mercy of any one client")
+@rules.register("mean", summary="the weighted mean: exact and streamed, but one client can move it arbitrarily far")
 @dataclass(frozen=True)
 class MeanRule(AggregationRule):
     """Σ w·update / Σ w."""

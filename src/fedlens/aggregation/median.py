@@ -13,7 +13,7 @@ from fedlens.aggregation.gathered import GatheringRule, Updates, used_up
 from fedlens.aggregation.ranks import median
 
 
-@rules.register("median", summary="the median of every coordinate: tolerates lies from fewer than half of the clients")
+@rules.register("median", summary="the median of every coordinate: tolerates fewer than half malicious clients")
 @dataclass(frozen=True)
 class Median(GatheringRule):
     """All clients have equal weight, whatever number of images they report. The same applies to running statistics."""

@@ -16,12 +16,12 @@ from fedlens.aggregation.krum import by_score, too_few
 from fedlens.core.limits import Clients, ClientsOrNone
 
 
-@rules.register("multikrum", summary="the mean of the m updates that Krum likes best: between Krum and the mean")
+@rules.register("multikrum", summary="the mean of the m updates with the best Krum scores: between Krum and the mean")
 @dataclass(frozen=True)
 class MultiKrum(GatheringRule):
     """The unweighted mean of the m updates with the best Krum scores, including their running statistics."""
 
-    f: Annotated[ClientsOrNone, Field(description="how many clients of a round may lie")] = 1
+    f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
     m: Annotated[Clients | None, Field(description="how many are averaged; default: n − f")] = None
 
     def incompatibility(self, cohort: int) -> str | None:

@@ -17,7 +17,9 @@ from fedlens.core.types import ClientResult
 from fedlens.transforms.base import Receiver, ReceivingAggregator
 
 
-@rules.register("norm_bound", summary="the weighted mean of updates cut to one length: no client decides alone")
+@rules.register(
+    "norm_bound", summary="the weighted mean of updates clipped to one L2 norm: limits each client's influence"
+)
 @dataclass(frozen=True)
 class NormBound(AggregationRule):
     """Clips the trainable tensors of every update to the L2 norm M, then takes the weighted mean; streams like the

@@ -16,9 +16,7 @@ from fedlens.attacks.moments import Moments, RunningMoments
 from fedlens.core.types import State
 
 
-@attacks.register(
-    "alie", summary="a little is enough: all send the honest mean, moved by a part of the honest deviation"
-)
+@attacks.register("alie", summary="a little is enough: all send the honest mean, shifted by z honest deviations")
 @dataclass(frozen=True)
 class ALittleIsEnough(Attack):
     """All m malicious clients of a round send μ − z σ, with the mean and standard deviation of every coordinate over

@@ -14,7 +14,7 @@ from fedlens.attacks.base import Attack, AttackContext, attacks
 from fedlens.core.types import State
 
 
-@attacks.register("sign_flip", summary="send the honest update, turned round and stretched")
+@attacks.register("sign_flip", summary="send the honest update, negated and scaled")
 @dataclass(frozen=True)
 class SignFlip(Attack):
     """A malicious client sends −factor · Δ, where Δ is its own honest update."""

@@ -58,8 +58,10 @@ class IntermittentClients(LatencyModel):
     """
 
     dropout: Annotated[float, Field(ge=0, lt=1, description="probability that a task's answer never comes")] = 0.0
-    available: Annotated[float, Field(gt=0, le=1, description="share of the time that a client is on")] = 1.0
-    cycle: Annotated[float, Field(gt=0, description="seconds from one time that a client comes on to the next")] = 100.0
+    available: Annotated[float, Field(gt=0, le=1, description="share of the time that a client is available")] = 1.0
+    cycle: Annotated[
+        float, Field(gt=0, description="seconds from one start of a client's availability to the next")
+    ] = 100.0
 
     def lost(self, client: str, seed: int, number: int) -> bool:
         return self.dropout > 0 and draws(seed, "dropout", number).random() < self.dropout

@@ -15,7 +15,7 @@ Spread = Annotated[float, Field(ge=0, le=20)]
 """At 20, one client in six is already half a billion times slower than the median client."""
 
 
-@clocks.register("lognormal", summary="clients of unequal speed for good, some of them many times slower")
+@clocks.register("lognormal", summary="clients of unequal, constant speed; some are many times slower")
 @dataclass(frozen=True)
 class LogNormal(IntermittentClients):
     """median · exp(sigma · z_client + jitter · z_task) seconds, both z standard normal."""

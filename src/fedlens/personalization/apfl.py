@@ -23,7 +23,7 @@ ALPHA, OWN, STATISTICS = "alpha", "own", "statistics"
 """Stored per client: α, v, and the running statistics of v̄."""
 
 
-@personalizations.register("apfl", summary="each client mixes its own model with the shared one, in its own measure")
+@personalizations.register("apfl", summary="each client mixes its own model with the shared one, with a learned weight")
 @dataclass(frozen=True)
 class APFL(Personalization):
     """On each batch: α ← α − η ⟨v − w, ∇f(v̄)⟩ (eq. 10, clipped to [0, 1]), v ← v − η ∇ᵥ f(v̄), w ← w − η ∇f(w).

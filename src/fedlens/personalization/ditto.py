@@ -20,12 +20,12 @@ from fedlens.personalization.base import LocalTrainingContext, Personalization, 
 from fedlens.strategies.base import LocalTerms
 
 
-@personalizations.register("ditto", summary="a model of its own at each client, drawn towards the shared one")
+@personalizations.register("ditto", summary="each client also trains its own model, regularised towards the shared one")
 @dataclass(frozen=True)
 class Ditto(Personalization):
     """v ← v − η (∇F(v) + λ (v − wᵗ)), during `personal_epochs` passes over the images (the paper's s steps)."""
 
-    lam: Annotated[float, Field(ge=0, description="λ, how strongly; the paper tries 0.05 to 2")] = 1.0
+    lam: Annotated[float, Field(ge=0, description="λ, weight of the proximal term; the paper tries 0.05 to 2")] = 1.0
     personal_epochs: Annotated[
         Times | None, Field(description="passes for the client's own model; default: federated.local_epochs")
     ] = None

@@ -51,11 +51,13 @@ class FedALA(Personalization):
     layers: Annotated[
         Layers, Field(description="p, top layers that are mixed: the head and the blocks below it; the paper: 1")
     ] = 1
-    sample: Annotated[float, Field(gt=0, le=1, description="s, share of the images that teach W; the paper: 0.8")] = 0.8
+    sample: Annotated[
+        float, Field(gt=0, le=1, description="s, share of the images used to train W; the paper: 0.8")
+    ] = 0.8
     weights_lr: Annotated[float, Field(gt=0, description="η, learning rate of W; the paper: 1")] = 1.0
     steady: Annotated[
         float,
-        Field(gt=0, description="standard deviation of ten losses that is steady; the paper: 0.01, its code: 0.1"),
+        Field(gt=0, description="converged at this standard deviation of ten losses; the paper: 0.01, its code: 0.1"),
     ] = 0.1
 
     def arrive(self, local: LocalTrainingContext) -> None:

@@ -28,7 +28,9 @@ class FedBABU(SplitPersonalization):
 
     tune_epochs: TuneEpochs = 5
     tune_lr: TuneRate = None
-    tunes: Annotated[Literal["all", "head", "body"], Field(description="what the fine-tuning before use moves")] = "all"
+    tunes: Annotated[Literal["all", "head", "body"], Field(description="what the fine-tuning before use trains")] = (
+        "all"
+    )
 
     def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:
         return local.fit(local.epochs, terms, step_scale=local.mask(self.body_of(local)))

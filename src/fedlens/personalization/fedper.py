@@ -14,7 +14,7 @@ from fedlens.personalization.base import personalizations
 from fedlens.personalization.split import SplitPersonalization
 
 
-@personalizations.register("fedper", summary="the head stays with the client: same features, own decisions")
+@personalizations.register("fedper", summary="the head stays with the client: shared features, a classifier of its own")
 @dataclass(frozen=True)
 class FedPer(SplitPersonalization):
     """`head` selects the paper's W_P: by default one linear layer; another prefix can select more of the model."""

@@ -23,7 +23,9 @@ from fedlens.personalization.base import Batch, LocalTrainingContext, Personaliz
 from fedlens.strategies.base import LocalTerms
 
 
-@personalizations.register("pfedme", summary="a model of its own at each client, around which the shared one moves")
+@personalizations.register(
+    "pfedme", summary="each client's own model, regularised towards the shared one by a Moreau envelope"
+)
 @dataclass(frozen=True)
 class PFedMe(Personalization):
     """For each of R batches: K steps θ ← θ − η' (∇f(θ) + λ (θ − w)), then w ← w − η λ (w − θ).
@@ -37,7 +39,7 @@ class PFedMe(Personalization):
 
     steps_only = False
 
-    lam: Annotated[float, Field(gt=0, description="λ, how strongly θ is held; the paper: 15 to 30")] = 15.0
+    lam: Annotated[float, Field(gt=0, description="λ, weight of the proximal term; the paper: 15 to 30")] = 15.0
     personal_steps: Annotated[Times, Field(description="K, steps of θ on each batch; the paper: 5")] = 5
     personal_lr: Annotated[float, Field(gt=0, description="η', learning rate of θ; the authors' code: 0.09")] = 0.09
 

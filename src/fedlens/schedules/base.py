@@ -21,9 +21,7 @@ from fedlens.core.types import State
 from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
 from fedlens.federation.rounds.buffered import BufferedRounds
 
-MaxStaleness = Annotated[
-    Times | None, Field(description="updates that are more steps old are thrown away; default: none is")
-]
+MaxStaleness = Annotated[Times | None, Field(description="updates staler than this are discarded; default: none is")]
 Concurrency = Annotated[
     Clients | None,
     Field(description="clients at work at any time; default: as many as a synchronous round takes"),

@@ -32,7 +32,7 @@ class FedAsync(Asynchronous):
     a: Annotated[
         float | None, Field(gt=0, description="a of s(τ); default: the paper's, 0.5 (polynomial) or 10 (hinge)")
     ] = None
-    b: Annotated[TimesOrNever, Field(description="hinge: steps that cost nothing")] = 4
+    b: Annotated[TimesOrNever, Field(description="hinge: staleness without a penalty")] = 4
     concurrency: Concurrency = None
     max_staleness: MaxStaleness = None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedlens.strategies.base import ClientContext, LocalTerms, Strategy, strategies
 
 
-@strategies.register("fedprox", summary="FedAvg with a pull towards the received model, for unequal clients")
+@strategies.register("fedprox", summary="FedAvg with a proximal term towards the received model, for unequal clients")
 @dataclass(frozen=True)
 class FedProx(Strategy):
     """Clients minimise F(w) + μ/2 ‖w − wᵗ‖² (eq. 2); its gradient adds μ (w − wᵗ) to every step."""

@@ -24,7 +24,7 @@ BACKBONE = "backbone."
 """Name prefix of a Recognizer's backbone."""
 
 
-@strategies.register("moon", summary="pulls what clients see in an image towards the received model's view of it")
+@strategies.register("moon", summary="a contrastive loss keeps the clients' features close to the received model's")
 @dataclass(frozen=True)
 class Moon(Strategy):
     """Clients minimise ℓ_sup + μ ℓ_con with

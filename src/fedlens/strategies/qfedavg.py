@@ -35,7 +35,7 @@ LARGEST = 1e6
 rejected."""
 
 
-@strategies.register("qfedavg", summary="fairness: clients on which the model does badly count more")
+@strategies.register("qfedavg", summary="fairness: clients with a higher loss get more weight")
 @dataclass(frozen=True)
 class QFedAvg(Strategy):
     """x ← x − Σ w_k Δ_k / Σ w_k h_k with Δ_k = F_k^q L (x − y_k) and h_k = q F_k^(q−1) ‖L (x − y_k)‖² + L F_k^q. F_k is
