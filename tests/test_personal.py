@@ -77,6 +77,7 @@ def predict(run, photo: Path, *options: str):
 def test_it_is_the_model_that_was_measured_at_home(runs, name: str) -> None:
     """Loss and accuracy of every client's model on its own test images are those of the last round's records."""
     from fedlens.build.experiment import build_experiment
+    from fedlens.build.scoring import inputs_of
     from fedlens.training.evaluation import evaluate
 
     run = runs[name]
@@ -86,7 +87,7 @@ def test_it_is_the_model_that_was_measured_at_home(runs, name: str) -> None:
         client["client"]: client for client in read_metrics(RunDir(run.folder).metrics)[-1]["clients"]["by_client"]
     }
     for client in sampled(run):
-        found = evaluate(run.model_of(client), experiment.examples(rows[client]), 10)
+        found = evaluate(run.model_of(client), inputs_of(experiment, rows[client]), 10)
         assert found.loss == pytest.approx(measured[client]["loss"], rel=1e-5)
         assert found.accuracy == measured[client]["accuracy"]
 
