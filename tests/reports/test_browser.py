@@ -18,6 +18,7 @@ from tests.fake_runs import federated_data, record, save_data, write_run
 
 from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.data.types import ClientRows
+from fedlens.reports.compare import write_comparison
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
@@ -40,7 +41,14 @@ addEventListener("load", () => setTimeout(() => {
     ticks: [...plot.querySelectorAll(".ytick text")].map((tick) => tick.textContent),
   }));
   const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
-  const page = {plots, asked, wide: document.documentElement.scrollWidth, broken: window.broken ?? null};
+  const figures = [...document.querySelectorAll(".runs td:nth-child(n+6)")];
+  const lines = (cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return range.getClientRects().length;
+  };
+  const wholePage = {wide: document.documentElement.scrollWidth, broken: window.broken ?? null};
+  const page = {plots, asked, lines: figures.map(lines), ...wholePage};
   document.body.insertAdjacentHTML("beforeend", `<pre id="measured">${btoa(JSON.stringify(page))}</pre>`);
 }, 300));
 </script>
@@ -54,6 +62,7 @@ class Seen:
 
     plots: list[dict[str, Any]]
     asked: list[str]
+    lines: list[int]
     wide: int
     broken: object
     console: list[str]
@@ -117,3 +126,13 @@ def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, 
     assert seen.console == []
     assert seen.asked == []
     assert seen.broken is None  # the class that is called <script>window.broken=1</script>
+
+
+def test_a_comparison_scrolls_its_table_and_breaks_no_figure(tmp_path: Path) -> None:
+    write_run(tmp_path, "fedavg-mobilenetv3_large_100")
+    write_run(tmp_path, "other")
+    write_comparison([tmp_path], tmp_path / "cmp.html")
+    for width in (1300, 500):  # the narrowest window of a desktop browser
+        seen = look_at(tmp_path / "cmp.html", width)
+        assert seen.wide <= width, "the table scrolls, not the page"
+        assert set(seen.lines) == {1}, "each figure is on one line"

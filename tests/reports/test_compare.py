@@ -75,6 +75,19 @@ def test_one_row_a_run(logs: Path) -> None:
     assert (nothing["accuracy"], nothing["seconds"], nothing["status"]) == (None, 0, "stopped")
 
 
+def test_the_page_says_what_makes_the_comparison_doubtful(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_run(tmp_path, name).fingerprint.write_text(json.dumps(name))
+    notes: list[str] = []
+    compare_runs([tmp_path], notes.append)
+    write_comparison([tmp_path], tmp_path / "cmp.html")
+    page = (tmp_path / "cmp.html").read_text()
+    (note,) = notes
+    assert note.startswith("the runs were trained on different images")
+    assert f'<p class="box advice">{note}</p>' in page
+    assert '<table class="runs">' in page
+
+
 def test_the_best_round_does_not_depend_on_min_delta(logs: Path) -> None:
     (run,) = logs.glob("whole-*")
     (run / "config.yaml").write_text("stopping: {min_delta: 3.5}\n")

@@ -57,7 +57,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     curves = section("Accuracy", *_curves(named))
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet")
-    sections = [*map(warning, told), table(*as_table(rows)), *map(paragraph, notes(rows)), curves]
+    sections = [*map(warning, told), table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
     text = page("Runs side by side", f"{len(runs)} runs", sections)
     try:
         write_atomic(path, text)

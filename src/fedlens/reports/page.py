@@ -67,12 +67,13 @@ def titled(title: str, caption: str, content: str, wide: bool = False) -> str:
     return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}{use}</figcaption>{content}</figure>'
 
 
-def table(head: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
-    """Plain text in a table; a very long table is truncated."""
+def table(head: Sequence[str], rows: Sequence[Iterable[object]], kind: str = "") -> str:
+    """Plain text in a table; a very long table is truncated. `kind`: its CSS class in page.html."""
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[:_MOST_ROWS])
     more = f"<p>… and {len(rows) - _MOST_ROWS:,} more.</p>" if len(rows) > _MOST_ROWS else ""
+    named = f' class="{kind}"' if kind else ""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f'<div class="box"><table><tr>{titles}</tr>{body}</table>{more}</div>'
+    return f'<div class="box"><table{named}><tr>{titles}</tr>{body}</table>{more}</div>'
 
 
 def paragraph(text: str) -> str:
