@@ -105,7 +105,7 @@ def test_resuming_what_is_no_run_names_those_nearby() -> None:
     Path("logs", "old").mkdir(parents=True)
     refused_in_one_line("resume logs/old", "'logs/old' is no run", "`fedlens run` makes one")
     refused_in_one_line("resume logs/older", "'logs/older' does not exist")
-    Path("logs", "whole").mkdir()
+    Path("logs", "whole", "checkpoints").mkdir(parents=True)
     Path("logs", "whole", "config.yaml").touch()
     refused_in_one_line("resume logs/old", "Runs nearby: logs/whole")
 

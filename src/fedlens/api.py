@@ -266,8 +266,10 @@ def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
 def _stopped(folder: str | Path, overrides: Sequence[str], use: Use) -> tuple[RunDir, Config]:
     fixed = [override for override in overrides if not override.startswith(MAY_CHANGE)]
     if fixed:
+        allowed = ", ".join(f"{key}*" if key[-1] in "._" else key for key in MAY_CHANGE)
         raise ConfigError(
-            *(f"{override}: a resumed run may change only {', '.join(MAY_CHANGE)}…" for override in fixed)
+            f"{', '.join(fixed)}: a resumed run may change only keys that do not affect the rounds trained so far: "
+            f"{allowed}; for anything else start a new run with `fedlens run`"
         )
     directory = RunDir.open(Path(folder))
     return directory, load_saved(directory.config, overrides, use=use)

@@ -54,6 +54,19 @@ def test_a_truncated_checkpoint_is_passed_over_and_said(tmp_path, file: str, sha
     assert "round 2 is damaged" in notes[0]
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{}", b'{"sha256": 1, "round', b"\x00" * 8])
+def test_a_damaged_checkpoint_is_said_without_a_decoders_words(tmp_path, content: bytes) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(checkpoint(1))
+    store.save(checkpoint(2))
+    (tmp_path / "round-00000002" / "checkpoint.json").write_bytes(content)
+    notes: list[str] = []
+    found = store.latest(notes.append)
+    assert found is not None
+    assert found.round == 1
+    assert notes == ["checkpoint of round 2 is damaged (checkpoint.json cannot be read); taking the one before it"]
+
+
 def test_a_flipped_bit_is_noticed(tmp_path) -> None:
     store = Checkpoints(tmp_path)
     store.save(checkpoint(1))

@@ -70,9 +70,15 @@ def test_a_resume_names_them(tmp_path: Path) -> None:
     assert [line["round"] for line in read_metrics(folder.metrics)] == [3]
 
 
-def test_what_stands_after_the_checkpointed_round_is_not_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("removed", "after", "kept"), [((), 2, [1, 2]), ((2,), 2, [1]), ((1,), 1, []), ((), 1, [1])])
+def test_a_torn_last_line_does_not_refuse_a_resume(
+    tmp_path: Path, removed: tuple[int, ...], after: int, kept: list[int]
+) -> None:
     folder = write_run(tmp_path, rounds=2)
+    without_lines(folder, *removed)
     with folder.metrics.open("a") as file:
         file.write('{"round": 3, "te\n')
-    assert MetricsFile(folder.metrics, after_round=2).missing == []
-    assert [line["round"] for line in read_metrics(folder.metrics)] == [1, 2]
+    assert MetricsFile(folder.metrics, after).missing == [
+        number for number in range(1, after + 1) if number not in kept
+    ]
+    assert [line["round"] for line in read_metrics(folder.metrics)] == kept

@@ -43,6 +43,10 @@ def test_a_folder_that_is_no_run_is_named_with_the_runs_beside_it(tmp_path: Path
         RunDir.open(tmp_path)
     with pytest.raises(ConfigError, match=r"does not exist.*fedavg-lenet"):
         RunDir.open(tmp_path / "typo")
+    (tmp_path / "config.yaml").touch()  # of an experiment, not of a run
+    with pytest.raises(ConfigError, match=rf"does not exist\. Runs nearby: {run.path}$"):
+        RunDir.open(tmp_path / "typo")
+    (tmp_path / "config.yaml").unlink()
     (tmp_path / "alone" / "x").mkdir(parents=True)
     with pytest.raises(ConfigError, match="`fedlens run` makes one"):
         RunDir.open(tmp_path / "alone" / "x")

@@ -38,6 +38,13 @@ META_FILE = "checkpoint.json"
 BEST_FILE = "best.safetensors"
 MODEL_FILE = "model-{:08d}.safetensors"
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
+"""What reading a damaged checkpoint raises: a file is missing, not JSON, or JSON of another form."""
+
+
+class _Damaged(ValueError):
+    """A file is not as it was written."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -166,8 +173,8 @@ class Checkpoints:
         for number in reversed(rounds):
             try:
                 return self._load(number)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                note(f"checkpoint of round {number} is damaged ({error}); taking the one before it")
+            except UNREADABLE as error:
+                note(f"checkpoint of round {number} is damaged ({_reason(error)}); taking the one before it")
         if rounds:
             raise CheckpointError(f"every checkpoint in {self._folder} is damaged: start the run again")
         return None
@@ -175,7 +182,7 @@ class Checkpoints:
     def _load(self, number: int) -> Checkpoint:
         folder, meta = self._path(number), self._read(number)
         if _digest(folder / STATE_FILE) != meta["sha256"]:
-            raise ValueError(f"{STATE_FILE} does not match its SHA-256")
+            raise _Damaged(f"{STATE_FILE} does not match its SHA-256")
         tensors = load_file(folder / STATE_FILE)
         return Checkpoint(
             meta["round"],
@@ -193,7 +200,7 @@ class Checkpoints:
         for text, digest in meta["models"].items():
             number = int(text)
             if _digest(self._model(number)) != digest:
-                raise ValueError(f"{self._model(number).name} does not match its SHA-256")
+                raise _Damaged(f"{self._model(number).name} does not match its SHA-256")
             models[number] = load_file(self._model(number))
             self._models[number] = digest
         return tuple(
@@ -221,7 +228,7 @@ class Checkpoints:
         """The rounds whose models a checkpoint refers to; none when it is damaged."""
         try:
             return [int(text) for text in self._read(number)["models"]]
-        except (OSError, ValueError):
+        except UNREADABLE:
             return []
 
     def _model(self, number: int) -> Path:
@@ -229,6 +236,15 @@ class Checkpoints:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number:08d}"
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint cannot be read, for a person: not what a decoder says of bytes."""
+    if isinstance(error, OSError):
+        return f"{Path(error.filename or STATE_FILE).name}: {error.strerror}"
+    if isinstance(error, SafetensorError):
+        return f"{STATE_FILE} cannot be read"
+    return str(error) if isinstance(error, _Damaged) else f"{META_FILE} cannot be read"
 
 
 def _meta(checkpoint: Checkpoint) -> dict[str, object]:

@@ -60,7 +60,8 @@ class MetricsFile:
 
 def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics file, oldest first; an incomplete last line is ignored; a missing file gives an empty
-    list. `until`: only rounds up to this one; later lines are not checked.
+    list. `until`, for a resume: only rounds up to this one; later lines are not checked, and a damaged last line is
+    ignored.
 
     Raises:
         FedLensError: the file cannot be read, or a checked line is not a round.
@@ -74,10 +75,15 @@ def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
         raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
     for number, text in enumerate(texts[:-1], start=1):  # the last piece lacks its newline: incomplete
         where = f"{path}, line {number}"
-        line = formed(with_names_of_today(parse_line(text, where)), Round, where)
+        try:
+            line = formed(with_names_of_today(parse_line(text, where)), Round, where)
+        except FedLensError:
+            if until is not None and number == len(texts) - 1:
+                break
+            raise
         if until is None or line["round"] <= until:
             lines.append(line)
-        if line["round"] == until:
+        if until is not None and line["round"] >= until:
             break
     return lines
 

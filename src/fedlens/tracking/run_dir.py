@@ -217,6 +217,10 @@ def find_runs(base: Path) -> list[RunDir]:
     """The runs at `base`: the folder itself, or those in it and in its sub-folders (sweeps), oldest first."""
     if (base / "config.yaml").is_file():
         return [RunDir(base)]
+    return _runs_below(base)
+
+
+def _runs_below(base: Path) -> list[RunDir]:
     configs: Iterable[Path] = (*base.glob("*/config.yaml"), *base.glob("*/*/config.yaml"))
     return [RunDir(config.parent) for config in sorted(configs, key=lambda config: (config.stat().st_mtime, config))]
 
@@ -237,5 +241,8 @@ def _no_run(path: Path) -> str:
         problem = f"{str(path)!r} does not exist"
     else:
         problem = f"{str(path)!r} is no run: there is no config.yaml in it"
-    beside = [str(run.path) for folder in (path, path.parent) if folder.is_dir() for run in find_runs(folder)]
+    folders = [folder for folder in (path, path.parent) if folder.is_dir()]
+    # a config.yaml alone makes no run: experiments are kept so, too
+    runs = [run for folder in folders for run in _runs_below(folder) if run.checkpoints.is_dir()]
+    beside = list(dict.fromkeys(str(run.path) for run in runs))
     return f"{problem}. " + (f"Runs nearby: {', '.join(beside[-5:])}" if beside else "`fedlens run` makes one.")
