@@ -21,7 +21,7 @@ HERE = ("aggregation", "fedbuff", "gpu", "reproductions", "robustness")
 """Their smallest work is done in this process."""
 STARTED = ("features", "flower_rounds", "speed")
 """They start programs, which takes seconds."""
-LONG = ("memory", "soak", "solar", "startup", "strategies")
+LONG = ("compressions", "memory", "soak", "solar", "startup", "strategies")
 MORE = {"flower_rounds": ("empty",)}
 TOOLS = ("echo_sites", "build_sample", "write_reference", "final_models")
 """What other scripts start, or what makes files of the repository: other tests use them."""
