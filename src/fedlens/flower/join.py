@@ -19,8 +19,8 @@ def join(site: SiteConfig, watcher: Watcher) -> None:
     Raises:
         FedLensError: the server cannot be used, or the site cannot work.
     """
-    source_of(site)  # a folder that is missing is said at once, not when a server is there
     place = where(site)
+    source_of(site)  # a folder that is missing is said at once, not when a server is there
     terms = Terms(site.allow.max_message_mb * 1_000_000, bundle().hash_str, site.stay)
     with exclusive_lock(site):
         watcher.note(f"{site.client}: images in {site.data_dir}, state in {site.state}")
