@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from fedlens.core.registry import Registry
 from fedlens.core.types import ClientFailure, ClientInfo, ClientResult, State, Task, TaskSettings
@@ -40,6 +42,11 @@ class ServerView:
     settings: LocalSettings
     outputs: int
     own_metrics: tuple[str, ...]
+
+    @cached_property
+    def zeros(self) -> dict[str, Tensor]:
+        """An update of zeros: made once, and not for every result."""
+        return {name: torch.zeros_like(value) for name, value in self.shared.items()}
 
 
 class TaskKind(ABC):

@@ -81,7 +81,7 @@ class Train(TaskKind):
         """Shapes and dtypes are derived by applying the strategy and the transforms to a zero update."""
         algorithm, settings = view.algorithm, view.settings
         examples = client.examples if client else 0
-        zeros = {name: torch.zeros_like(value) for name, value in view.shared.items()}
+        zeros = view.zeros
         passes = algorithm.personalization.passes(settings.epochs)
         payload = algorithm.chain.decode_model(task.payload)
         context = client_context(
