@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.docs.snippets import ROOT, blocks
@@ -18,12 +19,16 @@ import fedlens
 from fedlens.aggregation.base import rules
 from fedlens.aggregation.gathered import Updates
 from fedlens.attacks.base import AttackContext, attacks
+from fedlens.build.builders import build_table
+from fedlens.build.load import load
 from fedlens.clocks.base import clocks
 from fedlens.compression.base import compressions
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.plugins import load_plugins
 from fedlens.core.types import Task, TaskSettings
 from fedlens.data.base import ToPartition, schemes
+from fedlens.data.detect import detect
+from fedlens.errors import DataError
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import strategies
 from fedlens.strategies.fedavg import FedAvg
@@ -102,6 +107,22 @@ def test_scaffold_s_server_variate_is_the_mean_of_the_clients() -> None:
     for name in ("1.weight", "1.bias"):
         mean = torch.stack([tensors[f"strategy/{name}"] for tensors in own]).mean(0)
         torch.testing.assert_close(server[f"extra/{name}"], mean)
+
+
+def test_a_source_of_a_plugin_claims_its_files(tmp_path: Path) -> None:
+    """It is found by its path alone; a second plugin that claims the same file leaves the choice to the user."""
+    file = tmp_path / "set.npz"
+    np.savez(file, images=np.zeros((20, 8, 8, 3), np.uint8), labels=np.arange(20) % 4)
+    config = load(None, (), {"data.path": str(file), "plugins": ["my_arrays.py"]})
+    table, name = build_table(config.data)
+    assert (name, len(table.labels), len(table.class_names)) == ("arrays", 20, 4)
+    with pytest.raises(DataError, match=r"is neither a folder nor a \.csv, .* manifest nor an \.npz file"):
+        detect(Path("my_arrays.py"))
+
+    Path("twin.py").write_text(FILES["my_arrays.py"].replace('"arrays",', '"twin",'), encoding="utf-8")
+    load_plugins([Path("twin.py")])
+    with pytest.raises(DataError, match=r"choose data\.source=arrays or data\.source=twin"):
+        detect(file)
 
 
 def test_the_model_learns_colours() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import Field, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,23 @@ from fedlens.data.types import ImageTable
 
 
 class Source(ABC):
-    """A source of images. The fields of the dataclass are its configuration keys under `data`."""
+    """A source of images. The fields of the dataclass are its configuration keys under `data`.
+
+    reads  what `claims` recognizes, as an error message names it: "a .csv table"
+    asked  the place in which `claims` is asked; a source that needs longer to look, or takes anything, has a later one
+    """
+
+    reads: ClassVar[str] = ""
+    asked: ClassVar[int] = 0
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether `data.source: auto` chooses this source for `path`, which exists. By default it never does.
+
+        Raises:
+            DataError: it would, but for a mistake in the folder that the message names.
+        """
+        return False
 
     @abstractmethod
     def load(self) -> ImageTable:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
-from fedlens.data.folders import folder_layout
+from fedlens.data.base import sources
 from fedlens.data.tree import printable
 from fedlens.errors import DataError
 
-HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json")
-"""Files that `save_to_disk` of the `datasets` library writes."""
+WITHOUT_PATH = "sample"
 
 
 def detect(path: Path | None) -> str:
-    """The name of the source that fits `path`; the sample if `path` is None.
+    """The name of the source that claims `path`; the sample if `path` is None.
 
     Raises:
-        DataError: `path` does not exist, or no source can read its content; the message says what was searched for.
+        DataError: `path` does not exist, or not exactly one source claims it; the message says what was searched for.
     """
     if path is None:
-        return "sample"
+        return WITHOUT_PATH
     path = path.expanduser()
     if not path.exists():
         raise DataError(
             f"data.path: {printable(path)} does not exist (for a data set of the Hugging Face hub, set data.source to "
             "huggingface)"
         )
-    if path.is_file():
-        if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
-            return "manifest"
-        raise DataError(f"data.path: {printable(path)} is neither a folder nor a .csv, .tsv or .parquet manifest")
-    if any((path / name).exists() for name in HUGGING_FACE_FILES):
-        return "huggingface"
-    return "clients" if folder_layout(path).has_clients else "imagefolder"
+    entries = sorted(sources.entries(), key=lambda entry: entry.factory.asked)
+    for _, asked in groupby(entries, key=lambda entry: entry.factory.asked):
+        claiming = [entry.name for entry in asked if entry.factory.claims(path)]
+        if len(claiming) > 1:
+            ways = " or ".join(f"data.source={name}" for name in claiming)
+            raise DataError(f"data.path: several sources read {printable(path)}; choose {ways}")
+        if claiming:
+            return claiming[0]
+    read = list(dict.fromkeys(entry.factory.reads for entry in reversed(entries) if entry.factory.reads))
+    raise DataError(f"data.path: {printable(path)} is neither {' nor '.join(read)}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
-from fedlens.data.folders import existing_folder, folder_table
+from fedlens.data.folders import existing_folder, folder_layout, folder_table
 from fedlens.data.tree import printable
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -26,6 +26,12 @@ class ClientFolders(Source):
     without it they are sorted."""
 
     path: Annotated[Path, Field(description="folder with a folder for each client")]
+
+    asked: ClassVar[int] = 1  # it lists the whole tree
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_dir() and folder_layout(path).has_clients
 
     def load(self) -> ImageTable:
         """List the images. Raises DataError, as `folder_table`, or if there are no folders of clients."""

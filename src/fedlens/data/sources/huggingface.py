@@ -16,13 +16,15 @@ from pydantic import Field
 from fedlens.core.files import mark_used
 from fedlens.data.base import Source, sources
 from fedlens.data.cache import default_cache_dir
-from fedlens.data.detect import HUGGING_FACE_FILES
 from fedlens.data.labels import class_notes, label_faults, label_texts, normalized
 from fedlens.data.split_names import split_word
 from fedlens.data.summary import read_as, some, splits_text
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
+
+_SAVED = ("dataset_dict.json", "dataset_info.json")
+"""Files that `save_to_disk` of the `datasets` library writes."""
 
 _LEFT_OUT = "none"
 """Means that no split is used. In a file, the empty text means the same; on the command line it would be an unset
@@ -51,6 +53,10 @@ class HuggingFace(Source):
     train_split: Annotated[str, Field(description="name of the training split")] = "train"
     val_split: Annotated[str | None, Field(description="name of the validation split; none leaves it out")] = None
     test_split: Annotated[str | None, Field(description="name of the test split; none leaves it out")] = None
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return any((path / name).exists() for name in _SAVED)
 
     def load(self) -> ImageTable:
         """Download the data set if necessary, and list its images.
@@ -83,7 +89,7 @@ class HuggingFace(Source):
         if name is None:
             raise DataError("data.source huggingface needs data.dataset (a name on the hub) or data.path (a folder)")
         try:
-            if any((Path(name) / file).exists() for file in HUGGING_FACE_FILES):
+            if self.claims(Path(name)):
                 found = datasets.load_from_disk(name)
             else:
                 found = datasets.load_dataset(name, self.subset)

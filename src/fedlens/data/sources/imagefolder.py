@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,13 @@ class ImageFolder(Source):
     official splits. The run's notes describe how the folders were read."""
 
     path: Annotated[Path, Field(description="folder with a folder for each class")]
+
+    reads: ClassVar[str] = "a folder"
+    asked: ClassVar[int] = 2  # it takes any folder
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_dir()
 
     def load(self) -> ImageTable:
         """List the images. Raises DataError, as `folder_table`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,12 @@ class Manifest(Source):
         Mapping[Column, Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]],
         Field(description="names of the table's columns: columns.path, columns.label, …"),
     ] = field(default_factory=dict)
+
+    reads: ClassVar[str] = "a .csv, .tsv or .parquet manifest"
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".parquet")
 
     def load(self) -> ImageTable:
         """Read the table and check that its files exist.
