@@ -23,6 +23,32 @@ def counting(monkeypatch):
         needs_sgd = True
 
 
+@pytest.fixture
+def weighing(monkeypatch):
+    """A strategy that gives each part of the model its own weight."""
+    strategies.names()
+    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))
+
+    @strategies.register("weighing", summary="for this test")
+    @dataclass(frozen=True)
+    class Weighing(Strategy):
+        weighs_parts = True
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("aggregation.name=median", "aggregation.name = 'median': strategy weighing counts on the weighted mean"),
+        ("aggregation.weights=uniform", "aggregation.weights = 'uniform': strategy weighing weighs updates"),
+        ("server.max_weight_share=0.2", "server.max_weight_share = 0.2: strategy weighing gives each part"),
+    ],
+)
+def test_weights_of_parts_need_the_plain_mean(weighing, setting: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, ["strategy.name=weighing", setting])
+    assert caught.value.problems[0].startswith(line)
+
+
 @pytest.mark.parametrize("name", ["pfedme", "fedala"])
 def test_updates_that_are_more_than_steps(counting, name: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -15,7 +15,7 @@ from fedlens.core.types import ClientResult, PartialSum, State
 class AggregatedUpdate:
     """The aggregated update of a cohort.
 
-    delta   the update for the strategy's step (for the mean: Σ w·update / Σ w)
+    delta   the update for the strategy's step (for the mean: Σ w·update / Σ w); without the tensors of which Σ w is 0
     extra   Σ extra / count
     weight  Σ w
     count   the number of clients

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate, AggregationRule, Aggregator, rules
-from fedlens.core.types import ClientReport, ClientResult, PartialSum, State
+from fedlens.core.types import ClientReport, ClientResult, PartialSum, State, part_of
 
 
 class WeightedMean(Aggregator):
@@ -28,10 +28,12 @@ class WeightedMean(Aggregator):
         self._reports: list[ClientReport] = []
 
     def add(self, answer: ClientResult) -> None:
-        accumulate(self._payload, answer.payload, answer.report.weight)
+        report = answer.report
+        for name, value in answer.payload.items():
+            accumulate(self._payload, {name: value}, report.weight_of(name))
         accumulate(self._extra, answer.extra, 1.0)
-        self._weight += answer.report.weight
-        self._reports.append(answer.report)
+        self._weight += report.weight
+        self._reports.append(report)
 
     def merge(self, partial: PartialSum) -> None:
         accumulate(self._payload, partial.payload, 1.0)
@@ -46,9 +48,19 @@ class WeightedMean(Aggregator):
         if not self._weight:
             return None
         count = len(self._reports)
-        return AggregatedUpdate(
-            scaled(self._payload, 1 / self._weight), scaled(self._extra, 1 / count), self._weight, count
-        )
+        return AggregatedUpdate(self._mean(), scaled(self._extra, 1 / count), self._weight, count)
+
+    def _mean(self) -> dict[str, Tensor]:
+        """Σ w·update / Σ w of each part of the model; parts of which Σ w is 0 are left out."""
+        parts = {part for report in self._reports for part in report.part_weights}
+        weights = {part: sum(report.weight_of(part) for report in self._reports) for part in parts}
+        mean = {}
+        for name, value in self._payload.items():
+            part = part_of(name, parts)
+            weight = self._weight if part is None else weights[part]
+            if weight:
+                mean[name] = value.mul_(1 / weight)
+        return mean
 
 
 @rules.register("mean", summary="the weighted mean: exact and streamed, but one client can move it arbitrarily far")

@@ -49,9 +49,12 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
         yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
     if strategy.needs_sgd and config.optimizer.keep and config.optimizer.momentum:
         yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
-    if strategy.needs_mean and not rule.linear:
+    if (strategy.needs_mean or strategy.weighs_parts) and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
-    if config.aggregation.parameters.get("weights") and strategy.needs_own_weights:
+    if config.server.max_weight_share is not None and strategy.weighs_parts:
+        text = f"strategy {config.strategy.name} gives each part of the model its own weight; leave it out"
+        yield refuse("server.max_weight_share", text)
+    if config.aggregation.parameters.get("weights") and (strategy.needs_own_weights or strategy.weighs_parts):
         text = f"strategy {config.strategy.name} weighs updates as its mathematics need it; leave it out"
         value = str(config.aggregation.parameters["weights"])
         yield problems.line("aggregation.weights", text, value, where("aggregation.weights"))

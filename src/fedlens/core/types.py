@@ -5,7 +5,7 @@ Only the types in this file cross the seam between `federation.coordinator` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -155,12 +155,29 @@ class BatchProgress:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """The numbers that a client reports for its task. `stored`: it saved private tensors under the task's version."""
+    """The numbers that a client reports for its task.
+
+    weight        weight of its update in the mean
+    stored        it saved private tensors under the task's version
+    part_weights  part of the model → weight of the update's tensors in it, where that is not `weight`; the part "head"
+                  is every tensor whose name is "head" or begins with "head."
+    """
 
     client: str
     weight: float
     metrics: Metrics
     stored: bool = False
+    part_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weight_of(self, name: str) -> float:
+        """The weight of the update's tensor called `name`."""
+        part = part_of(name, self.part_weights)
+        return self.weight if part is None else self.part_weights[part]
+
+
+def part_of(name: str, parts: Iterable[str]) -> str | None:
+    """The part of the model that the tensor called `name` belongs to: the longest one, where several fit."""
+    return max((part for part in parts if f"{name}.".startswith(f"{part}.")), key=len, default=None)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class ClientMeasures:
     def _measured(
         self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
     ) -> dict[str, float]:
-        length = l2_norm(total.delta[name] for name in sorted(self.trained))
+        length = l2_norm(total.delta[name] for name in sorted(self.trained & total.delta.keys()))
         return {
             **drift(reports),
             **(diversity(reports, length) if self.summed else {}),

@@ -148,9 +148,9 @@ def answer_record(answer: ClientResult) -> RecordDict:
         }
     )
     metrics = MetricRecord({name: [float(mean.total), float(mean.weight)] for name, mean in report.metrics.items()})
-    return RecordDict(
-        {HEAD: first, "metrics": metrics, "payload": arrays(answer.payload), "extra": arrays(answer.extra)}
-    )
+    weights = MetricRecord({part: float(weight) for part, weight in report.part_weights.items()})
+    tensors = {"payload": arrays(answer.payload), "extra": arrays(answer.extra)}
+    return RecordDict({HEAD: first, "metrics": metrics, "part_weights": weights, **tensors})
 
 
 def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
@@ -169,7 +169,8 @@ def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientRe
         records = content.array_records["payload"], content.array_records["extra"]
         payload = tensors(records[0])
         extra = payload if records[1] is records[0] else tensors(records[1])  # Flower keeps what is equal once
-        report = ClientReport(task.client, weight, metrics, bool(record["stored"]))
+        parts = {part: float(cast(float, value)) for part, value in content.metric_records["part_weights"].items()}
+        report = ClientReport(task.client, weight, metrics, bool(record["stored"]), parts)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"an answer that cannot be read: {clean.line(str(error))}") from error
     if not 0 < weight < math.inf:

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from fedlens.core import clean
 from fedlens.errors import ProtocolError
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the protocol; it changes whenever an old site could misunderstand a new server."""
 
 HEAD = "fedlens"

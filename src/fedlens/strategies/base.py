@@ -22,7 +22,8 @@ class RoundContext:
 
     population  number of all clients, available in this round or not: N in the papers
     cohort      number of clients selected in the round; with an asynchronous schedule, the buffer size
-    trainable   names of trainable tensors; the others are running statistics
+    trainable   names of trainable tensors; the others are running statistics. In `step`, only those with an update:
+                parts of the model to which no client gave a weight stay as they are
     """
 
     round: int
@@ -87,13 +88,20 @@ class LocalTerms:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client sends (its update, the update's weight, and extra tensors to be summed) and what it stores. A
-    scalar extra is never negative: the server rejects negative ones."""
+    """What a client sends and what it stores.
+
+    payload       the update
+    weight        its weight in the mean, above 0
+    extra         tensors to be summed over the clients; a scalar is never negative: the server rejects negative ones
+    client_state  what the client stores
+    part_weights  part of the model → weight of its tensors, 0 or more, where it is not `weight`; only if `weighs_parts`
+    """
 
     payload: State
     weight: float
     extra: State = field(default_factory=dict)
     client_state: State = field(default_factory=dict)
+    part_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class Strategy:
@@ -104,6 +112,7 @@ class Strategy:
     needs_cohort  its derivation assumes that all clients of a round start from one model
     needs_loss    it uses `ClientContext.loss`, for which a client evaluates the received model on all its images
     needs_own_weights  its derivation assumes the weights that `finish` gives
+    weighs_parts  `finish` gives weights by part of the model (`ClientUpdate.part_weights`)
     """
 
     needs_sgd: ClassVar[bool] = False
@@ -111,6 +120,7 @@ class Strategy:
     needs_cohort: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
     needs_own_weights: ClassVar[bool] = False
+    weighs_parts: ClassVar[bool] = False
 
     def init(self, shared: State) -> ServerState:
         """The server's state before the first round."""

@@ -50,6 +50,7 @@ class Algorithm:
 
     @property
     def summed(self) -> bool:
-        """Whether the total is the weighted mean of the clients' updates."""
+        """Whether the total is the mean of the clients' updates, each with the one weight that it reported."""
         crafted = self.attack_plan is not None and self.attack_plan.attack.crafts
-        return self.rule.linear and self.largest_share is None and not crafted
+        weighed = self.largest_share is not None or self.strategy.weighs_parts
+        return self.rule.linear and not weighed and not crafted

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fedlens.core.types import ClientResult, MeanMetric, Split, State, Task
+from fedlens.core import clean
+from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Split, State, Task
 from fedlens.errors import ProtocolError
 
 LONGEST_UPDATE = 1e3
@@ -39,6 +40,7 @@ class Expected:
     counts          of an "evaluate_shared" task: images of each class that the client has reported, by split
     check_payload   checks the tensors; `decode`: gives a result in the form in which an aggregator adds it
     whole           losses and accuracies cover all the images that the result is about
+    parts           of a training task: the parts of the model that have weights of their own
     """
 
     examples: int
@@ -53,6 +55,7 @@ class Expected:
     check_payload: CheckPayload = field(default_factory=lambda: check_tensors)
     decode: Callable[[ClientResult], ClientResult] = lambda result: result
     whole: bool = False
+    parts: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -76,12 +79,24 @@ def check(answer: ClientResult, task: Task, expected: Expected) -> None:
         raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
     if report.weight > expected.examples:
         raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
+    _check_part_weights(report, expected)
     _check_shapes("extra", extra, expected.extra)
     for name, value in extra.items():
         if value.dim() == 0 and float(value) < 0:
             raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
     expected.check_payload(answer, expected)
     _check_metrics(answer, task, expected)
+
+
+def _check_part_weights(report: ClientReport, expected: Expected) -> None:
+    if report.part_weights.keys() != expected.parts:
+        said, wanted = (clean.line(", ".join(sorted(parts)[:3])) for parts in (report.part_weights, expected.parts))
+        raise ProtocolError(f"weights of the parts {said or 'none'} instead of {wanted or 'none'}")
+    for part, weight in report.part_weights.items():
+        if not 0 <= weight <= expected.examples:
+            raise ProtocolError(
+                f"a weight of {weight:g} for {part}, but the site has reported {expected.examples} images"
+            )
 
 
 def check_tensors(result: ClientResult, expected: Expected) -> None:

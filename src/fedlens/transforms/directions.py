@@ -61,10 +61,11 @@ class SummedDirections(Receiver):
             return {}
         n = round(float(total.extra[COUNT]) * total.count)
         directions = {name: total.extra[f"{PREFIX}{name}"] * (total.count / n) for name in self._trainable}
-        mean, length = l2_norm(directions.values()), l2_norm(total.delta[name] for name in self._trainable)
+        combined = [name for name in self._trainable if name in total.delta]
+        mean, length = l2_norm(directions.values()), l2_norm(total.delta[name] for name in combined)
         found = {}
         if length:
-            along = sum(float((directions[name] * total.delta[name]).sum()) for name in self._trainable)
+            along = sum(float((directions[name] * total.delta[name]).sum()) for name in combined)
             found["cosine/to_mean"] = along / length
         if n > 1:
             found["cosine/pairwise"] = (n * mean**2 - 1) / (n - 1)

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.core.types import ClientFailure, ClientReport, ClientResult, PendingTask, State
@@ -72,8 +72,11 @@ class CollectedRound:
         reports: tuple[ClientReport, ...],
         failures: tuple[ClientFailure, ...],
     ) -> CollectedRound:
-        """Made from an aggregator that has every result."""
+        """Made from an aggregator that has every result. The strategy's step leaves trainable tensors without an update
+        alone, and so what it keeps for them."""
         total = aggregator.result()
+        if total is not None:
+            ctx = replace(ctx, trainable=ctx.trainable & total.delta.keys())
         return cls(ctx, total, reports, failures, aggregator.kept())
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedlens.aggregation.norms import all_finite, l2_norm
-from fedlens.core.types import ClientFailure, ClientInfo, ClientReport, ClientResult, MeanMetric, State, Task
-from fedlens.strategies.base import ClientUpdate
+from fedlens.core.types import ClientFailure, ClientInfo, ClientReport, ClientResult, MeanMetric, State, Task, part_of
+from fedlens.errors import ConfigError
+from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
 from fedlens.training.device import gathered
 from fedlens.training.loop import STEPS, Stepped
@@ -66,6 +67,7 @@ class Train(TaskKind):
             return fail(NO_STEP)
         delta = trainer.delta(task)
         update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
+        check_parts(update, algorithm.strategy)
         update = replace(update, weight=algorithm.rule.weight(update.weight, ctx.examples))
         if not all_finite([*update.payload.values(), *update.extra.values()]):
             return fail(UPDATE_DIVERGED)
@@ -74,7 +76,7 @@ class Train(TaskKind):
         stored = trainer.keep(task, update, optimizer, local.kept, encoded.kept)
         sent = encoded.update
         metrics |= trainer.measured(task, delta, update, sent, time.perf_counter() - started)
-        report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored)
+        report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored, sent.part_weights)
         return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
 
     def expected(self, task: Task, client: ClientInfo | None, view: ServerView) -> Expected:
@@ -108,12 +110,27 @@ class Train(TaskKind):
             passes,
             check_payload=check_update,
             decode=lambda result: algorithm.chain.decode(result, zeros),
+            parts=frozenset(sent.part_weights),
         )
 
     def record(self, result: ClientResult) -> str:
         metrics, images = result.report.metrics, int(result.report.weight)
         loss, seconds = metrics["loss"].value, metrics["seconds"].total
         return f"round {result.round}: trained on {images} images, loss {loss:.4f}, {seconds:.1f} s"
+
+
+def check_parts(update: ClientUpdate, strategy: Strategy) -> None:
+    """Check the weights that a strategy gives to parts of the model.
+
+    Raises:
+        ConfigError: it does not declare that it gives them, or a part is not one of the model.
+    """
+    name = type(strategy).__name__
+    if update.part_weights and not strategy.weighs_parts:
+        raise ConfigError(f"strategy {name}: `finish` gives part_weights; declare weighs_parts = True in the class")
+    known = {part_of(tensor, update.part_weights) for tensor in update.payload}
+    if unknown := sorted(update.part_weights.keys() - known):
+        raise ConfigError(f"strategy {name}: part_weights has {unknown[0]!r}, where the update has no tensor")
 
 
 def in_main_memory(update: ClientUpdate) -> ClientUpdate:
