@@ -14,7 +14,8 @@ from fedlens.errors import FedLensError, ProtocolError
 from fedlens.flower.codec import answer_from, answer_record
 from fedlens.flower.expectation import OWN_METRICS, expectation
 from fedlens.flower.serve import own_data
-from fedlens.strategies.base import RoundContext, strategies
+from fedlens.strategies.base import RoundContext, Strategy, strategies
+from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.momentum import effective_steps, most_effective_steps
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
@@ -50,6 +51,17 @@ def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
         assert shapes_of(answer.extra) == expected.extra
         assert answer_from(answer_record(answer), task, expected).report == answer.report
         kept = number if answer.report.stored else None
+
+
+def test_the_form_of_results_is_worked_out_once_for_all_clients(tmp_path, monkeypatch) -> None:
+    """Compressing an update of zeros takes as long as compressing an honest one."""
+    trainer, calls = tiny_trainer(FedAvg(), DATA, tmp_path, SETTINGS), []
+    monkeypatch.setattr(FedAvg, "finish", lambda *given: calls.append(1) or Strategy.finish(*given))
+    shared = trainer.model.state()
+    expect = expectation(view(FedAvg(), trainer.model, shared))
+    forms = [expect(Task(one.name, 1, "train", shared), one) for one in infos(DATA)]
+    assert calls == [1]
+    assert [form.payload for form in forms] == [shapes_of(shared)] * 2
 
 
 @pytest.mark.parametrize("name", ["fedexp", "fednova", "qfedavg", "scaffold"])

@@ -70,6 +70,13 @@ def test_a_gpu_that_is_full_is_one_line_and_may_have_room_later(place, monkeypat
     assert isinstance(site.prepare(setup(run="run-2")), Prepared)
 
 
+def test_the_server_cannot_foretell_a_sites_secret_draws(place) -> None:
+    """It knows the run's seed, which all other draws come from."""
+    built, a_task = place.site()._experiment(setup()), Task("client1", 1, "train", {})
+    assert len({built.trainer.secret_seed(a_task) for _ in range(3)}) == 3
+    assert built.trainer.encoding_context(a_task) != built.trainer.encoding_context(a_task)
+
+
 def test_it_is_built_once_for_a_setup(place) -> None:
     site = place.site()
     first = site._experiment(setup())

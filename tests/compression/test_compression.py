@@ -26,7 +26,7 @@ TRAINABLE = frozenset({"bias", "weight"})
 
 
 def context(kept: State | None = None, seed: int = 0) -> EncodingContext:
-    return EncodingContext(1, "client0", TRAINABLE, kept or {}, seed)
+    return EncodingContext(1, "client0", TRAINABLE, kept or {}, seed, secret_seed=0)
 
 
 def result(update: ClientUpdate) -> ClientResult:

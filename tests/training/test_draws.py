@@ -37,6 +37,15 @@ def dropping(folder, seed: int = 0) -> ClientTrainer:
     return ClientTrainer(FlatModel(model, CPU), DATA, algorithm, settings, ClientStore(folder), prepare)
 
 
+def test_secret_draws_of_a_simulation_repeat_with_its_seed_and_differ_by_place(tmp_path) -> None:
+    tasks = [Task("client0", 1, "train", {}), Task("client0", 2, "train", {}), Task("client1", 1, "train", {})]
+    drawn = {dropping(tmp_path, seed).secret_seed(task) for seed in (0, 1) for task in tasks}
+    again = {dropping(tmp_path, seed).secret_seed(task) for seed in (0, 1) for task in tasks}
+    assert drawn == again
+    assert len(drawn) == 6
+    assert not drawn & {dropping(tmp_path).encoding_context(task).seed for task in tasks}
+
+
 def same(one: Named, other: Named) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 

@@ -28,6 +28,7 @@ from fedlens.config.blocks import ATTACK, SCHEDULE
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.core.client_store import ClientStore
+from fedlens.core.seeds import SeedFunction, derive
 from fedlens.data.augment import augmentation
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.types import FederatedData
@@ -115,9 +116,16 @@ class Experiment:
 
 
 def build_experiment(
-    config: Config, run_folder: Path, progress: Progress, *, model: nn.Module | None, data: FederatedData | None
+    config: Config,
+    run_folder: Path,
+    progress: Progress,
+    *,
+    model: nn.Module | None,
+    data: FederatedData | None,
+    secret: SeedFunction = derive,
 ) -> Experiment:
-    """Build everything that `config` names. `model` and `data` replace the configured ones.
+    """Build everything that `config` names. `model` and `data` replace the configured ones; `secret` makes the seeds of
+    draws that the server must not foretell.
 
     Raises:
         ConfigError, DataError, ModelError: it cannot be built as asked.
@@ -153,6 +161,7 @@ def build_experiment(
         partial(prepared, preprocessing=preprocessing_of(model, images)),
         augmentation(config.data.augment),
         Transfer(transfer.layer_decay, transfer.unfreeze_every, transfer.probe_rounds),
+        secret,
     )
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+from collections.abc import Callable
+
+SeedFunction = Callable[..., int]
+"""(seed, place…) → a 63-bit seed: `derive` or `from_system`."""
 
 
 def derive(seed: int, *place: str | int) -> int:
@@ -12,3 +17,12 @@ def derive(seed: int, *place: str | int) -> int:
     """
     text = "\0".join([str(seed), *map(str, place)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def from_system(_seed: int, *_place: str | int) -> int:
+    """A 63-bit seed from the operating system, another one at every call, with the arguments of `derive`.
+
+    For noise and masks at a site: the server knows the run's seed, so it could compute and remove what is derived
+    from that.
+    """
+    return secrets.randbits(63)

@@ -15,6 +15,7 @@ from fedlens.config.blocks import AUTO, SOURCE
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config, DataSection
 from fedlens.config.site import SiteConfig
+from fedlens.core.seeds import from_system
 from fedlens.core.types import ClientFailure, ClientResult, Task
 from fedlens.data.cache import Decoding
 from fedlens.data.detect import detect
@@ -138,7 +139,7 @@ class TrainingSite:
                 return Refusal(f"this site has fewer training images than its allow.min_images={few}")
             folder = self._config.state / setup.run
             with enough_memory():
-                built = build_experiment(config, folder, self._progress, model=None, data=data)
+                built = build_experiment(config, folder, self._progress, model=None, data=data, secret=from_system)
         except RuntimeFailure as error:
             return Refusal(str(error), final=False)  # there may be room later
         except (FedLensError, OSError) as error:

@@ -15,7 +15,7 @@ from fedlens.aggregation.base import Aggregator
 from fedlens.aggregation.norms import l2_norm
 from fedlens.core.client_store import ClientStore, StageStore
 from fedlens.core.records import Evaluation
-from fedlens.core.seeds import derive
+from fedlens.core.seeds import SeedFunction, derive
 from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task, nbytes
 from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, prefixed, under
@@ -52,7 +52,9 @@ class ClientTrainer:
         prepare: Prepare,
         augment: Augment | None = None,
         transfer: Transfer = Transfer(),  # noqa: B008
+        secret: SeedFunction = derive,
     ) -> None:
+        """`secret`: makes the seeds of draws that the server must not foretell."""
         self.model = model
         self.algorithm = algorithm
         self.settings = settings
@@ -61,6 +63,7 @@ class ClientTrainer:
         self._store = store
         self._prepare = prepare
         self._augment = augment
+        self._secret = secret
         self._clients: Mapping[str, ClientRows] = {client.name: client for client in data.clients}
         personal = algorithm.personalization
         self._private = frozenset(name for name in model.names if personal.is_private(name, model.module))
@@ -213,7 +216,12 @@ class ClientTrainer:
     def encoding_context(self, task: Task) -> EncodingContext:
         """The context for update transforms; the chain adds the state that each of them stored."""
         seed = derive(self.settings.seed, "encode", *place(task))
-        return EncodingContext(task.round, task.client, self.model.trainable & self.shared, {}, seed)
+        trainable = self.model.trainable & self.shared
+        return EncodingContext(task.round, task.client, trainable, {}, seed, self.secret_seed(task))
+
+    def secret_seed(self, task: Task) -> int:
+        """The seed of the task's draws that the server must not foretell."""
+        return self._secret(self.settings.seed, "secret", *place(task))
 
     def stage_of(self, task: Task) -> StageStore:
         """The client's state that lasts from one stage of the round to the next."""

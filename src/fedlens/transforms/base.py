@@ -29,9 +29,11 @@ PLAIN_BYTES = "bytes_plain"
 class EncodingContext:
     """What a transform may know at the client.
 
-    trainable  names that clients train; the others are running statistics
-    kept       what this transform kept at this client the last time
-    seed       of this task's own draws: a repeated task draws the same again
+    trainable    names that clients train; the others are running statistics
+    kept         what this transform kept at this client the last time
+    seed         of this task's own draws: a repeated task draws the same again
+    secret_seed  of draws that the server must not foretell, such as noise and masks: a site takes it from its operating
+                 system, so a repeated task draws anew; a simulation derives it from the run's seed
     """
 
     round: int
@@ -39,6 +41,7 @@ class EncodingContext:
     trainable: frozenset[str]
     kept: State
     seed: int
+    secret_seed: int
 
 
 @dataclass(frozen=True)

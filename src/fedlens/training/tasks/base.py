@@ -6,9 +6,10 @@ A new kind is one file in this package; there is no central list.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from pydantic import TypeAdapter
@@ -24,6 +25,8 @@ from fedlens.training.settings import LocalSettings
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,13 @@ class ServerView:
     settings: LocalSettings
     outputs: int
     own_metrics: tuple[str, ...]
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """`make()`, called once for each `what`: results of one kind have the same form at every client."""
+        if what not in self._made:
+            self._made[what] = make()
+        return cast(T, self._made[what])
 
     @cached_property
     def zeros(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from fedlens.training.client_context import client_context
 from fedlens.training.device import gathered
 from fedlens.training.loop import STEPS, Stepped
 from fedlens.training.optimizers import make_optimizer
-from fedlens.training.screening import Expected, check_update, shapes_of
+from fedlens.training.screening import Expected, Shapes, check_update, shapes_of
 from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
 from fedlens.transforms.base import EncodingContext
 
@@ -97,20 +97,27 @@ class Train(TaskKind):
             loss=1.0,
             client_state={},
         )
-        honest = algorithm.strategy.finish(replace(context, steps=1), zeros)
-        encoding = EncodingContext(task.round, task.client, frozenset(view.resident.trainable & zeros.keys()), {}, 0)
-        sent = algorithm.chain.encode(honest, {}, encoding).update
+
+        def form() -> tuple[Shapes, Shapes, frozenset[str]]:
+            honest = algorithm.strategy.finish(replace(context, steps=1), zeros)
+            trainable = frozenset(view.resident.trainable & zeros.keys())
+            sent = algorithm.chain.encode(
+                honest, {}, EncodingContext(task.round, task.client, trainable, {}, 0, 0)
+            ).update
+            return shapes_of(sent.payload), shapes_of(sent.extra), frozenset(sent.part_weights)
+
+        update, extra, parts = view.once(task.kind, form)
         return Expected(
             examples,
             METRICS,
-            shapes_of(sent.payload),
-            shapes_of(sent.extra),
+            update,
+            extra,
             l2_norm(value for name, value in payload.items() if name in view.resident.names),
             partial(algorithm.strategy.largest_extras, context),
             passes,
             check_payload=check_update,
             decode=lambda result: algorithm.chain.decode(result, zeros),
-            parts=frozenset(sent.part_weights),
+            parts=parts,
         )
 
     def record(self, result: ClientResult) -> str:
