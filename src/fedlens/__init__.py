@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlens.api import Run, compare, load_run, resume, run
+    from fedlens.errors import ConfigError, FedLensError
 
     __version__: str
 
-__all__ = ["Run", "__version__", "compare", "load_run", "resume", "run"]
+__all__ = ["ConfigError", "FedLensError", "Run", "__version__", "compare", "load_run", "resume", "run"]
+_ERRORS = ("ConfigError", "FedLensError")
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("fedlens")
+    if name in _ERRORS:
+        from fedlens import errors
+
+        return getattr(errors, name)
     if name in __all__:
         from fedlens import api
 

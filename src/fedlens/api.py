@@ -269,7 +269,9 @@ def _stopped(folder: str | Path, overrides: Sequence[str], use: Use) -> tuple[Ru
         allowed = ", ".join(f"{key}*" if key[-1] in "._" else key for key in MAY_CHANGE)
         raise ConfigError(
             f"{', '.join(fixed)}: a resumed run may change only keys that do not affect the rounds trained so far: "
-            f"{allowed}; for anything else start a new run with `fedlens run`"
+            f"{allowed}; for anything else start a new run with `fedlens run`",
+            code="fixed",
+            key=fixed[0].partition("=")[0],
         )
     directory = RunDir.open(Path(folder))
     return directory, load_saved(directory.config, overrides, use=use)
@@ -290,7 +292,9 @@ def _given(
     if data is None:
         if test is not None or class_names is not None:
             name, own = ("test", "test images") if test is not None else ("class_names", "class names")
-            raise ConfigError(f"{name}= needs data=: the configured source brings its own {own}")
+            raise ConfigError(
+                f"{name}= needs data=: the configured source brings its own {own}", code="contradiction", key=name
+            )
         return UserObjects(model, None)
     section = config.data
     check_keys(config, clients=isinstance(data, Mapping), test=test is not None)

@@ -38,7 +38,7 @@ def write(folder: Path, text: str) -> Path:
 def problems(path: Path | None = None, overrides: tuple[str, ...] = (), **extra: object) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(path, overrides, extra)
-    return caught.value.problems
+    return tuple(map(str, caught.value.problems))
 
 
 def the_problem(*overrides: str) -> str:

@@ -34,7 +34,7 @@ def write(folder: Path, text: str) -> Path:
 def mistakes(path: Path | None, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load_site(path, list(overrides))
-    return caught.value.problems
+    return tuple(map(str, caught.value.problems))
 
 
 def the_mistake(*overrides: str) -> str:

@@ -54,6 +54,6 @@ def check_stopping(config: Config, validation_images: int) -> None:
 def _refuse(config: Config, idle: Mapping[str, str]) -> None:
     plain = Config()
     given = {key: value_at(config, key) for key in idle}
-    lines = [problems.line(key, idle[key], value) for key, value in given.items() if value != value_at(plain, key)]
-    if lines:
-        raise ConfigError(*lines)
+    unused = [key for key, value in given.items() if value != value_at(plain, key)]
+    if unused:
+        raise ConfigError(*(problems.problem("idle_key", key, idle[key], given[key]) for key in unused))

@@ -134,7 +134,9 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
     if labels > classes:
         raise ConfigError(
             f"model.num_classes={classes}, but the data has {labels} labels: use model.num_classes={labels} or "
-            "leave it out"
+            "leave it out",
+            code="incompatible",
+            key="model.num_classes",
         )
     notes = (f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused",)
     request = ModelRequest(
@@ -166,20 +168,30 @@ def _check_images(model: Recognizer, data: FederatedData, name: str) -> None:
         what = f"images of {height} × {width} pixels"
     way_out = "crop or convert them in the data set's transform, or give a model of your own: model="
     if data.images.ndim != 4:
-        raise ConfigError(f"model.name={name!r} takes float images of shape (C, H, W), not {what}; {way_out}")
+        raise ConfigError(
+            f"model.name={name!r} takes float images of shape (C, H, W), not {what}; {way_out}",
+            code="incompatible",
+            key="model.name",
+        )
     model.eval()
     try:
         with torch.inference_mode():
             model(model.prepare(data.images[:1]))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = clean.line(str(error).partition("\n")[0], 200)
-        raise ConfigError(f"model.name={name!r} does not take {what} ({reason}); {way_out}") from error
+        raise ConfigError(
+            f"model.name={name!r} does not take {what} ({reason}); {way_out}", code="incompatible", key="model.name"
+        ) from error
     model.train()
 
 
 def check_precision(config: Config, device: torch.device) -> None:
     if config.memory.precision == "fp16" and device.type == "cpu":
-        raise ConfigError("memory.precision='fp16' needs a GPU, and this run is on the CPU: use bf16 or fp32")
+        raise ConfigError(
+            "memory.precision='fp16' needs a GPU, and this run is on the CPU: use bf16 or fp32",
+            code="unavailable",
+            key="memory.precision",
+        )
 
 
 def local_settings(config: Config) -> LocalSettings:

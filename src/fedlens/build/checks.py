@@ -18,23 +18,23 @@ from fedlens.config.blocks import (
     find,
 )
 from fedlens.config.schema import Config
-from fedlens.errors import ConfigError, ModelError
+from fedlens.errors import ConfigError, ModelError, Problem
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
 
 
-def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[str]:
-    """A line where a library has no such model: said before any image is read."""
+def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
+    """A problem where a library has no such model: said before any image is read."""
     if config.model.name == PYTHON:
         return
     try:
         MODEL.choose(config.model).check()
     except ModelError as error:
-        yield problems.line("model.name", str(error), config.model.name, where("model.name"))
+        yield problems.problem("unknown_name", "model.name", str(error), config.model.name, where("model.name"))
 
 
-def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
-    """One line for each two parts of the algorithm whose mathematics do not go together. All their names are known."""
+def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
+    """A problem for each two parts of the algorithm whose mathematics do not go together. All their names are known."""
     refuse = refusals(config, where)
     strategy = find(STRATEGY, config.strategy.name)[0].factory
     personal = find(PERSONALIZATION, config.personalization.name)[0].factory
@@ -57,7 +57,8 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
     if config.aggregation.parameters.get("weights") and (strategy.needs_own_weights or strategy.weighs_parts):
         text = f"strategy {config.strategy.name} weighs updates as its mathematics need it; leave it out"
         value = str(config.aggregation.parameters["weights"])
-        yield problems.line("aggregation.weights", text, value, where("aggregation.weights"))
+        key = "aggregation.weights"
+        yield problems.problem("contradiction", key, text, value, where(key))
     if not find(COMPRESSION, config.compression.name)[0].factory.dense:
         yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:
@@ -68,8 +69,8 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[str]:
 
 
 def _parts_of_updates(
-    config: Config, strategy: type[Strategy], rule: type[AggregationRule], refuse: Callable[[str, str], str]
-) -> Iterator[str]:
+    config: Config, strategy: type[Strategy], rule: type[AggregationRule], refuse: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
     """What needs whole updates in their own scale."""
     because = f"compression {config.compression.name} sends a part of each update"
     if not rule.linear:
@@ -78,7 +79,7 @@ def _parts_of_updates(
         yield refuse("strategy.name", f"counts on whole updates, and {because}; use compression.name=half or quantize")
 
 
-def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[str]:
+def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
     """What would have no effect where clients send nothing of their models."""
     because = f"personalization.name={config.personalization.name} shares nothing, so it has no effect"
     for family, section in (
@@ -89,13 +90,13 @@ def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[str
     ):
         key, name = f"{family.section}.{family.key}", str(getattr(section, family.key))
         if name != family.default:
-            yield problems.line(key, f"{because}; use {key}={family.default}", name, where(key))
+            yield problems.problem("idle_key", key, f"{because}; use {key}={family.default}", name, where(key))
             continue
         default = family.registry.get(name).build({})
         for parameter, value in section.parameters.items():
             if value != getattr(default, parameter):
                 key = f"{family.section}.{parameter}"
-                yield problems.line(key, f"{because}; leave it out", value, where(key))
+                yield problems.problem("idle_key", key, f"{because}; leave it out", value, where(key))
 
 
 def asynchronous(
@@ -104,7 +105,7 @@ def asynchronous(
     strategy: type[Strategy],
     rule: type[AggregationRule],
     where: Callable[[str], str],
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """What does not go with updates that come one by one, from several models."""
     refuse, name, federated = refusals(config, where), config.schedule.name, config.federated
     if strategy.needs_cohort:
@@ -124,15 +125,15 @@ def asynchronous(
     if schedule.concurrency is not None and schedule.buffer(schedule.concurrency) > schedule.concurrency:
         key = "schedule.buffer_size"
         text = f"only schedule.concurrency = {schedule.concurrency} clients work at a time; use at most so many"
-        yield problems.line(key, text, schedule.buffer(schedule.concurrency), where(key))
+        yield problems.problem("contradiction", key, text, schedule.buffer(schedule.concurrency), where(key))
 
 
-def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str], str]:
-    """(a section's own key, what is wrong with its value) → the line."""
+def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str], Problem]:
+    """(a section's own key, what is wrong with its value) → the problem."""
 
-    def refuse(key: str, text: str) -> str:
+    def refuse(key: str, text: str) -> Problem:
         section, _, name = key.partition(".")
-        return problems.line(key, text, getattr(getattr(config, section), name), where(key))
+        return problems.problem("contradiction", key, text, getattr(getattr(config, section), name), where(key))
 
     return refuse
 
@@ -144,4 +145,4 @@ def check_rule(config: Config, cohort: int) -> None:
         ConfigError: it cannot.
     """
     if incompatibility := AGGREGATION.choose(config.aggregation).incompatibility(cohort):
-        raise ConfigError(f"aggregation.{incompatibility}")
+        raise ConfigError(problems.incompatible(f"aggregation.{incompatibility}"))

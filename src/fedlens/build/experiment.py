@@ -139,7 +139,7 @@ def build_experiment(
     model, notes = (model, ()) if model is not None else build_recognizer(config, images)
     refused = algorithm.personalization.incompatibility(model)
     if refused:
-        raise ConfigError(refused)
+        raise ConfigError(problems.incompatible(refused))
     if config.memory.gradient_checkpointing:
         save_activations(config, model)
     check_strategy(config, algorithm, model)
@@ -176,7 +176,7 @@ def save_activations(config: Config, model: nn.Module) -> None:
     """
     if not isinstance(model, Recognizer) or not enable_gradient_checkpointing(model):
         text = f"model {config.model.name} has no blocks to compute again; leave it out"
-        raise ConfigError(problems.line("memory.gradient_checkpointing", text, True))
+        raise ConfigError(problems.problem("incompatible", "memory.gradient_checkpointing", text, True))
 
 
 def kept_versions(config: Config) -> int:
@@ -201,9 +201,9 @@ def build_attack_plan(config: Config, data: FederatedData) -> AttackPlan | None:
         text = (
             f"of {len(clients)} clients that is less than one: nobody attacks; use attack.name=none, or a larger share"
         )
-        raise ConfigError(problems.line("attack.fraction", text, section.fraction))
+        raise ConfigError(problems.problem("incompatible", "attack.fraction", text, section.fraction))
     if incompatibility := attack.incompatibility(data):
-        raise ConfigError(f"attack.{incompatibility}")
+        raise ConfigError(problems.incompatible(f"attack.{incompatibility}"))
     return AttackPlan(attack, malicious, len(data.class_names), config.seed)
 
 
@@ -222,7 +222,7 @@ def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> No
     private = {name for name, _ in model.named_parameters() if personal.is_private(name, model)}
     incompatibility = algorithm.strategy.incompatibility(model, private)
     if incompatibility:
-        raise ConfigError(f"strategy.name={config.strategy.name!r}: {incompatibility}")
+        raise ConfigError(problems.incompatible(f"strategy.name={config.strategy.name!r}: {incompatibility}"))
 
 
 def trained_part(

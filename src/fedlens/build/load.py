@@ -8,10 +8,11 @@ from functools import partial
 from fedlens.build.checks import mismatches, unknown_architecture
 from fedlens.config.load import load_config, load_saved_config
 from fedlens.config.schema import Config
+from fedlens.errors import Problem
 
 
-def check(config: Config, where: Callable[[str], str]) -> Iterator[str]:
-    """One line for each mistake in a configuration whose blocks are all known."""
+def check(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
+    """The mistakes in a configuration whose blocks are all known."""
     yield from mismatches(config, where)
     yield from unknown_architecture(config, where)
 

@@ -41,20 +41,26 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
         if config.federated.quorum > round_size:
             raise ConfigError(
                 f"federated.quorum = {config.federated.quorum}: a round has only {round_size} clients; use at most "
-                f"{round_size}, or more clients a round (federated.fraction_fit, federated.min_fit_clients)"
+                f"{round_size}, or more clients a round (federated.fraction_fit, federated.min_fit_clients)",
+                code="incompatible",
+                key="federated.quorum",
             )
         return
     concurrency = schedule.concurrency or round_size
     if concurrency > len(clients):
         raise ConfigError(
             f"schedule.concurrency = {concurrency}: the data has {len(clients)} clients, which do one task at a time; "
-            f"use at most {len(clients)}, or more clients (data.partition.clients)"
+            f"use at most {len(clients)}, or more clients (data.partition.clients)",
+            code="incompatible",
+            key="schedule.concurrency",
         )
     buffer = schedule.buffer(concurrency)
     if buffer > concurrency:
         raise ConfigError(
             f"schedule.buffer_size = {buffer}: only {concurrency} clients work at a time; use at most "
-            f"{concurrency}, or a higher schedule.concurrency"
+            f"{concurrency}, or a higher schedule.concurrency",
+            code="contradiction",
+            key="schedule.buffer_size",
         )
 
 
@@ -101,7 +107,9 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
     if unknown:
         raise ConfigError(
             f"runtime.name='local': worker processes cannot import {', '.join(unknown)}, defined in this session; put "
-            "it into a file, or use runtime.name=in_process"
+            "it into a file, or use runtime.name=in_process",
+            code="incompatible",
+            key="runtime.name",
         )
     return LocalRuntime(
         clients,

@@ -42,7 +42,11 @@ def describe(families: Iterable[Family[Any]], name: str) -> None:
         known = [known for family in families for known in family.registry.names()]
         near = problems.nearest(name, known)
         hint = f" Did you mean {near}?" if near else ""
-        raise ConfigError(f"{name}: there is nothing of that name.{hint} Known: {', '.join(dict.fromkeys(known))}")
+        raise ConfigError(
+            f"{name}: there is nothing of that name.{hint} Known: {', '.join(dict.fromkeys(known))}",
+            code="unknown_name",
+            key=name,
+        )
     typer.echo("\n\n".join("\n".join(_fit(line) for line in _about(family, entry)) for family, entry in found))
 
 

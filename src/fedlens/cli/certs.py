@@ -105,7 +105,11 @@ def _wanted(clients: int | None, names: str | None, taken: Collection[str]) -> l
     from fedlens.flower.certificates import numbered
 
     if (clients is None) == (names is None):
-        raise ConfigError("give either a number of clients, --clients 5, or their names, --names berlin,paris")
+        raise ConfigError(
+            "give either a number of clients, --clients 5, or their names, --names berlin,paris",
+            code="contradiction",
+            key="--clients",
+        )
     return numbered(clients, taken) if clients is not None else _split(str(names))
 
 

@@ -55,7 +55,7 @@ def sorted_by(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     if not column:
         return rows
     if column not in rows[0]:
-        raise ConfigError(unknown("column for --sort:", column, rows[0]))
+        raise ConfigError(unknown("column for --sort:", column, rows[0]), code="unknown_name", key="--sort")
     known = [row for row in rows if row[column] is not None]
     rest = [row for row in rows if row[column] is None]
     return sorted(known, key=lambda row: row[column], reverse=True) + rest
@@ -72,7 +72,9 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
     except OSError as error:
-        raise ConfigError(f"--csv {path}: cannot be written ({error.strerror}); give another file") from error
+        raise ConfigError(
+            f"--csv {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
+        ) from error
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

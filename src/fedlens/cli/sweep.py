@@ -85,7 +85,9 @@ def grid(path: Path | None, overrides: Sequence[str], name: str) -> dict[str, Co
 
     axes, fixed = split_axes(overrides)
     if not axes:
-        raise ConfigError("nothing to sweep over: give at least one key several values, such as seed=0,1,2")
+        raise ConfigError(
+            "nothing to sweep over: give at least one key several values, such as seed=0,1,2", code="missing"
+        )
     configs, mistakes, short = {}, [], short_names(axes)
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))

@@ -30,7 +30,7 @@ from fedlens.config.schema import (
 )
 from fedlens.core.registry import Entry, Registry
 from fedlens.data.base import Scheme, Source, schemes, sources
-from fedlens.errors import ConfigError, FedLensError
+from fedlens.errors import Code, ConfigError, FedLensError, Problem
 from fedlens.models.base import ModelBuilder, models
 from fedlens.personalization.base import Personalization, personalizations
 from fedlens.schedules.base import Schedule, schedules
@@ -120,7 +120,7 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Ent
     """
     if name == PYTHON and family.section in _HANDED_OVER:
         key = f"{family.section}.{family.key}"
-        raise ConfigError(problems.line(key, _HANDED_OVER[family.section], name, where(key)))
+        raise ConfigError(problems.problem("missing", key, _HANDED_OVER[family.section], name, where(key)))
     registered, implied = name, {}
     if family.section == "model" and name.startswith("timm:"):
         registered, implied = "timm", {"architecture": name.removeprefix("timm:")}
@@ -129,11 +129,11 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Ent
         key = f"{family.section}.{family.key}"
         if others := [other for other in FAMILIES.values() if name in other.registry.names()]:
             text = " or ".join(f"is a {other.registry.kind}: {other.section}.{other.key}={name}" for other in others)
-            raise ConfigError(problems.line(key, text, name, where(key)))
+            raise ConfigError(problems.problem("unknown_name", key, text, name, where(key)))
         near = problems.nearest(name, known)
         hint = f" Did you mean {near}?" if near else ""
         text = f"unknown {family.registry.kind}.{hint} Known: {', '.join(known)}"
-        raise ConfigError(problems.line(key, text, name, where(key)))
+        raise ConfigError(problems.problem("unknown_name", key, text, name, where(key)))
     return family.registry.get(registered), implied
 
 
@@ -154,7 +154,7 @@ def build_block(
     except ValidationError as error:
         mistakes |= _mistakes(entry, family, error, where)
     except FedLensError as error:
-        mistakes[section] = problems.line(section, str(error), where=where(section))
+        mistakes[section] = problems.problem("invalid_value", section, str(error), where=where(section))
     if mistakes:
         raise ConfigError(*mistakes.values())
     return block
@@ -203,58 +203,65 @@ def all_text_keys() -> dict[str, bool]:
     return {key: any(map(problems.takes_null, nodes)) for key, nodes in texts.items()} | text_keys(Config)
 
 
-def _truth_values(entry: Entry[Any], section: str, given: Mapping[str, Any], where: Where) -> dict[str, str]:
+def _truth_values(entry: Entry[Any], section: str, given: Mapping[str, Any], where: Where) -> dict[str, Problem]:
     """Python takes true for 1; where a number belongs, that is a mistake."""
     properties = block_properties(entry)
     return {
-        f"{section}.{key}": problems.line(
-            f"{section}.{key}", f"must be {problems.allowed(properties[key])}", value, where(f"{section}.{key}")
+        f"{section}.{key}": problems.problem(
+            "wrong_type",
+            f"{section}.{key}",
+            f"must be {problems.allowed(properties[key])}",
+            value,
+            where(f"{section}.{key}"),
         )
         for key, value in given.items()
         if isinstance(value, bool) and problems.is_number(properties.get(key, {}))
     }
 
 
-def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, str]:
-    """One line for each field that pydantic complains of."""
+def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, Problem]:
+    """One problem for each field that pydantic complains of."""
     properties = block_properties(entry)
-    lines: dict[str, str] = {}
+    found: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]) if detail["loc"] else ""
         key = f"{family.section}.{name}".rstrip(".")
         value = detail["input"] if name else ...
+        code = problems.code_of(detail["type"])
         if len(detail["loc"]) > 1 and properties.get(name, {}).get("type") == "object":
             key, text = f"{key}.{detail['loc'][1]}", detail["msg"]
-            if detail["type"] == "literal_error":
+            if code == "unknown_choice":
+                code = "unknown_key"
                 text, value = f"no such key; known: {', '.join(properties[name]['propertyNames']['enum'])}", ...
-        elif detail["type"] == "unexpected_keyword_argument":
+        elif code == "unknown_key":
             text = _not_a_parameter(name, entry, family)
-        elif detail["type"] in ("missing", "missing_argument"):
+        elif code == "missing":
             text, value = f"is missing; {entry.name} needs it", ...
         elif detail["type"] == "value_error" or name not in properties:
             text = problems.said(detail["msg"])
         else:
             text = f"must be {problems.allowed(properties[name], value)}"
-        lines.setdefault(key, problems.line(key, text, value, where(key)))
-    return lines
+        found.setdefault(key, problems.problem(code, key, text, value, where(key)))
+    return found
 
 
-def undecided(family: Family[Any], given: Mapping[str, Any], where: Where = lambda _: "") -> list[str]:
+def undecided(family: Family[Any], given: Mapping[str, Any], where: Where = lambda _: "") -> list[Problem]:
     """Mistakes among the parameters of a section whose block is still to be chosen (`auto`).
 
     A source's keys may wait for the choice, so they only have to exist; a scheme is never chosen for its keys.
     """
-    lines = []
+    found = []
     for name, value in given.items():
         key, owners = f"{family.section}.{name}", _owners(family, name)
         if name in family.own or (owners and family is SOURCE):
             continue
         choice = f"{family.section}.{family.key}={' or '.join(owners)}"
+        code: Code = "idle_key" if owners else "unknown_key"
         text = f"says nothing to {given.get(family.key, AUTO)}; choose {choice}"
         if not owners:
             text = problems.unknown_key(key, list(family.model.model_fields), [*schema_keys(), *block_keys()])
-        lines.append(problems.line(key, text, value, where(key)))
-    return lines
+        found.append(problems.problem(code, key, text, value, where(key)))
+    return found
 
 
 def _owners(family: Family[Any], name: str) -> list[str]:

@@ -12,6 +12,7 @@ an effect for the other of `fedlens run` and `fedlens server` are dropped too, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.config.settle import settle
 from fedlens.core.yaml_text import Key, write_text
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, Problem
 
-Check = Callable[[Config, Callable[[str], str]], Iterable[str]]
-"""(a configuration whose block names are all known, dotted key → its place) → one line for each mistake. The
+Check = Callable[[Config, Callable[[str], str]], Iterable[Problem]]
+"""(a configuration whose block names are all known, dotted key → its place) → its mistakes. The
 algorithms' checks are passed in, because this package does not know the algorithms."""
 
 
@@ -73,7 +74,7 @@ def load_config(
     Raises:
         ConfigError: one line for each mistake: key, value, what is allowed, nearest spelling, place.
     """
-    mistakes: list[str] = []
+    mistakes: list[Problem] = []
     layers = _layers(path, overrides, argument_layer(extra or {}, mistakes, origin), mistakes)
     idle = lambda config: idle_keys(config, use, given)  # noqa: E731
     return _checked(layers, mistakes, idle, check, note=note)
@@ -86,7 +87,7 @@ def load_saved_config(path: Path, overrides: Sequence[str] = (), *, check: Check
     Raises:
         ConfigError: as `load_config`.
     """
-    mistakes: list[str] = []
+    mistakes: list[Problem] = []
     layers = _layers(path, overrides, Layer(), mistakes)
     layers.insert(1, argument_layer(kept_paths(path, layers[0].tree), mistakes))
     return _checked(layers, mistakes, lambda config: idle_keys(config, use), check, saved=True)
@@ -97,7 +98,7 @@ def dump(config: Config) -> str:
     return write_text(config.model_dump(mode="json"))
 
 
-def _layers(path: Path | Config | None, overrides: Sequence[str], extra: Layer, mistakes: list[str]) -> list[Layer]:
+def _layers(path: Path | Config | None, overrides: Sequence[str], extra: Layer, mistakes: list[Problem]) -> list[Layer]:
     """The layers, from the lowest to the highest."""
     if isinstance(path, Config):
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
@@ -108,7 +109,7 @@ def _layers(path: Path | Config | None, overrides: Sequence[str], extra: Layer, 
 
 def _checked(
     layers: Sequence[Layer],
-    mistakes: list[str],
+    mistakes: list[Problem],
     idle: Callable[[Config], Iterable[Idle]],
     check: Check,
     *,
@@ -138,20 +139,20 @@ def _checked(
     return Config.model_validate(tree)
 
 
-def _load_plugins(tree: Mapping[str, Any], layer: Layer, mistakes: list[str]) -> bool:
+def _load_plugins(tree: Mapping[str, Any], layer: Layer, mistakes: list[Problem]) -> bool:
     paths = TypeAdapter(list[Path]).validate_python(tree.get("plugins", []))
     try:
         load_plugins(paths)
     except ConfigError as error:
         where = layer.where("plugins")
-        mistakes.extend(line + (f" ({where})" if where else "") for line in error.problems)
+        mistakes.extend(replace(one, line=one.line + (f" ({where})" if where else "")) for one in error.problems)
         return False
     return True
 
 
-def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
-    """Dotted key → line, for all mistakes that the schema itself finds."""
-    lines: dict[str, str] = {}
+def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, Problem]:
+    """By dotted key, all mistakes that the schema itself finds."""
+    found: dict[str, Problem] = {}
     known = dict(sections())
     try:
         Config.model_validate(tree)
@@ -163,11 +164,13 @@ def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, str]:
                 text = problems.said(detail["msg"])
             section = detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict)
             value = ... if section else value_in(tree, key)
-            lines.setdefault(key, problems.line(key, text, value, layer.where(key)))
+            code = problems.code_of(detail["type"])
+            found.setdefault(key, problems.problem(code, key, text, value, layer.where(key)))
     for key, value, node in _values(tree, known):
         if isinstance(value, bool) and problems.is_number(node):
-            lines[key] = problems.line(key, f"must be {problems.allowed(node)}", value, layer.where(key))
-    return lines
+            text = f"must be {problems.allowed(node)}"
+            found[key] = problems.problem("wrong_type", key, text, value, layer.where(key))
+    return found
 
 
 def _place(loc: tuple[int | str, ...], known: Mapping[str, type[BaseModel]]) -> tuple[str, type[BaseModel]]:
@@ -191,7 +194,7 @@ def _explain(key: str, kind: str, value: Any, model: type[BaseModel]) -> str:
 
 
 def _complete_block(
-    family: Family[Any], tree: dict[str, Any], layer: Layer, mistakes: list[str], skip: Mapping[str, str]
+    family: Family[Any], tree: dict[str, Any], layer: Layer, mistakes: list[Problem], skip: Mapping[str, Problem]
 ) -> None:
     """Check the block that a section names, and fill in its default parameters."""
     section = section_in(tree, family.section)

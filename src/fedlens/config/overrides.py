@@ -13,6 +13,7 @@ import yaml
 
 from fedlens.config import problems
 from fedlens.core.yaml_text import Key, parse_value, read_file
+from fedlens.errors import Problem
 
 COMMAND_LINE = "command line"
 
@@ -47,7 +48,7 @@ def file_layer(path: Path) -> Layer:
     return Layer(_nested(text.tree), {key: f"{path}, line {line}" for key, line in text.lines.items()})
 
 
-def argument_layer(values: Mapping[str, Any], mistakes: list[str], origin: str = "") -> Layer:
+def argument_layer(values: Mapping[str, Any], mistakes: list[Problem], origin: str = "") -> Layer:
     """Values from Python, nested or under dotted keys. `origin`: where a user has given them, if not in Python."""
     layer = Layer()
     for name, value in values.items():
@@ -58,8 +59,8 @@ def argument_layer(values: Mapping[str, Any], mistakes: list[str], origin: str =
     return layer
 
 
-def override_layer(overrides: Sequence[str], mistakes: list[str], texts: Mapping[str, bool]) -> Layer:
-    """`key.sub=value` texts; of equal keys the last one applies. Adds one line to `mistakes` for each mistake.
+def override_layer(overrides: Sequence[str], mistakes: list[Problem], texts: Mapping[str, bool]) -> Layer:
+    """`key.sub=value` texts; of equal keys the last one applies. Adds to `mistakes`.
 
     texts  keys whose values are used as typed, and whether they may be null; other values are parsed as YAML
     """
@@ -68,17 +69,18 @@ def override_layer(overrides: Sequence[str], mistakes: list[str], texts: Mapping
         name, equals, text = override.partition("=")
         key = tuple(name.strip().split("."))
         if not equals or not all(key):
-            mistakes.append(problems.line(repr(override), "must be key.sub=value", where=COMMAND_LINE))
+            mistakes.append(problems.problem("syntax", repr(override), "must be key.sub=value", where=COMMAND_LINE))
             continue
         try:
             dotted = ".".join(key)
             value = as_typed(text, null=texts[dotted]) if dotted in texts else parse_value(text)
-        except (yaml.YAMLError, ValueError) as error:
-            advice = str(error) if isinstance(error, ValueError) else _not_yaml(name, error)
-            mistakes.append(problems.line(name, advice, text, COMMAND_LINE))
-            continue
-        _put(layer.tree, key, value, mistakes, COMMAND_LINE)
-        layer.origins[key] = COMMAND_LINE
+        except ValueError as error:
+            mistakes.append(problems.problem("missing", name, str(error), text, COMMAND_LINE))
+        except yaml.YAMLError as error:
+            mistakes.append(problems.problem("syntax", name, _not_yaml(name, error), text, COMMAND_LINE))
+        else:
+            _put(layer.tree, key, value, mistakes, COMMAND_LINE)
+            layer.origins[key] = COMMAND_LINE
     return layer
 
 
@@ -134,13 +136,13 @@ def _merge(
     return merged
 
 
-def _put(tree: dict[str, Any], key: Key, value: Any, mistakes: list[str], where: str) -> None:
+def _put(tree: dict[str, Any], key: Key, value: Any, mistakes: list[Problem], where: str) -> None:
     """Set `key` in `tree`, creating sections as needed; a mapping is merged into what is there."""
     for depth, part in enumerate(key[:-1], start=1):
         below = tree.setdefault(part, {})
         if not isinstance(below, dict):
             text = f"{'.'.join(key[:depth])} is set to a value, so it has no keys below it"
-            mistakes.append(problems.line(".".join(key), text, value, where))
+            mistakes.append(problems.problem("wrong_type", ".".join(key), text, value, where))
             return
         tree = below
     old = tree.get(key[-1])

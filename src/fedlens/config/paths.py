@@ -37,7 +37,8 @@ def kept_paths(config_file: Path, tree: Mapping[str, Any]) -> dict[str, Found]:
     try:
         kept = {str(key): value for key, value in read_json(file).items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{file}: not a JSON object of keys and paths: {error}; remove the file") from error
+        line = f"{file}: not a JSON object of keys and paths: {error}; remove the file"
+        raise ConfigError(line, code="unreadable", key=str(file)) from error
     return {key: value for key, value in kept.items() if _is_there(value) and _here(tree, key) != value}
 
 

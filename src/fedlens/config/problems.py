@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from fedlens.errors import Code, Problem
 
 _LONGEST_VALUE = 60
 
@@ -19,10 +22,37 @@ _OTHER_NAMES = {
 }
 
 
-def line(key: str, text: str, value: Any = ..., where: str = "") -> str:
+_CODES: Mapping[str, Code] = {
+    "extra_forbidden": "unknown_key",
+    "unexpected_keyword_argument": "unknown_key",
+    "missing": "missing",
+    "missing_argument": "missing",
+    "literal_error": "unknown_choice",
+    "value_error": "invalid_value",
+    "string_pattern_mismatch": "invalid_value",
+}
+"""Code for a type of pydantic's errors."""
+
+_LIMITS = frozenset(
+    {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+    | {"too_short", "too_long", "string_too_short", "string_too_long"}
+)
+
+
+def problem(code: Code, key: str, text: str, value: Any = ..., where: str = "") -> Problem:
     """`key = value: text (where)`; without a value (`...`), `key: text (where)`."""
     given = "" if value is ... else f" = {show(value)}"
-    return f"{key}{given}: {text}" + (f" ({where})" if where else "")
+    return Problem(code, key, f"{key}{given}: {text}" + (f" ({where})" if where else ""))
+
+
+def incompatible(reason: str) -> Problem:
+    """The problem for a block's reason not to work, which begins with the key at fault."""
+    return Problem("incompatible", re.split(r"[ :=]", reason, maxsplit=1)[0], reason)
+
+
+def code_of(pydantic_type: str) -> Code:
+    """The code for a type of pydantic's errors; those that are not listed concern the type of the value."""
+    return "out_of_range" if pydantic_type in _LIMITS else _CODES.get(pydantic_type, "wrong_type")
 
 
 def said(message: str) -> str:

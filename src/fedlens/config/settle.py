@@ -15,6 +15,7 @@ from fedlens.config.blocks import FAMILIES
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Idle
 from fedlens.config.keys import section_in, value_in
 from fedlens.config.overrides import Layer
+from fedlens.errors import Problem
 
 _IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
 """What a Python program passes is in the layer of its arguments, above the file."""
@@ -22,8 +23,8 @@ _IN_CODE = {OWN_DATA: 1, OWN_MODEL: 1}
 
 def settle(
     tree: dict[str, Any], idle: Iterable[Idle], layers: Sequence[Layer], *, saved: bool, note: Callable[[str], None]
-) -> Iterator[str]:
-    """Drop idle keys from `tree` if that is what the user means; return a line for each other one.
+) -> Iterator[Problem]:
+    """Drop idle keys from `tree` if that is what the user means; yield a problem for each other one.
 
     layers  the lowest first; saved: all but the highest were saved by a run, and their idle keys are dropped
     note    called for the keys that a file sets for the other use
@@ -45,7 +46,7 @@ def settle(
             continue
         value = value_in(tree, one.key)
         shown = str(value) if isinstance(value, Path) else value
-        yield problems.line(one.key, one.text, shown, layers[at].where(one.key))
+        yield problems.problem("idle_key", one.key, one.text, shown, layers[at].where(one.key))
     if unused:
         note(f"this command does not use {', '.join(unused)}: left out")
 

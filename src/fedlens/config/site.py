@@ -16,7 +16,7 @@ from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import AnyPath, Section
 from fedlens.core import clean
 from fedlens.core.limits import ClientsOrNone, Number, Times, Workers
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, Problem
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]
 """Folders are named after it, too."""
@@ -86,7 +86,7 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     Raises:
         ConfigError: one line for each mistake.
     """
-    mistakes: list[str] = []
+    mistakes: list[Problem] = []
     layer = file_layer(path) if path is not None else Layer()
     layer = merge(layer, override_layer(overrides, mistakes, text_keys(SiteConfig)), {})
     if layer.tree.get("allow", ...) is None:  # a section without content
@@ -94,15 +94,15 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     try:
         site = SiteConfig.model_validate(layer.tree)
     except ValidationError as error:
-        lines = dict.fromkeys(_line(detail, layer) for detail in error.errors(include_url=False))
-        raise ConfigError(*mistakes, *lines) from error
+        found = dict.fromkeys(_problem(detail, layer) for detail in error.errors(include_url=False))
+        raise ConfigError(*mistakes, *found) from error
     mistakes.extend(_truth_values(layer))
     if mistakes:
         raise ConfigError(*mistakes)
     return site
 
 
-def _truth_values(layer: Layer) -> Iterator[str]:
+def _truth_values(layer: Layer) -> Iterator[Problem]:
     """Numbers given as true or false, which pydantic would accept as 1 and 0."""
     parts = ((SiteConfig, "", layer.tree), (AllowSection, "allow.", layer.tree.get("allow", {})))
     for model, prefix, values in parts:
@@ -110,20 +110,22 @@ def _truth_values(layer: Layer) -> Iterator[str]:
         for name, value in values.items():
             if isinstance(value, bool) and problems.is_number(nodes[name]):
                 key = prefix + name
-                yield problems.line(key, f"must be {problems.allowed(nodes[name])}", value, layer.where(key))
+                text = f"must be {problems.allowed(nodes[name])}"
+                yield problems.problem("wrong_type", key, text, value, layer.where(key))
 
 
-def _line(detail: ErrorDetails, layer: Layer) -> str:
-    """The error line for one key."""
+def _problem(detail: ErrorDetails, layer: Layer) -> Problem:
     first, *below = map(str, detail["loc"])
     model, name = (AllowSection, below[0]) if first == "allow" and below else (SiteConfig, first)
     key = name if model is SiteConfig else f"allow.{name}"
-    if detail["type"] == "missing":
-        return f"{key} is missing: --{key} FOLDER, or {key}: in site.yaml"
-    if detail["type"] == "extra_forbidden":
+    code = problems.code_of(detail["type"])
+    if code == "missing":
+        line = f"{key} is missing: --{key} FOLDER, or {key}: in site.yaml"
+        return Problem(code, key, line)
+    if code == "unknown_key":
         everywhere = [*SiteConfig.model_fields, *(f"allow.{field}" for field in AllowSection.model_fields)]
         text = problems.unknown_key(key, list(model.model_fields), everywhere)
-        return problems.line(key, text, where=layer.where(key))
+        return problems.problem(code, key, text, where=layer.where(key))
     permitted = clean.NAME_RULE if key == "name" else problems.allowed(properties(model)[name], detail["input"])
     text = problems.said(detail["msg"]) if detail["type"] == "value_error" else f"must be {permitted}"
-    return problems.line(key, text, detail["input"], layer.where(key))
+    return problems.problem(code, key, text, detail["input"], layer.where(key))

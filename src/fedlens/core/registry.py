@@ -65,7 +65,11 @@ class Registry(Generic[T]):
             known = self._entries.get(name)
             if known is not None and origin(known.factory) != origin(factory):  # the same: a plugin that changed
                 both = f"{origin(known.factory)} and {origin(factory)}"
-                raise ConfigError(f"{self.kind} {name!r} is registered twice, by {both}: give yours another name")
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered twice, by {both}: give yours another name",
+                    code="duplicate",
+                    key=name,
+                )
             factory.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
             self._entries[name] = Entry(name, summary, factory)
             return factory
@@ -88,7 +92,7 @@ class Registry(Generic[T]):
         """
         self._discover()
         if name not in self._entries:
-            raise ConfigError(unknown(self.kind, name, self.names()))
+            raise ConfigError(unknown(self.kind, name, self.names()), code="unknown_name", key=name)
         return self._entries[name]
 
     def _discover(self) -> None:

@@ -82,13 +82,17 @@ def read_file(path: Path) -> Text:
     try:
         content = read_regular(path, LONGEST).decode("utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(_missing(path)) from error
+        raise ConfigError(_missing(path), code="not_found", key=str(path)) from error
     except IsADirectoryError as error:
-        raise ConfigError(f"{path}: is a folder; give the configuration file itself") from error
+        raise ConfigError(
+            f"{path}: is a folder; give the configuration file itself", code="unreadable", key=str(path)
+        ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise ConfigError(
+            f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8", code="unreadable", key=str(path)
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", code="unreadable", key=str(path)) from error
     return _parse_document(content, str(path))
 
 
@@ -142,7 +146,7 @@ def _parse_document(content: str, name: str) -> Text:
     try:
         loader = _loader(content)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: is not YAML ({error})") from error
+        raise ConfigError(f"{name}: is not YAML ({error})", code="syntax", key=name) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -152,17 +156,21 @@ def _parse_document(content: str, name: str) -> Text:
         _scan(node, (), lines, name)
         tree = loader.construct_document(node)
     except RecursionError as error:
-        raise ConfigError(f"{name}: is nested too deeply") from error
+        raise ConfigError(f"{name}: is nested too deeply", code="syntax", key=name) from error
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_broken(name, error)) from error
+        raise ConfigError(_broken(name, error), code="syntax", key=name) from error
     except (yaml.YAMLError, *_CONSTRUCTORS_FAIL) as error:
-        raise ConfigError(f"{name}: is not YAML ({error})") from error
+        raise ConfigError(f"{name}: is not YAML ({error})", code="syntax", key=name) from error
     finally:
         loader.dispose()
     if tree is None:
         return Text()
     if not isinstance(tree, dict):
-        raise ConfigError(f"{name}: must hold sections such as `model:`, but holds a {type(tree).__name__}")
+        raise ConfigError(
+            f"{name}: must hold sections such as `model:`, but holds a {type(tree).__name__}",
+            code="wrong_type",
+            key=name,
+        )
     return Text(tree, lines)
 
 
@@ -196,7 +204,11 @@ def _scan(node: yaml.Node, at: Key, lines: dict[Key, int], name: str) -> None:
     for key_node, value in node.value:
         key, line = (*at, str(key_node.value)), key_node.start_mark.line + 1
         if key in lines and key_node.tag != "tag:yaml.org,2002:merge":
-            raise ConfigError(f"{name}, line {line}: {'.'.join(key)} is given twice (first in line {lines[key]})")
+            raise ConfigError(
+                f"{name}, line {line}: {'.'.join(key)} is given twice (first in line {lines[key]})",
+                code="duplicate",
+                key=".".join(key),
+            )
         lines[key] = line
         _scan(value, key, lines, name)
 

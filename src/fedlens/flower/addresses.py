@@ -24,7 +24,7 @@ def parted(address: str, key: str) -> tuple[str, int]:
     try:
         return _parted(address.strip())
     except ValueError as error:
-        raise ConfigError(f"{key} = {address!r}: {error}") from error
+        raise ConfigError(f"{key} = {address!r}: {error}", code="invalid_value", key=key) from error
 
 
 def as_target(host: str) -> str:
@@ -97,7 +97,9 @@ def bind_address(config: Config) -> tuple[str, int]:
         return "127.0.0.1", port
     raise ConfigError(
         f"server.address = {config.server.address!r}: other machines need certificates (`fedlens certs create --hosts "
-        f"{host} --clients 2 --out ./certs`, then --certs ./certs), or say --insecure"
+        f"{host} --clients 2 --out ./certs`, then --certs ./certs), or say --insecure",
+        code="insecure",
+        key="server.address",
     )
 
 

@@ -97,7 +97,9 @@ def _handler(about: str) -> tuple[SiteConfig, MessageHandler]:
     if not {"partition-id", "num-partitions"} <= node.keys():
         raise ConfigError(
             'this SuperNode does not say where its images are: start it with --node-config \'data-dir="FOLDER" '
-            "partition-id=0', or with the path of its site.yaml as config"
+            "partition-id=0', or with the path of its site.yaml as config",
+            code="missing",
+            key="data-dir",
         )
     config = simulated(int(node["partition-id"]), data)
     return config, MessageHandler(
@@ -130,7 +132,11 @@ def simulated(partition: int, data: str) -> SiteConfig:
     if data:
         held = [folder for folder in sub_folders(existing_folder(Path(data))) if split_word(folder.name) != "test"]
         if partition >= len(held):
-            raise ConfigError(f"data={data!r} holds the folders of {len(held)} clients: simulate no more SuperNodes")
+            raise ConfigError(
+                f"data={data!r} holds the folders of {len(held)} clients: simulate no more SuperNodes",
+                code="incompatible",
+                key="data",
+            )
         folder, name = held[partition], held[partition].name
     site = SiteConfig(data_dir=folder, partition_id=partition, name=name)
     return site.model_copy(update={"state_dir": site.state.parent / "simulation" / name})

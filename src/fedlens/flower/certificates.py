@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlens.core.files import read_json, write_atomic, write_json
 from fedlens.core.registry import unknown
-from fedlens.errors import ConfigError
+from fedlens.errors import Code, ConfigError, Problem
 from fedlens.flower.key_files import (
     Certificate,
     check_folder,
@@ -100,7 +100,11 @@ class ServerCredentials:
         check_valid(found.certificate, f"renew it: fedlens certs renew --out {folder}")
         key = read_private_key(found.key, load_pem_private_key)
         if key.public_key() != read_certificate(found.certificate).public_key():
-            raise ConfigError(f"{found.key}: is not the key of {found.certificate}; take both from the same folder")
+            raise ConfigError(
+                f"{found.key}: is not the key of {found.certificate}; take both from the same folder",
+                code="incompatible",
+                key=str(found.key),
+            )
         return found
 
 
@@ -137,7 +141,11 @@ class ClientCredentials:
         check_valid(folder / AUTHORITY, f"the server needs new certificates: {_ANEW}")
         key = read_private_key(folder / CLIENT_KEY, load_ssh_private_key)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigError(f"{folder / CLIENT_KEY}: is not an elliptic curve key, which is what Flower takes")
+            raise ConfigError(
+                f"{folder / CLIENT_KEY}: is not an elliptic curve key, which is what Flower takes",
+                code="wrong_type",
+                key=str(folder / CLIENT_KEY),
+            )
         return cls(read(folder / AUTHORITY), (key, key.public_key()))
 
 
@@ -150,7 +158,11 @@ def create(out: Path, hosts: Sequence[str], clients: Sequence[str], days: int) -
         ConfigError: `out` holds something; bad hosts, names or days; a file cannot be written.
     """
     if (out / AUTHORITY).exists():
-        raise ConfigError(f"{out}: has certificates already; add clients with fedlens certs add, or give another --out")
+        raise ConfigError(
+            f"{out}: has certificates already; add clients with fedlens certs add, or give another --out",
+            code="exists",
+            key=str(out),
+        )
     _check_names(clients, ())
     authority, key = Authority.new(), new_key()
     certificate = authority.server_certificate(key.public_key(), hosts, days)
@@ -158,7 +170,7 @@ def create(out: Path, hosts: Sequence[str], clients: Sequence[str], days: int) -
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
-            raise ConfigError(f"{out}: is not empty; give a new folder with --out")
+            raise ConfigError(f"{out}: is not empty; give a new folder with --out", code="exists", key=str(out))
         (out / SERVER).parent.mkdir()
         write_secret(out / SERVER_KEY, key_text(key))
         write_atomic(out / SERVER, certificate_text(certificate))
@@ -209,7 +221,7 @@ def revoke(out: Path, name: str) -> None:
     """
     clients = load_registry(out).clients
     if name not in clients:
-        raise ConfigError(unknown("client", name, clients))
+        raise ConfigError(unknown("client", name, clients), code="unknown_name", key=name)
     if clients[name].revoked is None:
         with writing(out):
             entries = read_json(out / REGISTRY)
@@ -230,7 +242,11 @@ def load_registry(folder: Path) -> ClientRegistry:
     try:
         return ClientRegistry({name: _registered(entry) for name, entry in json.loads(content).items()})
     except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{folder / REGISTRY}: is damaged ({error}); put back a copy of before") from error
+        raise ConfigError(
+            f"{folder / REGISTRY}: is damaged ({error}); put back a copy of before",
+            code="unreadable",
+            key=str(folder / REGISTRY),
+        ) from error
 
 
 def numbered(count: int, taken: Collection[str] = ()) -> list[str]:
@@ -240,7 +256,9 @@ def numbered(count: int, taken: Collection[str] = ()) -> list[str]:
         ConfigError: fewer than one, or more than `MOST_AT_ONCE`.
     """
     if not 1 <= count <= MOST_AT_ONCE:
-        raise ConfigError(f"--clients {count}: give a number from 1 to {MOST_AT_ONCE:,}")
+        raise ConfigError(
+            f"--clients {count}: give a number from 1 to {MOST_AT_ONCE:,}", code="out_of_range", key="--clients"
+        )
     used = [int(found[1]) for name in taken if (found := re.fullmatch("client([0-9]+)", name))]
     first = max(used, default=0) + 1
     return [f"client{number}" for number in range(first, first + count)]
@@ -248,13 +266,14 @@ def numbered(count: int, taken: Collection[str] = ()) -> list[str]:
 
 def _check_names(names: Sequence[str], taken: Collection[str]) -> None:
     if not names:
-        raise ConfigError("--names: give at least one")
+        raise ConfigError("--names: give at least one", code="missing", key="--names")
     allowed = "use up to 64 of the letters a to z, digits, '.', '_' and '-', the first a letter or digit"
-    problems = [f"client {name!r}: {allowed}" for name in names if not _NAME.fullmatch(name)]
-    problems += [f"client {name!r}: is registered already; give another name" for name in names if name in taken]
-    problems += [f"client {name!r}: is named twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    if problems:
-        raise ConfigError(*problems)
+    found: list[tuple[Code, str, str]] = []
+    found += [("invalid_value", name, allowed) for name in names if not _NAME.fullmatch(name)]
+    found += [("exists", name, "is registered already; give another name") for name in names if name in taken]
+    found += [("duplicate", name, "is named twice") for name in dict.fromkeys(names) if names.count(name) > 1]
+    if found:
+        raise ConfigError(*(Problem(code, name, f"client {name!r}: {text}") for code, name, text in found))
 
 
 def _new_client(folder: Path, ca: bytes) -> dict[str, str | None]:

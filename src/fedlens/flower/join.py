@@ -42,6 +42,8 @@ def where(site: SiteConfig) -> Place:
     if host not in LOOPBACK and not site.insecure:
         raise ConfigError(
             f"server_address = {site.server_address!r}: another machine needs --certs FOLDER (the folder that its "
-            "administrator made for this site with `fedlens certs create`), or say --insecure"
+            "administrator made for this site with `fedlens certs create`), or say --insecure",
+            code="insecure",
+            key="server_address",
         )
     return Place(address)

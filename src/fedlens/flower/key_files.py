@@ -54,17 +54,21 @@ class Certificate:
 def check_folder(folder: Path, way_out: str) -> None:
     """Raises ConfigError: there is no such folder."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; {way_out}")
+        raise ConfigError(f"{folder}: no such folder; {way_out}", code="not_found", key=str(folder))
 
 
 def check_valid(path: Path, way_out: str) -> None:
     """Raises ConfigError: the certificate in this file cannot be read, has ended, or has not begun."""
     certificate = Certificate.read(path)
     if certificate.ends < now():
-        raise ConfigError(f"{path}: ended on {certificate.ends:%Y-%m-%d}; {way_out}")
+        raise ConfigError(f"{path}: ended on {certificate.ends:%Y-%m-%d}; {way_out}", code="expired", key=str(path))
     if certificate.begins > now():
         begins, here = (f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (certificate.begins, now()))
-        raise ConfigError(f"{path}: begins on {begins}, and here it is {here}; set this machine's clock")
+        raise ConfigError(
+            f"{path}: begins on {begins}, and here it is {here}; set this machine's clock",
+            code="expired",
+            key=str(path),
+        )
 
 
 def read(path: Path) -> bytes:
@@ -72,9 +76,11 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is missing; take the folder as fedlens certs made it") from error
+        raise ConfigError(
+            f"{path}: is missing; take the folder as fedlens certs made it", code="not_found", key=str(path)
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", code="unreadable", key=str(path)) from error
 
 
 def read_certificate(path: Path) -> x509.Certificate:
@@ -84,7 +90,11 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return load_pem_x509_certificate(read(path))
     except ValueError as error:
-        raise ConfigError(f"{path}: is not a certificate in PEM; take the folder as fedlens certs made it") from error
+        raise ConfigError(
+            f"{path}: is not a certificate in PEM; take the folder as fedlens certs made it",
+            code="unreadable",
+            key=str(path),
+        ) from error
 
 
 def read_private_key(path: Path, loader: Callable[[bytes, None], Key]) -> Key:
@@ -98,13 +108,19 @@ def read_private_key(path: Path, loader: Callable[[bytes, None], Key]) -> Key:
     content = read(path)
     mode = path.stat().st_mode & 0o777
     if os.name == "posix" and mode & 0o007:
-        raise ConfigError(f"{path}: is open to every user of this machine (mode {mode:o}); chmod 600 {path}")
+        raise ConfigError(
+            f"{path}: is open to every user of this machine (mode {mode:o}); chmod 600 {path}",
+            code="insecure",
+            key=str(path),
+        )
     try:
         return loader(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"{path}: is not a private key without password in the format that is expected; take the folder as fedlens "
-            "certs made it"
+            "certs made it",
+            code="unreadable",
+            key=str(path),
         ) from error
 
 
@@ -126,6 +142,14 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise ConfigError(f"{error.filename}: is there already; move it away, or choose another name") from error
+        raise ConfigError(
+            f"{error.filename}: is there already; move it away, or choose another name",
+            code="exists",
+            key=str(error.filename),
+        ) from error
     except OSError as error:
-        raise ConfigError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error})",
+            code="unwritable",
+            key=str(error.filename or folder),
+        ) from error

@@ -67,7 +67,7 @@ class OwnSuperLink:
                 self._read = changed
         except (OSError, ConfigError) as error:  # being replaced just now: keep what was read last
             if not self._read:
-                raise ConfigError(f"server.certs: {error}") from error
+                raise ConfigError(f"server.certs: {error}", code="unreadable", key="server.certs") from error
 
     def allow(self, nbytes: int) -> None:
         self._limit = nbytes

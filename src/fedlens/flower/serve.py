@@ -87,7 +87,7 @@ def check_serving(config: Config) -> None:
     check_clock(config)
     if config.attack.name != AttackSection().name:
         text = "attacks are for simulations (`fedlens run`); real sites are not made to lie; use attack.name=none"
-        raise ConfigError(problems.line("attack.name", text, config.attack.name))
+        raise ConfigError(problems.problem("idle_key", "attack.name", text, config.attack.name))
     check_rule(config, config.federated.min_fit_clients)
 
 
@@ -137,7 +137,9 @@ def check_clock(config: Config) -> None:
     if CLOCK.choose(config.clock).virtual:
         raise ConfigError(
             f"clock.name = {config.clock.name!r}: sites take the time that they take; a clock is for simulation "
-            "(`fedlens run`), so leave it out"
+            "(`fedlens run`), so leave it out",
+            code="idle_key",
+            key="clock.name",
         )
 
 
@@ -149,7 +151,9 @@ def check_weights(config: Config) -> None:
         what = "model.lora" if model.lora.rank else f"model.freeze = {model.freeze!r}"
         raise ConfigError(
             f"model.weights = {str(model.weights)!r}: with {what} every site would need these weights, and they do not "
-            "travel; use model.pretrained=true, or train the whole model"
+            "travel; use model.pretrained=true, or train the whole model",
+            code="contradiction",
+            key="model.weights",
         )
 
 

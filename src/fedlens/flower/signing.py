@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -70,7 +70,11 @@ class Authority:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         if not 1 <= days <= AUTHORITY_DAYS:
-            raise ConfigError(f"--days {days}: a certificate is valid for 1 to {AUTHORITY_DAYS} days")
+            raise ConfigError(
+                f"--days {days}: a certificate is valid for 1 to {AUTHORITY_DAYS} days",
+                code="out_of_range",
+                key="--days",
+            )
         extensions = [
             (x509.SubjectAlternativeName(_alternatives(hosts)), False),
             (x509.BasicConstraints(ca=False, path_length=None), True),
@@ -164,20 +168,23 @@ def _alternatives(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
     problems = [problem for host in hosts if (problem := _problem(host))]
     if not hosts:
-        problems = ["--hosts: name at least one host under which the clients reach the server"]
+        line = "--hosts: name at least one host under which the clients reach the server"
+        problems = [Problem("missing", "--hosts", line)]
     if problems:
         raise ConfigError(*problems)
     addresses = {host: _address(host) for host in (*hosts, *LOCAL)}
     return [x509.IPAddress(address) if address else x509.DNSName(host) for host, address in addresses.items()]
 
 
-def _problem(host: str) -> str | None:
+def _problem(host: str) -> Problem | None:
     wanted = "give a name or an address without port, such as server.example.org or 192.0.2.7"
     address = _address(host)
     if address and address.is_unspecified:
-        return f"--hosts {host}: is where a server listens, not where clients find it; {wanted}"
+        line = f"--hosts {host}: is where a server listens, not where clients find it; {wanted}"
+        return Problem("invalid_value", "--hosts", line)
     if not address and (not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit()):
-        return f"--hosts {host!r}: is neither a host's name nor an address; {wanted}"
+        line = f"--hosts {host!r}: is neither a host's name nor an address; {wanted}"
+        return Problem("invalid_value", "--hosts", line)
     return None
 
 

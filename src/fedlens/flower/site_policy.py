@@ -29,7 +29,9 @@ def local_config(setup: Setup, site: SiteConfig) -> Config:
     try:
         told = _told(setup, site)
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"the server's configuration lacks a part, or has it in another form: {error}") from error
+        raise ConfigError(
+            f"the server's configuration lacks a part, or has it in another form: {error}", code="missing"
+        ) from error
     return load(None, (), told)
 
 

@@ -38,10 +38,14 @@ def exclusive_lock(config: SiteConfig) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConfigError(
                 f"partition_id={config.partition_id}: a client of that partition ({config.client}) already runs here, "
-                f"in {folder}; give this one another --partition_id"
+                f"in {folder}; give this one another --partition_id",
+                code="in_use",
+                key="partition_id",
             ) from error
         except OSError as error:
             raise ConfigError(
-                f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir"
+                f"state_dir: {folder} cannot be used: {error.strerror}; choose another --state_dir",
+                code="unwritable",
+                key="state_dir",
             ) from error
         yield

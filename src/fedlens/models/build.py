@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, Problem
 from fedlens.models.base import ModelBuilder, ModelRequest, Recognizer, models
 from fedlens.models.freezing import NONE, Freeze, freeze
 from fedlens.models.lora import Lora, add_lora
@@ -76,8 +76,9 @@ def builder_named(name: str, parameters: Mapping[str, Any] | None = None) -> Mod
     try:
         return models.get(name).build(given)
     except ValidationError as error:
-        lines = [f"model {name}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise ConfigError(*lines) from error
+        keys = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        found = [Problem("invalid_value", f"model.{key}", f"model {name}: {key}: {said}") for key, said in keys]
+        raise ConfigError(*found) from error
 
 
 def count_parameters(model: torch.nn.Module) -> int:

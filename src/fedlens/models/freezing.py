@@ -75,16 +75,26 @@ def _last(model: Recognizer, what: Freeze) -> str:
     ends = [end for end in stage_ends(model) if end != "head"]
     if isinstance(what, int):
         if what > len(ends):
-            raise ConfigError(f"model.freeze = {what}: the backbone has {len(ends)} stages: use 1 to {len(ends)}")
+            raise ConfigError(
+                f"model.freeze = {what}: the backbone has {len(ends)} stages: use 1 to {len(ends)}",
+                code="incompatible",
+                key="model.freeze",
+            )
         return ends[what - 1]
     if what == "head" or what.startswith("head."):
-        raise ConfigError(f"model.freeze = {what!r}: nothing would be left to train; use model.freeze=backbone")
+        raise ConfigError(
+            f"model.freeze = {what!r}: nothing would be left to train; use model.freeze=backbone",
+            code="incompatible",
+            key="model.freeze",
+        )
     known = [name for name, _ in model.named_modules() if name]
     if what not in known:
         near = difflib.get_close_matches(what, known, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError(
             f"model.freeze = {what!r}: the model has no module of that name. {hint}Use backbone, a number of stages "
-            f"from 1 to {len(ends)}, or the last module to freeze, such as {ends[len(ends) // 2]}"
+            f"from 1 to {len(ends)}, or the last module to freeze, such as {ends[len(ends) // 2]}",
+            code="unknown_name",
+            key="model.freeze",
         )
     return what

@@ -26,7 +26,11 @@ def use_group_norm(model: nn.Module) -> None:
     """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not found:
-        raise ConfigError("model.norm = 'group': the model has no BatchNorm to replace; leave it out")
+        raise ConfigError(
+            "model.norm = 'group': the model has no BatchNorm to replace; leave it out",
+            code="incompatible",
+            key="model.norm",
+        )
     for name, module in found:
         model.set_submodule(name, _group_norm(module))
 

@@ -56,13 +56,15 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
     curves = section("Accuracy", *_curves(named))
     if not curves:
-        raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet")
+        raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet", code="incompatible", key="--plot")
     sections = [*map(warning, told), table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
     text = page("Runs side by side", f"{len(runs)} runs", sections)
     try:
         write_atomic(path, text)
     except OSError as error:
-        raise ConfigError(f"--plot {path}: cannot be written ({error.strerror}); give another file") from error
+        raise ConfigError(
+            f"--plot {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
+        ) from error
 
 
 _WIDEST = 80
@@ -176,7 +178,9 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
 def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headline]]:
     places = [run.path for folder in folders for run in find_runs(newest(folder))]
     if not places:
-        raise ConfigError(f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one")
+        raise ConfigError(
+            f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one", code="not_found", key=str(folders[0])
+        )
     runs, damaged = [], []
     for place in places:
         try:

@@ -36,7 +36,9 @@ def import_ray(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("runtime.name='ray' needs the extra: pip install 'fedlens[ray]'") from error
+        raise ConfigError(
+            "runtime.name='ray' needs the extra: pip install 'fedlens[ray]'", code="unavailable", key="runtime.name"
+        ) from error
     return ray
 
 

@@ -44,7 +44,9 @@ class RunDir:
                 (path / folder).mkdir()
         except OSError as error:
             raise ConfigError(
-                f"tracking.dir: no run folder can be made in {str(base)!r} ({error.strerror}); choose another folder"
+                f"tracking.dir: no run folder can be made in {str(base)!r} ({error.strerror}); choose another folder",
+                code="unwritable",
+                key="tracking.dir",
             ) from error
         return cls(path)
 
@@ -57,7 +59,7 @@ class RunDir:
         """
         run = cls(newest(path))
         if not run.config.is_file():
-            raise ConfigError(_no_run(path))
+            raise ConfigError(_no_run(path), code="not_found", key=str(path))
         return run
 
     @property
@@ -149,11 +151,15 @@ class RunDir:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(
-                    f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first"
+                    f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first",
+                    code="in_use",
+                    key=str(self.path),
                 ) from error
             except OSError as error:
                 raise ConfigError(
-                    f"{str(self.path)!r} cannot be held ({error.strerror}); copy the run to another folder"
+                    f"{str(self.path)!r} cannot be held ({error.strerror}); copy the run to another folder",
+                    code="unwritable",
+                    key=str(self.path),
                 ) from error
             yield
 
@@ -209,7 +215,11 @@ def newest(path: Path) -> Path:
     base = Path(*path.parts[:place]) if place else LOGS
     runs = find_runs(base) if base.is_dir() else []
     if not runs:
-        raise ConfigError(f"{str(path)!r}: there is no run in {str(base)!r} yet; `fedlens run` makes one")
+        raise ConfigError(
+            f"{str(path)!r}: there is no run in {str(base)!r} yet; `fedlens run` makes one",
+            code="not_found",
+            key=str(path),
+        )
     return runs[-1].path.joinpath(*path.parts[place + 1 :])
 
 

@@ -93,10 +93,18 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"runtime.device={name!r} is no device: use auto, cpu, cuda, cuda:<n> or mps") from error
+        raise ConfigError(
+            f"runtime.device={name!r} is no device: use auto, cpu, cuda, cuda:<n> or mps",
+            code="invalid_value",
+            key="runtime.device",
+        ) from error
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        raise ConfigError(f"runtime.device={name!r} is not on this machine: use runtime.device=auto")
+        raise ConfigError(
+            f"runtime.device={name!r} is not on this machine: use runtime.device=auto",
+            code="unavailable",
+            key="runtime.device",
+        )
     return device
