@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedlens.cli.blocks import describe, example
 from fedlens.cli.main import app, complain
 from fedlens.config.blocks import ALGORITHM, FAMILIES
-from fedlens.errors import ConfigError, DataError
+from fedlens.errors import ConfigError, DataError, Problem
 
 COMMANDS = (
     "run",
@@ -88,7 +88,11 @@ def test_version():
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ConfigError("one", "two"), 2), (DataError("one\ntwo"), 1), (KeyboardInterrupt(), 130)],
+    [
+        (ConfigError(Problem("missing", "a", "one"), Problem("missing", "b", "two")), 2),
+        (DataError("one\ntwo"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_errors_are_lines_on_stderr_and_an_exit_status(monkeypatch, error, status):
     def fail(*_arguments, **_options):

@@ -134,10 +134,18 @@ def check_parts(update: ClientUpdate, strategy: Strategy) -> None:
     """
     name = type(strategy).__name__
     if update.part_weights and not strategy.weighs_parts:
-        raise ConfigError(f"strategy {name}: `finish` gives part_weights; declare weighs_parts = True in the class")
+        raise ConfigError(
+            f"strategy {name}: `finish` gives part_weights; declare weighs_parts = True in the class",
+            code="contradiction",
+            key="strategy.name",
+        )
     known = {part_of(tensor, update.part_weights) for tensor in update.payload}
     if unknown := sorted(update.part_weights.keys() - known):
-        raise ConfigError(f"strategy {name}: part_weights has {unknown[0]!r}, where the update has no tensor")
+        raise ConfigError(
+            f"strategy {name}: part_weights has {unknown[0]!r}, where the update has no tensor",
+            code="unknown_name",
+            key="strategy.name",
+        )
 
 
 def in_main_memory(update: ClientUpdate) -> ClientUpdate:
