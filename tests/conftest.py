@@ -15,9 +15,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is tested is the CPU's, to the bit, also where there is a GPU; but for the tests of the GPU, `-m gpu`."""
+    """What is tested is the CPU's, to the bit, also where there is a GPU; but for the tests of the GPU, `-m gpu`.
+    PyTorch gets one thread, here and in what tests start: the models are tiny and the tests run side by side, so more
+    threads would only wait for each other."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 # `make test` tries the same few inputs every time, so that it cannot fail by chance; `make test-full` tries new ones.
@@ -37,9 +41,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def same_chance() -> None:
-    """First weights of a module that a test makes by itself, and `torch.rand`, are the same every time."""
+def same_torch() -> Iterator[None]:
+    """First weights of a module that a test makes by itself, and `torch.rand`, are the same every time; and a site in
+    this process may set a number of threads of its own."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -48,13 +56,11 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Any]:
+def place(tmp_path: Path) -> Any:
     """A site (`sites.Place`)."""
-    from tests.helpers import one_thread
     from tests.sites import Place
 
-    with one_thread():  # and a site sets its own
-        yield Place(tmp_path)
+    return Place(tmp_path)
 
 
 def unlisted_skips(session: pytest.Session) -> list[str]:

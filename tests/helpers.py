@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,15 +28,6 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.settings import LocalSettings
 
 CPU = torch.device("cpu")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch with one thread: where a model is tiny, more of them only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Memory:

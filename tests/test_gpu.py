@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers import one_thread
 from tests.photos import photos
 from torch import Tensor, nn
 
@@ -80,14 +79,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def whole_floats(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def whole_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without TF32, which rounds a convolution's inputs to ten bits, in this process and in those that it starts."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU that PyTorch can use, or pytest without -m gpu, which hides it")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    with one_thread():
-        yield
+    torch.set_num_threads(1)  # as tests of the CPU have
 
 
 def run(folder: Path, images: Path, device: str, *overrides: str, **given) -> fedlens.Run:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.helpers import one_thread
 from torch import nn
 from typer.testing import CliRunner
 
@@ -41,17 +40,10 @@ SETTINGS = ("model.name=lenet", *WITHOUT_MODEL)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, fedlens.api.Run]:
     base = tmp_path_factory.mktemp("logs")
-    with one_thread():
-        return {
-            name: fedlens.run(None, *SETTINGS, f"personalization.name={name}", f"tracking.dir={base}", show=False)
-            for name in ("fedper", "ditto", "finetune")
-        }
-
-
-@pytest.fixture(autouse=True)
-def alone():
-    with one_thread():
-        yield
+    return {
+        name: fedlens.run(None, *SETTINGS, f"personalization.name={name}", f"tracking.dir={base}", show=False)
+        for name in ("fedper", "ditto", "finetune")
+    }
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from tests.flower.authority import HOSTS
 from tests.flower.stage import Stage
-from tests.helpers import one_thread
 
 from fedlens.flower import runtime
 from fedlens.flower.certificates import create
@@ -26,14 +25,12 @@ def task_identity() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime looks without pauses."""
     monkeypatch.setattr(runtime, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(runtime, "SLOWEST_POLL_SECONDS", 0.001)
     monkeypatch.setattr(runtime, "NODES_SECONDS", 0.0)
     monkeypatch.setattr(runtime, "LEAVE_SECONDS", 0.05)
-    with one_thread():
-        yield
 
 
 @pytest.fixture

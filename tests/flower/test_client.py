@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from tests.flower.fakes import TinySite
-from tests.helpers import CPU, one_thread, tiny_data, tiny_model, tiny_trainer
+from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
 
 from fedlens.core.types import ClientFailure, Task, TaskSettings
 from fedlens.flower.codec import arrays, task_record
@@ -49,8 +49,7 @@ class Counting(TinySite):
 def site(tmp_path):
     Counting.done = 0
     trainer = tiny_trainer(FedAvg(), DATA, tmp_path, LocalSettings(batch_size=4))
-    with one_thread():
-        yield Counting(trainer, DATA, "client0", 0, "an identity")
+    return Counting(trainer, DATA, "client0", 0, "an identity")
 
 
 def taken(content: RecordDict) -> tuple[Incoming, dict[str, bytes]]:

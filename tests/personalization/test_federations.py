@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
+from tests.helpers import infos, tiny_data, tiny_trainer
 from tests.personalization.federations import SETTINGS, algorithm, beginning, federate, skewed
 
 import fedlens
@@ -29,20 +29,13 @@ QUICK = (
 METHODS = [name for name in personalizations.names() if name != "none"]
 
 
-@pytest.fixture(autouse=True)
-def alone():
-    with one_thread():
-        yield
-
-
 def at_home(records) -> float:
     return float(np.mean([client.accuracy for client in records[-1].clients]))
 
 
 @pytest.fixture(scope="module")
 def one_model_for_all(tmp_path_factory) -> float:
-    with one_thread():
-        return at_home(federate(tmp_path_factory.mktemp("none"), "none", skewed(), PLAN)[1])
+    return at_home(federate(tmp_path_factory.mktemp("none"), "none", skewed(), PLAN)[1])
 
 
 @pytest.mark.parametrize("name", METHODS)

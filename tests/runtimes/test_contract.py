@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.flower.processes import until
-from tests.helpers import infos, one_thread, tiny_data, tiny_trainer
+from tests.helpers import infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.base import rules
 from fedlens.core.types import State, Task, TaskSettings
@@ -180,8 +180,7 @@ def test_tasks_of_several_models_come_back_one_by_one(workers: int, tmp_path) ->
             for index, client in enumerate(place.clients())
         ]
         place.submit(tasks)
-        with one_thread():  # as a worker has
-            found.append({answer.client: answer for answer in place.completed()})
+        found.append({answer.client: answer for answer in place.completed()})
         place.close()
     alone, shared_out = found
     assert len(alone) == len(shared_out) == 5
