@@ -1,4 +1,5 @@
-"""Real processes, really killed: what is resumed ends as if nothing had happened."""
+"""Real processes, really killed: what is resumed ends as if nothing had happened, in synchronous and asynchronous runs.
+In the latter, pending tasks and client stores continue, too."""
 
 import os
 import signal
@@ -6,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.started import Started
 
 from fedlens.tracking.metrics import read_metrics
 
@@ -29,21 +32,20 @@ BASE = (
 COHORTS = ("federated.fraction_fit=0.4",)
 WORKERS = ("runtime.workers=2",)
 SETTINGS = (*BASE, *COHORTS, *WORKERS)
-FEDLENS = (sys.executable, "-c", "from fedlens.cli.main import main; main()")
+CLOCK = ("clock.name=half_normal", "clock.dropout=0.1", "clock.available=0.8", "clock.cycle=7")
+RUNS = {
+    "synchronous": SETTINGS,
+    "ditto": (*SETTINGS, "personalization.name=ditto"),  # models of their own, a round ahead when all is killed
+    "fedbuff": (*BASE, *WORKERS, *CLOCK, "schedule.name=fedbuff", "schedule.buffer_size=3", "schedule.concurrency=6"),
+    "fedasync": (*BASE, *COHORTS, *CLOCK, "strategy.name=fedprox", "schedule.name=fedasync", "runtime.name=in_process"),
+}
+
+Result = tuple[bytes, list[dict]]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*FEDLENS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    try:
-        output, _ = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
+def finish(process: Started) -> str:
+    status, output = process.ended()
+    assert status == 0, output
     return output
 
 
@@ -52,7 +54,7 @@ def only_run(base: Path) -> Path:
     return folder.parent
 
 
-def result(folder: Path) -> tuple[bytes, list[dict]]:
+def result(folder: Path) -> Result:
     lines = read_metrics(folder / "metrics.jsonl")
     for line in lines:
         del line["seconds"]
@@ -61,7 +63,7 @@ def result(folder: Path) -> tuple[bytes, list[dict]]:
     return (folder / "model" / "model.safetensors").read_bytes(), lines
 
 
-def assert_same(folder: Path, undisturbed: tuple[bytes, list[dict]]) -> None:
+def assert_same(folder: Path, undisturbed: Result) -> None:
     weights, lines = result(folder)
     for found, expected in zip(lines, undisturbed[1], strict=True):
         assert found == expected
@@ -69,16 +71,22 @@ def assert_same(folder: Path, undisturbed: tuple[bytes, list[dict]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[dict]]:
-    base = tmp_path_factory.mktemp("whole")
-    finish(start("run", *SETTINGS, f"tracking.dir={base}"))
-    return result(only_run(base))
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
+    """What a run of `RUNS` gives when it is left alone."""
+
+    @cache
+    def left_alone(run: str) -> Result:
+        base = tmp_path_factory.mktemp(run)
+        finish(Started("run", *RUNS[run], f"tracking.dir={base}"))
+        return result(only_run(base))
+
+    return left_alone
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+def wait_for(running: Callable[[], bool], condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, f"ended before the moment came: {process.communicate()[0]}"
+        assert running(), "ended before the moment came"
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -94,6 +102,15 @@ def checkpoint_being_written(base: Path, number: int) -> Callable[[], bool]:
     return lambda: any(base.glob(f"*/checkpoints/round-{number:08d}*"))
 
 
+def killed(base: Path, run: str, moment: Callable[[], bool], kill: Callable[[int, int], None] = os.killpg) -> Path:
+    """The folder of a new run that was killed at that moment."""
+    process = Started("run", *RUNS[run], f"tracking.dir={base}")
+    wait_for(lambda: process.running, moment)
+    kill(process.pid, signal.SIGKILL)
+    process.ended(20)  # only when the workers that share its output have ended, too
+    return only_run(base)
+
+
 MOMENTS = {
     "before the first round": lambda base: lambda: any(base.glob("*/metrics.jsonl")),
     "after a line, before or in its checkpoint": lambda base: lines_written(base, 1),
@@ -104,45 +121,44 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("everything", [True, False], ids=["all processes", "the coordinator"])
-def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, undisturbed, moment: str, everything: bool) -> None:
-    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
-    wait_for(process, MOMENTS[moment](tmp_path))
-    (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
-    process.communicate(timeout=20)  # ends only when the workers that share its output have ended, too
-    finish(start("resume", str(only_run(tmp_path))))
-    assert_same(only_run(tmp_path), undisturbed)
+@pytest.mark.parametrize(
+    ("run", "kill"),
+    [("synchronous", os.killpg), ("synchronous", os.kill), ("fedbuff", os.killpg), ("fedasync", os.killpg)],
+    ids=["all processes", "the coordinator", "fedbuff", "fedasync"],
+)
+def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, undisturbed, run: str, kill, moment: str) -> None:
+    folder = killed(tmp_path, run, MOMENTS[moment](tmp_path), kill)
+    finish(Started("resume", str(folder)))
+    assert_same(folder, undisturbed(run))
 
 
-def test_killed_again_and_again(tmp_path, undisturbed) -> None:
-    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
+@pytest.mark.parametrize("run", ["synchronous", "fedbuff", "fedasync"])
+def test_killed_again_and_again(tmp_path, undisturbed, run: str) -> None:
+    process = Started("run", *RUNS[run], f"tracking.dir={tmp_path}")
     for count in (1, 3, 5, 6):
-        wait_for(process, lines_written(tmp_path, count))
+        wait_for(lambda: process.running, lines_written(tmp_path, count))  # noqa: B023 - called at once
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=20)
-        process = start("resume", str(only_run(tmp_path)))
+        process.ended(20)
+        process = Started("resume", str(only_run(tmp_path)))
     finish(process)
-    assert_same(only_run(tmp_path), undisturbed)
+    assert_same(only_run(tmp_path), undisturbed(run))
 
 
-def test_what_clients_keep_survives_with_the_run(tmp_path) -> None:
-    """Models of their own, of which the clients are a round ahead when everything is killed."""
-    settings = (*SETTINGS, "personalization.name=ditto")
-    finish(start("run", *settings, f"tracking.dir={tmp_path / 'whole'}"))
-    cut = tmp_path / "cut"
-    process = start("run", *settings, f"tracking.dir={cut}")
-    wait_for(process, lines_written(cut, 4))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=20)
-    finish(start("resume", str(only_run(cut))))
-    assert_same(only_run(cut), result(only_run(tmp_path / "whole")))
+def test_what_clients_keep_survives_with_the_run(tmp_path, undisturbed) -> None:
+    folder = killed(tmp_path, "ditto", lines_written(tmp_path, 4))
+    finish(Started("resume", str(folder)))
+    assert_same(folder, undisturbed("ditto"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["to all", "to the command"])
 def test_a_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed, number, send) -> None:
-    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
-    wait_for(process, lines_written(tmp_path, 3))
+    """Sent to an interpreter of its own: how that ends is part of what is tested."""
+    command = [sys.executable, "-m", "fedlens", "run", *SETTINGS, f"tracking.dir={tmp_path}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for(lambda: process.poll() is None, lines_written(tmp_path, 3))
     children = psutil.Process(process.pid).children(recursive=True)
     send(process.pid, number)
     output, _ = process.communicate(timeout=30)
@@ -151,35 +167,30 @@ def test_a_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed, num
     assert "Traceback" not in output
     folder = only_run(tmp_path)
     assert f"fedlens resume {folder}" in output
-    finish(start("resume", str(folder)))
-    assert_same(folder, undisturbed)
+    finish(Started("resume", str(folder)))
+    assert_same(folder, undisturbed("synchronous"))
 
 
 def test_a_run_in_progress_is_not_gone_on_with(tmp_path, undisturbed) -> None:
-    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
-    wait_for(process, lines_written(tmp_path, 2))
-    process.send_signal(signal.SIGSTOP)  # so that it is still there when the second looks
-    second = start("resume", str(only_run(tmp_path)))
-    output, _ = second.communicate(timeout=60)
-    process.send_signal(signal.SIGCONT)
-    assert second.returncode == 2
+    process = Started("run", *SETTINGS, f"tracking.dir={tmp_path}")
+    wait_for(lambda: process.running, lines_written(tmp_path, 2))
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is still there when the second looks
+    status, output = Started("resume", str(only_run(tmp_path))).ended(60)
+    os.kill(process.pid, signal.SIGCONT)
+    assert status == 2
     assert output.count("\n") == 1
     assert "another process is training this run" in output
     finish(process)
-    assert_same(only_run(tmp_path), undisturbed)
+    assert_same(only_run(tmp_path), undisturbed("synchronous"))
 
 
 def test_a_truncated_checkpoint_costs_one_round(tmp_path, undisturbed) -> None:
-    process = start("run", *SETTINGS, f"tracking.dir={tmp_path}")
-    wait_for(process, lines_written(tmp_path, 5))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=20)
-    folder = only_run(tmp_path)
+    folder = killed(tmp_path, "synchronous", lines_written(tmp_path, 5))
     newest = max(path for path in (folder / "checkpoints").glob("round-*") if not path.suffix)
     os.truncate(newest / "state.safetensors", 1000)
-    output = finish(start("resume", str(folder)))
+    output = finish(Started("resume", str(folder)))
     assert "is damaged" in output
-    assert_same(folder, undisturbed)
+    assert_same(folder, undisturbed("synchronous"))
 
 
 def test_a_full_disk_stops_with_the_last_good_checkpoint(tmp_path, undisturbed) -> None:
@@ -191,12 +202,12 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint(tmp_path, undisturbed) 
         pytest.skip("mounting a small file system needs root")
     try:
         (small / "ballast").write_bytes(bytes(1_300_000))
-        output, _ = (process := start("run", *SETTINGS, f"tracking.dir={small}")).communicate(timeout=200)
-        assert process.returncode == 1, output
+        status, output = Started("run", *SETTINGS, f"tracking.dir={small}").ended()
+        assert status == 1, output
         assert "No space left on device" in output
         assert "Traceback" not in output
         subprocess.run(["cp", "-r", str(only_run(small)), str(large)], check=True)
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
-    finish(start("resume", str(large), f"tracking.dir={tmp_path}"))
-    assert_same(large, undisturbed)
+    finish(Started("resume", str(large), f"tracking.dir={tmp_path}"))
+    assert_same(large, undisturbed("synchronous"))
