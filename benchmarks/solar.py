@@ -38,7 +38,7 @@ from fedlens.models.base import Recognizer
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.evaluation import evaluate
 from fedlens.training.loop import LocalLoop
-from fedlens.training.optimizers import make_optimizer
+from fedlens.training.optimizers.base import VectorOptimizer
 
 RECIPE = Path(__file__).parents[1] / "configs" / "solar-inspection.yaml"
 SEEDS = range(4)
@@ -83,7 +83,7 @@ class Bench:
         generator = torch.Generator().manual_seed(derive(self._config.seed, "baseline", name))
         epochs = self._config.federated.num_rounds * settings.epochs
         batches = inputs_of(self._experiment, rows).epochs(epochs, settings.batch_size, generator)
-        LocalLoop(resident, settings, LocalTerms()).run(batches, make_optimizer(settings.optimizer, {}), lr, generator)
+        LocalLoop(resident, settings, LocalTerms()).run(batches, VectorOptimizer(settings.optimizer, {}), lr, generator)
         return resident.state()
 
     def test(self, head: State, rows: Rows) -> Evaluation:

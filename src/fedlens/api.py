@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from fedlens.build.load import load, load_saved
 from fedlens.config.blocks import MODEL, PYTHON, SOURCE, Family
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
-from fedlens.config.schema import BlockSection, Config
+from fedlens.config.schema import Config
+from fedlens.core.section import BlockSection
 from fedlens.errors import ConfigError
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Observer, Silent

@@ -153,7 +153,7 @@ def test_fraction_fit_outside_its_range(value):
         ("federated.alpha=0.1", "Did you mean model.lora.alpha or data.partition.alpha or strategy.alpha?"),
         ("optimizer.learning_rate=0.1", "Did you mean optimizer.lr?"),
         ("federated.num-rounds=3", "Did you mean federated.num_rounds?"),
-        ("optimizer.name=adam", "must be one of sgd, adamw (did you mean adamw?)"),
+        ("optimizer.name=adam", "unknown optimizer. Did you mean adamw? Known: adamw, sgd"),
         ("data.augment=None", "(did you mean none?)"),
         ("federated.num_rounds=0", "must be a whole number from 1 to 1,000,000"),
         ("federated.num_rounds=2.5", "must be a whole number from 1 to 1,000,000"),

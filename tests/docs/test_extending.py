@@ -23,16 +23,17 @@ from fedlens.build.builders import build_table
 from fedlens.build.load import load
 from fedlens.clocks.base import clocks
 from fedlens.compression.base import compressions
-from fedlens.config.blocks import FAMILIES
+from fedlens.config.blocks import FAMILIES, OPTIMIZER
 from fedlens.config.plugins import load_plugins
 from fedlens.core.types import Task, TaskSettings
 from fedlens.data.base import ToPartition, schemes
 from fedlens.data.detect import detect
-from fedlens.errors import DataError
+from fedlens.errors import ConfigError, DataError
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import strategies
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
+from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.screening import check
 from fedlens.training.settings import LocalSettings
 from fedlens.training.tasks.base import kind_of, task_kinds
@@ -123,6 +124,24 @@ def test_a_source_of_a_plugin_claims_its_files(tmp_path: Path) -> None:
     load_plugins([Path("twin.py")])
     with pytest.raises(DataError, match=r"choose data\.source=arrays or data\.source=twin"):
         detect(file)
+
+
+def test_lion_steps_as_worked_out_by_hand() -> None:
+    """θ ← θ − η (sign(β₁ m + (1 − β₁) g) + λ θ), m ← β₂ m + (1 − β₂) g, from m = 0."""
+    config = load(None, ("optimizer.name=lion", "optimizer.weight_decay=0.1"), {"plugins": ["my_lion.py"]})
+    lion = VectorOptimizer(OPTIMIZER.choose(config.optimizer), {})
+    vector, gradient = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -0.25])
+    lion.step(vector, gradient, 0.1)
+    torch.testing.assert_close(vector, torch.tensor([1 - 0.1 * (1 + 0.1), -2 - 0.1 * (-1 - 0.2)]))
+    torch.testing.assert_close(lion.state(), {"average": 0.01 * gradient})
+    lion.step(vector, torch.tensor([-0.001, 0.0]), 0.1)  # the average outweighs a small gradient: 0.9 · 0.005 > 0.0001
+    torch.testing.assert_close(vector, torch.tensor([0.89 - 0.1 * (1 + 0.089), -1.88 - 0.1 * (-1 - 0.188)]))
+
+
+@pytest.mark.parametrize(("key", "value"), [("momentum", 0.5), ("beta3", 0.5)])
+def test_a_key_that_the_optimizer_has_not_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"optimizer\.{key} = 0\.5: "):
+        load(None, ("optimizer.name=lion", f"optimizer.{key}={value}"), {"plugins": ["my_lion.py"]})
 
 
 def test_the_model_learns_colours() -> None:

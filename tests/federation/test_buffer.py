@@ -20,7 +20,7 @@ from fedlens.schedules.fedbuff import FedBuff
 from fedlens.schedules.sync import Sync
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
-from fedlens.training.settings import OptimizerSettings
+from fedlens.training.sections import OptimizerSection
 
 
 def same(one, other) -> bool:
@@ -138,7 +138,7 @@ CLOCK = HalfNormal(dropout=0.2, available=0.7, cycle=5.0)
 def test_going_on_from_a_checkpoint_is_the_uninterrupted_run(tmp_path, name: str, keep: bool, workers: int) -> None:
     """Every checkpoint of a run is gone on from, the one before it last: clients are then ahead of the server."""
     how = {
-        "settings": replace(SETTINGS, optimizer=OptimizerSettings(keep=keep)),
+        "settings": replace(SETTINGS, training=OptimizerSection(keep=keep)),
         "data": tiny_data(clients=5),
         "workers": workers,
     }

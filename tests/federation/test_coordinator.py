@@ -21,7 +21,8 @@ from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
 from fedlens.training.algorithm import Algorithm
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.sections import OptimizerSection
+from fedlens.training.settings import LocalSettings
 
 SETTINGS = LocalSettings(batch_size=4)
 PLAN = RunPlan(num_rounds=4, sampler=ClientSampler(0.5, 2, seed=3), lr=lambda _round: 0.1)
@@ -69,7 +70,7 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit(tmp_path) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3])
 @pytest.mark.parametrize("keep", [False, True], ids=["fresh", "kept-optimizer"])
 def test_going_on_from_a_checkpoint_is_the_uninterrupted_run(tmp_path, stop: int, keep: bool) -> None:
-    settings = LocalSettings(batch_size=4, optimizer=OptimizerSettings(keep=keep))
+    settings = LocalSettings(batch_size=4, training=OptimizerSection(keep=keep))
     whole, _, _ = run(tmp_path / "whole", settings=settings)
     _, _, checkpoints = run(tmp_path / "cut", replace(PLAN, num_rounds=stop), settings=settings)
     # a client that ran one round ahead of the checkpoint must be found as it was

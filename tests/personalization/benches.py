@@ -16,8 +16,10 @@ from fedlens.models.base import Preprocessing
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.optimizers import make_optimizer
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.optimizers.sgd import SGD
+from fedlens.training.sections import MemorySection
+from fedlens.training.settings import LocalSettings
 
 Pair = tuple[float, float]
 
@@ -56,10 +58,10 @@ def bench(
         torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), ("a", "b"), (ClientRows("c", rows, rows, rows),),
         rows, DataReport(1), "one",
     )  # fmt: skip
-    settings = LocalSettings(epochs, 4, OptimizerSettings(momentum=momentum), channels_last=False)
+    settings = LocalSettings(epochs, 4, SGD(momentum=momentum), memory=MemorySection(channels_last=False))
     prepare = partial(prepared, preprocessing=Preprocessing(1, 1))
     examples = Examples(data, rows, prepare, CPU, channels_last=False)
-    optimizer = make_optimizer(settings.optimizer, {})
+    optimizer = VectorOptimizer(settings.optimizer, {})
     generator = torch.Generator().manual_seed(0)
     return ResidentTrainingContext(
         model, settings, examples, optimizer, generator,

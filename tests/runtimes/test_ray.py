@@ -33,7 +33,8 @@ from fedlens.runtimes.ray_cluster import JOINING, import_ray
 from fedlens.runtimes.ray_worker import RayWorker, frozen
 from fedlens.strategies.base import RoundContext
 from fedlens.strategies.fedavg import FedAvg
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.sections import OptimizerSection
+from fedlens.training.settings import LocalSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own sockets, pipes and tips
 
@@ -245,7 +246,7 @@ def test_algorithms_of_each_kind_are_those_of_the_local_runtime(cluster, tmp_pat
 
 
 def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, tmp_path) -> None:
-    settings = replace(SETTINGS, optimizer=OptimizerSettings(keep=True))
+    settings = replace(SETTINGS, training=OptimizerSection(keep=True))
     place = on(cluster, tmp_path, settings=settings)
     assert all(actor.at_home for actor in place._actors)
     place._actors[1] = replace(place._actors[1], at_home=False)

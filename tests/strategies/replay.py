@@ -17,7 +17,8 @@ from fedlens.models.base import Preprocessing, Recognizer, prepare
 from fedlens.strategies.base import RoundContext, Strategy, under
 from fedlens.training.client import STRATEGY, ClientTrainer
 from fedlens.training.examples import Examples
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.optimizers.sgd import SGD
+from fedlens.training.settings import LocalSettings
 
 DATA = tiny_data(clients=2)
 LR = 0.1
@@ -28,7 +29,7 @@ Term = Callable[[Recognizer, Tensor, Tensor], Tensor]
 
 
 def settings(momentum: float = 0.0, batch_size: int = 4, epochs: int = 2) -> LocalSettings:
-    return LocalSettings(epochs=epochs, batch_size=batch_size, optimizer=OptimizerSettings(momentum=momentum))
+    return LocalSettings(epochs=epochs, batch_size=batch_size, optimizer=SGD(momentum=momentum))
 
 
 def steps(how: LocalSettings) -> int:

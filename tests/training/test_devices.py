@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fedlens.strategies.base import ClientContext, RoundContext, strategies
 from fedlens.training.device import gathered, repeatable
 from fedlens.training.flat import FlatModel
-from fedlens.training.optimizers import make_optimizer
-from fedlens.training.settings import OptimizerSettings
+from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.tasks.train import in_main_memory
 
 GIVES_NUMBERS = {"qfedavg"}
@@ -120,9 +120,9 @@ def test_small_tensors_move_together_and_keep_what_they_are() -> None:
 
 
 def test_an_optimizer_s_state_is_taken_up_from_the_store(resident: FlatModel) -> None:
-    settings = OptimizerSettings(momentum=0.9)
-    first = make_optimizer(settings, {})
+    settings = SGD(momentum=0.9)
+    first = VectorOptimizer(settings, {})
     first.step(resident.vector, resident.gradient, 0.1)
     kept = {name: value.cpu() for name, value in first.state().items()}
-    make_optimizer(settings, resident.beside(kept)).step(resident.vector, resident.gradient, 0.1)
+    VectorOptimizer(settings, resident.beside(kept)).step(resident.vector, resident.gradient, 0.1)
     assert devices(resident.beside({"steps": torch.zeros(())})) == {"cpu"}, "AdamW's count of steps"

@@ -12,8 +12,11 @@ from torch.nn import functional as F
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import STEPS, LocalLoop, mixing
-from fedlens.training.optimizers import make_optimizer
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.optimizers.adamw import AdamW
+from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.optimizers.sgd import SGD
+from fedlens.training.sections import MemorySection, OptimizerSection
+from fedlens.training.settings import LocalSettings
 
 
 def batches(count: int = 5, size: int = 8, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -27,16 +30,16 @@ def batches(count: int = 5, size: int = 8, seed: int = 0) -> list[tuple[torch.Te
 def trained(settings: LocalSettings, lr: float = 0.1, terms: LocalTerms | None = None, data=None) -> FlatModel:
     model = FlatModel(tiny_model(), CPU)
     loop = LocalLoop(model, settings, terms or LocalTerms())
-    loop.run(data or batches(), make_optimizer(settings.optimizer, {}), lr, torch.Generator().manual_seed(1))
+    loop.run(data or batches(), VectorOptimizer(settings.optimizer, {}), lr, torch.Generator().manual_seed(1))
     return model
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (OptimizerSettings(momentum=0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
-        (OptimizerSettings(momentum=0.0), lambda p: torch.optim.SGD(p, 0.1)),
-        (OptimizerSettings("adamw", weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1)),
+        (SGD(momentum=0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+        (SGD(momentum=0.0), lambda p: torch.optim.SGD(p, 0.1)),
+        (AdamW(weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1)),
     ],
     ids=["momentum", "plain", "adamw"],
 )
@@ -57,22 +60,22 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
         torch.manual_seed(0)
         model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
         loop = LocalLoop(model, settings, LocalTerms())
-        loop.run(batches(), make_optimizer(settings.optimizer, {}), 0.1, torch.Generator())
+        loop.run(batches(), VectorOptimizer(settings.optimizer, {}), 0.1, torch.Generator())
         return model.vector
 
-    whole, pieces = without_norm(LocalSettings()), without_norm(LocalSettings(micro_batch=3))
+    whole, pieces = without_norm(LocalSettings()), without_norm(LocalSettings(memory=MemorySection(micro_batch=3)))
     assert torch.allclose(whole, pieces, atol=1e-6)
 
 
 def test_clipping_bounds_the_step() -> None:
     before = FlatModel(tiny_model(), CPU).vector
-    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0, clip_norm=0.01))
+    settings = LocalSettings(optimizer=SGD(momentum=0.0), training=OptimizerSection(clip_norm=0.01))
     after = trained(settings, lr=1.0, data=batches(1)).vector
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_correction_is_added_to_every_gradient() -> None:
-    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0, clip_norm=1e-9))
+    settings = LocalSettings(optimizer=SGD(momentum=0.0), training=OptimizerSection(clip_norm=1e-9))
     before = FlatModel(tiny_model(), CPU).vector
     pull = LocalTerms(correction=torch.ones_like)
     after = trained(settings, lr=0.1, terms=pull, data=batches(1)).vector
@@ -87,7 +90,7 @@ def test_a_loss_term_is_added_to_the_cross_entropy() -> None:
     ((inputs, labels),) = batches(1)
     logits = reference(inputs)
     (F.cross_entropy(logits, labels) + logits.square().mean()).backward()
-    settings = LocalSettings(optimizer=OptimizerSettings(momentum=0.0))
+    settings = LocalSettings(optimizer=SGD(momentum=0.0))
     model = trained(settings, lr=0.1, terms=LocalTerms(loss=penalty), data=batches(1))
     for name, parameter in reference.named_parameters():
         expected = parameter.detach() - 0.1 * parameter.grad
@@ -99,7 +102,7 @@ def test_metrics_are_weighted_by_images() -> None:
     frozen = copy.deepcopy(model.module).train()
     data = [(inputs[:size], labels[:size]) for (inputs, labels), size in zip(batches(2), (8, 2), strict=True)]
     metrics = LocalLoop(model, LocalSettings(), LocalTerms()).run(
-        data, make_optimizer(OptimizerSettings(momentum=0.0), {}), 1e-12, torch.Generator()
+        data, VectorOptimizer(SGD(momentum=0.0), {}), 1e-12, torch.Generator()
     )
     losses = [F.cross_entropy(frozen(inputs), labels).item() for inputs, labels in data]
     assert metrics["loss"].weight == 10
@@ -111,13 +114,16 @@ def test_a_lone_image_trains_and_counts_once() -> None:
     before = model.vector.clone()
     inputs, labels = batches(1)[0]
     metrics = LocalLoop(model, LocalSettings(), LocalTerms()).run(
-        [(inputs[:1], labels[:1])], make_optimizer(OptimizerSettings(), {}), 0.1, torch.Generator()
+        [(inputs[:1], labels[:1])], VectorOptimizer(SGD(), {}), 0.1, torch.Generator()
     )
     assert metrics["loss"].weight == 1
     assert not torch.equal(before, model.vector)
 
 
-@pytest.mark.parametrize("settings", [LocalSettings(precision="bf16"), LocalSettings(precision="fp16")])
+@pytest.mark.parametrize(
+    "settings",
+    [LocalSettings(memory=MemorySection(precision="bf16")), LocalSettings(memory=MemorySection(precision="fp16"))],
+)
 def test_mixed_precision_follows_float32(settings: LocalSettings) -> None:
     exact, mixed = trained(LocalSettings()).vector, trained(settings).vector
     assert mixed.dtype == torch.float32
@@ -133,7 +139,7 @@ def linear(settings: LocalSettings, data, lr: float = 1e-6) -> tuple[torch.Tenso
     torch.manual_seed(0)
     model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
     loop = LocalLoop(model, settings, LocalTerms())
-    metrics = loop.run(data, make_optimizer(settings.optimizer, {}), lr, torch.Generator())
+    metrics = loop.run(data, VectorOptimizer(settings.optimizer, {}), lr, torch.Generator())
     return model.vector, metrics
 
 
@@ -142,11 +148,11 @@ def test_a_step_whose_gradient_overflows_fp16_is_taken_again_at_a_smaller_scale(
     """Here gradients are in the hundreds: 2¹² of that is beyond fp16's 65,504."""
     data = bright(2000)
     model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), CPU)
-    first = LocalLoop(model, LocalSettings(precision="fp16"), LocalTerms())
+    first = LocalLoop(model, LocalSettings(memory=MemorySection(precision="fp16")), LocalTerms())
     first._backward(*data[0], torch.Generator())
     assert not first._scale.unscale(model.gradient), "the test shows nothing"
-    exact, _ = linear(LocalSettings(micro_batch=micro_batch), data)
-    mixed, metrics = linear(LocalSettings(precision="fp16", micro_batch=micro_batch), data)
+    exact, _ = linear(LocalSettings(memory=MemorySection(micro_batch=micro_batch)), data)
+    mixed, metrics = linear(LocalSettings(memory=MemorySection(precision="fp16", micro_batch=micro_batch)), data)
     start, _ = linear(LocalSettings(), data, lr=0)
     assert (mixed - exact).norm() < 0.01 * (exact - start).norm(), "no step is left out"
     assert metrics["loss"].weight == sum(len(labels) for _, labels in data), "and no image is counted twice"
@@ -154,7 +160,7 @@ def test_a_step_whose_gradient_overflows_fp16_is_taken_again_at_a_smaller_scale(
 
 def test_a_step_that_is_taken_again_is_the_same_step() -> None:
     """BatchNorm sees the batch once, and mixup draws what it drew."""
-    settings = LocalSettings(precision="fp16", optimizer=OptimizerSettings(mixup=0.4))
+    settings = LocalSettings(memory=MemorySection(precision="fp16"), training=OptimizerSection(mixup=0.4))
     found = {}
     for first in (2.0**12, 2.0**30):  # at 2³⁰ the first attempts overflow
         model, generator = FlatModel(tiny_model(), CPU), torch.Generator().manual_seed(0)
@@ -191,8 +197,8 @@ class Cliff(nn.Linear):
 def test_a_gradient_that_is_infinite_at_any_scale_is_left_out() -> None:
     model = FlatModel(Cliff(64, 3), CPU)
     before = model.vector.clone()
-    loop = LocalLoop(model, LocalSettings(precision="fp16"), LocalTerms())
-    metrics = loop.run(batches(2), make_optimizer(OptimizerSettings(), {}), 0.1, torch.Generator())
+    loop = LocalLoop(model, LocalSettings(memory=MemorySection(precision="fp16")), LocalTerms())
+    metrics = loop.run(batches(2), VectorOptimizer(SGD(), {}), 0.1, torch.Generator())
     assert torch.equal(model.vector, before)
     assert np.isfinite(metrics["loss"].total)
     assert metrics[STEPS].total == 0
@@ -202,15 +208,15 @@ def test_a_gradient_that_is_infinite_at_any_scale_is_left_out() -> None:
 def test_a_loss_beyond_fp16_is_not_tried_again() -> None:
     data = bright(1e7)
     before, _ = linear(LocalSettings(), data, lr=0)
-    after, metrics = linear(LocalSettings(precision="fp16"), data)
+    after, metrics = linear(LocalSettings(memory=MemorySection(precision="fp16")), data)
     assert torch.equal(before, after)
     assert not np.isfinite(metrics["loss"].total)
 
 
 def test_label_smoothing_and_mixup_change_the_result_and_repeat() -> None:
     plain = trained(LocalSettings()).vector
-    for optimizer in (OptimizerSettings(label_smoothing=0.2), OptimizerSettings(mixup=0.4)):
-        once, again = (trained(LocalSettings(optimizer=optimizer)).vector for _ in range(2))
+    for optimizer in (OptimizerSection(label_smoothing=0.2), OptimizerSection(mixup=0.4)):
+        once, again = (trained(LocalSettings(training=optimizer)).vector for _ in range(2))
         assert torch.equal(once, again)
         assert not torch.equal(once, plain)
 
@@ -230,7 +236,7 @@ def test_kept_optimizer_state_goes_on() -> None:
     model = FlatModel(tiny_model(), CPU)
     kept: dict[str, torch.Tensor] = {}
     for part in (data[:2], data[2:]):
-        optimizer = make_optimizer(settings.optimizer, kept)
+        optimizer = VectorOptimizer(settings.optimizer, kept)
         LocalLoop(model, settings, LocalTerms()).run(part, optimizer, 0.1, torch.Generator())
         kept = optimizer.state()
     assert torch.equal(whole.vector, model.vector)
@@ -250,7 +256,7 @@ def test_a_term_on_the_features_costs_no_second_pass(size: int, mixup: float) ->
         seen.append((inputs, features))
         return features.square().sum()
 
-    settings = LocalSettings(batch_size=size, optimizer=OptimizerSettings(mixup=mixup))
+    settings = LocalSettings(batch_size=size, training=OptimizerSection(mixup=mixup))
     (batch,) = batches(1, size)
     gradients = []
     for terms in (LocalTerms(), LocalTerms(features=term)):

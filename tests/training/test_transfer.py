@@ -11,6 +11,7 @@ from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.build.builders import prepared
+from fedlens.config.blocks import OPTIMIZER
 from fedlens.core.client_store import ClientStore
 from fedlens.core.types import ClientResult, Task, TaskSettings
 from fedlens.models.base import Preprocessing, Recognizer
@@ -27,7 +28,8 @@ from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.flat import FlatModel
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.sections import OptimizerSection
+from fedlens.training.settings import LocalSettings
 from fedlens.training.transfer import Transfer
 
 DATA = tiny_data()
@@ -52,7 +54,8 @@ def trainer(
 ) -> ClientTrainer:
     """`algorithm`: a strategy alone stands for itself."""
     algorithm = algorithm if isinstance(algorithm, Algorithm) else Algorithm(algorithm or FedAvg())
-    settings = LocalSettings(batch_size=batch_size, optimizer=OptimizerSettings(**optimizer))
+    section = OptimizerSection(**optimizer)
+    settings = LocalSettings(batch_size=batch_size, optimizer=OPTIMIZER.choose(section), training=section)
     prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
     return ClientTrainer(
         FlatModel(layered(), CPU), DATA, algorithm, settings, ClientStore(folder), prepare,

@@ -14,6 +14,7 @@ from fedlens.config.blocks import (
     AUTO,
     COMPRESSION,
     MODEL,
+    OPTIMIZER,
     PERSONALIZATION,
     PYTHON,
     SCHEDULE,
@@ -38,7 +39,7 @@ from fedlens.models.build import build_model
 from fedlens.models.lora import Lora
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.learning_rate import LearningRate
-from fedlens.training.settings import LocalSettings, OptimizerSettings
+from fedlens.training.settings import LocalSettings
 
 Progress = Callable[[str], Callable[[int, int], None]]
 """A label → what is called with (done, all) while that work goes on."""
@@ -196,24 +197,9 @@ def check_precision(config: Config, device: torch.device) -> None:
 
 def local_settings(config: Config) -> LocalSettings:
     """The part of the configuration that local training sees."""
-    optimizer = config.optimizer
+    federated, optimizer = config.federated, OPTIMIZER.choose(config.optimizer)
     return LocalSettings(
-        epochs=config.federated.local_epochs,
-        batch_size=config.federated.batch_size,
-        optimizer=OptimizerSettings(
-            name=optimizer.name,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            clip_norm=optimizer.clip_norm,
-            label_smoothing=optimizer.label_smoothing,
-            mixup=optimizer.mixup,
-            keep=optimizer.keep,
-        ),
-        precision=config.memory.precision,
-        channels_last=config.memory.channels_last,
-        micro_batch=config.memory.micro_batch,
-        augment=config.data.augment,
-        seed=config.seed,
+        federated.local_epochs, federated.batch_size, optimizer, config.optimizer, config.memory, config.seed
     )
 
 

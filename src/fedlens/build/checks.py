@@ -11,6 +11,7 @@ from fedlens.config.blocks import (
     ATTACK,
     COMPRESSION,
     MODEL,
+    OPTIMIZER,
     PERSONALIZATION,
     PYTHON,
     SCHEDULE,
@@ -21,6 +22,7 @@ from fedlens.config.schema import Config
 from fedlens.errors import ConfigError, ModelError, Problem
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
+from fedlens.training.optimizers.sgd import SGD
 
 
 def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
@@ -40,14 +42,15 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
     personal = find(PERSONALIZATION, config.personalization.name)[0].factory
     rule = find(AGGREGATION, config.aggregation.name)[0].factory
     counts = f"strategy {config.strategy.name} counts on"
-    if strategy.needs_sgd and config.optimizer.name != "sgd":
+    optimizer = OPTIMIZER.choose(config.optimizer)
+    if strategy.needs_sgd and not isinstance(optimizer, SGD):
         yield refuse("optimizer.name", f"{counts} local steps of SGD; use optimizer.name=sgd")
     if strategy.needs_sgd and not personal.steps_only:
         text = f"its updates are more than local steps, and {counts} those alone; use strategy.name=fedavg"
         yield refuse("personalization.name", text)
     if strategy.needs_sgd and config.transfer.layer_decay != 1:
         yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
-    if strategy.needs_sgd and config.optimizer.keep and config.optimizer.momentum:
+    if strategy.needs_sgd and config.optimizer.keep and optimizer.has_state:
         yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
     if (strategy.needs_mean or strategy.weighs_parts) and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")

@@ -59,7 +59,7 @@ def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
     written = inspect.getdoc(entry.factory) or ""
     if not written.startswith(f"{entry.factory.__name__}("):  # the default docstring of a dataclass
         yield f"\n{_paragraphs(written)}"
-    nodes = {key: node for key, node in block_properties(entry).items() if key not in family.own}
+    nodes = block_properties(entry)
     yield "\nKeys:" if nodes else "\nIt has no keys of its own."
     for key, node in nodes.items():
         default = f"default: {problems.show(node['default'])}" if "default" in node else "needed"
@@ -77,7 +77,7 @@ def example(family: Family[Any], entry: Entry[Any]) -> str:
 
     words = [f"fedlens run {family.section}.{family.key}={entry.name}"]
     for key, node in block_properties(entry).items():
-        if key in family.own or (node.get("default") is None and "default" in node):
+        if node.get("default") is None and "default" in node:
             continue
         value = node.get("default", EXAMPLES.get(key))
         if isinstance(value, (int, float, str)):

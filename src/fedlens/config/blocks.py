@@ -17,7 +17,6 @@ from fedlens.config.keys import schema_keys, text_keys
 from fedlens.config.schema import (
     AggregationSection,
     AttackSection,
-    BlockSection,
     ClockSection,
     CompressionSection,
     Config,
@@ -29,12 +28,15 @@ from fedlens.config.schema import (
     StrategySection,
 )
 from fedlens.core.registry import Entry, Registry
+from fedlens.core.section import BlockSection
 from fedlens.data.base import Scheme, Source, schemes, sources
 from fedlens.errors import Code, ConfigError, FedLensError, Problem
 from fedlens.models.base import ModelBuilder, models
 from fedlens.personalization.base import Personalization, personalizations
 from fedlens.schedules.base import Schedule, schedules
 from fedlens.strategies.base import Strategy, strategies
+from fedlens.training.optimizers.base import Optimizer, optimizers
+from fedlens.training.sections import OptimizerSection
 from fedlens.transforms.base import UpdateTransform
 
 T = TypeVar("T")
@@ -75,17 +77,22 @@ class Family(Generic[T]):
             ConfigError: unknown name, unknown parameter, bad value; one line for each.
         """
         name = str(getattr(section, self.key))
-        given = {key: getattr(section, key) for key in section.model_fields_set & self.own}
+        given = {key: getattr(section, key) for key in self.own}
         return build_block(self.registry, self.section, name, self.parameters(name, given | section.parameters))
 
     def parameters(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the section's `given` keys that go to the block called `name`.
 
-        A field of the block with the name of one of the section's own keys (`path`) gets the value of that key.
+        A field of the block with the name of one of the section's own keys (`path`, `momentum`) gets the value of that
+        key, which has the section's default.
         """
-        taken = field_names(find(self, name)[0])
-        shared = {key for key in self.own & set(taken) if given.get(key) is not None}
-        return {key: value for key, value in given.items() if key not in self.own or key in shared}
+        shared = {
+            key: given.get(key, self.model.model_fields[key].get_default(call_default_factory=True))
+            for key in field_names(find(self, name)[0])
+            if key in self.own
+        }
+        parameters = {key: value for key, value in given.items() if key not in self.own}
+        return parameters | {key: value for key, value in shared.items() if value is not None}
 
 
 MODEL: Family[ModelBuilder] = Family("model", "name", models, ModelSection)
@@ -98,7 +105,10 @@ ATTACK: Family[Attack] = Family("attack", "name", attacks, AttackSection)
 SCHEDULE: Family[Schedule] = Family("schedule", "name", schedules, ScheduleSection)
 CLOCK: Family[LatencyModel] = Family("clock", "name", clocks, ClockSection)
 COMPRESSION: Family[UpdateTransform] = Family("compression", "name", compressions, CompressionSection)
-ALGORITHM: tuple[Family[Any], ...] = (*(STRATEGY, PERSONALIZATION, AGGREGATION, COMPRESSION, SCHEDULE, CLOCK, ATTACK),)
+OPTIMIZER: Family[Optimizer] = Family("optimizer", "name", optimizers, OptimizerSection)
+ALGORITHM: tuple[Family[Any], ...] = (
+    *(STRATEGY, PERSONALIZATION, AGGREGATION, COMPRESSION, OPTIMIZER, SCHEDULE, CLOCK, ATTACK),
+)
 """What a run computes, as against what it computes with."""
 _MATERIAL: tuple[Family[Any], ...] = (MODEL, SOURCE, SCHEME)
 FAMILIES: Mapping[str, Family[Any]] = {family.section: family for family in (*_MATERIAL, *ALGORITHM)}

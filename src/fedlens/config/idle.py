@@ -11,7 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedlens.config.blocks import ATTACK, AUTO, CLOCK, MODEL, PYTHON, SCHEDULE, SCHEME, SOURCE, field_names, find
+from fedlens.config.blocks import (
+    ATTACK,
+    AUTO,
+    CLOCK,
+    MODEL,
+    OPTIMIZER,
+    PYTHON,
+    SCHEDULE,
+    SCHEME,
+    SOURCE,
+    field_names,
+    find,
+)
 from fedlens.config.schema import Config, LoraSection, PartitionSection, ServerSection, TransferSection
 from fedlens.schedules.base import Asynchronous
 
@@ -88,11 +100,11 @@ def _model(config: Config) -> Iterator[Idle]:
 
 def _training(config: Config) -> Iterator[Idle]:
     optimizer = config.optimizer
-    if optimizer.name != "sgd":
+    for name in {"momentum", "weight_decay"}.difference(field_names(find(OPTIMIZER, optimizer.name)[0])):
         text = f"{optimizer.name} has none; use optimizer.name=sgd, or leave it out"
-        yield Idle("optimizer.momentum", text, ("optimizer.name",))
-    elif not optimizer.momentum:
-        text = "SGD without momentum has nothing to keep; set optimizer.momentum, or leave it out"
+        yield Idle(f"optimizer.{name}", text, ("optimizer.name",))
+    if not OPTIMIZER.choose(optimizer).has_state:
+        text = f"{optimizer.name} has nothing to keep from step to step; set optimizer.momentum, or leave it out"
         yield Idle("optimizer.keep", text, ("optimizer.momentum", "optimizer.name"))
     users = {"step_rounds": ("step",), "gamma": ("step", "exponential")}
     for name, schedules in users.items():

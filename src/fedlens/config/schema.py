@@ -7,13 +7,14 @@ those against the block's dataclass.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from fedlens.core.limits import (
     Classes,
     Clients,
+    Fraction,
     Layers,
     Number,
     Rank,
@@ -23,8 +24,8 @@ from fedlens.core.limits import (
     TimesOrNever,
     Workers,
 )
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from fedlens.core.section import BlockSection, Section
+from fedlens.training.sections import MemorySection, OptimizerSection
 
 
 def _usable(path: Path) -> Path:
@@ -45,23 +46,6 @@ def _usable(path: Path) -> Path:
 AnyPath = Annotated[Path, AfterValidator(_usable)]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
 RayAddress = Annotated[str, Field(pattern=r"^(auto|[^\s/]+:\d{1,5})$", examples=["auto", "10.0.0.5:6379"])]
-
-
-class Section(BaseModel):
-    """A closed section: unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
-
-
-class BlockSection(BaseModel):
-    """A section that names a registered block and carries the block's own keys as extras."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The block's own keys."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class LoraSection(Section):
@@ -180,21 +164,6 @@ class ClockSection(BlockSection):
     name: str = Field("none", description="how fast simulated clients are: a name that `fedlens strategies` lists")
 
 
-class OptimizerSection(Section):
-    name: Literal["sgd", "adamw"] = Field("sgd", description="the clients' optimizer")
-    lr: Annotated[float, Field(gt=0)] = Field(0.01, description="learning rate of the first round")
-    momentum: Fraction = Field(0.9, description="of SGD")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 (sgd) or decoupled (adamw)")
-    schedule: Literal["constant", "cosine", "step", "exponential"] = Field("constant", description="of lr over rounds")
-    warmup_rounds: TimesOrNever = Field(0, description="rounds of linear warm-up")
-    step_rounds: Times = Field(10, description="step: rounds between drops")
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="step and exponential: factor")
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest gradient norm of a step")
-    label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup; 0: off")
-    keep: bool = Field(False, description="a client keeps its optimizer state from round to round")
-
-
 class TransferSection(Section):
     """At which pace the parts of the model are trained. Groups are the model's stages, the head being the last."""
 
@@ -205,13 +174,6 @@ class TransferSection(Section):
         0, description="begin with the head, train one more group every k rounds; 0: everything from the start"
     )
     probe_rounds: TimesOrNever = Field(0, description="rounds with the head alone, before everything")
-
-
-class MemorySection(Section):
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass; fp16 needs a GPU")
-    channels_last: bool = Field(True, description="memory format of convolutions")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    micro_batch: Number | None = Field(None, description="split a batch into pieces of this many images")
 
 
 class RuntimeSection(Section):

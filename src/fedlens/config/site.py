@@ -13,9 +13,10 @@ from pydantic_core import ErrorDetails
 from fedlens.config import problems
 from fedlens.config.keys import properties, text_keys
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
-from fedlens.config.schema import AnyPath, Section
+from fedlens.config.schema import AnyPath
 from fedlens.core import clean
 from fedlens.core.limits import ClientsOrNone, Number, Times, Workers
+from fedlens.core.section import Section
 from fedlens.errors import ConfigError, Problem
 
 Name = Annotated[str, Field(max_length=clean.LONGEST_NAME, pattern=clean.NAME, examples=["clinic-4"])]

@@ -1,7 +1,8 @@
-"""The ranges of whole numbers in a configuration.
+"""The ranges of numbers in a configuration.
 
-Upper bounds lie well above what is ever computed with, and below where libraries overflow (32 bits) or a typing error
-would keep a machine busy for years. They are for mistakes; what the data and the machine allow is checked later.
+Upper bounds of whole numbers lie well above what is ever computed with, and below where libraries overflow (32 bits) or
+a typing error would keep a machine busy for years. They are for mistakes; what the data and the machine allow is
+checked later.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ MOST_CLASSES = 10_000_000
 LONGEST_SIDE = 16_384
 """Pixels a side."""
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Number = Annotated[int, Field(ge=1, le=MANY)]
 Rank = Annotated[int, Field(ge=0, le=10_000)]
 NumberOrNone = Annotated[int, Field(ge=0, le=MANY)]

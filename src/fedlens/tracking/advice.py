@@ -12,14 +12,13 @@ from fedlens.core.words import count
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import is_personal, last_with, percent
 from fedlens.tracking.wording import majority, measured_on
+from fedlens.training.optimizers.base import optimizers
 
 DIVERGED = "training diverged"
 """Start of the failure reason of a client whose update or loss is not finite (`training.client`)."""
 
 STILL_FALLING = 0.99
 """The validation loss counts as falling if it is below this fraction of the previous one."""
-
-USUAL_LR = {"sgd": 0.05, "adamw": 0.001}
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -64,7 +63,7 @@ def _too_high_a_rate(metrics: Metrics, config: Mapping[str, Any], commands: Comm
         return None
     optimizer = config.get("optimizer", {})
     lr = optimizer.get("lr", 1.0)
-    smaller = USUAL_LR.get(optimizer.get("name", "sgd"), 0.05) if lr > 1 else lr / 10
+    smaller = optimizers.get(optimizer.get("name", "sgd")).factory.usual_lr if lr > 1 else lr / 10
     return f"{problem}: the learning rate ({lr:g}) is too high. Try: {commands.changed(optimizer__lr=f'{smaller:g}')}"
 
 

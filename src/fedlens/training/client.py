@@ -27,7 +27,7 @@ from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import Stepped, unseen
-from fedlens.training.optimizers import VectorOptimizer, make_optimizer
+from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.settings import LocalSettings
 from fedlens.training.tasks.base import kind_of
 from fedlens.training.transfer import LayerwiseLR, Transfer
@@ -147,7 +147,7 @@ class ClientTrainer:
 
     def received(self, task: Task, kept: State) -> ResidentTrainingContext:
         """Like `local_context`, for a task that stores no state."""
-        return self.local_context(task, kept, make_optimizer(self.settings.optimizer, {}))
+        return self.local_context(task, kept, VectorOptimizer(self.settings.optimizer, {}))
 
     def local_context(
         self, task: Task, kept: State, optimizer: VectorOptimizer, stepped: Stepped = unseen
@@ -181,8 +181,8 @@ class ClientTrainer:
             self.model.module,
             examples,
             len(self._data.class_names),
-            precision=self.settings.precision,
-            batch_size=self.settings.micro_batch,
+            precision=self.settings.memory.precision,
+            batch_size=self.settings.memory.micro_batch,
         )
 
     def client_context(self, task: Task, kept: State, start: Tensor) -> ClientContext:
@@ -247,7 +247,7 @@ class ClientTrainer:
         private = {name: value for name, value in live.items() if name in self._private}
         tensors = (
             prefixed(STRATEGY, update.client_state)
-            | prefixed(OPTIMIZER, optimizer.state() if self.settings.optimizer.keep else {})
+            | prefixed(OPTIMIZER, optimizer.state() if self.settings.training.keep else {})
             | prefixed(PRIVATE, private)
             | prefixed(PERSONAL, personal)
             | prefixed(TRANSFORM, transforms)
@@ -298,7 +298,12 @@ class ClientTrainer:
 
     def _examples(self, rows: Rows, augment: Augment | None = None) -> Examples:
         return Examples(
-            self._data, rows, self._prepare, self.model.device, augment, channels_last=self.settings.channels_last
+            self._data,
+            rows,
+            self._prepare,
+            self.model.device,
+            augment,
+            channels_last=self.settings.memory.channels_last,
         )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from fedlens.core.types import State, Task
 from fedlens.strategies.base import ClientContext
 from fedlens.training.flat import FlatModel
+from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.settings import LocalSettings
 
 
@@ -34,7 +35,7 @@ def client_context(
         examples=examples,
         steps=steps,
         lr=task.settings.lr,
-        momentum=optimizer.momentum if optimizer.name == "sgd" else None,
+        momentum=optimizer.momentum if isinstance(optimizer, SGD) else None,
         start=start,
         module=model.module,
         loss=loss,

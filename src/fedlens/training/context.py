@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,7 +14,8 @@ from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop, Stepped, forward, unseen
-from fedlens.training.optimizers import VectorOptimizer, make_optimizer
+from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.precision import autocast
 from fedlens.training.settings import LocalSettings
 
@@ -87,7 +87,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def observe(self, batch: Batch) -> None:
         self._model.train()
-        with torch.no_grad(), autocast(self._settings.precision, self._model.device):
+        with torch.no_grad(), autocast(self._settings.memory.precision, self._model.device):
             forward(self._model.module, batch[0])
 
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
@@ -118,10 +118,7 @@ class ResidentTrainingContext(LocalTrainingContext):
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":
             return self._optimizer
-        like = self._settings.optimizer
-        return make_optimizer(
-            replace(like, name="sgd", momentum=0.0, weight_decay=0.0) if name == "plain" else like, {}
-        )
+        return VectorOptimizer(SGD(momentum=0.0) if name == "plain" else self._settings.optimizer, {})
 
 
 class _LoopGradients:

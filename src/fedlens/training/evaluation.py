@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fedlens.core.records import Evaluation
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
-from fedlens.training.settings import Precision
+from fedlens.training.sections import Precision
 
 EVALUATION_BATCH = 256
 

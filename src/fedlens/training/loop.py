@@ -17,7 +17,7 @@ from fedlens.models.statistics import still_statistics
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
-from fedlens.training.optimizers import VectorOptimizer
+from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.precision import LossScale, autocast
 from fedlens.training.settings import LocalSettings
 
@@ -75,7 +75,7 @@ class LocalLoop:
         self._terms = terms
         self._moved = moved
         self._stepped = stepped
-        self._scale = LossScale(settings.precision)
+        self._scale = LossScale(settings.memory.precision)
         self._tally = _Tally()
         self._added: Tensor | None = None
 
@@ -110,7 +110,7 @@ class LocalLoop:
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
         """Write the batch's clipped gradient to the model's `gradient`. False: it overflowed and must not be used."""
         self._stepped()
-        model, clip = self._model, self._settings.optimizer.clip_norm
+        model, clip = self._model, self._settings.training.clip_norm
         model.train()
         seen, draws = len(self._tally.sizes), generator.get_state()
         self._backward(inputs, labels, generator)
@@ -128,7 +128,7 @@ class LocalLoop:
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
         """The batch's gradient, computed in pieces of `micro_batch` images if that is set."""
         self._model.gradient.zero_()
-        size = self._settings.micro_batch or len(labels)
+        size = self._settings.memory.micro_batch or len(labels)
         if size >= len(labels):
             self._pull_back(self._loss(inputs, labels, generator))
             return
@@ -141,7 +141,7 @@ class LocalLoop:
             self._scale.scaled(loss).backward(inputs=self._moved)
 
     def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        if self._settings.optimizer.mixup:
+        if self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
         else:
             logits = self._forward(inputs)
@@ -154,14 +154,14 @@ class LocalLoop:
         return loss if self._added is None else loss + self._added
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        share, partners = mixing(len(labels), self._settings.optimizer.mixup, generator)
+        share, partners = mixing(len(labels), self._settings.training.mixup, generator)
         logits = self._forward(inputs.lerp(inputs[partners], 1 - share))
         own, other = self._cross_entropy(logits, labels), self._cross_entropy(logits, labels[partners])
         return logits, own.lerp(other, 1 - share)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Logits; a term on the features is left in `_added`, so that no second forward pass is needed."""
-        with autocast(self._settings.precision, self._model.device):
+        with autocast(self._settings.memory.precision, self._model.device):
             if self._terms.features is None:
                 return forward(self._model.module, inputs)
             recognizer = cast(Recognizer, self._model.module)  # the strategy's `incompatibility` ensures it
@@ -171,7 +171,7 @@ class LocalLoop:
             return logits
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.optimizer.label_smoothing)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)
 
 
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from fedlens.training.settings import Precision
+from fedlens.training.sections import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -17,7 +17,7 @@ from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
 from fedlens.training.device import gathered
 from fedlens.training.loop import STEPS, Stepped
-from fedlens.training.optimizers import make_optimizer
+from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.screening import Expected, Shapes, check_update, shapes_of
 from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
 from fedlens.transforms.base import EncodingContext
@@ -53,7 +53,7 @@ class Train(TaskKind):
         started = time.perf_counter()
         fail = partial(ClientFailure, task.client, task.round)
         algorithm, settings = trainer.algorithm, trainer.settings
-        optimizer = make_optimizer(settings.optimizer, trainer.kept_optimizer(kept))
+        optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
         local = trainer.local_context(task, kept, optimizer, stepped)
         ctx = trainer.client_context(task, kept, local.start)
         algorithm.personalization.arrive(local)

@@ -1,0 +1,1 @@
+"""The clients' optimizers, one per file."""
