@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,3 +17,11 @@ def refuses(*expected: tuple[Code, str]) -> Iterator[pytest.ExceptionInfo[Config
     with pytest.raises(ConfigError) as caught:
         yield caught
     assert sorted((one.code, one.key) for one in caught.value.problems) == sorted(expected), str(caught.value)
+
+
+@contextmanager
+def refuses_with(code: Code, line: str) -> Iterator[None]:
+    """As `refuses`, for one mistake whose line begins with `line`, which begins with the key."""
+    with refuses((code, re.split(r"[ =:]", line, maxsplit=1)[0])) as caught:
+        yield
+    assert str(caught.value).startswith(line)

@@ -12,7 +12,7 @@ from tests.runs import QUICK, Clothes, run, separable
 from torch.utils.data import TensorDataset
 
 import fedlens
-from fedlens.errors import CheckpointError, ConfigError, DataError, NotEnoughClients, TrainingDiverged
+from fedlens.errors import CheckpointError, ConfigError, NotEnoughClients, TrainingDiverged
 from fedlens.models.artefact import load_model
 from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
@@ -224,26 +224,9 @@ def test_too_many_labels_and_too_few(tmp_path: Path) -> None:
     assert done.model(torch.rand(1, 1, 28, 28)).shape == (1, 12)
 
 
-def test_more_clients_asked_for_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughClients, match=r"federated\.min_fit_clients=30, but the data has 10 client"):
-        run(tmp_path, "federated.min_fit_clients=30")
-    assert not list(tmp_path.iterdir()), "what never ran leaves no folder behind"
-
-
 def test_a_rate_that_diverges_stops_with_advice(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"smaller optimizer\.lr"):
         run(tmp_path, "optimizer.lr=1e12")
-
-
-def test_an_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(DataError, match="photos"):
-        run(tmp_path, f"data.path={tmp_path / 'photos'}")
-
-
-def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fp16"):
-        run(tmp_path, "memory.precision=fp16", "runtime.device=cpu")
 
 
 SESSION = """

@@ -22,16 +22,6 @@ from fedlens.tracking.run_dir import find_runs
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
-def test_more_labels_than_outputs() -> None:
-    refused_in_one_line(
-        f"run {SMALL} model.num_classes=7", "model.num_classes=7", "10 labels", "use model.num_classes=10 or leave it"
-    )
-
-
-def test_a_data_path_that_does_not_exist() -> None:
-    refused_in_one_line(f"run {SMALL} data.path=nowhere", "data.path: nowhere does not exist", status=OTHER)
-
-
 def test_an_empty_folder() -> None:
     Path("photos").mkdir()
     refused_in_one_line(f"run {SMALL} data.path=photos", "no images in photos", "<class>/<image>", status=1)

@@ -145,19 +145,6 @@ def test_every_blocks_description_is_whole(family, entry, capsys):
     assert "From: " in text
 
 
-def test_a_name_of_another_family_says_which():
-    result = invoke("config", "show", "strategy.name=fedper")
-    assert "strategy.name = 'fedper': is a personalization: personalization.name=fedper (command line)" in result.stderr
-
-
-def test_a_timm_name_is_checked_with_the_configuration():
-    result = invoke("config", "show", "model.name=timm:resnett10")
-    assert result.exit_code == 2
-    assert "did you mean" in result.stderr
-    assert "resnet10t" in result.stderr
-    assert "(command line)" in result.stderr
-
-
 def test_config_show_prints_a_configuration_that_loads_again(tmp_path):
     result = invoke("config", "show", "strategy.name=fedprox", "federated.num_rounds=3")
     path = tmp_path / "again.yaml"

@@ -66,35 +66,6 @@ def test_resume_passes_folder_and_overrides(calls):
     assert calls == [("resume", (Path("logs/a"), "federated.num_rounds=4"))]
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("run --model mobilnetv3", "model.name = 'mobilnetv3': unknown model. Did you mean mobilenetv3?"),
-        ("run strategy.name=fedprx", "strategy.name = 'fedprx': unknown strategy. Did you mean fedprox?"),
-        ("run federated.num_round=3", "Did you mean federated.num_rounds?"),
-        ("run --fraction_fit 0", "federated.fraction_fit = 0: must be a number above 0 and at most 1 (command line)"),
-        (
-            "run --fraction_fit 1.5",
-            "federated.fraction_fit = 1.5: must be a number above 0 and at most 1 (command line)",
-        ),
-        (
-            "run --num_rounds many",
-            "federated.num_rounds = 'many': must be a whole number from 1 to 1,000,000 (command line)",
-        ),
-        ("run nowhere.yaml", "nowhere.yaml: no such file."),
-        ("run seed=1 nowhere.yaml", "'nowhere.yaml': must be key.sub=value (command line)"),
-        ("sweep seed=1", "nothing to sweep over"),
-        ("sweep strategy.name=fedavg,fedprx", "strategy.name = 'fedprx': unknown strategy. Did you mean fedprox?"),
-    ],
-)
-def test_bad_input_is_a_line_and_status_2(line, expected):
-    result = invoke(line)
-    assert result.exit_code == 2
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not Path("logs").exists()
-
-
 class Sweep:
     """Stands in for training: writes what a run leaves behind, finished or not."""
 

@@ -92,20 +92,3 @@ def test_a_value_from_the_command_line_is_not_put_down_to_the_file() -> None:
     Path("config.yaml").write_text("optimizer:\n  lr: 0.1\n")
     result = command("sweep config.yaml optimizer.lr=0.1,xx")
     assert result.stderr == "optimizer.lr = 'xx': must be a number above 0 (command line)\n"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (f"{SWEEP} federated.fraction_fit=0.5,1.5", "federated.fraction_fit = 1.5: must be a number above 0"),
-        (f"{SWEEP} model.norm=batch,grup", "did you mean group?"),
-        ("sweep data.path=data model.name=lenet", "nothing to sweep over: give at least one key several values"),
-    ],
-)
-def test_a_wrong_combination_is_refused_before_anything_starts(line: str, message: str) -> None:
-    result = command(line)
-    assert result.exit_code == 2
-    (only,) = result.stderr.splitlines()
-    assert message in only
-    assert "round" not in result.stdout
-    assert not Path("logs").exists()

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 import fedlens
-from fedlens.build.load import load
-from fedlens.errors import ConfigError
 
 SMALL = (
     *("data.source=sample", "model.name=lenet", "federated.fraction_fit=0.3", "federated.evaluate_every=0"),
@@ -46,16 +44,3 @@ def test_a_stopped_run_goes_on_with_what_clients_remember(tmp_path: Path) -> Non
     went_on = fedlens.resume(cut.folder, "federated.num_rounds=2", show=False)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, went_on.model.state_dict()[name]), name
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (("aggregation.name=krum",), "compression topk sends a part of each update"),
-        (("strategy.name=scaffold", "optimizer.momentum=0"), "counts on whole updates"),
-        (("personalization.name=local",), "shares nothing"),
-    ],
-)
-def test_what_does_not_go_with_parts_of_updates(overrides, line: str) -> None:
-    with pytest.raises(ConfigError, match=line):
-        load(None, ["data.source=sample", "compression.name=topk", *overrides])

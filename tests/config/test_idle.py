@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.photos import photos
 
-import fedlens
 from fedlens import api
 from fedlens.build.builders import build_algorithm, build_plan, local_settings
 from fedlens.build.load import load, load_saved
@@ -221,35 +219,6 @@ def test_a_saved_configuration_can_be_used_again(tmp_path: Path) -> None:
         load(file, use="run")
     with pytest.raises(ConfigError, match=r"attack.fraction = 0.4: nobody attacks.*command line"):
         load_saved(file, ["attack.fraction=0.4"])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (("data.partition.clients=4",), "data.partition.clients = 4: the data has clients of its own"),
-        (("data.partition.seed=4",), "data.partition.seed = 4: the data has clients of its own"),
-        (("data.test=0.3",), "data.test = 0.3: the data brings test images of its own"),
-        (("data.validation=0", "stopping.patience=2"), "stopping.patience = 2: no client has validation images"),
-        (("memory.gradient_checkpointing=true",), "memory.gradient_checkpointing = true: model lenet has no blocks"),
-        (("model.norm=group",), "model.norm = 'group': the model has no BatchNorm to replace"),
-    ],
-)
-def test_keys_without_effect_with_the_data_or_the_model(
-    tmp_path: Path, overrides: tuple[str, ...], expected: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        fedlens.run(None, *QUICK, f"tracking.dir={tmp_path}", *overrides, show=False)
-    line = str(caught.value)
-    assert line.startswith(expected)
-    assert not list(tmp_path.iterdir())
-
-
-def test_validation_images_that_the_data_brings(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        photos(tmp_path / "photos" / split)
-    overrides = (*QUICK, f"data.path={tmp_path / 'photos'}", "data.validation=0.3", f"tracking.dir={tmp_path}")
-    with pytest.raises(ConfigError, match=r"data.validation = 0.3: the data brings validation images of its own"):
-        fedlens.run(None, *overrides, show=False)
 
 
 def every_parameter() -> list[Any]:
