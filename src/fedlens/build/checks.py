@@ -38,9 +38,9 @@ def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterato
 def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
     """A problem for each two parts of the algorithm whose mathematics do not go together. All their names are known."""
     refuse = refusals(config, where)
-    strategy = find(STRATEGY, config.strategy.name)[0].factory
-    personal = find(PERSONALIZATION, config.personalization.name)[0].factory
-    rule = find(AGGREGATION, config.aggregation.name)[0].factory
+    strategy = find(STRATEGY, config.strategy.name).factory
+    personal = find(PERSONALIZATION, config.personalization.name).factory
+    rule = find(AGGREGATION, config.aggregation.name).factory
     counts = f"strategy {config.strategy.name} counts on"
     optimizer = OPTIMIZER.choose(config.optimizer)
     if strategy.needs_sgd and not isinstance(optimizer, SGD):
@@ -62,7 +62,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         value = str(config.aggregation.parameters["weights"])
         key = "aggregation.weights"
         yield problems.problem("contradiction", key, text, value, where(key))
-    if not find(COMPRESSION, config.compression.name)[0].factory.dense:
+    if not find(COMPRESSION, config.compression.name).factory.dense:
         yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:
         yield from _nothing_shared(config, where)
@@ -117,7 +117,7 @@ def asynchronous(
     if not rule.linear:
         text = f"takes a whole round's updates, and schedule {name} has them one by one; use aggregation.name=mean"
         yield refuse("aggregation.name", text)
-    if find(ATTACK, config.attack.name)[0].factory.crafts:
+    if find(ATTACK, config.attack.name).factory.crafts:
         text = f"makes a round's updates up together, and schedule {name} has no rounds; use label_flip or backdoor"
         yield refuse("attack.name", text)
     if federated.over_selection:

@@ -257,7 +257,7 @@ def _configured(options: dict[str, Any], settings: Sequence[str]) -> Config:
     load_plugins([Path(file) for file in options["plugins"]])
     if options["data.source"] == "auto":
         options["data.source"] = detect(Path(options["data.path"]) if "data.path" in options else None)
-    of_source = field_names(find(SOURCE, options["data.source"])[0])
+    of_source = field_names(find(SOURCE, options["data.source"]))
     overrides = [f"data.{'' if text.split('=')[0] in of_source else 'partition.'}{text}" for text in settings]
     return load(None, overrides, options)
 

@@ -66,7 +66,7 @@ def _show(name: str) -> None:
     from fedlens.cli.blocks import describe
     from fedlens.config.blocks import MODEL, find
 
-    entry, _ = find(MODEL, name)
+    entry = find(MODEL, name)
     describe([MODEL], entry.name)
     typer.echo(f"\nImageNet weights: {_weights(entry)}")
 

@@ -88,7 +88,7 @@ class Family(Generic[T]):
         """
         shared = {
             key: given.get(key, self.model.model_fields[key].get_default(call_default_factory=True))
-            for key in field_names(find(self, name)[0])
+            for key in field_names(find(self, name))
             if key in self.own
         }
         parameters = {key: value for key, value in given.items() if key not in self.own}
@@ -122,8 +122,8 @@ _HANDED_OVER: Mapping[str, str] = {
 """What to say of `PYTHON` where nothing was handed over."""
 
 
-def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Entry[T], dict[str, Any]]:
-    """The entry called `name`, and the parameters that the name itself implies (`timm:<architecture>`).
+def find(family: Family[T], name: str, where: Where = lambda _: "") -> Entry[T]:
+    """The entry called `name`.
 
     Raises:
         ConfigError: there is no such block, or it was handed over by a Python program.
@@ -131,11 +131,9 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Ent
     if name == PYTHON and family.section in _HANDED_OVER:
         key = f"{family.section}.{family.key}"
         raise ConfigError(problems.problem("missing", key, _HANDED_OVER[family.section], name, where(key)))
-    registered, implied = name, {}
-    if family.section == "model" and name.startswith("timm:"):
-        registered, implied = "timm", {"architecture": name.removeprefix("timm:")}
-    known = family.registry.names()
-    if registered not in known:
+    entry = family.registry.find(name)
+    if entry is None:
+        known = family.registry.names()
         key = f"{family.section}.{family.key}"
         if others := [other for other in FAMILIES.values() if name in other.registry.names()]:
             text = " or ".join(f"is a {other.registry.kind}: {other.section}.{other.key}={name}" for other in others)
@@ -144,7 +142,7 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> tuple[Ent
         hint = f" Did you mean {near}?" if near else ""
         text = f"unknown {family.registry.kind}.{hint} Known: {', '.join(known)}"
         raise ConfigError(problems.problem("unknown_name", key, text, name, where(key)))
-    return family.registry.get(registered), implied
+    return entry
 
 
 def build_block(
@@ -156,11 +154,10 @@ def build_block(
         ConfigError: an unknown name or parameter, or a bad value; one line for each.
     """
     family: Family[T] = Family(section, FAMILIES[section].key, registry, FAMILIES[section].model)
-    entry, implied = find(family, name, where)
-    given = {**parameters, **implied}
-    mistakes = _truth_values(entry, section, given, where)
+    entry = find(family, name, where)
+    mistakes = _truth_values(entry, section, parameters, where)
     try:
-        block = entry.build(given)
+        block = entry.build(parameters)
     except ValidationError as error:
         mistakes |= _mistakes(entry, family, error, where)
     except FedLensError as error:

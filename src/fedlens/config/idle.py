@@ -74,10 +74,10 @@ def value_at(config: Config, key: str) -> Any:
 
 def _data(config: Config) -> Iterator[Idle]:
     source, scheme = config.data.source, config.data.partition.scheme
-    if source not in (AUTO, PYTHON) and "path" not in field_names(find(SOURCE, source)[0]):
+    if source not in (AUTO, PYTHON) and "path" not in field_names(find(SOURCE, source)):
         text = f"source {source} reads no path; use data.source=auto"
         yield Idle("data.path", text, ("data.source",))
-    if scheme != AUTO and find(SCHEME, scheme)[0].factory.keeps_clients:
+    if scheme != AUTO and find(SCHEME, scheme).factory.keeps_clients:
         text = "scheme natural keeps the data's own clients; use another data.partition.scheme, or leave it out"
         yield Idle("data.partition.clients", text, ("data.partition.scheme",))
         yield Idle("data.partition.seed", text, ("data.partition.scheme",))
@@ -100,7 +100,7 @@ def _model(config: Config) -> Iterator[Idle]:
 
 def _training(config: Config) -> Iterator[Idle]:
     optimizer = config.optimizer
-    for name in {"momentum", "weight_decay"}.difference(field_names(find(OPTIMIZER, optimizer.name)[0])):
+    for name in {"momentum", "weight_decay"}.difference(field_names(find(OPTIMIZER, optimizer.name))):
         text = f"{optimizer.name} has none; use optimizer.name=sgd, or leave it out"
         yield Idle(f"optimizer.{name}", text, ("optimizer.name",))
     if not OPTIMIZER.choose(optimizer).has_state:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fedlens.config.blocks import FAMILIES, MODEL, Family, block_properties
+from fedlens.config.blocks import FAMILIES, Family, block_properties
 from fedlens.config.schema import Config
 
 
@@ -32,8 +32,9 @@ def _add_blocks(section: dict[str, Any], family: Family[Any]) -> None:
     own = section["properties"]
     names = [entry.name for entry in family.registry.entries()]
     choice: dict[str, Any] = {"enum": sorted({*names, family.default})}
-    if family is MODEL:
-        choice = {"anyOf": [choice, {"type": "string", "pattern": "^timm:"}]}
+    open_ended = [f"^{entry.name}:" for entry in family.registry.entries() if entry.suffix_field]
+    if open_ended:
+        choice = {"anyOf": [choice, *({"type": "string", "pattern": pattern} for pattern in open_ended)]}
     own[family.key] = {key: value for key, value in own[family.key].items() if key != "type"} | choice
     conditions = []
     parameters: dict[str, Any] = {}

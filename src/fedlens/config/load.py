@@ -206,13 +206,13 @@ def _complete_block(
     if not isinstance(name, str):
         return
     try:
-        entry, implied = find(family, name, layer.where)
+        entry = find(family, name, layer.where)
         block = build_block(family.registry, family.section, name, family.parameters(name, given), layer.where)
     except ConfigError as error:
         mistakes.extend(error.problems)
         return
     values = entry.adapter().dump_python(block, mode="json")
-    section.update({key: value for key, value in values.items() if key not in family.own and key not in implied})
+    section.update({key: value for key, value in values.items() if key not in family.own and key not in entry.implied})
 
 
 def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter
@@ -23,11 +23,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered block. `summary` is one line: what it is for."""
+    """One registered block.
+
+    summary       one line: what it is for
+    suffix_field  the field that the name sets after a colon, as in timm:<architecture>; "" where there is none
+    implied       the parameters that the name has set, where the entry was looked up by such a name
+    """
 
     name: str
     summary: str
     factory: type[T]
+    suffix_field: str = ""
+    implied: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, parameters: Mapping[str, Any]) -> T:
         """Validate `parameters` against the dataclass' typed fields and make the block.
@@ -35,7 +42,7 @@ class Entry(Generic[T]):
         Raises:
             pydantic.ValidationError: a field is unknown, missing or out of range.
         """
-        return self.adapter().validate_python(dict(parameters))
+        return self.adapter().validate_python({**parameters, **self.implied})
 
     def adapter(self) -> TypeAdapter[T]:
         return TypeAdapter(self.factory)
@@ -50,8 +57,8 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
 
-    def register(self, name: str, summary: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator that adds a frozen dataclass under `name`.
+    def register(self, name: str, summary: str, *, suffix_field: str = "") -> Callable[[type[T]], type[T]]:
+        """Class decorator that adds a frozen dataclass under `name`. `suffix_field`: see `Entry`.
 
         Raises:
             ConfigError: the name is taken by another class.
@@ -71,7 +78,7 @@ class Registry(Generic[T]):
                     key=name,
                 )
             factory.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
-            self._entries[name] = Entry(name, summary, factory)
+            self._entries[name] = Entry(name, summary, factory, suffix_field)
             return factory
 
         return decorate
@@ -84,16 +91,25 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return [entry.name for entry in self.entries()]
 
+    def find(self, name: str) -> Entry[T] | None:
+        """The block called `name` ("resnet18", "timm:resnet26"), if there is one."""
+        self._discover()
+        plain, colon, suffix = name.partition(":")
+        entry = self._entries.get(plain)
+        if entry is None or not colon:
+            return entry
+        return replace(entry, implied={entry.suffix_field: suffix}) if entry.suffix_field else None
+
     def get(self, name: str) -> Entry[T]:
-        """The block called `name`.
+        """The block called `name`, as `find`.
 
         Raises:
             ConfigError: there is none; the message gives the nearest spelling and all names.
         """
-        self._discover()
-        if name not in self._entries:
+        entry = self.find(name)
+        if entry is None:
             raise ConfigError(unknown(self.kind, name, self.names()), code="unknown_name", key=name)
-        return self._entries[name]
+        return entry
 
     def _discover(self) -> None:
         if self._discovered:

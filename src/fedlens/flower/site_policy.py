@@ -56,7 +56,7 @@ def _told(setup: Setup, site: SiteConfig) -> dict[str, Any]:
 def keeps_parts(personalization: str) -> bool:
     """Whether clients keep parts of the model under that method; an unknown one is refused later, by its name."""
     try:
-        return find(PERSONALIZATION, personalization)[0].factory.keeps_parts()
+        return find(PERSONALIZATION, personalization).factory.keeps_parts()
     except ConfigError:
         return False
 

@@ -70,11 +70,8 @@ def builder_named(name: str, parameters: Mapping[str, Any] | None = None) -> Mod
     Raises:
         ConfigError: unknown name, parameter or value.
     """
-    given = dict(parameters or {})
-    if name.startswith("timm:"):
-        name, given["architecture"] = "timm", name.removeprefix("timm:")
     try:
-        return models.get(name).build(given)
+        return models.get(name).build(parameters or {})
     except ValidationError as error:
         keys = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
         found = [Problem("invalid_value", f"model.{key}", f"model {name}: {key}: {said}") for key, said in keys]

@@ -19,7 +19,11 @@ TimmNetwork = Any
 """An nn.Module with timm's additional attributes, for which timm has no type."""
 
 
-@models.register("timm", summary="any architecture of timm, as timm:<architecture>, for example timm:convnext_nano")
+@models.register(
+    "timm",
+    summary="any architecture of timm, as timm:<architecture>, for example timm:convnext_nano",
+    suffix_field="architecture",
+)
 @dataclass(frozen=True)
 class Timm(ImageNetBuilder):
     architecture: str

@@ -28,8 +28,8 @@ def describe(experiment: Experiment, accuracy: float | None) -> ModelDescription
     section, data = experiment.config.model, experiment.images
     builder, parameters = None, {}
     if experiment.configured:
-        entry, implied = find(MODEL, section.name)
-        builder, parameters = entry.name, {**section.parameters, **implied}
+        entry = find(MODEL, section.name)
+        builder, parameters = entry.name, {**section.parameters, **entry.implied}
     return ModelDescription(
         builder=builder,
         num_classes=section.num_classes or len(data.class_names),

@@ -33,7 +33,7 @@ def _defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if name == AUTO:
             continue
         try:
-            entry, _ = find(family, name)
+            entry = find(family, name)
         except ConfigError:  # a block that only the user's own Python code registers
             continue
         for field in fields(entry.factory):
