@@ -115,7 +115,7 @@ def test_a_run_under_attack_goes_on_as_if_it_had_never_stopped() -> None:
 
 def test_too_few_usable_answers_stop_the_run_which_is_kept() -> None:
     """Two of six answers are not finite, and Krum with f = 1 needs five."""
-    with pytest.raises(NotEnoughClients, match=r"usable answer: aggregation\.f = 1: krum needs .* = 5 .* there are 4"):
+    with pytest.raises(NotEnoughClients, match=r"usable result: aggregation\.f = 1: krum needs .* = 5 .* there are 4"):
         fedlens.run(
             None,
             *FEW[1:],

@@ -11,7 +11,7 @@ from tests.helpers import infos, tiny_data, tiny_trainer
 from fedlens.build.load import load
 from fedlens.core.types import ClientResult, Task, TaskSettings
 from fedlens.errors import FedLensError, ProtocolError
-from fedlens.flower.codec import answer_from, answer_record
+from fedlens.flower.codec import result_from, result_record
 from fedlens.flower.expectation import OWN_METRICS, expectation
 from fedlens.flower.serve import own_data
 from fedlens.strategies.base import RoundContext, Strategy, strategies
@@ -49,7 +49,7 @@ def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
         assert isinstance(answer, ClientResult)
         assert shapes_of(answer.payload) == expected.payload
         assert shapes_of(answer.extra) == expected.extra
-        assert answer_from(answer_record(answer), task, expected).report == answer.report
+        assert result_from(result_record(answer), task, expected).report == answer.report
         kept = number if answer.report.stored else None
 
 

@@ -99,7 +99,7 @@ def test_bulyan_as_the_paper_writes_it(count: int, f: int) -> None:
     [
         (Krum(f=2), 7, ["f = 2: krum needs 2 f + 3 = 7", "there are 6", "use aggregation.f=1, or have 7 clients"]),
         (MultiKrum(f=1), 5, ["f = 1: multikrum needs 2 f + 3 = 5", "there are 4; have 5 clients a round"]),
-        (MultiKrum(f=1, m=8), 8, ["m = 8: there are only 7 answers a round; use aggregation.m=7 or less"]),
+        (MultiKrum(f=1, m=8), 8, ["m = 8: there are only 7 results a round; use aggregation.m=7 or less"]),
         (Bulyan(f=3), 15, ["f = 3: bulyan needs 4 f + 3 = 15", "there are 14; use aggregation.f=2"]),
     ],
 )

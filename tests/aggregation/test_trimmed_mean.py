@@ -31,4 +31,4 @@ def test_half_and_more_is_refused() -> None:
 
 def test_a_cohort_of_which_nothing_would_be_left() -> None:
     assert TrimmedMean(beta=0.4).incompatibility(5) is None
-    assert "beta = 0.4: of 3 answers" in str(TrimmedMean(beta=0.4).incompatibility(3))
+    assert "beta = 0.4: of 3 results" in str(TrimmedMean(beta=0.4).incompatibility(3))

@@ -24,8 +24,8 @@ ROWS = np.arange(10, 50)
 DATA = tiny_data()
 
 
-def ctx(answers: int = 10, seed: int = 0, share: float = 0.2, benign: Moments | None = None) -> AttackContext:
-    return AttackContext(answers, torch.Generator().manual_seed(seed), share, benign)
+def ctx(results: int = 10, seed: int = 0, share: float = 0.2, benign: Moments | None = None) -> AttackContext:
+    return AttackContext(results, torch.Generator().manual_seed(seed), share, benign)
 
 
 def pictures(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +134,7 @@ def test_the_trigger_is_on_every_image() -> None:
 
 def test_model_replacement_makes_the_mean_the_malicious_model() -> None:
     honest = random_updates(2)
-    (one, other) = Scale().craft(honest, ctx(answers=10, share=2 / 10))
+    (one, other) = Scale().craft(honest, ctx(results=10, share=2 / 10))
     # the other eight send nothing, and all weigh alike: the mean of ten is the mean of the two
     assert torch.allclose((one["bias"] + other["bias"]) / 10, (honest[0]["bias"] + honest[1]["bias"]) / 2)
     assert torch.equal(Scale(factor=7.0).craft(honest, ctx())[0]["bias"], 7 * honest[0]["bias"])

@@ -11,8 +11,8 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Task, TaskSettings
 from fedlens.flower.codec import (
-    answer_from,
-    answer_record,
+    result_from,
+    result_record,
 )
 from fedlens.flower.messages import Setup
 from fedlens.training.screening import Expected, check_update, shapes_of
@@ -36,7 +36,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 
 
 def received(sent: ClientResult, expected: Expected = EXPECTED, task: Task = TASK) -> ClientResult:
-    return answer_from(over_the_wire(answer_record(sent)), task, expected)
+    return result_from(over_the_wire(result_record(sent)), task, expected)
 
 
 def same(one, other) -> bool:

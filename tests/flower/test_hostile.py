@@ -17,7 +17,7 @@ from tests.flower.stage import SETUP, SHARED, content, put
 
 from fedlens.core.types import ClientFailure, ClientReport, ClientResult, MeanMetric, Task, TaskSettings
 from fedlens.errors import ProtocolError
-from fedlens.flower.codec import answer_from, answer_record, arrays, task_record
+from fedlens.flower.codec import arrays, result_from, result_record, task_record
 from fedlens.flower.message_handler import Goodbye, MessageHandler
 from fedlens.flower.message_sender import flower_type
 from fedlens.flower.messages import (
@@ -167,7 +167,7 @@ def test_a_lie_in_an_answer_is_that_clients_failure(stage, act, line: str) -> No
 @pytest.mark.parametrize(
     ("kind", "act", "line"),
     [
-        ("evaluate", altered_metrics(accuracy=[2e12, 2e12]), "an accuracy over 2e+12 images in an answer about 2"),
+        ("evaluate", altered_metrics(accuracy=[2e12, 2e12]), "an accuracy over 2e+12 images in a result about 2"),
         ("evaluate", altered_metrics(accuracy=[-1.0, 2.0]), "an accuracy of -0.5, which is not between 0 and 1"),
         ("evaluate", put(HEAD, weight=1e12), "a weight of 1e+12, but the site has reported 2 images"),
         (
@@ -221,7 +221,7 @@ EXPECTED = Expected(12, ("loss",), shapes_of(SHARED), check_payload=check_update
 
 def honest_answer() -> RecordDict:
     metrics = {"loss": MeanMetric(3.0, 12), "accuracy": MeanMetric(6.0, 12), "seconds": MeanMetric(1.0, 1)}
-    return answer_record(ClientResult(1, "train", ClientReport("client0", 12.0, metrics), UPDATE))
+    return result_record(ClientResult(1, "train", ClientReport("client0", 12.0, metrics), UPDATE))
 
 
 def honest_replies() -> list[RecordDict]:
@@ -246,7 +246,7 @@ def test_any_reply_of_a_site_is_valid_or_named(data: st.DataObject) -> None:
     put_at_random(data, content)
     try:
         found = read_reply(content)
-        answer = answer_from(content, TASK, EXPECTED) if found is None else None
+        answer = result_from(content, TASK, EXPECTED) if found is None else None
     except ProtocolError as error:
         assert_harmless(str(error).replace("\n", " "))
         return

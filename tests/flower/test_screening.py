@@ -24,8 +24,8 @@ from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Task, Tas
 from fedlens.errors import ProtocolError
 from fedlens.flower.codec import (
     STYPE,
-    answer_from,
-    answer_record,
+    result_from,
+    result_record,
 )
 from fedlens.flower.messages import HEAD, PROTOCOL, Refusal, query, reply
 from fedlens.training.screening import Expected, check_confusion, shapes_of
@@ -92,8 +92,8 @@ HOSTILE = {
     "weight NaN": (weight(math.nan), "a weight of nan"),
     "weight infinite": (weight(math.inf), "a weight of inf"),
     "weight too large": (weight(11.0), "a weight of 11, but the site has reported 10 images"),
-    "no loss": (answer(metrics={"seconds": MeanMetric(1, 1)}), "the answer lacks the metric loss"),
-    "no metrics": (answer(metrics={}), "the answer lacks the metric loss, seconds"),
+    "no loss": (answer(metrics={"seconds": MeanMetric(1, 1)}), "the result lacks the metric loss"),
+    "no metrics": (answer(metrics={}), "the result lacks the metric loss, seconds"),
     "loss NaN": (metric(math.nan, 10), r"a metric of \[nan, 10\.0\]"),
     "loss infinite": (metric(math.inf, 10), r"a metric of \[inf, 10\.0\]"),
     "loss beyond counting": (metric(1e308, 10), r"a metric of \[1e\+308, 10\.0\]"),
@@ -156,7 +156,7 @@ def test_numbers_that_would_overflow_when_squared() -> None:
 
 def altered(record: str, **values) -> RecordDict:
     """An honest answer but for some values of one record; None takes one away."""
-    content = answer_record(answer())
+    content = result_record(answer())
     for name, value in values.items():
         if value is None:
             del content[record][name]
@@ -187,23 +187,23 @@ def altered(record: str, **values) -> RecordDict:
 )
 def test_a_reply_that_is_no_answer(content: RecordDict, line: str) -> None:
     with pytest.raises(ProtocolError, match=line):
-        answer_from(content, TASK, EXPECTED)
+        result_from(content, TASK, EXPECTED)
 
 
 @pytest.mark.parametrize("record", ["metrics", "payload", "extra"])
 def test_an_answer_without_a_record(record: str) -> None:
-    content = answer_record(answer())
+    content = result_record(answer())
     del content[record]
     with pytest.raises(ProtocolError, match=f"cannot be read: '{record}'"):
-        answer_from(content, TASK, EXPECTED)
+        result_from(content, TASK, EXPECTED)
 
 
 @pytest.mark.parametrize("record", ["metrics", "payload"])
 def test_a_record_of_another_kind(record: str) -> None:
-    content = answer_record(answer())
+    content = result_record(answer())
     content[record] = ArrayRecord() if record == "metrics" else MetricRecord()
     with pytest.raises(ProtocolError, match=f"cannot be read: '{record}'"):
-        answer_from(content, TASK, EXPECTED)
+        result_from(content, TASK, EXPECTED)
 
 
 # -- confusion counts --------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_counts_that_cannot_be_honest(sent: ClientResult, line: str) -> None:
         ),
         (
             answer({}, metrics={"loss": MeanMetric(1, 2), "accuracy": MeanMetric(1, 10)}),
-            "a loss over 2 images in an .* about 10",
+            "a loss over 2 images in a .* about 10",
         ),
     ],
 )

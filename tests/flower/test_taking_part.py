@@ -66,18 +66,18 @@ def hundredfold(records: RecordDict) -> None:
 
 
 RUBBISH = {
-    "not a number": (content(nan), r"its answer was not used: numbers in head\.bias that are not finite"),
-    "too large": (content(hundredfold), "its answer was not used: .*larger than any answer to this task can be"),
+    "not a number": (content(nan), r"its result was not used: numbers in head\.bias that are not finite"),
+    "too large": (content(hundredfold), "its result was not used: .*larger than any answer to this task can be"),
     "weight": (put(HEAD, weight=1e9), r"a weight of 1e\+09, but the site has reported 12 images"),
     "other round": (put(HEAD, round=5), "a reply that does not answer the task"),
     "other client": (put(HEAD, client="client1"), "a reply that does not answer the task"),
     "other version": (put(HEAD, protocol=99), "speaks version 99"),
     "nothing": (content(lambda records: records.clear()), "a message that is not FedLens'"),
-    "no content": (without_content, "its answer was not used: a broken message"),
+    "no content": (without_content, "its result was not used: a broken message"),
     "an introduction": (content(lambda r: r.update(reply(Prepared((1,), (1,), (1,))))), "does not answer the task"),
-    "broken bytes": (broken_parts, "its answer was not used: a broken message"),
-    "no message": (another_thing, "its answer was not used: a broken message"),
-    "an app that raised": (raised(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), "its answer was not used: it broke"),
+    "broken bytes": (broken_parts, "its result was not used: a broken message"),
+    "no message": (another_thing, "its result was not used: a broken message"),
+    "an app that raised": (raised(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), "its result was not used: it broke"),
     "a refusal": (content(lambda r: r.update(reply(Refusal("no time")))), "^no time$"),
 }
 

@@ -16,14 +16,14 @@ from tests.flower.processes import until
 from tests.helpers import infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.base import rules
-from fedlens.core.types import State, Task, TaskSettings
+from fedlens.core.types import State, Task, TaskSettings, prefixed
 from fedlens.errors import RuntimeFailure
 from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.personalization.base import personalizations
 from fedlens.runtimes import wire
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime, may_inherit, share_out
-from fedlens.strategies.base import ClientContext, ClientUpdate, RoundContext, Strategy, prefixed, strategies
+from fedlens.strategies.base import ClientContext, ClientUpdate, RoundContext, Strategy, strategies
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.settings import LocalSettings

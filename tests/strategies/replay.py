@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from fedlens.core.client_store import ClientStore
 from fedlens.core.seeds import derive
-from fedlens.core.types import ClientResult, Task, TaskSettings
+from fedlens.core.types import ClientResult, Task, TaskSettings, under
 from fedlens.models.base import Preprocessing, Recognizer, prepare
-from fedlens.strategies.base import RoundContext, Strategy, under
+from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.training.client import STRATEGY, ClientTrainer
 from fedlens.training.examples import Examples
 from fedlens.training.optimizers.sgd import SGD

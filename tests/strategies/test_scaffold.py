@@ -5,7 +5,8 @@ import torch
 from tests.strategies.clients import START, local, moved, received, server, total_of
 from tests.strategies.replay import Replay, close, parameters, settings, steps
 
-from fedlens.strategies.base import ServerState, prefixed
+from fedlens.core.types import prefixed
+from fedlens.strategies.base import ServerState
 from fedlens.strategies.scaffold import Scaffold
 
 

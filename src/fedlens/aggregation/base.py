@@ -36,7 +36,7 @@ class Aggregator(ABC):
     """True: workers may aggregate their own clients and send a `PartialSum`. False: every single result is needed."""
 
     @abstractmethod
-    def add(self, answer: ClientResult) -> None:
+    def add(self, result: ClientResult) -> None:
         """Add one client's result."""
 
     @abstractmethod

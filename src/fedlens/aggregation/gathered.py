@@ -57,16 +57,16 @@ class Gathered(Aggregator):
         self._weights: list[float] = []
         self._extra: dict[str, Tensor] = {}
 
-    def add(self, answer: ClientResult) -> None:
-        self._states.append({name: value.contiguous() for name, value in answer.payload.items()})
-        self._weights.append(answer.report.weight)
-        accumulate(self._extra, answer.extra, 1.0)
+    def add(self, result: ClientResult) -> None:
+        self._states.append({name: value.contiguous() for name, value in result.payload.items()})
+        self._weights.append(result.report.weight)
+        accumulate(self._extra, result.extra, 1.0)
 
     def merge(self, partial: PartialSum) -> NoReturn:
-        raise TypeError(f"{type(self._rule).__name__} needs every answer by itself")
+        raise TypeError(f"{type(self._rule).__name__} needs every result by itself")
 
     def partial(self, round_number: int) -> NoReturn:
-        raise TypeError(f"{type(self._rule).__name__} needs every answer by itself")
+        raise TypeError(f"{type(self._rule).__name__} needs every result by itself")
 
     def result(self) -> AggregatedUpdate | None:
         """The aggregate; None without any result.
@@ -79,7 +79,7 @@ class Gathered(Aggregator):
             return None
         if incompatibility := self._rule.incompatibility(count):
             raise NotEnoughClients(
-                f"too few clients gave a usable answer: aggregation.{incompatibility}. The run is kept"
+                f"too few clients gave a usable result: aggregation.{incompatibility}. The run is kept"
             )
         delta = self._rule.combine(Updates(self._states, self._weights, self._trainable))
         return AggregatedUpdate(delta, scaled(self._extra, 1 / count), sum(self._weights), count)

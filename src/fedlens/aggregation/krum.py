@@ -56,6 +56,6 @@ def too_few(f: int, cohort: int, rule: str, factor: int) -> str | None:
     bearable = (cohort - 3) // factor
     less = f"use aggregation.f={bearable}, or " if bearable > 0 else ""
     return (
-        f"f = {f}: {rule} needs {factor} f + 3 = {needed} answers a round or more, and there are {cohort}; {less}have "
+        f"f = {f}: {rule} needs {factor} f + 3 = {needed} results a round or more, and there are {cohort}; {less}have "
         f"{needed} clients a round (federated.fraction_fit, federated.min_fit_clients, data.partition.clients)"
     )

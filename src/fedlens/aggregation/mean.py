@@ -27,11 +27,11 @@ class WeightedMean(Aggregator):
         self._weight = 0.0
         self._reports: list[ClientReport] = []
 
-    def add(self, answer: ClientResult) -> None:
-        report = answer.report
-        for name, value in answer.payload.items():
+    def add(self, result: ClientResult) -> None:
+        report = result.report
+        for name, value in result.payload.items():
             accumulate(self._payload, {name: value}, report.weight_of(name))
-        accumulate(self._extra, answer.extra, 1.0)
+        accumulate(self._extra, result.extra, 1.0)
         self._weight += report.weight
         self._reports.append(report)
 

@@ -26,7 +26,7 @@ class MultiKrum(GatheringRule):
 
     def incompatibility(self, cohort: int) -> str | None:
         if self.m is not None and self.m > cohort:
-            return f"m = {self.m}: there are only {cohort} answers a round; use aggregation.m={cohort} or less"
+            return f"m = {self.m}: there are only {cohort} results a round; use aggregation.m={cohort} or less"
         return too_few(self.f, cohort, "multikrum", 2)
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from pydantic import Field
 from fedlens.aggregation.base import AggregationRule, Aggregator, rules
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.receivers import Receiver, ReceivingAggregator
 from fedlens.core.types import ClientResult
-from fedlens.transforms.base import Receiver, ReceivingAggregator
 
 
 @rules.register(

@@ -30,7 +30,7 @@ class TrimmedMean(GatheringRule):
         if 2 * self.trimmed(cohort) < cohort:
             return None
         return (
-            f"beta = {self.beta:g}: of {cohort} answers a round none would be left between {self.trimmed(cohort)} on "
+            f"beta = {self.beta:g}: of {cohort} results a round none would be left between {self.trimmed(cohort)} on "
             "either side; use a smaller beta or more clients a round"
         )
 

@@ -45,7 +45,7 @@ class ALittleIsEnough(Attack):
         return self.knows == "benign"
 
     def craft(self, honest: Sequence[State], ctx: AttackContext) -> Sequence[State]:
-        z = z_max(ctx.answers, len(honest)) if self.z is None else self.z
+        z = z_max(ctx.results, len(honest)) if self.z is None else self.z
         known = ctx.benign or moments_of(honest)
         crafted = {name: value - z * known.deviation[name] for name, value in known.mean.items()}
         return [crafted] * len(honest)
@@ -59,9 +59,9 @@ def moments_of(updates: Sequence[State]) -> Moments:
     return moments.result()
 
 
-def z_max(answers: int, malicious: int) -> float:
+def z_max(results: int, malicious: int) -> float:
     """Algorithm 3, lines 1 to 3; never below 0."""
-    honest = answers - malicious
-    supporters = max(answers // 2 + 1 - malicious, 1)
+    honest = results - malicious
+    supporters = max(results // 2 + 1 - malicious, 1)
     share = (honest - supporters) / honest if honest else 0.0
     return NormalDist().inv_cdf(share) if 0.5 < share < 1 else 0.0

@@ -23,13 +23,13 @@ arguments."""
 class AttackContext:
     """What the malicious clients of a round know when they craft their updates.
 
-    answers  number of updates that the server receives, including theirs
+    results  number of updates that the server receives, including theirs
     share    the malicious clients' part of the total weight
     benign   mean and deviation of the other clients' updates (trainable tensors only), if the attack is `omniscient`;
              None if there are no others
     """
 
-    answers: int
+    results: int
     generator: torch.Generator
     share: float
     benign: Moments | None = None

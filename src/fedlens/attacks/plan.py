@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from fedlens.aggregation.receivers import Receiver
 from fedlens.attacks.base import Attack, AttackContext, Poison
 from fedlens.attacks.moments import Moments, RunningMoments
 from fedlens.core.seeds import derive
 from fedlens.core.types import ClientResult, State
 from fedlens.data.types import Rows
-from fedlens.transforms.base import Receiver, ReceivingContext, UpdateTransform
+from fedlens.transforms.base import ReceivingContext, UpdateTransform
 
 
 def malicious_clients(names: Sequence[str], fraction: float, seed: int) -> frozenset[str]:

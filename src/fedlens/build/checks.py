@@ -142,7 +142,7 @@ def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str]
 
 
 def check_rule(config: Config, cohort: int) -> None:
-    """Look whether the rule of aggregation can work with a round's answers.
+    """Look whether the rule of aggregation can work with a round's results.
 
     Raises:
         ConfigError: it cannot.

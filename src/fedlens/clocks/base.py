@@ -57,7 +57,7 @@ class IntermittentClients(LatencyModel):
     result was due.
     """
 
-    dropout: Annotated[float, Field(ge=0, lt=1, description="probability that a task's answer never comes")] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="probability that a task's result never comes")] = 0.0
     available: Annotated[float, Field(gt=0, le=1, description="share of the time that a client is available")] = 1.0
     cycle: Annotated[
         float, Field(gt=0, description="seconds from one start of a client's availability to the next")

@@ -82,7 +82,7 @@ class FederatedSection(Section):
     round_deadline: Annotated[float, Field(gt=0)] | None = Field(
         None, description="server: seconds that a client has to answer in; default: an hour"
     )
-    quorum: Clients = Field(1, description="fewest answers a round counts with; with fewer it is repeated")
+    quorum: Clients = Field(1, description="fewest results a round counts with; with fewer it is repeated")
     evaluate_every: TimesOrNever = Field(1, description="global evaluation every k rounds; 0: last only")
     evaluate_clients_every: TimesOrNever = Field(
         5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"

@@ -220,3 +220,13 @@ class ClientFailure:
 def nbytes(state: State) -> float:
     """Bytes of all tensors together."""
     return float(sum(value.nbytes for value in state.values()))
+
+
+def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
+    """The tensors of `state` under `prefix/name`."""
+    return {f"{prefix}/{name}": value for name, value in state.items()}
+
+
+def under(prefix: str, state: State) -> dict[str, Tensor]:
+    """The tensors of `state` under `prefix/`, with the prefix removed."""
+    return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}

@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedlens.core.types import PendingTask, State, Task, VirtualTime
+from fedlens.core.types import PendingTask, State, Task, VirtualTime, prefixed, under
 from fedlens.errors import CheckpointError
 from fedlens.federation.stopping import Progress
-from fedlens.strategies.base import ServerState, prefixed, under
+from fedlens.strategies.base import ServerState
 from fedlens.training.tasks.base import settings_adapter
 
 STATE_FILE = "state.safetensors"

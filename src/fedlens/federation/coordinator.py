@@ -199,19 +199,19 @@ class Coordinator:
             Task(name, after.round, "evaluate", after.state.shared, settings, after.versions.get(name))
             for name in clients
         )
-        answers = {
+        results = {
             outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)
         }
         label = floors.label
         return tuple(
             replace(
-                client_evaluation(answers[name], name in after.versions),
+                client_evaluation(results[name], name in after.versions),
                 malicious=name in self._malicious,
                 majority=share(np.array(client.counts["test"]), label),
                 own_majority=own_majority(client, "test"),
             )
             for name, client in clients.items()
-            if name in answers
+            if name in results
         )
 
 
@@ -223,11 +223,11 @@ def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Eval
     return replace(found, majority=floors.of_confusion(found.confusion))
 
 
-def client_evaluation(answer: ClientResult, trained: bool) -> ClientEvaluation:
+def client_evaluation(result: ClientResult, trained: bool) -> ClientEvaluation:
     """The result of an evaluation task, as a record."""
-    metrics, examples = answer.report.metrics, int(answer.report.weight)
+    metrics, examples = result.report.metrics, int(result.report.weight)
     shared = metrics["shared.accuracy"].value if "shared.accuracy" in metrics else None
-    return ClientEvaluation(answer.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained, shared)
+    return ClientEvaluation(result.client, metrics["accuracy"].value, metrics["loss"].value, examples, trained, shared)
 
 
 def advanced(versions: Mapping[str, int | None], reports: Sequence[ClientReport]) -> dict[str, int | None]:

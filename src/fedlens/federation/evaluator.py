@@ -43,25 +43,25 @@ class FederatedEvaluator:
         self._malicious = malicious
         self._asked: dict[str, ClientInfo] = {}
         self._scored: Checkpoint | None = None
-        self._answers: list[ClientResult] = []
+        self._results: list[ClientResult] = []
 
     def __call__(self, split: Split, checkpoint: Checkpoint) -> Evaluation | None:
         """None when no client has such images, or none has answered."""
         if checkpoint is not self._scored:
             self._ask(checkpoint)
-        answers = [answer for answer in self._answers if split in answer.payload]
-        if not answers:
+        results = [result for result in self._results if split in result.payload]
+        if not results:
             return None
-        losses = [answer.report.metrics[f"{split}.loss"] for answer in answers]
+        losses = [result.report.metrics[f"{split}.loss"] for result in results]
         total = sum(losses[1:], losses[0])
-        counts = added([answer.payload[split].numpy() for answer in answers])
-        majority = self._own_majority(split, answers) if self._personal else None
+        counts = added([result.payload[split].numpy() for result in results])
+        majority = self._own_majority(split, results) if self._personal else None
         return Evaluation(total.value, counts, majority=majority)
 
-    def _own_majority(self, split: Split, answers: Sequence[ClientResult]) -> float | None:
+    def _own_majority(self, split: Split, results: Sequence[ClientResult]) -> float | None:
         """The majority-class baseline of the clients' personal models, over the images of all of them."""
         floors = [
-            (own_majority(self._asked[answer.client], split), int(answer.payload[split].sum())) for answer in answers
+            (own_majority(self._asked[result.client], split), int(result.payload[split].sum())) for result in results
         ]
         total = sum(images for _, images in floors)
         if not total or any(floor is None for floor, _ in floors):
@@ -82,7 +82,7 @@ class FederatedEvaluator:
             Task(name, checkpoint.round, "evaluate_shared", shared, settings, versions.get(name))
             for name in self._asked
         )
-        self._answers = [outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)]
+        self._results = [outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)]
         self._scored = checkpoint
 
 

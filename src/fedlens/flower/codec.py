@@ -1,7 +1,7 @@
 """Tasks and results as Flower records. No pickle: tensors travel in the safetensors format, small ones together in one
 array: Flower sends every array by calls of its own, and hundreds of small ones would take longer than training.
 
-Results of sites are not trusted: `answer_from` checks names, types, shapes, sizes and numbers against those that the
+Results of sites are not trusted: `result_from` checks names, types, shapes, sizes and numbers against those that the
 task's kind expects, before anything is added to a sum.
 """
 
@@ -133,15 +133,15 @@ def task_from(content: RecordDict) -> Task:
         raise ProtocolError(f"a task that cannot be read: {clean.line(str(error))}") from error
 
 
-def answer_record(answer: ClientResult) -> RecordDict:
+def result_record(result: ClientResult) -> RecordDict:
     """A site's result as a message to the server."""
-    report = answer.report
+    report = result.report
     first = ConfigRecord(
         {
             "protocol": PROTOCOL,
             "is": "ClientResult",
-            "kind": answer.kind,
-            "round": answer.round,
+            "kind": result.kind,
+            "round": result.round,
             "client": report.client,
             "weight": report.weight,
             "stored": report.stored,
@@ -149,11 +149,11 @@ def answer_record(answer: ClientResult) -> RecordDict:
     )
     metrics = MetricRecord({name: [float(mean.total), float(mean.weight)] for name, mean in report.metrics.items()})
     weights = MetricRecord({part: float(weight) for part, weight in report.part_weights.items()})
-    tensors = {"payload": arrays(answer.payload), "extra": arrays(answer.extra)}
+    tensors = {"payload": arrays(result.payload), "extra": arrays(result.extra)}
     return RecordDict({HEAD: first, "metrics": metrics, "part_weights": weights, **tensors})
 
 
-def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
+def result_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
     """A site's result of `task`, checked.
 
     Raises:
@@ -172,12 +172,12 @@ def answer_from(content: RecordDict, task: Task, expected: Expected) -> ClientRe
         parts = {part: float(cast(float, value)) for part, value in content.metric_records["part_weights"].items()}
         report = ClientReport(task.client, weight, metrics, bool(record["stored"]), parts)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ProtocolError(f"an answer that cannot be read: {clean.line(str(error))}") from error
+        raise ProtocolError(f"a result that cannot be read: {clean.line(str(error))}") from error
     if not 0 < weight < math.inf:
         raise ProtocolError(f"a weight of {weight}")
-    answer = ClientResult(task.round, task.kind, report, payload, extra)
-    check(answer, task, expected)
-    return answer
+    result = ClientResult(task.round, task.kind, report, payload, extra)
+    check(result, task, expected)
+    return result
 
 
 def _metrics(record: MetricRecord) -> dict[str, MeanMetric]:

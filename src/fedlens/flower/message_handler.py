@@ -115,7 +115,7 @@ class MessageHandler:
         return self._task(message, setup, (run, content_id))
 
     def _task(self, message: Message, setup: Setup, key: tuple[str, str]) -> Reply:
-        from fedlens.flower.codec import answer_record, task_from  # with PyTorch
+        from fedlens.flower.codec import result_record, task_from  # with PyTorch
         from fedlens.training.tasks.base import kind_of
 
         if key[1] and self._last is not None and self._last[0] == key:
@@ -126,7 +126,7 @@ class MessageHandler:
             outcome = Refusal(outcome.reason, final=False)
         if isinstance(outcome, Refusal):
             return Reply(reply(outcome), run, "refusal", f"round {task.round}: {outcome.reason}")
-        answer = Reply(answer_record(outcome), run, f"{task.kind} {task.round}", kind_of(task.kind).record(outcome))
+        answer = Reply(result_record(outcome), run, f"{task.kind} {task.round}", kind_of(task.kind).record(outcome))
         self._last = (key, answer)
         return answer
 

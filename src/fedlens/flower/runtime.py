@@ -19,7 +19,7 @@ from fedlens.core import clean
 from fedlens.core.types import BatchProgress, ClientFailure, ClientInfo, ClientResult, PendingTask, Task, VirtualTime
 from fedlens.errors import ConnectionFailed, ProtocolError
 from fedlens.flower.client_manager import Bounds, ClientManager
-from fedlens.flower.codec import answer_from, arrays, task_record
+from fedlens.flower.codec import arrays, result_from, task_record
 from fedlens.flower.internals.grid import NODE_GONE, nodes_online, replies
 from fedlens.flower.message_sender import Link, MessageSender
 from fedlens.flower.messages import LONGEST_REASON, Description, Refusal, Setup, read_reply
@@ -285,14 +285,14 @@ class FlowerRuntime:
             return self._read(task, message.content)
         except ProtocolError as error:
             return ClientFailure(
-                task.client, task.round, clean.line(f"its answer was not used: {error}", LONGEST_REASON)
+                task.client, task.round, clean.line(f"its result was not used: {error}", LONGEST_REASON)
             )
 
     def _arrives(self, client: str, outcome: ClientResult | ClientFailure) -> None:
         self._arrived[client] = self._flow.pop(client).task, outcome
 
     def _read(self, task: Task, content: RecordDict) -> ClientResult:
-        return answer_from(content, task, self._expect(task, self._client_manager.known[task.client]))
+        return result_from(content, task, self._expect(task, self._client_manager.known[task.client]))
 
     def _given_up(self, batch: _Batch) -> Iterator[ClientFailure]:
         """Failures of the batch's tasks that will not be answered any more."""

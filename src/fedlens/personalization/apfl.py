@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlens.core.types import Metrics
+from fedlens.core.types import Metrics, prefixed, under
 from fedlens.personalization.base import Batch, LocalTrainingContext, Personalization, personalizations
-from fedlens.strategies.base import LocalTerms, prefixed, under
+from fedlens.strategies.base import LocalTerms
 
 ALPHA, OWN, STATISTICS = "alpha", "own", "statistics"
 """Stored per client: α, v, and the running statistics of v̄."""

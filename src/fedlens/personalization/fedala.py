@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedlens.core.limits import Layers
-from fedlens.core.types import Metrics
+from fedlens.core.types import Metrics, prefixed, under
 from fedlens.models.stages import stage_ends, up_to
 from fedlens.personalization.base import Batch, LocalTrainingContext, Personalization, personalizations
 from fedlens.personalization.split import trainable_names
-from fedlens.strategies.base import LocalTerms, prefixed, under
+from fedlens.strategies.base import LocalTerms
 
 TRAINED, WEIGHTS = "trained", "weights"
 """Stored per client: Θᵢ, its top layers after its last training, and the mixing weights W."""

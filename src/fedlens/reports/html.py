@@ -221,7 +221,7 @@ MEASURED = {
     "diversity": "Of the updates: 1/n when n clients send the same, 1 at right angles, more when they cancel out.",
     "cosine": "How far the updates agree: 1 in one direction, 0 at right angles, below 0 against each other.",
     "labels": "Distance of the labels of the round's clients from everybody's: 0 alike, 1 nothing in common.",
-    "attack": "Share of malicious answers, and of patched test images that are taken for a backdoor's target.",
+    "attack": "Share of malicious updates, and of patched test images that are taken for a backdoor's target.",
 }
 """Explanations of the groups of measured values; see `federation.measures`."""
 

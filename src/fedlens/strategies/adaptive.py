@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate
-from fedlens.core.types import State
-from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, prefixed, strategies
+from fedlens.core.types import State, prefixed
+from fedlens.strategies.base import RoundContext, ServerState, Strategy, add, strategies
 
 
 @dataclass(frozen=True)

@@ -164,14 +164,4 @@ def advance(state: State, delta: State, rate: float, trainable: Set[str]) -> dic
     return add(state, {name: value * rate if name in trainable else value for name, value in delta.items()})
 
 
-def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
-    """The tensors of `state` under `prefix/name`."""
-    return {f"{prefix}/{name}": value for name, value in state.items()}
-
-
-def under(prefix: str, state: State) -> dict[str, Tensor]:
-    """The tensors of `state` under `prefix/`, with the prefix removed."""
-    return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}
-
-
 strategies: Registry[Strategy] = Registry("strategy", "fedlens.strategies")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
-from fedlens.core.types import State
+from fedlens.core.types import State, prefixed, under
 from fedlens.strategies.base import (
     ClientContext,
     ClientUpdate,
@@ -29,9 +29,7 @@ from fedlens.strategies.base import (
     Strategy,
     add,
     advance,
-    prefixed,
     strategies,
-    under,
 )
 from fedlens.strategies.momentum import effective_steps
 

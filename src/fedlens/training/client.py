@@ -16,9 +16,9 @@ from fedlens.aggregation.norms import l2_norm
 from fedlens.core.client_store import ClientStore, StageStore
 from fedlens.core.records import Evaluation
 from fedlens.core.seeds import SeedFunction, derive
-from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task, nbytes
+from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task, nbytes, prefixed, under
 from fedlens.data.types import ClientRows, FederatedData, Rows
-from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, prefixed, under
+from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client_context import client_context
 from fedlens.training.context import ResidentTrainingContext

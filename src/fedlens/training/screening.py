@@ -68,15 +68,15 @@ def shapes_of(state: State) -> Shapes:
     return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
 
 
-def check(answer: ClientResult, task: Task, expected: Expected) -> None:
+def check(result: ClientResult, task: Task, expected: Expected) -> None:
     """Check a result against its task.
 
     Raises:
         ProtocolError: the result is not valid for `task`; the message names the mistake.
     """
-    report, extra = answer.report, answer.extra
+    report, extra = result.report, result.extra
     if missing := [name for name in expected.metrics if name not in report.metrics]:
-        raise ProtocolError(f"the answer lacks the metric {', '.join(missing)}")
+        raise ProtocolError(f"the result lacks the metric {', '.join(missing)}")
     if report.weight > expected.examples:
         raise ProtocolError(f"a weight of {report.weight:g}, but the site has reported {expected.examples} images")
     _check_part_weights(report, expected)
@@ -84,8 +84,8 @@ def check(answer: ClientResult, task: Task, expected: Expected) -> None:
     for name, value in extra.items():
         if value.dim() == 0 and float(value) < 0:
             raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
-    expected.check_payload(answer, expected)
-    _check_metrics(answer, task, expected)
+    expected.check_payload(result, expected)
+    _check_metrics(result, task, expected)
 
 
 def _check_part_weights(report: ClientReport, expected: Expected) -> None:
@@ -126,31 +126,31 @@ def check_update(result: ClientResult, expected: Expected) -> None:
             raise ProtocolError(f"{_an(name)} of {length:.3g}, which cannot be above {most:.3g} with this update")
 
 
-def _check_metrics(answer: ClientResult, task: Task, expected: Expected) -> None:
+def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None:
     """Check that values are in their ranges and cover no more images than exist. A plugin's own metrics have no known
     range."""
     largest = dict.fromkeys(("seconds", "update_norm", "drift"), math.inf)
-    largest["bytes_up"] = float(_nbytes(answer.payload) + _nbytes(answer.extra))
+    largest["bytes_up"] = float(_nbytes(result.payload) + _nbytes(result.extra))
     largest["bytes_down"] = float(_nbytes(task.payload))
-    for name, mean in answer.report.metrics.items():
+    for name, mean in result.report.metrics.items():
         word = name.rpartition(".")[2]
         counts_images = word in ("loss", "accuracy")
         most = {"loss": math.inf, "accuracy": 1.0}[word] if counts_images else largest.get(name)
         if most is not None and not 0 <= mean.value <= most:
             raise ProtocolError(f"{_an(name)} of {mean.value:.3g}, which is not between 0 and {most:g}")
         if counts_images:
-            _check_images(name, mean, answer, expected)
+            _check_images(name, mean, result, expected)
 
 
-def _check_images(name: str, mean: MeanMetric, answer: ClientResult, expected: Expected) -> None:
+def _check_images(name: str, mean: MeanMetric, result: ClientResult, expected: Expected) -> None:
     """Raises ProtocolError: a loss or accuracy covers more, or other, images than the result."""
     if not (expected.outputs or expected.whole) and mean.weight > expected.passes * expected.examples:
         raise ProtocolError(
             f"{_an(name)} over {mean.weight:g} images, but the site has reported {expected.examples}, to be passed "
             f"{expected.passes} times at most"
         )
-    if expected.whole and mean.weight != answer.report.weight:
-        raise ProtocolError(f"{_an(name)} over {mean.weight:g} images in an answer about {answer.report.weight:g}")
+    if expected.whole and mean.weight != result.report.weight:
+        raise ProtocolError(f"{_an(name)} over {mean.weight:g} images in a result about {result.report.weight:g}")
 
 
 def _an(name: str) -> str:

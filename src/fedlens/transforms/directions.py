@@ -18,8 +18,9 @@ import torch
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.receivers import Receiver
 from fedlens.core.types import ClientResult, State
-from fedlens.transforms.base import Receiver, ReceivingContext, UpdateTransform
+from fedlens.transforms.base import ReceivingContext, UpdateTransform
 
 PREFIX = "direction/"
 COUNT = f"{PREFIX}count"

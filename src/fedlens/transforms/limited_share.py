@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar
 
+from fedlens.aggregation.receivers import Receiver
 from fedlens.core.types import ClientResult, State
-from fedlens.transforms.base import Receiver, ReceivingContext, UpdateTransform
+from fedlens.transforms.base import ReceivingContext, UpdateTransform
 
 _ROUNDING = 1e-9
 """Tolerance, so that n · s = 1 holds for n = 3 and s = 1/3 in floating point."""
@@ -74,10 +75,10 @@ class HeaviestResults(Receiver):
             yield reduced(result, limit)
 
 
-def reduced(answer: ClientResult, limit: float) -> ClientResult:
+def reduced(result: ClientResult, limit: float) -> ClientResult:
     """The result with a weight of at most `limit`, and its extras in proportion."""
-    weight = answer.report.weight
+    weight = result.report.weight
     if weight <= limit:
-        return answer
-    extra: State = {name: value * (limit / weight) for name, value in answer.extra.items()}
-    return replace(answer, report=replace(answer.report, weight=limit), extra=extra)
+        return result
+    extra: State = {name: value * (limit / weight) for name, value in result.extra.items()}
+    return replace(result, report=replace(result.report, weight=limit), extra=extra)
