@@ -168,7 +168,10 @@ def test_the_end_is_no_error_when_nobody_hears_it(stage) -> None:
 # -- what stays with a site --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fedper", "fedbn", "ditto", "local"])
+WITH_PARTS = [one.name for one in personalizations.entries() if one.factory.keeps_parts()]
+
+
+@pytest.mark.parametrize("name", [*WITH_PARTS, "ditto"])
 def test_private_parts_are_in_no_message(stage, name: str) -> None:
     """Neither as a name in a record, nor as bytes in any part of any message, over training and evaluation."""
     algorithm = Algorithm(FedAvg(), personalizations.get(name).build({}))
