@@ -32,8 +32,8 @@ QUICK = ("model.name=lenet", "federated.num_rounds=1", "runtime.name=in_process"
         ),
         ("incompatible", "personalization.name=fedbn", "personalization.name = 'fedbn': this model has no norm"),
         ("incompatible", "personalization.name=fedper personalization.head=x.", "personalization.head = 'x.': no name"),
-        ("incompatible", "strategy.name=moon model.freeze=backbone", "strategy.name='moon': "),
-        ("incompatible", "strategy.name=moon personalization.name=lgfedavg", "strategy.name='moon': "),
+        ("incompatible", "strategy.name=moon model.freeze=backbone", "strategy.name = 'moon': "),
+        ("incompatible", "strategy.name=moon personalization.name=lgfedavg", "strategy.name = 'moon': "),
         ("unavailable", "memory.precision=fp16", "memory.precision='fp16' needs a GPU, and this run is on the CPU"),
         # the clients
         ("incompatible", "federated.quorum=11", "federated.quorum = 11: a round has only 10 clients; use at most 10"),

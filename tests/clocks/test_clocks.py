@@ -76,7 +76,7 @@ def test_a_trace_gives_what_was_measured(tmp_path) -> None:
     assert set(taken(clock, "south", count=30)) == {1.0, 4.0}
     assert clock.incompatibility(["north", "south"]) is None
     assert clock.incompatibility(["north", "east", "west"]) == (
-        f"clock.path: {path} has no line for east and 1 other client(s); add them"
+        f"path: {path} has no line for east and 1 other client(s); add them"
     )
 
 

@@ -101,4 +101,4 @@ def test_a_layer_is_a_stage_and_no_normalisation_counts_by_itself(layers: int, l
 def test_too_many_layers_are_refused() -> None:
     assert FedALA(layers=2).incompatibility(Double()) is None
     line = FedALA(layers=3).incompatibility(Double())
-    assert line.startswith("personalization.layers = 3: this model has 2 layers that train")
+    assert line.startswith("layers = 3: this model has 2 layers that train")

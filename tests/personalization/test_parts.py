@@ -83,8 +83,8 @@ def frozen(model, part: str):
 @pytest.mark.parametrize(
     ("model", "head", "line"),
     [
-        (Double(), "hed.", "personalization.head = 'hed.': no name .* begins so; they begin with body., head."),
-        (Single(), "head.", "personalization.head = 'head.': all that this model trains is its head"),
+        (Double(), "hed.", "head = 'hed.': no name .* begins so; they begin with body., head."),
+        (Single(), "head.", "head = 'head.': all that this model trains is its head"),
         (frozen(tiny_model(), "backbone"), "head.", "all that this model trains is its head.*use model.freeze=none"),
         (frozen(tiny_model(), "head"), "head.", "no name of what this model trains begins so; they begin with backb"),
     ],

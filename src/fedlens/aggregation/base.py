@@ -73,8 +73,8 @@ class AggregationRule(ABC):
         return own
 
     def incompatibility(self, cohort: int) -> str | None:
-        """Why the rule cannot work with `cohort` results, starting with the key at fault ("f = 4: …"); None if it
-        can."""
+        """Why the rule cannot work with `cohort` results: a line that starts with its key at fault ("f = 4: …"); None
+        if it can."""
         return None
 
 

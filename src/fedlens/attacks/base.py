@@ -71,8 +71,8 @@ class Attack:
         return None
 
     def incompatibility(self, data: FederatedData) -> str | None:
-        """Why the attack cannot work on these images, starting with the key at fault ("target = 12: …"); None if it
-        can."""
+        """Why the attack cannot work on these images: a line that starts with its key at fault ("target = 12: …"); None
+        if it can."""
         return None
 
 

@@ -148,4 +148,4 @@ def check_rule(config: Config, cohort: int) -> None:
         ConfigError: it cannot.
     """
     if incompatibility := AGGREGATION.choose(config.aggregation).incompatibility(cohort):
-        raise ConfigError(problems.incompatible(f"aggregation.{incompatibility}"))
+        raise ConfigError(problems.incompatible("aggregation", incompatibility))

@@ -139,7 +139,7 @@ def build_experiment(
     model, notes = (model, ()) if model is not None else build_recognizer(config, images)
     refused = algorithm.personalization.incompatibility(model)
     if refused:
-        raise ConfigError(problems.incompatible(refused))
+        raise ConfigError(problems.incompatible("personalization", refused))
     if config.memory.gradient_checkpointing:
         save_activations(config, model)
     check_strategy(config, algorithm, model)
@@ -203,7 +203,7 @@ def build_attack_plan(config: Config, data: FederatedData) -> AttackPlan | None:
         )
         raise ConfigError(problems.problem("incompatible", "attack.fraction", text, section.fraction))
     if incompatibility := attack.incompatibility(data):
-        raise ConfigError(problems.incompatible(f"attack.{incompatibility}"))
+        raise ConfigError(problems.incompatible("attack", incompatibility))
     return AttackPlan(attack, malicious, len(data.class_names), config.seed)
 
 
@@ -222,7 +222,7 @@ def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> No
     private = {name for name, _ in model.named_parameters() if personal.is_private(name, model)}
     incompatibility = algorithm.strategy.incompatibility(model, private)
     if incompatibility:
-        raise ConfigError(problems.incompatible(f"strategy.name={config.strategy.name!r}: {incompatibility}"))
+        raise ConfigError(problems.incompatible("strategy", incompatibility))
 
 
 def trained_part(

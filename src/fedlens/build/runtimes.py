@@ -35,7 +35,7 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
     round_size = build_plan(config).sampler.size(len(clients))
     unknown = CLOCK.choose(config.clock).incompatibility(clients)
     if unknown:
-        raise DataError(unknown)
+        raise DataError(f"clock.{unknown}")
     schedule = SCHEDULE.choose(config.schedule)
     if not isinstance(schedule, Asynchronous):
         if config.federated.quorum > round_size:

@@ -44,7 +44,8 @@ class LatencyModel(ABC):
         return now
 
     def incompatibility(self, clients: Sequence[str]) -> str | None:
-        """Why the clock cannot work with these clients; None if it can."""
+        """Why the clock cannot work with these clients: a line that starts with its key at fault ("path: …"); None if
+        it can."""
         return None
 
 

@@ -31,7 +31,7 @@ class Trace(IntermittentClients):
     def incompatibility(self, clients: Sequence[str]) -> str | None:
         missing = [client for client in clients if client not in self._measured]
         others = f" and {len(missing) - 1} other client(s)" if missing[1:] else ""
-        return f"clock.path: {self.path} has no line for {missing[0]}{others}; add them" if missing else None
+        return f"path: {self.path} has no line for {missing[0]}{others}; add them" if missing else None
 
     @cached_property
     def _measured(self) -> Mapping[str, Sequence[float]]:

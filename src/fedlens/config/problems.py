@@ -45,9 +45,9 @@ def problem(code: Code, key: str, text: str, value: Any = ..., where: str = "") 
     return Problem(code, key, f"{key}{given}: {text}" + (f" ({where})" if where else ""))
 
 
-def incompatible(reason: str) -> Problem:
-    """The problem for a block's reason not to work, which begins with the key at fault."""
-    return Problem("incompatible", re.split(r"[ :=]", reason, maxsplit=1)[0], reason)
+def incompatible(section: str, reason: str) -> Problem:
+    """The problem for what a block's `incompatibility` gives: a reason that begins with the block's key at fault."""
+    return Problem("incompatible", f"{section}.{re.split('[ :=]', reason, maxsplit=1)[0]}", f"{section}.{reason}")
 
 
 def code_of(pydantic_type: str) -> Code:

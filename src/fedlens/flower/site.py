@@ -23,7 +23,7 @@ from fedlens.data.site import one_client, relabelled
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError, FedLensError, RuntimeFailure
 from fedlens.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
-from fedlens.flower.site_policy import incompatibility, local_config
+from fedlens.flower.site_policy import local_config, refusal
 from fedlens.flower.site_state import identity
 from fedlens.runtimes.meter import Meter, Seldom
 from fedlens.training.client import ClientTrainer
@@ -129,7 +129,7 @@ class TrainingSite:
         self._built = None  # frees the model before the next one is built
         try:
             config = local_config(setup, self._config)
-            refused = incompatibility(config, self._config)
+            refused = refusal(config, self._config)
             if refused:
                 return Refusal(refused)
             self._check_disk(setup)

@@ -61,7 +61,7 @@ def keeps_parts(personalization: str) -> bool:
         return False
 
 
-def incompatibility(config: Config, site: SiteConfig) -> str | None:
+def refusal(config: Config, site: SiteConfig) -> str | None:
     """Why this site's rules forbid the run; None when they do not."""
     allow = site.allow
     asked: Mapping[str, tuple[str, list[str] | None]] = {

@@ -157,8 +157,8 @@ class Personalization:
         return epochs
 
     def incompatibility(self, model: nn.Module) -> str | None:
-        """Why the method cannot work with this model: one line that starts with the configuration key; None if it
-        can."""
+        """Why the method cannot work with this model: a line that starts with its key at fault ("head = 'fc.': …");
+        None if it can."""
         return None
 
     @classmethod

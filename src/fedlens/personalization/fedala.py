@@ -112,7 +112,7 @@ class FedALA(Personalization):
         held = layers_of(model, trainable_names(model))
         if self.layers <= len(held):
             return None
-        key = f"personalization.layers = {self.layers}"
+        key = f"layers = {self.layers}"
         return f"{key}: this model has {len(held)} layers that train; use personalization.layers={len(held)} or fewer"
 
 

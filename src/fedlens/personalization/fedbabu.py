@@ -51,6 +51,6 @@ class FedBABU(SplitPersonalization):
         if any(bool(value.any()) for value in head):
             return None
         return (
-            f"personalization.head = {self.head!r}: with model.pretrained this head begins at zero, and as it stays "
+            f"head = {self.head!r}: with model.pretrained this head begins at zero, and as it stays "
             "fixed nothing would train behind it; use model.pretrained=false, or personalization.name=finetune"
         )

@@ -33,4 +33,4 @@ class FedBN(Personalization):
         if kept and len(kept) < len(names):
             return None
         what = "trains nothing else" if kept else "has no normalisation layer that trains"
-        return f"personalization.name = 'fedbn': this model {what}; use personalization.name=fedper, or another model"
+        return f"name = 'fedbn': this model {what}; use personalization.name=fedper, or another model"

@@ -33,7 +33,7 @@ class SplitPersonalization(Personalization):
     def incompatibility(self, model: nn.Module) -> str | None:
         names = trainable_names(model)
         found = sum(map(self.in_head, names))
-        key = f"personalization.head = {self.head!r}"
+        key = f"head = {self.head!r}"
         if not found:
             return f"{key}: no name of what this model trains begins so; they begin with {', '.join(beginnings(names))}"
         if found == len(names):

@@ -149,8 +149,8 @@ class Strategy:
         return {}
 
     def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
-        """Why the strategy cannot work with this model, of which the parameters called `private` stay with the clients;
-        None if it can."""
+        """Why the strategy cannot work with this model, of which the parameters called `private` stay with the clients:
+        a line that starts with its key at fault ("name = 'moon': …"); None if it can."""
         return None
 
 

@@ -59,18 +59,23 @@ class Moon(Strategy):
         return replace(super().finish(ctx, delta), client_state=kept)
 
     def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
+        key = "name = 'moon'"
         if not isinstance(module, Recognizer):
             return (
-                "it compares what a model's backbone makes of images, and this model names none: a module of your own "
-                "has to be a fedlens.models.base.Recognizer"
+                f"{key}: it compares what a model's backbone makes of images, and this model names none: a module of "
+                "your own has to be a fedlens.models.base.Recognizer"
             )
         trained = {f"{BACKBONE}{name}" for name, value in module.backbone.named_parameters() if value.requires_grad}
         if not trained:
             return (
-                "it compares what the backbone makes of images, and a frozen one never changes: use model.freeze=none"
+                f"{key}: it compares what the backbone makes of images, and a frozen one never changes; use "
+                "model.freeze=none"
             )
         if trained <= private:
-            return "it compares clients' backbones with the shared one, and here none is: use personalization.name=none"
+            return (
+                f"{key}: it compares clients' backbones with the shared one, and here none is; use "
+                "personalization.name=none"
+            )
         return None
 
 
