@@ -12,14 +12,13 @@ from torch import nn
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.build.builders import prepared
 from fedlens.build.runtimes import client_infos
 from fedlens.core.client_store import ClientStore
 from fedlens.core.records import RoundRecord
 from fedlens.core.types import ClientInfo, State
 from fedlens.data.types import ClientRows, DataReport, FederatedData
 from fedlens.federation.rounds.synchronous import aggregate
-from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.models.base import Preprocessing, Recognizer, prepare
 from fedlens.runtimes.base import Outcome
 from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.training.algorithm import Algorithm
@@ -93,8 +92,8 @@ def tiny_trainer(
     """`algorithm`: a strategy alone stands for itself with the mean and one model for all."""
     algorithm = Algorithm(algorithm) if isinstance(algorithm, Strategy) else algorithm
     resident = FlatModel(tiny_model(len(data.class_names)), CPU)
-    prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
-    return ClientTrainer(resident, data, algorithm, settings, ClientStore(folder), prepare)
+    inputs = partial(prepare, how=Preprocessing(8, 1))
+    return ClientTrainer(resident, data, algorithm, settings, ClientStore(folder), inputs)
 
 
 def infos(data: FederatedData) -> list[ClientInfo]:

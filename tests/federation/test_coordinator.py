@@ -16,7 +16,7 @@ from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, RunPlan
 from fedlens.federation.sampling import ClientSampler
-from fedlens.federation.stopping import Stopping
+from fedlens.federation.stopping import StoppingSection
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedavgm import FedAvgM
@@ -144,7 +144,7 @@ def judged_by(losses: list[float]):
 
 
 def test_patience_stops_and_the_best_model_is_kept(tmp_path) -> None:
-    plan = replace(PLAN, num_rounds=10, stopping=Stopping(patience=2))
+    plan = replace(PLAN, num_rounds=10, stopping=StoppingSection(patience=2))
     end, records, checkpoints = run(tmp_path, plan, validation=judged_by([0.5, 0.3, 0.4, 0.35, 0.1]))
     assert end.round == 4
     assert "not improved for 2 evaluations (best: round 2" in end.finished
@@ -156,14 +156,14 @@ def test_patience_stops_and_the_best_model_is_kept(tmp_path) -> None:
 
 
 def test_a_target_on_validation_stops(tmp_path) -> None:
-    plan = replace(PLAN, stopping=Stopping(target_accuracy=0.6))
+    plan = replace(PLAN, stopping=StoppingSection(target_accuracy=0.6))
     end, _, _ = run(tmp_path, plan, validation=judged_by([0.5, 0.3, 0.2, 0.1]))
     assert end.round == 2
     assert "reached the target 0.6" in end.finished
 
 
 def test_test_images_have_no_say_in_stopping(tmp_path) -> None:
-    plan = replace(PLAN, stopping=Stopping(target_accuracy=0.1, patience=1))
+    plan = replace(PLAN, stopping=StoppingSection(target_accuracy=0.1, patience=1))
     end, records, _ = run(tmp_path, plan, test=judged_by([0.1, 0.2, 0.3, 0.4]))
     assert end.round == 4
     assert records[0].test.accuracy == pytest.approx(0.9)

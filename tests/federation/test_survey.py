@@ -10,11 +10,10 @@ import pytest
 import torch
 from tests.helpers import CPU, infos, tiny_data, tiny_model, tiny_trainer
 
-from fedlens.build.builders import prepared
 from fedlens.core.types import ClientFailure
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.evaluator import FederatedEvaluator, added
-from fedlens.models.base import Preprocessing
+from fedlens.models.base import Preprocessing, prepare
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.strategies.base import ServerState
 from fedlens.strategies.fedavg import FedAvg
@@ -24,7 +23,7 @@ from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.settings import LocalSettings
 
-PREPARE = partial(prepared, preprocessing=Preprocessing(8, 1))
+PREPARE = partial(prepare, how=Preprocessing(8, 1))
 
 
 class Watched(InProcessRuntime):

@@ -15,7 +15,8 @@ from fedlens.inference.predict import open_predictor
 from fedlens.models.artefact import load_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
-from fedlens.models.lora import Lora, merged
+from fedlens.models.lora import merged
+from fedlens.models.sections import LoraSection
 from fedlens.tracking.metrics import read_metrics
 from fedlens.training.flat import FlatModel
 
@@ -28,7 +29,7 @@ LENET_HEAD = 84 * 10 + 10
 
 
 def adapted(name="lenet", side=28, channels=1, **lora):
-    settings = Lora(**{"rank": 2, "alpha": 4.0, **lora})
+    settings = LoraSection(**{"rank": 2, "alpha": 4.0, **lora})
     return build_model(builder_named(name), ModelRequest(10, side, channels), lora=settings, seed=3)
 
 

@@ -10,9 +10,8 @@ import torch
 from tests.helpers import CPU
 from torch import nn
 
-from fedlens.build.builders import prepared
 from fedlens.data.types import ClientRows, DataReport, FederatedData
-from fedlens.models.base import Preprocessing
+from fedlens.models.base import Preprocessing, prepare
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
@@ -59,8 +58,8 @@ def bench(
         rows, DataReport(1), "one",
     )  # fmt: skip
     settings = LocalSettings(epochs, 4, SGD(momentum=momentum), memory=MemorySection(channels_last=False))
-    prepare = partial(prepared, preprocessing=Preprocessing(1, 1))
-    examples = Examples(data, rows, prepare, CPU, channels_last=False)
+    inputs = partial(prepare, how=Preprocessing(1, 1))
+    examples = Examples(data, rows, inputs, CPU, channels_last=False)
     optimizer = VectorOptimizer(settings.optimizer, {})
     generator = torch.Generator().manual_seed(0)
     return ResidentTrainingContext(

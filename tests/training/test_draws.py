@@ -10,10 +10,9 @@ from tests.helpers import CPU, combined, infos, tiny_data
 from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.build.builders import prepared
 from fedlens.core.client_store import ClientStore
 from fedlens.core.types import Task, TaskSettings
-from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.models.base import Preprocessing, Recognizer, prepare
 from fedlens.personalization.finetune import FineTune
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
@@ -32,9 +31,9 @@ def dropping(folder, seed: int = 0) -> ClientTrainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Recognizer(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), nn.Linear(64, 3), Preprocessing(8, 1))
-    prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
+    inputs = partial(prepare, how=Preprocessing(8, 1))
     algorithm, settings = Algorithm(FedAvg(), FineTune(tune_epochs=2)), LocalSettings(batch_size=4, seed=seed)
-    return ClientTrainer(FlatModel(model, CPU), DATA, algorithm, settings, ClientStore(folder), prepare)
+    return ClientTrainer(FlatModel(model, CPU), DATA, algorithm, settings, ClientStore(folder), inputs)
 
 
 def test_secret_draws_of_a_simulation_repeat_with_its_seed_and_differ_by_place(tmp_path) -> None:

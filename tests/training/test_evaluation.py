@@ -7,16 +7,15 @@ from tests.helpers import CPU, tiny_data, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from fedlens.build.builders import prepared
 from fedlens.core.records import Evaluation
-from fedlens.models.base import Preprocessing
+from fedlens.models.base import Preprocessing, prepare
 from fedlens.training.evaluation import auroc, confusion, evaluate
 from fedlens.training.examples import Examples
 
 
 def test_loss_and_counts_are_those_of_all_images() -> None:
     data, model = tiny_data(), tiny_model().eval()
-    examples = Examples(data, data.test, partial(prepared, preprocessing=Preprocessing(8, 1)), CPU)
+    examples = Examples(data, data.test, partial(prepare, how=Preprocessing(8, 1)), CPU)
     rows = torch.from_numpy(data.test)
     logits = model(model.prepare(data.images[rows]))
     found = evaluate(model, examples, 3, batch_size=5)
@@ -47,7 +46,7 @@ def test_area_under_the_curve_for_two_classes() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return torch.stack([torch.zeros(4), torch.logit(scores)], dim=1)
 
-    examples = Examples(data, data.test[:4], partial(prepared, preprocessing=Preprocessing(8, 1)), CPU)
+    examples = Examples(data, data.test[:4], partial(prepare, how=Preprocessing(8, 1)), CPU)
     assert evaluate(Fixed(), examples, 2, ranked=True).auroc == pytest.approx(0.75)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from fedlens.training.learning_rate import LearningRate
+from fedlens.training.sections import OptimizerSection
 
 
 @pytest.mark.parametrize(
@@ -13,10 +14,10 @@ from fedlens.training.learning_rate import LearningRate
     ],
 )
 def test_schedules(schedule, expected) -> None:
-    rate = LearningRate(1.0, schedule, num_rounds=5, step_rounds=2, gamma=0.5)
+    rate = LearningRate(OptimizerSection(lr=1.0, schedule=schedule, step_rounds=2, gamma=0.5), num_rounds=5)
     assert [rate.at(number) for number in range(1, 6)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_warmup_rises_linearly_to_the_full_rate() -> None:
-    rate = LearningRate(0.4, "constant", num_rounds=6, warmup_rounds=3)
+    rate = LearningRate(OptimizerSection(lr=0.4, warmup_rounds=3), num_rounds=6)
     assert [rate.at(number) for number in range(1, 6)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])

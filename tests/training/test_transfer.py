@@ -10,11 +10,10 @@ from tests.helpers import CPU, combined, infos, tiny_data
 from torch import nn
 
 from fedlens.aggregation.mean import WeightedMean
-from fedlens.build.builders import prepared
 from fedlens.config.blocks import OPTIMIZER
 from fedlens.core.client_store import ClientStore
 from fedlens.core.types import ClientResult, Task, TaskSettings
-from fedlens.models.base import Preprocessing, Recognizer
+from fedlens.models.base import Preprocessing, Recognizer, prepare
 from fedlens.personalization.apfl import APFL
 from fedlens.personalization.base import Personalization
 from fedlens.personalization.ditto import Ditto
@@ -28,9 +27,8 @@ from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.flat import FlatModel
-from fedlens.training.sections import OptimizerSection
+from fedlens.training.sections import OptimizerSection, TransferSection
 from fedlens.training.settings import LocalSettings
-from fedlens.training.transfer import Transfer
 
 DATA = tiny_data()
 LOW, HIGH, HEAD = "backbone.0.", "backbone.3.", "head."
@@ -50,15 +48,15 @@ def layered() -> Recognizer:
 
 
 def trainer(
-    transfer: Transfer, folder, algorithm: Algorithm | Strategy | None = None, batch_size: int = 4, **optimizer
+    transfer: TransferSection, folder, algorithm: Algorithm | Strategy | None = None, batch_size: int = 4, **optimizer
 ) -> ClientTrainer:
     """`algorithm`: a strategy alone stands for itself."""
     algorithm = algorithm if isinstance(algorithm, Algorithm) else Algorithm(algorithm or FedAvg())
     section = OptimizerSection(**optimizer)
     settings = LocalSettings(batch_size=batch_size, optimizer=OPTIMIZER.choose(section), training=section)
-    prepare = partial(prepared, preprocessing=Preprocessing(8, 1))
+    inputs = partial(prepare, how=Preprocessing(8, 1))
     return ClientTrainer(
-        FlatModel(layered(), CPU), DATA, algorithm, settings, ClientStore(folder), prepare,
+        FlatModel(layered(), CPU), DATA, algorithm, settings, ClientStore(folder), inputs,
         transfer=transfer,
     )  # fmt: skip
 
@@ -77,16 +75,16 @@ def under(*groups: str) -> set[str]:
 
 def test_ulmfits_rates() -> None:
     """ηˡ⁻¹ = ηˡ / 2.6: the group below the head gets 1 / 2.6, the next 1 / 6.76."""
-    assert Transfer(layer_decay=1 / 2.6).rates(3, 1) == pytest.approx((1 / 6.76, 1 / 2.6, 1.0))
+    assert TransferSection(layer_decay=1 / 2.6).rates(3, 1) == pytest.approx((1 / 6.76, 1 / 2.6, 1.0))
 
 
 def test_one_more_group_every_k_rounds() -> None:
-    rates = [Transfer(unfreeze_every=2).rates(3, number) for number in range(1, 8)]
+    rates = [TransferSection(unfreeze_every=2).rates(3, number) for number in range(1, 8)]
     assert rates == [(0, 0, 1)] * 2 + [(0, 1, 1)] * 2 + [(1, 1, 1)] * 3
 
 
 def test_the_head_alone_then_everything() -> None:
-    rates = [Transfer(probe_rounds=2, layer_decay=0.5).rates(3, number) for number in range(1, 4)]
+    rates = [TransferSection(probe_rounds=2, layer_decay=0.5).rates(3, number) for number in range(1, 4)]
     assert rates == [(0, 0, 1)] * 2 + [(0.25, 0.5, 1)]
 
 
@@ -101,7 +99,7 @@ class Pulled(Strategy):
 @pytest.mark.parametrize("optimizer", [{"weight_decay": 0.1}, {"name": "adamw", "weight_decay": 0.1}])
 def test_unfreezing_moves_exactly_what_it_should(strategy, optimizer, tmp_path) -> None:
     """Running statistics of what rests stay too; weight decay, momentum and corrections move nothing there."""
-    one = trainer(Transfer(unfreeze_every=2), tmp_path, strategy, **optimizer)
+    one = trainer(TransferSection(unfreeze_every=2), tmp_path, strategy, **optimizer)
     expected = [(HEAD,)] * 2 + [(HEAD, HIGH, HIGH_NORM)] * 2 + [(HEAD, HIGH, HIGH_NORM, LOW, LOW_NORM)]
     assert [moved(one, number) for number in range(1, 6)] == [under(*groups) for groups in expected]
     assert moved(one, 1) == under(HEAD)  # a worker may be handed an earlier round again
@@ -109,7 +107,7 @@ def test_unfreezing_moves_exactly_what_it_should(strategy, optimizer, tmp_path) 
 
 def test_what_rests_is_not_clipped_for(tmp_path) -> None:
     """The norm that clipping looks at is that of what is trained: one step is as long as it may be."""
-    one = trainer(Transfer(probe_rounds=1), tmp_path, batch_size=12, clip_norm=0.01, momentum=0.0)
+    one = trainer(TransferSection(probe_rounds=1), tmp_path, batch_size=12, clip_norm=0.01, momentum=0.0)
     delta = update(one, 1, lr=0.1)
     assert torch.cat([delta[name].flatten() for name in under(HEAD)]).norm() == pytest.approx(0.001, rel=1e-3)
 
@@ -117,9 +115,9 @@ def test_what_rests_is_not_clipped_for(tmp_path) -> None:
 @pytest.mark.parametrize("optimizer", [{"momentum": 0.9, "weight_decay": 0.1}, {"name": "adamw", "weight_decay": 0.1}])
 def test_a_rate_is_a_learning_rate(optimizer, tmp_path) -> None:
     """One step with layer_decay is, group by group, the step that this group's learning rate gives."""
-    found = update(trainer(Transfer(layer_decay=0.5), tmp_path, batch_size=12, **optimizer), 1, lr=0.1)
+    found = update(trainer(TransferSection(layer_decay=0.5), tmp_path, batch_size=12, **optimizer), 1, lr=0.1)
     for group, lr in ((HEAD, 0.1), (HIGH, 0.05), (LOW, 0.025)):
-        plain = trainer(Transfer(), tmp_path, batch_size=12, **optimizer)
+        plain = trainer(TransferSection(), tmp_path, batch_size=12, **optimizer)
         expected = update(plain, 1, lr=lr)
         for name in under(group) & plain.model.trainable:
             assert torch.allclose(found[name], expected[name], atol=1e-7), name
@@ -128,7 +126,7 @@ def test_a_rate_is_a_learning_rate(optimizer, tmp_path) -> None:
 
 def test_a_resting_group_gets_no_gradient(tmp_path) -> None:
     """The way back through the network ends above it: probing costs little more than the forward pass."""
-    one = trainer(Transfer(probe_rounds=1), tmp_path)
+    one = trainer(TransferSection(probe_rounds=1), tmp_path)
     update(one, 1)
     asked = {name for name, parameter in one.model.module.named_parameters() if parameter.requires_grad}
     assert asked == under(HEAD)
@@ -141,7 +139,7 @@ def test_a_resting_group_gets_no_gradient(tmp_path) -> None:
 )
 def test_a_client_s_own_model_keeps_to_the_pace(method: Personalization, tmp_path) -> None:
     """Two rounds of probing, then all trains: what rests stays at home, too, and wakes up as it was."""
-    one = trainer(Transfer(probe_rounds=2), tmp_path, Algorithm(Pulled(), method), weight_decay=0.5)
+    one = trainer(TransferSection(probe_rounds=2), tmp_path, Algorithm(Pulled(), method), weight_decay=0.5)
     shared, resting = one.model.state(), one.model.trainable - under(HEAD)
     version = None
     for number in (1, 2, 3, 4):
@@ -162,11 +160,11 @@ def test_a_client_s_own_model_keeps_to_the_pace(method: Personalization, tmp_pat
 
 def test_without_a_head_the_last_layer_is_the_last_group(tmp_path) -> None:
     """A user's own module."""
-    one = trainer(Transfer(probe_rounds=1), tmp_path)
+    one = trainer(TransferSection(probe_rounds=1), tmp_path)
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
     another = ClientTrainer(
         FlatModel(own, CPU), DATA, Algorithm(FedAvg()), one.settings, ClientStore(tmp_path), one._prepare,
-        transfer=Transfer(probe_rounds=1),
+        transfer=TransferSection(probe_rounds=1),
     )  # fmt: skip
     assert moved(another, 1) == {"3.weight", "3.bias"}
 
@@ -185,7 +183,7 @@ def test_worker_processes_do_the_same(tmp_path) -> None:
             place.close()
         return found
 
-    make = partial(trainer, Transfer(unfreeze_every=1, layer_decay=0.5), tmp_path)
+    make = partial(trainer, TransferSection(unfreeze_every=1, layer_decay=0.5), tmp_path)
     alone = after(InProcessRuntime(infos(DATA), make))
     shared_out = after(LocalRuntime(infos(DATA), make, workers=2, threads_per_worker=1, start_method="fork"))
     for one, other, groups in zip(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlens.build.against_data import check_keys_of_table
 from fedlens.config.blocks import (
@@ -33,10 +33,8 @@ from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import ConfigError
 from fedlens.federation.coordinator import RunPlan
 from fedlens.federation.sampling import ClientSampler
-from fedlens.federation.stopping import Stopping
-from fedlens.models.base import ModelRequest, Preprocessing, Recognizer, prepare
+from fedlens.models.base import ModelRequest, Preprocessing, Recognizer
 from fedlens.models.build import build_model
-from fedlens.models.lora import Lora
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.learning_rate import LearningRate
 from fedlens.training.settings import LocalSettings
@@ -46,10 +44,6 @@ Progress = Callable[[str], Callable[[int, int], None]]
 
 SMALL_IMAGES = 64
 """Side in pixels that images of fewer pixels are enlarged to for models made for photographs."""
-
-
-def prepared(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    return prepare(images, preprocessing)
 
 
 def preprocessing_of(model: nn.Module, data: FederatedData) -> Preprocessing:
@@ -147,10 +141,8 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
         pretrained=section.pretrained,
         weights=section.weights,
     )
-    lora = section.lora
-    adapters = Lora(lora.rank, lora.alpha or lora.rank, lora.dropout, tuple(lora.targets)) if lora.rank else None
     model = build_model(
-        MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=adapters, seed=config.seed
+        MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=section.lora, seed=config.seed
     )
     if data.images.is_floating_point() or data.sides[0] != data.sides[1]:
         _check_images(model, data, section.name)
@@ -205,22 +197,14 @@ def local_settings(config: Config) -> LocalSettings:
 
 def build_plan(config: Config) -> RunPlan:
     """Rounds, cohorts, learning rate and the end of a run."""
-    federated, optimizer, stopping = config.federated, config.optimizer, config.stopping
-    lr = LearningRate(
-        lr=optimizer.lr,
-        schedule=optimizer.schedule,
-        num_rounds=federated.num_rounds,
-        warmup_rounds=optimizer.warmup_rounds,
-        step_rounds=optimizer.step_rounds,
-        gamma=optimizer.gamma,
-    )
+    federated = config.federated
     return RunPlan(
         num_rounds=federated.num_rounds,
         sampler=ClientSampler(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection),
-        lr=lr.at,
+        lr=LearningRate(config.optimizer, federated.num_rounds).at,
         evaluate_every=federated.evaluate_every,
         evaluate_clients_every=federated.evaluate_clients_every,
         quorum=federated.quorum,
-        stopping=Stopping(stopping.target_accuracy, stopping.patience, stopping.min_delta),
+        stopping=config.stopping,
         protocol=SCHEDULE.choose(config.schedule).protocol,
     )

@@ -20,7 +20,6 @@ from fedlens.build.builders import (
     build_recognizer,
     check_precision,
     local_settings,
-    prepared,
     preprocessing_of,
 )
 from fedlens.config import problems
@@ -33,7 +32,7 @@ from fedlens.data.augment import augmentation
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
-from fedlens.models.base import Recognizer
+from fedlens.models.base import Recognizer, prepare
 from fedlens.models.checkpointing import enable_gradient_checkpointing
 from fedlens.models.size import size_of
 from fedlens.schedules.base import Asynchronous
@@ -42,7 +41,6 @@ from fedlens.training.client import ClientTrainer
 from fedlens.training.device import resolve_device
 from fedlens.training.features import FEATURES_BATCH, after_frozen
 from fedlens.training.flat import FlatModel
-from fedlens.training.transfer import Transfer
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,6 @@ def build_experiment(
         images = replace(
             images, report=replace(images.report, notes=(*images.report.notes, who_attacks(config, attack_plan)))
         )
-    transfer = config.transfer
     resident = FlatModel(part, device, channels_last=config.memory.channels_last)
     trainer = ClientTrainer(
         resident,
@@ -158,9 +155,9 @@ def build_experiment(
         algorithm,
         local_settings(config),
         ClientStore(run_folder / "clients", keep=kept_versions(config)),
-        partial(prepared, preprocessing=preprocessing_of(model, images)),
+        partial(prepare, how=preprocessing_of(model, images)),
         augmentation(config.data.augment),
-        Transfer(transfer.layer_decay, transfer.unfreeze_every, transfer.probe_rounds),
+        config.transfer,
         secret,
     )
     return Experiment(

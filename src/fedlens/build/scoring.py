@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fedlens.build.builders import build_plan, prepared, preprocessing_of
+from fedlens.build.builders import build_plan, preprocessing_of
 from fedlens.build.experiment import Experiment
 from fedlens.core.records import Evaluation
 from fedlens.core.types import State
@@ -14,6 +14,7 @@ from fedlens.data.types import Rows
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.coordinator import Evaluate, Measure
 from fedlens.federation.evaluator import FederatedEvaluator
+from fedlens.models.base import prepare
 from fedlens.runtimes.base import Runtime
 from fedlens.training.evaluation import Seen, evaluate, unseen
 from fedlens.training.examples import Examples
@@ -31,7 +32,7 @@ class Scoring:
 
 def inputs_of(experiment: Experiment, rows: Rows) -> Examples:
     """Rows preprocessed for the trained model, without augmentation."""
-    how = partial(prepared, preprocessing=preprocessing_of(experiment.model, experiment.images))
+    how = partial(prepare, how=preprocessing_of(experiment.model, experiment.images))
     channels_last = experiment.config.memory.channels_last
     return Examples(experiment.train_data, rows, how, experiment.device, channels_last=channels_last)
 

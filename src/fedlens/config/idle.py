@@ -24,8 +24,10 @@ from fedlens.config.blocks import (
     field_names,
     find,
 )
-from fedlens.config.schema import Config, LoraSection, PartitionSection, ServerSection, TransferSection
+from fedlens.config.schema import Config, PartitionSection, ServerSection
+from fedlens.models.sections import LoraSection
 from fedlens.schedules.base import Asynchronous
+from fedlens.training.sections import TransferSection
 
 Use = Literal["run", "server"]
 """The use of a configuration: a simulation, or a server of sites on other machines."""

@@ -17,7 +17,6 @@ from fedlens.core.limits import (
     Fraction,
     Layers,
     Number,
-    Rank,
     Seed,
     Side,
     Times,
@@ -25,7 +24,9 @@ from fedlens.core.limits import (
     Workers,
 )
 from fedlens.core.section import BlockSection, Section
-from fedlens.training.sections import MemorySection, OptimizerSection
+from fedlens.federation.stopping import StoppingSection
+from fedlens.models.sections import LoraSection
+from fedlens.training.sections import MemorySection, OptimizerSection, TransferSection
 
 
 def _usable(path: Path) -> Path:
@@ -46,15 +47,6 @@ def _usable(path: Path) -> Path:
 AnyPath = Annotated[Path, AfterValidator(_usable)]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
 RayAddress = Annotated[str, Field(pattern=r"^(auto|[^\s/]+:\d{1,5})$", examples=["auto", "10.0.0.5:6379"])]
-
-
-class LoraSection(Section):
-    """Low-rank adapters: they and the head are trained, and travel, in place of the backbone."""
-
-    rank: Rank = Field(0, description="of the adapters; 0: none")
-    alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="weight of an adapter × rank; default: rank")
-    dropout: Fraction = Field(0.0, description="of the adapters' input")
-    targets: list[str] = Field(default_factory=list, description="ends of layer names; default: every linear layer")
 
 
 class ModelSection(BlockSection):
@@ -164,18 +156,6 @@ class ClockSection(BlockSection):
     name: str = Field("none", description="how fast simulated clients are: a name that `fedlens strategies` lists")
 
 
-class TransferSection(Section):
-    """At which pace the parts of the model are trained. Groups are the model's stages, the head being the last."""
-
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="factor of the learning rate from a group to the one below; ULMFiT's is 1 / 2.6 = 0.385"
-    )
-    unfreeze_every: TimesOrNever = Field(
-        0, description="begin with the head, train one more group every k rounds; 0: everything from the start"
-    )
-    probe_rounds: TimesOrNever = Field(0, description="rounds with the head alone, before everything")
-
-
 class RuntimeSection(Section):
     name: Literal["local", "in_process", "ray"] = Field(
         "local", description="local: worker processes; in_process: none; ray: actors of a Ray cluster"
@@ -190,16 +170,6 @@ class RuntimeSection(Section):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="auto, cpu, cuda, cuda:<n> or mps",
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
-    )
-
-
-class StoppingSection(Section):
-    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="stop at this validation accuracy"
-    )
-    patience: Times | None = Field(None, description="stop after so many evaluations without a better validation loss")
-    min_delta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="by how much a validation loss has to be lower to count for patience"
     )
 
 

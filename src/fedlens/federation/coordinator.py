@@ -18,7 +18,7 @@ from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.federation.sampling import ClientSampler
-from fedlens.federation.stopping import Stopping
+from fedlens.federation.stopping import StoppingSection
 from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
 from fedlens.transforms.base import TransformChain
@@ -43,7 +43,7 @@ class RunPlan:
     evaluate_every: int = 1
     evaluate_clients_every: int = 0
     quorum: int = 1
-    stopping: Stopping = field(default_factory=Stopping)
+    stopping: StoppingSection = field(default_factory=StoppingSection)
     protocol: Callable[[RoundSetup], RoundProtocol] = SynchronousRounds
 
     def due(self, every: int, round_number: int) -> bool:

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from fedlens.errors import ConfigError, Problem
 from fedlens.models.base import ModelBuilder, ModelRequest, Recognizer, models
 from fedlens.models.freezing import NONE, Freeze, freeze
-from fedlens.models.lora import Lora, add_lora
+from fedlens.models.lora import add_lora
 from fedlens.models.norms import use_group_norm
+from fedlens.models.sections import LoraSection
 from fedlens.models.tensor_files import load_into, read_tensors
 
 Norm = Literal["batch", "group"]
@@ -25,7 +26,7 @@ def build_model(
     *,
     frozen: Freeze = NONE,
     norm: Norm = "batch",
-    lora: Lora | None = None,
+    lora: LoraSection = LoraSection(),  # noqa: B008
     seed: int = 0,
 ) -> Recognizer:
     """Build the model. Its values depend only on the seed, not on earlier random draws; no global state changes.
@@ -44,7 +45,7 @@ def build_model(
                 use_group_norm(model)
         else:
             model = _from_file(builder, replace(request, pretrained=False), norm)
-        if lora is not None:
+        if lora.rank:
             add_lora(model, lora)
     freeze(model, frozen)
     return model

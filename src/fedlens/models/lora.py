@@ -11,8 +11,7 @@ between processes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,22 +19,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fedlens.errors import ModelError
 from fedlens.models.base import Recognizer
+from fedlens.models.sections import LoraSection
 
 ADAPTABLE = (nn.Linear, nn.Conv2d)
 
 
-@dataclass(frozen=True)
-class Lora:
-    """rank: r; alpha: α; dropout: of the adapters' input; targets: suffixes of layer names, empty: every linear
-    layer."""
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-
-def add_lora(model: Recognizer, lora: Lora) -> None:
+def add_lora(model: Recognizer, lora: LoraSection) -> None:
     """Freeze the backbone of `model`, and add adapters to its layers. The head is trained without adapters.
 
     Raises:
@@ -44,7 +33,7 @@ def add_lora(model: Recognizer, lora: Lora) -> None:
     names = _targets(model.backbone, lora.targets)
     peft = _peft()
     # peft declares alpha as int, but only divides it by the rank
-    settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha or lora.rank, "lora_dropout": lora.dropout}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, **settings), model.backbone)
     model.hold(module for module in model.backbone.modules() if isinstance(module, _NormBase))
 
@@ -71,7 +60,7 @@ def is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def _targets(backbone: nn.Module, wanted: tuple[str, ...]) -> list[str]:
+def _targets(backbone: nn.Module, wanted: Sequence[str]) -> list[str]:
     """The names of the layers to adapt.
 
     Raises:

@@ -28,9 +28,10 @@ from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import Stepped, unseen
 from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.sections import TransferSection
 from fedlens.training.settings import LocalSettings
 from fedlens.training.tasks.base import kind_of
-from fedlens.training.transfer import LayerwiseLR, Transfer
+from fedlens.training.transfer import LayerwiseLR
 from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 STRATEGY, OPTIMIZER, PRIVATE, PERSONAL, TRANSFORM = "strategy", "optimizer", "private", "personal", "transform"
@@ -51,7 +52,7 @@ class ClientTrainer:
         store: ClientStore,
         prepare: Prepare,
         augment: Augment | None = None,
-        transfer: Transfer = Transfer(),  # noqa: B008
+        transfer: TransferSection = TransferSection(),  # noqa: B008
         secret: SeedFunction = derive,
     ) -> None:
         """`secret`: makes the seeds of draws that the server must not foretell."""

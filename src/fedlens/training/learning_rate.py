@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+
+from fedlens.training.sections import OptimizerSection
 
 
 @dataclass(frozen=True)
@@ -15,23 +16,20 @@ class LearningRate:
     exponential: lr γ^t, with t the rounds after the warm-up and T their number. The warm-up rises linearly to lr.
     """
 
-    lr: float
-    schedule: Literal["constant", "cosine", "step", "exponential"] = "constant"
-    num_rounds: int = 1
-    warmup_rounds: int = 0
-    step_rounds: int = 10
-    gamma: float = 0.1
+    settings: OptimizerSection
+    num_rounds: int
 
     def at(self, round_number: int) -> float:
-        if round_number <= self.warmup_rounds:
-            return self.lr * round_number / (self.warmup_rounds + 1)
-        passed = round_number - 1 - self.warmup_rounds
-        match self.schedule:
+        lr, warmup, gamma = self.settings.lr, self.settings.warmup_rounds, self.settings.gamma
+        if round_number <= warmup:
+            return lr * round_number / (warmup + 1)
+        passed = round_number - 1 - warmup
+        match self.settings.schedule:
             case "constant":
-                return self.lr
+                return lr
             case "cosine":
-                return self.lr * (1 + math.cos(math.pi * passed / max(self.num_rounds - self.warmup_rounds, 1))) / 2
+                return lr * (1 + math.cos(math.pi * passed / max(self.num_rounds - warmup, 1))) / 2
             case "step":
-                return self.lr * float(self.gamma ** (passed // self.step_rounds))
+                return lr * float(gamma ** (passed // self.settings.step_rounds))
             case "exponential":
-                return self.lr * float(self.gamma**passed)
+                return lr * float(gamma**passed)

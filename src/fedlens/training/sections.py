@@ -32,3 +32,31 @@ class MemorySection(Section):
     channels_last: bool = Field(True, description="memory format of convolutions")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     micro_batch: Number | None = Field(None, description="split a batch into pieces of this many images")
+
+
+class TransferSection(Section):
+    """At which pace the parts of the model are trained. Groups are the model's stages, the head being the last."""
+
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor of the learning rate from a group to the one below; ULMFiT's is 1 / 2.6 = 0.385"
+    )
+    unfreeze_every: TimesOrNever = Field(
+        0, description="begin with the head, train one more group every k rounds; 0: everything from the start"
+    )
+    probe_rounds: TimesOrNever = Field(0, description="rounds with the head alone, before everything")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all parts of the model have one learning rate in every round."""
+        return self.layer_decay == 1 and not self.unfreeze_every and not self.probe_rounds
+
+    def rates(self, groups: int, round_number: int) -> tuple[float, ...]:
+        """Learning-rate factors in a round (from 1), from the lowest group to the head; 0: the group is frozen."""
+        trained = self._trained(groups, round_number)
+        return tuple(self.layer_decay**depth if depth < trained else 0.0 for depth in reversed(range(groups)))
+
+    def _trained(self, groups: int, round_number: int) -> int:
+        """The number of groups that are trained, counted from the head."""
+        if self.unfreeze_every:
+            return min(groups, 1 + (round_number - 1) // self.unfreeze_every)
+        return 1 if round_number <= self.probe_rounds else groups

@@ -10,45 +10,23 @@ The groups are the model's stages (`models.stages`), the head being the last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from fedlens.models.stages import stage_ends, up_to
 from fedlens.training.flat import FlatModel
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """layer_decay: factor of the learning rate from a group to the one below it; unfreeze_every: rounds after which one
-    more group is trained, 0 to train all from the start; probe_rounds: rounds in which only the head is trained."""
-
-    layer_decay: float = 1.0
-    unfreeze_every: int = 0
-    probe_rounds: int = 0
-
-    def rates(self, groups: int, round_number: int) -> tuple[float, ...]:
-        """Learning-rate factors in a round (from 1), from the lowest group to the head; 0: the group is frozen."""
-        trained = self._trained(groups, round_number)
-        return tuple(self.layer_decay**depth if depth < trained else 0.0 for depth in reversed(range(groups)))
-
-    def _trained(self, groups: int, round_number: int) -> int:
-        """The number of groups that are trained, counted from the head."""
-        if self.unfreeze_every:
-            return min(groups, 1 + (round_number - 1) // self.unfreeze_every)
-        return 1 if round_number <= self.probe_rounds else groups
+from fedlens.training.sections import TransferSection
 
 
 class LayerwiseLR:
     """Sets a resident model's learning rates for a round. Groups without a trainable parameter do not count."""
 
-    def __init__(self, model: FlatModel, transfer: Transfer) -> None:
+    def __init__(self, model: FlatModel, transfer: TransferSection) -> None:
         self._model = model
         self._transfer = transfer
         self._rates: tuple[float, ...] = ()
         self._groups: list[tuple[str, frozenset[str]]] = []
         below: frozenset[str] = frozenset()
-        for end in stage_ends(model.module) if transfer != Transfer() else []:
+        for end in [] if transfer.uniform else stage_ends(model.module):
             names = up_to(model.module, end)[1] & model.trainable
             if names - below:
                 self._groups.append((end, names - below))
