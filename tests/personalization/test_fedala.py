@@ -28,7 +28,7 @@ def weights(home):
 
 def test_one_pass_moves_each_weight_by_its_gradient() -> None:
     home = bench(Single(), *RECEIVED, kept=keeping())
-    FedALA(weights_lr=0.3).arrive(home)
+    FedALA(weights_lr=0.3).initialize(home)
     gradient, change = slope(mixed(WEIGHTS)), plus(RECEIVED, TRAINED, -1.0)
     after = step(WEIGHTS, (gradient[0] * change[0], gradient[1] * change[1]), 0.3)
     assert all(0 < one < 1 for one in after)
@@ -38,7 +38,7 @@ def test_one_pass_moves_each_weight_by_its_gradient() -> None:
 
 def test_weights_never_leave_0_and_1() -> None:
     home = bench(Single(), *RECEIVED, kept=keeping())
-    FedALA(weights_lr=1e6).arrive(home)
+    FedALA(weights_lr=1e6).initialize(home)
     assert weights(home) == [1.0, 1.0], "the received model is the better one in both"
     assert stands(home) == pytest.approx(RECEIVED), "all ones: the shared model"
 
@@ -47,7 +47,7 @@ def test_where_its_own_is_better_it_keeps_its_own() -> None:
     """The image is of class 0: the client's larger a and smaller b win."""
     best = (3.0, -3.0)
     home = bench(Single(), *RECEIVED, kept=keeping(trained=best))
-    FedALA(weights_lr=1e6).arrive(home)
+    FedALA(weights_lr=1e6).initialize(home)
     assert weights(home) == [0.0, 0.0]
     assert stands(home) == pytest.approx(best), "all zeros: the client's own"
 
@@ -58,21 +58,21 @@ def test_the_first_time_it_trains_until_the_loss_is_steady() -> None:
     best = {"trained/head.weight": torch.tensor([[3.0], [-3.0]])}
     for home in (once, long):
         home.kept = {**home.kept, **best}
-        method.arrive(home)
+        method.initialize(home)
     assert max(weights(long)) < min(weights(once)) < 1
     assert weights(long) != [0.0, 0.0], "a hundred passes at most"
 
 
 def test_a_client_that_has_not_trained_takes_the_received_model() -> None:
     home = bench(Single(), *RECEIVED)
-    FedALA().arrive(home)
+    FedALA().initialize(home)
     assert stands(home) == pytest.approx(RECEIVED)
     assert home.kept == {}
 
 
 def test_lower_layers_are_the_received_models() -> None:
     home = bench(Double(), 2.0, *RECEIVED, kept=keeping())
-    FedALA(weights_lr=0.3).arrive(home)
+    FedALA(weights_lr=0.3).initialize(home)
     assert stands(home)[0] == 2.0
     assert stands(home)[1:] != pytest.approx(RECEIVED)
     assert set(home.kept) == {"trained/head.weight", "weights/head.weight"}

@@ -56,7 +56,7 @@ def test_what_is_measured_at_home(name: str, tmp_path) -> None:
     assert sum(client.trained for client in record.clients) == 3
     assert {client.client for client in record.clients if client.trained} == set(end.versions)
     stores = any(version is not None for version in end.versions.values())
-    if whole and stores and method.arrive is Personalization.arrive:  # others are personal before they ever train
+    if whole and stores and method.initialize is Personalization.initialize:  # others change the model at once
         assert all(client.shared_accuracy == client.accuracy for client in record.clients if not client.trained)
 
 

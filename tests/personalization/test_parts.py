@@ -56,7 +56,7 @@ def test_no_method_looks_at_the_images_more_often_than_it_says(entry, monkeypatc
     taken, kept = [], None
     for _ in range(2):  # the second time with what the client kept
         home = bench(Double(), 0.5, 0.5, 0.25, kept=kept, epochs=3)
-        method.arrive(home)
+        method.initialize(home)
         method.train(home, NO_TERMS)
         method.predict(home)
         taken.append(len(batches))

@@ -141,7 +141,7 @@ class Personalization:
         sent."""
         return False
 
-    def arrive(self, local: LocalTrainingContext) -> None:
+    def initialize(self, local: LocalTrainingContext) -> None:
         """Called before training: may change the model that training starts from."""
 
     def train(self, local: LocalTrainingContext, terms: LocalTerms) -> Metrics:

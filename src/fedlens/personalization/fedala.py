@@ -60,7 +60,7 @@ class FedALA(Personalization):
         Field(gt=0, description="converged at this standard deviation of ten losses; the paper: 0.01, its code: 0.1"),
     ] = 0.1
 
-    def arrive(self, local: LocalTrainingContext) -> None:
+    def initialize(self, local: LocalTrainingContext) -> None:
         if local.kept:
             local.kept = {**local.kept, **prefixed(WEIGHTS, self.mixed(local))}
 
@@ -75,7 +75,7 @@ class FedALA(Personalization):
         return epochs + 2 * MOST_PASSES
 
     def predict(self, local: LocalTrainingContext) -> None:
-        self.arrive(local)
+        self.initialize(local)
 
     def mixed(self, local: LocalTrainingContext) -> dict[str, Tensor]:
         """Load Θ̂ into the model; returns W, for the top layers."""

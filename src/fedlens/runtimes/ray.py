@@ -149,7 +149,7 @@ class RayRuntime:
         try:
             make = self._ray.put(frozen(make_trainer, self._ray.cloudpickle))
             seen = [actor.handle.build.remote(make, Path.cwd(), probe) for actor in self._actors]
-            self._actors = [replace(actor, at_home=sees) for actor, sees in self._answers(seen)]
+            self._actors = [replace(actor, sees_run_folder=sees) for actor, sees in self._answers(seen)]
         finally:
             probe.unlink()
 
@@ -175,7 +175,7 @@ class RayRuntime:
 
     def _outcomes(self, share: _Share, timeout: float | None) -> list[Outcome]:
         outcomes: list[Outcome] = unpacked(self._get(share.actor, share.answer, timeout))
-        apart = [actor.name for actor in self._actors if not actor.at_home]
+        apart = [actor.name for actor in self._actors if not actor.sees_run_folder]
         if apart and any(_kept(outcome) for outcome in outcomes):
             raise RuntimeFailure(
                 f"clients keep tensors between rounds, and {', '.join(apart)} cannot see {self._folder}: set "
@@ -215,11 +215,11 @@ class RayRuntime:
 
 @dataclass(frozen=True)
 class _Actor:
-    """`at_home`: it sees the run's folder."""
+    """`sees_run_folder`: it sees the run's folder."""
 
     name: str
     handle: Any
-    at_home: bool = False
+    sees_run_folder: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Train(TaskKind):
         optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
         local = trainer.local_context(task, kept, optimizer, stepped)
         ctx = trainer.client_context(task, kept, local.start)
-        algorithm.personalization.arrive(local)
+        algorithm.personalization.initialize(local)
         metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
         if not trainer.model.is_finite() or not math.isfinite(metrics["loss"].total):
             return fail(MODEL_DIVERGED)
