@@ -20,8 +20,8 @@ def refuses(*expected: tuple[Code, str]) -> Iterator[pytest.ExceptionInfo[Config
 
 
 @contextmanager
-def refuses_with(code: Code, line: str) -> Iterator[None]:
+def refuses_with(code: Code, line: str) -> Iterator[pytest.ExceptionInfo[ConfigError]]:
     """As `refuses`, for one mistake whose line begins with `line`, which begins with the key."""
     with refuses((code, re.split(r"[ =:]", line, maxsplit=1)[0])) as caught:
-        yield
+        yield caught
     assert str(caught.value).startswith(line)

@@ -1,6 +1,7 @@
 """Whole experiments through the public API: what a notebook or a script does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests.helpers import tiny_model
+from tests.problems import refuses, refuses_with
 from tests.runs import QUICK, Clothes, run, separable
 from torch.utils.data import TensorDataset
 
 import fedlens
-from fedlens.errors import CheckpointError, ConfigError, NotEnoughClients, TrainingDiverged
+from fedlens.errors import CheckpointError, NotEnoughClients, TrainingDiverged
 from fedlens.models.artefact import load_model
 from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
@@ -121,13 +123,12 @@ def test_less_memory_is_something_that_a_run_can_go_on_with(tmp_path: Path) -> N
 
 def test_resuming_may_not_change_what_was_trained(tmp_path: Path) -> None:
     short = run(tmp_path, "federated.num_rounds=1")
-    with pytest.raises(ConfigError, match=r"memory\.channels_last=false.*a resumed run may change only"):
+    with refuses(("fixed", "memory.channels_last")):
         fedlens.resume(short.folder, "memory.channels_last=false", show=False)  # an optimizer's state lies in its order
-    way_out = (
-        r"optimizer\.lr=1, seed=2: a resumed run may change only .*runtime\.\*, .*start a new run with `fedlens run`$"
-    )
-    with pytest.raises(ConfigError, match=way_out):
+    with refuses(("fixed", "optimizer.lr")) as caught:
         fedlens.resume(short.folder, "optimizer.lr=1", "seed=2", show=False)
+    line = "optimizer.lr=1, seed=2: a resumed run may change only .*runtime.\\*, .*start a new run with `fedlens run`$"
+    assert re.match(line, str(caught.value))
 
 
 def test_a_run_whose_quorum_is_never_there_goes_on_with_a_smaller_one(tmp_path: Path) -> None:
@@ -217,9 +218,7 @@ def test_a_plugin_runs_in_worker_processes(tmp_path: Path, threads: int, monkeyp
     assert norm["b"] < norm["a"]
 
 
-def test_too_many_labels_and_too_few(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.num_classes=5, but the data has 10 labels"):
-        run(tmp_path, "model.num_classes=5")
+def test_more_outputs_than_labels(tmp_path: Path) -> None:
     done = run(tmp_path, "model.num_classes=12", "federated.num_rounds=1")
     assert done.model(torch.rand(1, 1, 28, 28)).shape == (1, 12)
 
@@ -262,7 +261,7 @@ def test_a_module_that_a_function_defines_is_out_of_reach_of_new_processes_too(t
     class Local(Clothes):
         pass
 
-    with pytest.raises(ConfigError, match="worker processes cannot import Local, defined in this session"):
+    with refuses_with("incompatible", "runtime.name='local': worker processes cannot import Local, defined in this"):
         run(tmp_path, "runtime.threads_per_worker=2", model=Local(), data={"a": separable(9), "b": separable(9)})
     assert run(tmp_path, model=Local(), data={"a": separable(9), "b": separable(9)}).folder.exists()  # copies take it
 
@@ -284,10 +283,10 @@ def test_a_frozen_backbone_sends_its_head_only(tmp_path: Path) -> None:
     [
         ((3, 28, 28), "lenet", None),
         ((1, 32, 32), "cnn", None),
-        ((3, 28, 40), "lenet", r"model.name='lenet' does not take float tensors of shape \(3, 28, 40\)"),
+        ((3, 28, 40), "lenet", "model.name='lenet' does not take float tensors of shape (3, 28, 40)"),
         ((4, 28, 28), "cnn", None),  # a network of its own for four bands
-        ((1, 32, 32), "timm:resnet10t", r"'timm:resnet10t' does not take float tensors of shape \(1, 32, 32\)"),
-        ((28, 28), "cnn", r"takes float images of shape \(C, H, W\), not float tensors of shape \(28, 28\)"),
+        ((1, 32, 32), "timm:resnet10t", "'timm:resnet10t' does not take float tensors of shape (1, 32, 32)"),
+        ((28, 28), "cnn", "takes float images of shape (C, H, W), not float tensors of shape (28, 28)"),
         ((28, 28, 3), "cnn", "does not take float tensors"),
     ],
 )
@@ -299,7 +298,8 @@ def test_float_tensors_with_a_configured_model(tmp_path, shape, model, refused):
         "runtime.name=in_process",
     ]
     if refused is not None:
-        with pytest.raises(ConfigError, match=refused):
+        with refuses(("incompatible", "model.name")) as caught:
             fedlens.run(None, *settings, data=data, show=False)
+        assert refused in str(caught.value)
         return
     assert len(fedlens.run(None, *settings, data=data, show=False).metrics) == 1

@@ -12,10 +12,11 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
 from tests.photos import CLASSES, photos
+from tests.problems import refuses
 
 from fedlens.build.load import load
 from fedlens.data.excerpt import excerpt
-from fedlens.errors import ConfigError, ConnectionFailed
+from fedlens.errors import ConnectionFailed
 from fedlens.flower.app import GivenGrid, _Shop, answer, simulated, site_of, write_app
 from fedlens.flower.bundle import bundle
 from fedlens.flower.messages import HEAD, Description, Prepared, Refusal, Setup, head, query, read_reply
@@ -82,7 +83,7 @@ def test_the_rules_of_a_site_yaml_hold() -> None:
 def test_a_rule_may_stand_in_the_nodes_configuration_and_foreign_keys_are_left_alone() -> None:
     site = site_of({"data-dir": "data/client1", "allow.max_rounds": 3, "another-apps": "key"})
     assert site.allow.max_rounds == 3
-    with pytest.raises(ConfigError, match="partition_id"):
+    with refuses(("out_of_range", "partition_id")):
         site_of({"data-dir": "data/client1", "partition-id": -1})
 
 

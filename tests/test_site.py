@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.photos import CLASSES, photos
+from tests.problems import refuses_with
 from tests.sites import refused, setup, task
 
 import fedlens.flower.site as site_module
 from fedlens.build.load import load
 from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
-from fedlens.errors import ConfigError
 from fedlens.flower.messages import Description, Prepared, Refusal
 from fedlens.flower.site import site_maker
 from fedlens.flower.site_policy import local_config
@@ -197,7 +197,7 @@ def test_a_restarted_site_is_the_same_one(place) -> None:
 def test_a_second_client_on_one_state_folder_is_refused_by_name(place) -> None:
     config = place.config("partition_id=2")
     with exclusive_lock(config):
-        with pytest.raises(ConfigError, match=r"partition_id=2: a client .* \(client3\) already runs here"):
+        with refuses_with("in_use", "partition_id=2: a client of that partition (client3) already runs here"):
             exclusive_lock(config).__enter__()
         with exclusive_lock(place.config(f"state_dir={place.folder / 'other'}")):
             pass
@@ -207,7 +207,7 @@ def test_a_second_client_on_one_state_folder_is_refused_by_name(place) -> None:
 
 def test_a_state_folder_that_cannot_be(place) -> None:
     (place.folder / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"state_dir: .*file.* cannot be used: .*choose another --state_dir"):
+    with refuses_with("unwritable", f"state_dir: {place.folder / 'file'} cannot be used: "):
         exclusive_lock(place.config(f"state_dir={place.folder / 'file'}")).__enter__()
 
 

@@ -3,9 +3,7 @@ import torch
 from tests.helpers import tiny_data, tiny_trainer
 
 from fedlens.aggregation.mean import MeanRule, WeightedMean
-from fedlens.build.load import load
 from fedlens.core.types import ClientReport, ClientResult, Task, TaskSettings
-from fedlens.errors import ConfigError
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.settings import LocalSettings
@@ -40,11 +38,6 @@ def test_uniform_weights_reach_the_clients(tmp_path) -> None:
     )
     answer = trainer.run(Task("client0", 1, "train", trainer.model.state(), TaskSettings(lr=0.1)))
     assert answer.report.weight == 1.0
-
-
-def test_strategies_that_weigh_by_themselves_refuse_other_weights() -> None:
-    with pytest.raises(ConfigError, match=r"aggregation\.weights = 'uniform': strategy fednova weighs updates"):
-        load(None, ["data.source=sample", "strategy.name=fednova", "aggregation.weights=uniform"])
 
 
 def test_partial_sums_merge_to_the_same_total() -> None:

@@ -3,9 +3,6 @@ import pytest
 from tests.aggregation.updates import flat, matrix, points, random_updates, total
 
 from fedlens.aggregation.trimmed_mean import TrimmedMean
-from fedlens.config.blocks import AGGREGATION
-from fedlens.config.schema import AggregationSection
-from fedlens.errors import ConfigError
 
 
 def test_by_hand() -> None:
@@ -21,12 +18,6 @@ def test_as_a_sort_says(count: int, beta: float, cut: int) -> None:
     expected = np.sort(matrix(updates), axis=0)[cut : count - cut].mean(0)
     assert TrimmedMean(beta=beta).trimmed(count) == cut
     assert np.allclose(flat(total(TrimmedMean(beta=beta), updates).delta), expected, atol=1e-6)
-
-
-def test_half_and_more_is_refused() -> None:
-    section = AggregationSection.model_validate({"name": "trimmed_mean", "beta": 0.5})
-    with pytest.raises(ConfigError, match=r"aggregation\.beta = 0\.5: must be a number of at least 0 and below 0\.5"):
-        AGGREGATION.choose(section)
 
 
 def test_a_cohort_of_which_nothing_would_be_left() -> None:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.problems import refuses
 
 from fedlens.cli import surroundings
-from fedlens.errors import ConfigError
 
 
 def fedlens(arguments: str, *, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def test_a_user_without_a_home_gets_a_private_one(homeless):
 def test_a_home_that_others_can_write_is_refused(homeless):
     (homeless / f"fedlens-home-{os.getuid()}").mkdir()
     (homeless / f"fedlens-home-{os.getuid()}").chmod(0o777)
-    with pytest.raises(ConfigError, match="set HOME to a folder of yours"):
+    with refuses(("insecure", str(homeless / f"fedlens-home-{os.getuid()}"))):
         surroundings.mend_home()
 
 

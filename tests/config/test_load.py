@@ -234,7 +234,7 @@ def test_a_required_key_that_is_not_there() -> None:
 
 def test_what_is_no_override() -> None:
     for text in ("federated..num_rounds=1", "bogus", "=1"):
-        with refuses(("syntax", repr(text))) as caught:
+        with refuses(("syntax", text)) as caught:
             load(None, [text])
         assert str(caught.value) == f"{text!r}: must be key.sub=value (command line)"
 

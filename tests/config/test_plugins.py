@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.problems import refuses, refuses_with
 
 from fedlens.build.load import load
 from fedlens.config.plugins import load_plugins
-from fedlens.errors import ConfigError
 from fedlens.strategies.base import strategies
 
 PLUGIN = """\
@@ -69,20 +69,18 @@ def test_an_unchanged_plugin_is_not_run_again_but_a_changed_one_is(plugin):
 )
 def test_a_broken_plugin_names_file_and_line(plugin, text, expected):
     path = plugin(text)
-    with pytest.raises(ConfigError) as caught:
+    with refuses_with("plugin_failed", f"plugins: {path}, {expected}"):
         load(None, [f"plugins=[{path}]", "strategy.name=unknown_then"])
-    line = str(caught.value)
-    assert line.startswith(f"plugins: {path}, {expected}")
     assert "fedlens_plugin_mine" not in sys.modules
 
 
 def test_a_plugin_with_the_name_and_class_of_a_built_in_strategy_is_refused(plugin):
     copied = PLUGIN.format(name="scaffold", default=1).replace("class Mine", "class Scaffold")
     load_before = strategies.get("scaffold").factory
-    with pytest.raises(ConfigError) as caught:
+    with refuses(("plugin_failed", "plugins")) as caught:
         load_plugins([plugin(copied)])
-    line = str(caught.value)
-    assert "by fedlens.strategies.scaffold.Scaffold and fedlens_plugin_mine.Scaffold: give yours another name" in line
+    both = "by fedlens.strategies.scaffold.Scaffold and fedlens_plugin_mine.Scaffold: give yours another name"
+    assert both in str(caught.value)
     assert strategies.get("scaffold").factory is load_before
 
 
@@ -91,16 +89,16 @@ def test_a_plugin_that_comes_before_the_built_in_ones_is_refused_too(plugin, mon
     monkeypatch.setattr(strategies, "_discovered", False)
     for name in [name for name in sys.modules if name.startswith("fedlens.strategies.") and not name.endswith(".base")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ConfigError, match="registered twice"):
+    with refuses(("plugin_failed", "plugins")):
         load_plugins([plugin(PLUGIN.format(name="fedavg", default=1).replace("class Mine", "class FedAvg"))])
 
 
 def test_missing_and_clashing_files(plugin, tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.py is no file"):
+    with refuses_with("not_found", f"plugins: {tmp_path / 'nowhere.py'} is no file"):
         load_plugins([tmp_path / "nowhere.py"])
     path = plugin("x = 1\n")
     other = tmp_path / "other" / path.name
     other.parent.mkdir()
     other.write_text("y = 1\n")
-    with pytest.raises(ConfigError, match="have the same name; rename one"):
+    with refuses_with("duplicate", f"plugins: {path} and {other} have the same name; rename one"):
         load_plugins([path, other])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.problems import refuses, refuses_with
 
 from fedlens.config.site import SiteConfig, load_site
-from fedlens.errors import ConfigError
+from fedlens.errors import Code, ConfigError
 
 WHOLE = """\
 server_address: fed.example.org:8080
@@ -29,19 +30,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "site.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def mistakes(path: Path | None, *overrides: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        load_site(path, list(overrides))
-    return tuple(map(str, caught.value.problems))
-
-
-def the_mistake(*overrides: str) -> str:
-    lines = mistakes(None, "data_dir=photos", *overrides)
-    assert len(lines) == 1, lines
-    assert "\n" not in lines[0]
-    return lines[0]
 
 
 def test_a_whole_file(tmp_path) -> None:
@@ -79,68 +67,73 @@ def test_where_a_sites_state_is(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "line"),
+    ("code", "override", "words"),
     [
-        ("partition_id=-1", "partition_id = -1: must be a whole number from 0 to 1,000,000 (command line)"),
-        ("partition_id=first", "partition_id = 'first': must be a whole number from 0 to 1,000,000"),
-        ("stay=sometimes", "stay = 'sometimes': must be true or false"),
-        ("device=tpu", "device = 'tpu': must be text such as auto, cpu, cuda, cuda:1, mps"),
-        ("threads=0", "threads = 0: must be a whole number from 1 to 1,024 or null"),
-        ("on_bad_image=skips", "on_bad_image = 'skips': must be one of skip, fail (did you mean skip?)"),
-        ("data_dirs=photos", "data_dirs: unknown key. Did you mean data_dir?"),
-        (
-            "allow.strategy=[fedavg]",
-            "allow.strategy: unknown key. Did you mean allow.strategies? Known here: strategies",
-        ),
-        ("max_rounds=3", "max_rounds: unknown key. Did you mean allow.max_rounds?"),
-        ("allow.max_rounds=0", "allow.max_rounds = 0: must be a whole number from 1 to 1,000,000 or null"),
-        ("allow.max_epsilon=0", "allow.max_epsilon = 0: must be a number above 0 or null"),
-        ("allow.strategies=fedavg", "allow.strategies = 'fedavg': must be a list, each item text or null"),
-        ("allow=everything", "allow = 'everything': must be a section of keys"),
-        ("plugins=own.py", "plugins = 'own.py': must be a list, each item a path"),
-        ("plugins=[[own.py]]", "plugins = ['own.py']: must be a list, each item a path"),
-        ("name=a/b", "name = 'a/b': must be letters (of any script), digits, spaces and"),
-        ("name=..", "name = '..': must be letters (of any script), digits, spaces and"),
-        ("name=''", "name = '': must be letters (of any script), digits, spaces and"),
-        ("partition_id", "'partition_id': must be key.sub=value (command line)"),
+        ("out_of_range", "partition_id=-1", "must be a whole number from 0 to 1,000,000 (command line)"),
+        ("wrong_type", "partition_id=first", "must be a whole number from 0 to 1,000,000"),
+        ("wrong_type", "partition_id=true", "partition_id = true: must be a whole number"),
+        ("wrong_type", "threads=true", "threads = true: must be a whole number"),
+        ("wrong_type", "allow.max_local_epochs=true", "allow.max_local_epochs = true: must be a whole number"),
+        ("wrong_type", "stay=sometimes", "must be true or false"),
+        ("invalid_value", "device=tpu", "must be text such as auto, cpu, cuda, cuda:1, mps"),
+        ("out_of_range", "threads=0", "must be a whole number from 1 to 1,024 or null"),
+        ("unknown_choice", "on_bad_image=skips", "must be one of skip, fail (did you mean skip?)"),
+        ("unknown_key", "data_dirs=photos", "data_dirs: unknown key. Did you mean data_dir?"),
+        ("unknown_key", "allow.strategy=[fedavg]", "Did you mean allow.strategies? Known here: strategies"),
+        ("unknown_key", "max_rounds=3", "max_rounds: unknown key. Did you mean allow.max_rounds?"),
+        ("out_of_range", "allow.max_rounds=0", "must be a whole number from 1 to 1,000,000 or null"),
+        ("out_of_range", "allow.max_epsilon=0", "must be a number above 0 or null"),
+        ("wrong_type", "allow.strategies=fedavg", "must be a list, each item text or null"),
+        ("wrong_type", "allow=everything", "must be a section of keys"),
+        ("wrong_type", "plugins=own.py", "plugins = 'own.py': must be a list, each item a path"),
+        ("wrong_type", "plugins=[[own.py]]", "plugins = ['own.py']: must be a list, each item a path"),
+        ("invalid_value", "name=a/b", "must be letters (of any script), digits, spaces and"),
+        ("invalid_value", "name=..", "must be letters (of any script), digits, spaces and"),
+        ("invalid_value", "name=''", "must be letters (of any script), digits, spaces and"),
     ],
 )
-def test_each_mistake_is_one_line(override: str, line: str) -> None:
-    assert the_mistake(override).startswith(line)
+def test_each_mistake_is_one_line(code: Code, override: str, words: str) -> None:
+    with refuses((code, override.partition("=")[0])) as caught:
+        load_site(None, ["data_dir=photos", override])
+    assert words in str(caught.value)
 
 
-def test_missing_images() -> None:
-    assert mistakes(None) == ("data_dir is missing: --data_dir FOLDER, or data_dir: in site.yaml",)
+def test_missing_images_and_what_is_no_override() -> None:
+    with refuses_with("missing", "data_dir is missing: --data_dir FOLDER, or data_dir: in site.yaml"):
+        load_site(None, [])
+    with refuses(("syntax", "partition_id")):
+        load_site(None, ["data_dir=photos", "partition_id"])
 
 
 def test_all_mistakes_at_once_with_their_lines(tmp_path) -> None:
     path = write(tmp_path, "partition_id: -1\nstay: yes please\nallow:\n  max_rounds: none\n  secrecy: high\n")
-    lines = mistakes(path, "threads=0")
-    assert len(lines) == 6
-    places = {line.split(" ")[0].rstrip(":"): line for line in lines}
-    for key, number in (("partition_id", 1), ("stay", 2), ("allow.max_rounds", 4), ("allow.secrecy", 5)):
-        assert f"{path}, line {number}" in places[key]
-    assert "(command line)" in places["threads"]
+    with pytest.raises(ConfigError) as caught:
+        load_site(path, ["threads=0"])
+    places = {one.key: one.line.rpartition("(")[2] for one in caught.value.problems}
+    in_file = {"partition_id": 1, "stay": 2, "allow.max_rounds": 4, "allow.secrecy": 5}
+    assert places == {key: f"{path}, line {line})" for key, line in in_file.items()} | {
+        "threads": "command line)", "data_dir": places["data_dir"],
+    }  # fmt: skip
 
 
 def test_an_empty_section_and_a_wrong_one(tmp_path) -> None:
     assert load_site(write(tmp_path, "data_dir: a\nallow:\n"), []).allow.max_message_mb == 2000
-    (line,) = mistakes(write(tmp_path, "data_dir: a\nallow: all\n"))
-    assert line.startswith("allow = 'all': must be a section of keys")
+    with refuses_with("wrong_type", "allow = 'all': must be a section of keys"):
+        load_site(write(tmp_path, "data_dir: a\nallow: all\n"), [])
     assert load_site(write(tmp_path, "data_dir: a\nallow: all\n"), ["allow.max_rounds=3"]).allow.max_rounds == 3
 
 
-@pytest.mark.parametrize("text", ["data_dir: [", "- data_dir", "just words", "data_dir: a\ndata_dir: b\n"])
-def test_a_file_that_is_none(tmp_path, text: str) -> None:
-    (line,) = mistakes(write(tmp_path, text))
-    assert str(tmp_path / "site.yaml") in line
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("data_dir: [", "syntax"), ("- data_dir", "wrong_type"), ("just words", "wrong_type"), (None, "not_found")],
+)
+def test_a_file_that_is_none(tmp_path, text: str | None, code: Code) -> None:
+    path = tmp_path / "nowhere.yaml" if text is None else write(tmp_path, text)
+    with refuses((code, str(path))):
+        load_site(path, [])
 
 
-def test_no_file(tmp_path) -> None:
-    (line,) = mistakes(tmp_path / "nowhere.yaml")
-    assert "nowhere.yaml" in line
-
-
-@pytest.mark.parametrize("key", ["partition_id", "threads", "allow.max_local_epochs"])
-def test_true_is_no_number(key: str) -> None:
-    assert the_mistake(f"{key}=true").startswith(f"{key} = true: must be a whole number")
+def test_a_key_that_is_given_twice(tmp_path) -> None:
+    with refuses(("duplicate", "data_dir")) as caught:
+        load_site(write(tmp_path, "data_dir: a\ndata_dir: b\n"), [])
+    assert str(tmp_path / "site.yaml") in str(caught.value)

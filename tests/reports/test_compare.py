@@ -13,7 +13,6 @@ from tests.fake_runs import write_run
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
-from fedlens.errors import ConfigError
 from fedlens.reports.compare import compare_runs, write_comparison
 from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.tracking.metrics import read_metrics
@@ -93,11 +92,6 @@ def test_the_best_round_does_not_depend_on_min_delta(logs: Path) -> None:
     (run / "config.yaml").write_text("stopping: {min_delta: 3.5}\n")
     # validation losses 4, 3, 2, 1, 2, 3: none is more than 3.5 below round 1, and round 4 is the lowest
     assert compare_runs([run])[0]["best_round"] == 4
-
-
-def test_folders_without_runs_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no run in .*fedlens run"):
-        compare_runs([tmp_path])
 
 
 def test_the_command_prints_a_table(logs: Path) -> None:

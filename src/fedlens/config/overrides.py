@@ -69,7 +69,7 @@ def override_layer(overrides: Sequence[str], mistakes: list[Problem], texts: Map
         name, equals, text = override.partition("=")
         key = tuple(name.strip().split("."))
         if not equals or not all(key):
-            mistakes.append(problems.problem("syntax", repr(override), "must be key.sub=value", where=COMMAND_LINE))
+            mistakes.append(Problem("syntax", override, f"{override!r}: must be key.sub=value ({COMMAND_LINE})"))
             continue
         try:
             dotted = ".".join(key)
