@@ -155,7 +155,7 @@ def build_block(
     """
     family: Family[T] = Family(section, FAMILIES[section].key, registry, FAMILIES[section].model)
     entry = find(family, name, where)
-    mistakes = _truth_values(entry, section, parameters, where)
+    mistakes = problems.truth_values(block_properties(entry), parameters, section, where)
     try:
         block = entry.build(parameters)
     except ValidationError as error:
@@ -208,22 +208,6 @@ def all_text_keys() -> dict[str, bool]:
                 found.setdefault(f"{family.section}.{name}", []).append(node)
     texts = {key: nodes for key, nodes in found.items() if all(map(problems.is_text, nodes))}
     return {key: any(map(problems.takes_null, nodes)) for key, nodes in texts.items()} | text_keys(Config)
-
-
-def _truth_values(entry: Entry[Any], section: str, given: Mapping[str, Any], where: Where) -> dict[str, Problem]:
-    """Python takes true for 1; where a number belongs, that is a mistake."""
-    properties = block_properties(entry)
-    return {
-        f"{section}.{key}": problems.problem(
-            "wrong_type",
-            f"{section}.{key}",
-            f"must be {problems.allowed(properties[key])}",
-            value,
-            where(f"{section}.{key}"),
-        )
-        for key, value in given.items()
-        if isinstance(value, bool) and problems.is_number(properties.get(key, {}))
-    }
 
 
 def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, Problem]:

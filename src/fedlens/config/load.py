@@ -11,7 +11,7 @@ an effect for the other of `fedlens run` and `fedlens server` are dropped too, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -162,14 +162,14 @@ def _schema_mistakes(tree: dict[str, Any], layer: Layer) -> dict[str, Problem]:
             text = _explain(key, detail["type"], detail["input"], model)
             if detail["type"] == "value_error":
                 text = problems.said(detail["msg"])
-            section = detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict)
-            value = ... if section else value_in(tree, key)
+            a_section = detail["type"] == "extra_forbidden" and isinstance(detail["input"], dict)
+            value = ... if a_section else value_in(tree, key)
             code = problems.code_of(detail["type"])
             found.setdefault(key, problems.problem(code, key, text, value, layer.where(key)))
-    for key, value, node in _values(tree, known):
-        if isinstance(value, bool) and problems.is_number(node):
-            text = f"must be {problems.allowed(node)}"
-            found[key] = problems.problem("wrong_type", key, text, value, layer.where(key))
+    for at, model in known.items():
+        section = value_in(tree, at) if at else tree
+        if isinstance(section, dict):
+            found |= problems.truth_values(properties(model), section, at, layer.where)
     return found
 
 
@@ -228,16 +228,6 @@ def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
         return result
 
     return copy(tree, "")
-
-
-def _values(tree: Mapping[str, Any], known: Mapping[str, type[BaseModel]]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Each value under a key of the schema: dotted key, value, JSON schema of the key."""
-    for at, model in known.items():
-        section = value_in(tree, at) if at else tree
-        nodes = properties(model)
-        for name in model.model_fields:
-            if isinstance(section, dict) and name in section:
-                yield f"{at}.{name}".lstrip("."), section[name], nodes[name]
 
 
 def _named_blocks() -> dict[Key, tuple[str, frozenset[str]]]:

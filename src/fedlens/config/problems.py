@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fedlens.errors import Code, Problem
@@ -149,7 +149,19 @@ def takes_null(schema: Mapping[str, Any]) -> bool:
     return any(option.get("type") == "null" for option in schema.get("anyOf", ()))
 
 
-def is_number(schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON schema node accepts numbers, but no booleans."""
-    kinds = {option.get("type") for option in (schema, *schema.get("anyOf", ()))}
-    return "boolean" not in kinds and bool(kinds & {"integer", "number"})
+def truth_values(
+    nodes: Mapping[str, Any], given: Mapping[str, Any], section: str, where: Callable[[str], str]
+) -> dict[str, Problem]:
+    """By dotted key, the values of a section that are true or false where a number belongs, which pydantic takes for 1
+    and 0. Its strict numbers would also refuse 1e3 for a whole number, and miss a plugin's plain `int`.
+
+    nodes  JSON schema of each key of the section
+    """
+    found = {}
+    for name, value in given.items():
+        node = nodes.get(name, {})
+        kinds = {option.get("type") for option in (node, *node.get("anyOf", ()))}
+        if isinstance(value, bool) and "boolean" not in kinds and kinds & {"integer", "number"}:
+            key = f"{section}.{name}".lstrip(".")
+            found[key] = problem("wrong_type", key, f"must be {allowed(node)}", value, where(key))
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,22 +96,11 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     except ValidationError as error:
         found = dict.fromkeys(_problem(detail, layer) for detail in error.errors(include_url=False))
         raise ConfigError(*mistakes, *found) from error
-    mistakes.extend(_truth_values(layer))
+    for model, section, values in ((SiteConfig, "", layer.tree), (AllowSection, "allow", layer.tree.get("allow", {}))):
+        mistakes.extend(problems.truth_values(properties(model), values, section, layer.where).values())
     if mistakes:
         raise ConfigError(*mistakes)
     return site
-
-
-def _truth_values(layer: Layer) -> Iterator[Problem]:
-    """Numbers given as true or false, which pydantic would accept as 1 and 0."""
-    parts = ((SiteConfig, "", layer.tree), (AllowSection, "allow.", layer.tree.get("allow", {})))
-    for model, prefix, values in parts:
-        nodes = properties(model)
-        for name, value in values.items():
-            if isinstance(value, bool) and problems.is_number(nodes[name]):
-                key = prefix + name
-                text = f"must be {problems.allowed(nodes[name])}"
-                yield problems.problem("wrong_type", key, text, value, layer.where(key))
 
 
 def _problem(detail: ErrorDetails, layer: Layer) -> Problem:
