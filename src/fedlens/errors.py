@@ -9,7 +9,6 @@
     │   ├── ConnectionFailed
     │   └── ProtocolError
     ├── TrainingDiverged        no client returned a finite update
-    ├── PrivacyBudgetExceeded
     └── CheckpointError
 
 A message is one or a few lines that name the key or file, the value, and the way out. The command line
@@ -120,10 +119,6 @@ class ProtocolError(RuntimeFailure):
 
 class TrainingDiverged(FedLensError):
     """No client of a round returned a finite update."""
-
-
-class PrivacyBudgetExceeded(FedLensError):
-    """The next round would spend more privacy than the configuration allows."""
 
 
 class CheckpointError(FedLensError):

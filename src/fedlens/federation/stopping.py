@@ -27,10 +27,6 @@ class StoppingSection(Section):
         0.0, description="by how much a validation loss has to be lower to count for patience"
     )
 
-    @property
-    def needs_validation(self) -> bool:
-        return self.target_accuracy is not None or self.patience is not None
-
 
 @dataclass(frozen=True)
 class Progress:

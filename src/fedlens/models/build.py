@@ -77,8 +77,3 @@ def builder_named(name: str, parameters: Mapping[str, Any] | None = None) -> Mod
         keys = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
         found = [Problem("invalid_value", f"model.{key}", f"model {name}: {key}: {said}") for key, said in keys]
         raise ConfigError(*found) from error
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """The number of parameters, trainable or not."""
-    return sum(parameter.numel() for parameter in model.parameters())
