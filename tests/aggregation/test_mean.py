@@ -62,7 +62,3 @@ def test_an_answer_is_not_changed_by_being_added() -> None:
     mean.add(one)
     mean.add(two)
     assert one.payload["w"].item() == 1.0
-
-
-def test_nothing_added_is_no_total() -> None:
-    assert WeightedMean().result() is None

@@ -175,6 +175,7 @@ MISTAKES = [
     ("unknown_key", "strategy.mu=1", "fedavg has no such key, it is one of fednova, fedprox, moon. Known here: name"),
     ("unknown_key", "personalization.name=fedper personalization.lam=1", "fedper has no such key, it is one of ditto"),
     ("unknown_key", "clock.name=half_normal clock.sigma=1", "half_normal has no such key, it is one of lognormal"),
+    ("unknown_key", "data.source=manifest data.path=x data.columns.pth=a", "no such key; known: path, label, client"),
     ("idle_key", "data.partition.alpha=1", "choose data.partition.scheme=dirichlet"),
     # values
         ("unknown_choice", "data.augment=None", "(did you mean none?)"),
