@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.commands import command
 from tests.photos import photos
-from typer.testing import CliRunner, Result
 
 import fedlens
-from fedlens.cli.main import app
 from fedlens.models.weights import TorchvisionWeights
 from fedlens.tracking.run_dir import find_runs
 
@@ -97,10 +95,6 @@ def server(published, monkeypatch) -> Iterator[Server]:
     monkeypatch.setattr(TorchvisionWeights, "url", property(lambda self: f"{server.address}/{file.name}"))
     yield server
     server.stop()
-
-
-def command(line: str) -> Result:
-    return CliRunner().invoke(app, shlex.split(line))
 
 
 def test_the_published_file_runs_by_download_and_then_from_the_cache(published, server) -> None:

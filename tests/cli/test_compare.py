@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
+from tests.commands import command
 from tests.fake_runs import write_run
-from typer.testing import CliRunner, Result
 
 from fedlens.cli.compare import table
-from fedlens.cli.main import app
 from fedlens.reports.compare import compare_runs
 
 
@@ -28,10 +26,6 @@ def narrow(monkeypatch) -> None:
     """A terminal of 80 columns without colours."""
     for name, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
-
-
-def command(line: str) -> Result:
-    return CliRunner().invoke(app, shlex.split(line))
 
 
 def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from tests.commands import command
 
 from fedlens import api
-from fedlens.cli.main import app
 from fedlens.cli.sweep import short_names
 from fedlens.config.load import dump
 from fedlens.errors import DataError
 from fedlens.tracking.run_dir import find_runs
-
-
-def invoke(line: str):
-    return CliRunner().invoke(app, shlex.split(line))
 
 
 @pytest.fixture(autouse=True)
@@ -49,20 +43,20 @@ def calls(monkeypatch):
     ],
 )
 def test_arguments_become_a_file_and_overrides(calls, line, expected):
-    assert invoke(line).exit_code == 0
+    assert command(line).exit_code == 0
     assert calls == [("run", expected)]
 
 
 def test_without_a_file_it_says_that_defaults_are_used(calls):
-    assert "No configuration file given: defaults." in invoke("run").stdout
-    assert "is not used" not in invoke("run").stdout
+    assert "No configuration file given: defaults." in command("run").stdout
+    assert "is not used" not in command("run").stdout
     Path("config.yaml").touch()
-    assert "The config.yaml in this folder is not used" in invoke("run").stdout
-    assert "No configuration file" not in invoke("run config.yaml").stdout
+    assert "The config.yaml in this folder is not used" in command("run").stdout
+    assert "No configuration file" not in command("run config.yaml").stdout
 
 
 def test_resume_passes_folder_and_overrides(calls):
-    assert invoke("resume logs/a federated.num_rounds=4").exit_code == 0
+    assert command("resume logs/a federated.num_rounds=4").exit_code == 0
     assert calls == [("resume", (Path("logs/a"), "federated.num_rounds=4"))]
 
 
@@ -97,13 +91,13 @@ def test_a_sweep_runs_the_grid_and_again_only_what_is_left(monkeypatch):
     labels = ["seed=0 strategy=fedavg", "seed=0 strategy=fedprox", "seed=1 strategy=fedavg", "seed=1 strategy=fedprox"]
     line = "sweep seed=0,1 strategy.name=fedavg,fedprox model.name=cnn"
     first = Sweep(monkeypatch, {labels[1]: DataError("broken"), labels[2]: KeyboardInterrupt()})
-    result = invoke(line)
+    result = command(line)
     assert result.exit_code == 130
     assert first.started == labels[:3]
     assert f"{labels[1]}: broken" in result.stderr
 
     again = Sweep(monkeypatch, {})
-    result = invoke(line)
+    result = command(line)
     assert result.exit_code == 0
     first, *rest = [line.split() for line in result.stdout.splitlines() if re.match(r"\d/4", line)]
     assert first[:3] == ["1/4", *labels[0].split()]
@@ -119,7 +113,7 @@ def test_a_sweep_runs_the_grid_and_again_only_what_is_left(monkeypatch):
 
 def test_a_sweep_with_a_failed_run_says_so_at_the_end(monkeypatch):
     Sweep(monkeypatch, {"seed=0": DataError("broken")})
-    result = invoke("sweep seed=0,1 --name mine")
+    result = command("sweep seed=0,1 --name mine")
     assert result.exit_code == 1
     assert "1 of 2 runs failed: seed=0" in result.stderr
     assert "fedlens compare logs/mine" in result.stdout

@@ -3,15 +3,13 @@ combination is wrong."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
+from tests.commands import command
 from tests.photos import photos
-from typer.testing import CliRunner, Result
 
 from fedlens.build.load import load
-from fedlens.cli.main import app
 from fedlens.reports.compare import compare_runs
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.one_line import OneLine
@@ -29,10 +27,6 @@ def photographs_of_two_clients(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for client in ("north", "south"):
         photos(Path("data", client), each=4)
-
-
-def command(line: str = SWEEP) -> Result:
-    return CliRunner().invoke(app, shlex.split(line))
 
 
 def combinations() -> list[tuple[float, str]]:
@@ -58,14 +52,14 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr("fedlens.tracking.one_line.OneLine", Impatient)
-        stopped = command()
+        stopped = command(SWEEP)
     assert stopped.exit_code == 130, stopped.output
     whole, half = find_runs(Path("logs/sweep"))
     assert whole.result.exists()
     assert not half.result.exists()
     before = whole.metrics.read_bytes()
 
-    result = command()
+    result = command(SWEEP)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("done before") == 1
     assert sorted(combinations()) == sorted(GRID)
@@ -75,7 +69,7 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch) -> None:
     assert [row["status"] for row in compare_runs([Path("logs/sweep")])] == ["finished"] * 4
     assert "Again: fedlens compare logs/sweep" in result.stdout
 
-    again = command()
+    again = command(SWEEP)
     assert again.exit_code == 0
     assert again.stdout.count("done before") == 4
     assert "left" not in again.stdout  # an estimate is shown only where something is run
