@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from tests.problems import refuses
 
 from fedlens.cli import surroundings
+from fedlens.cli.main import main
 
 
 def fedlens(arguments: str, *, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,12 +29,30 @@ def fedlens(arguments: str, *, before: str = "", **environment: str) -> subproce
     )
 
 
+def test_an_encoding_that_lacks_characters_gets_replacements():
+    done = fedlens("doctor", PYTHONIOENCODING="ascii")
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1)  # it finds no server
+    assert "?" in done.stdout
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize("arguments", ["models", "strategies", "doctor"])
-def test_an_encoding_that_lacks_characters_gets_replacements(encoding, arguments):
-    done = fedlens(arguments, PYTHONIOENCODING=encoding)
-    assert "Traceback" not in done.stderr
-    assert done.returncode in (0, 1)  # the doctor finds no server
+def test_every_table_is_shown_in_such_an_encoding(encoding, arguments, monkeypatch):
+    """In this process: an interpreter of its own takes seconds to begin."""
+    shown = io.BytesIO()
+    with monkeypatch.context() as patch:
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, io.TextIOWrapper(shown, encoding, write_through=True))
+        patch.setattr(surroundings, "mend_home", lambda: None)
+        patch.setattr("fedlens.cli.signals.as_interrupts", lambda: None)
+        patch.setattr(sys, "argv", ["fedlens", arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.detach()
+        sys.stderr.detach()
+    assert ended.value.code in (0, 1)
+    assert b"Traceback" not in shown.getvalue()
 
 
 def test_a_full_output_is_one_line():
@@ -44,7 +64,7 @@ def test_a_full_output_is_one_line():
 
 
 @pytest.mark.parametrize(
-    "arguments", ["strategies >&-", "config show <&- >&- 2>&-", "strategies | head -n 1 > /dev/null"]
+    "arguments", ["--version >&-", "config show <&- >&- 2>&-", "run --help | head -n 1 > /dev/null"]
 )
 def test_a_closed_output_is_no_traceback(arguments):
     done = fedlens(arguments)
