@@ -6,6 +6,9 @@ RUN := $(BIN)/python -m
 # The theme warns of MkDocs 2 at every call; constraints.txt keeps to 1.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 
+# Otherwise every process that a test or a run starts compiles PyTorch's sources again, which takes longer than its import.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow test-full test-gpu lint setup system docs format constraints clean
 
 demo: .venv/demo
@@ -14,8 +17,9 @@ demo: .venv/demo
 test: lint
 	$(RUN) pytest -m "not slow and not gpu and not full" -n 2 --dist worksteal
 
+# Three workers on two cores: many of these tests wait.
 test-slow: setup system
-	$(RUN) pytest -m slow -n 2 --dist loadfile
+	$(RUN) pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
 	$(MKDOCS) build --strict --quiet --site-dir .venv/site
 
 # What takes too long for every change: many random inputs, and tests marked "full". Run by hand.

@@ -24,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
+LONGEST = ("test_same_models.py", "test_ray.py", "test_kills.py", "test_security.py", "test_processes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 # `make test` tries the same few inputs every time, so that it cannot fail by chance; `make test-full` tries new ones.
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("full", max_examples=5_000, deadline=None, print_blob=True)

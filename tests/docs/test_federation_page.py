@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs.snippets import ROOT, blocks
+from tests.flower.processes import command
 
 LIMIT = 500
 
@@ -28,10 +29,10 @@ def test_all_pages_print_the_same_lines() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word, but for the number of rounds and the port, which other work on this machine may hold."""
+    """Word for word, but for the number of rounds and the port, which other work on this machine may hold; with fewer
+    images than the sample that the page makes."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    sample = [str(Path(sys.executable).with_name("fedlens")), "data", "sample", "--clients", "2", "--out", "./data"]
-    subprocess.run(sample, cwd=tmp_path, check=True, capture_output=True)
+    command("data", "sample", "--clients", "2", "--images", "20", "--out", str(tmp_path / "data"))
     logs = []
     started = []
     for number, (_, script, *printed_words) in enumerate(printed(ROOT / "docs" / "deployment.md")):
@@ -41,8 +42,8 @@ def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
             words += ["--server_address", "0.0.0.0:18080"]
         logs.append(tmp_path / f"{number}.log")
         with logs[-1].open("wb") as log:
-            command = [sys.executable, str(ROOT / script), *words]
-            started.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT))
+            line = [sys.executable, str(ROOT / script), *words]
+            started.append(subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(LIMIT) for process in started]
     finally:
@@ -51,7 +52,7 @@ def test_the_three_lines_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
     said = [log.read_text(encoding="utf-8") for log in logs]
     assert codes == [0, 0, 0], "\n".join(said)
     assert "round 1/1" in said[0]
-    assert "client1 is here: 160 training images" in said[0]
+    assert "client1 is here: 16 training images" in said[0]
     assert "the run is over: all its rounds are done (1)" in said[1]
     assert "client1" not in said[2]  # no client sees another's anything
     (run,) = (tmp_path / "logs").iterdir()
