@@ -28,10 +28,12 @@ class Round:
 
 @dataclass
 class Contender:
-    """A contender. `rounds`: all that it trained; `bursts`: seconds of the measured ones."""
+    """A contender. `source`: folder of the FedLens package to use, if not this one's; `rounds`: all that it trained;
+    `bursts`: seconds of the measured ones."""
 
     name: str
     command: list[str]
+    source: Path | None = None
     rounds: list[Round] = field(default_factory=list)
     bursts: list[list[float]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -40,7 +42,8 @@ class Contender:
         """Run the command; `burst` asks it for its first round."""
         self._folder = tempfile.TemporaryDirectory(prefix="contender-")
         self._log = Path(self._folder.name) / "stderr.txt"
-        environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE / 'peers'}"}
+        folders = [HERE, HERE / "peers", *([self.source] if self.source else [])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
         pipe = subprocess.PIPE
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

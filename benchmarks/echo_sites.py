@@ -23,6 +23,8 @@ from fedlens.flower.internals.fleet import FleetLink
 from fedlens.flower.message_handler import Goodbye, MessageHandler
 from fedlens.flower.messages import Description, Prepared, Setup
 from fedlens.flower.worker import Progress, Tell
+from fedlens.strategies.base import ClientUpdate
+from fedlens.transforms.base import EncodingContext, TransformChain
 
 METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
 LARGEST_MESSAGE = 4_000_000_000
@@ -31,10 +33,12 @@ AT_ONCE = 2
 
 
 class Echo:
-    """A site that answers every training task with the same numbers and one more, as peers/stock_app does."""
+    """A site that answers every training task with the same numbers and one more, as peers/stock_app does. `chain`: how
+    they are encoded, in both directions."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, chain: TransformChain = TransformChain()) -> None:  # noqa: B008
         self._number = number
+        self._chain = chain
         self._identity = secrets.token_hex(8)
 
     def describe(self) -> Description:
@@ -57,9 +61,12 @@ class Echo:
         return Prepared((1, *none[1:]), none, none)
 
     def run(self, task: Task, setup: Setup) -> ClientResult:
-        payload = {name: value + 1 + self._number for name, value in task.payload.items()}
+        received = self._chain.decode_model(task.payload)
+        payload = {name: value + 1 + self._number for name, value in received.items()}
+        context = EncodingContext(task.round, task.client, frozenset(payload), {}, 0, 0)
+        sent = self._chain.encode(ClientUpdate(payload, 1.0), {}, context).update
         report = ClientReport(task.client, 1.0, {name: MeanMetric(0.0, 1.0) for name in METRICS})
-        return ClientResult(task.round, task.kind, report, payload)
+        return ClientResult(task.round, task.kind, report, sent.payload)
 
 
 class Unwatched:
@@ -71,14 +78,14 @@ class Unwatched:
         return lambda _done, _all: None
 
 
-def echo(number: int, _tell: Tell, _progress: Progress) -> Echo:
-    return Echo(number)
+def echo(number: int, chain: TransformChain, _tell: Tell, _progress: Progress) -> Echo:
+    return Echo(number, chain)
 
 
-def reside(address: str, number: int, folder: Path) -> None:
+def reside(address: str, number: int, folder: Path, chain: TransformChain) -> None:
     """A whole resident client: this process has the connection, and a worker the site."""
     terms = Terms(LARGEST_MESSAGE, bundle().hash_str, stay=False)
-    ResidentClient(Place(address), terms, partial(echo, number), folder, Unwatched()).run()
+    ResidentClient(Place(address), terms, partial(echo, number, chain), folder, Unwatched()).run()
 
 
 def answer_all(address: str, number: int, turn: threading.Semaphore) -> None:

@@ -5,9 +5,9 @@
 
 `empty` and `empty-database`: clients give ten numbers back; the SuperLink's state is in memory, or in a database.
 `large`: the same with 100 MB. Here FedLens is its runtime in this process and two resident clients: the transport
-alone. `mobilenetv3`: ten rounds of training on two folders of 200 pictures at 64 pixels, each side by its own commands.
-`memory`: what `fedlens server` needs for a ResNet-50 and sixteen clients. `--small` leaves Flower out, and networks are
-small.
+alone. `half`: FedLens with 16 bits a number in both directions, beside FedLens without, 100 MB. `mobilenetv3`: ten
+rounds of training on two folders of 200 pictures at 64 pixels, each side by its own commands. `memory`: what
+`fedlens server` needs for a ResNet-50 and sixteen clients. `--small` leaves Flower out, and networks are small.
 
 Flower runs peers/stock_app, a plain ClientApp and FedAvg.start, with its defaults. Both take turns, several times over;
 a ratio is taken between turns that follow each other, and the median of the ratios is reported.
@@ -40,6 +40,7 @@ from stock_flower import StockFlower, free_port
 
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
+from fedlens.compression.half import Half
 from fedlens.core.types import State, Task, TaskSettings
 from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.flower.client_manager import Bounds
@@ -49,18 +50,20 @@ from fedlens.flower.runtime import FlowerRuntime
 from fedlens.flower.superlink import SuperLink
 from fedlens.tracking.metrics import read_metrics
 from fedlens.training.screening import Expected, shapes_of
+from fedlens.transforms.base import TransformChain
 
 TINY = {"array0": torch.zeros(10)}
 LARGE = {f"array{number}": torch.full((2_500_000,), float(number)) for number in range(10)}
 ROUNDS_TRAINED = 10
+PLAIN = TransformChain()
 SITES = 16
 
 
 class ResidentFedLens:
     """FedLens' runtime in this process, and two resident clients; use it in a `with` block."""
 
-    def __init__(self, state: State, folder: Path, *, database: bool) -> None:
-        self._state, self._folder, self._database = state, folder, database
+    def __init__(self, state: State, folder: Path, *, database: bool = False, chain: TransformChain = PLAIN) -> None:
+        self._state, self._folder, self._database, self._chain = state, folder, database, chain
         self._round = 0
 
     def __enter__(self) -> ResidentFedLens:
@@ -68,7 +71,9 @@ class ResidentFedLens:
         superlink = SuperLink("127.0.0.1", port, self._folder / "superlink", None, database=self._database)
         self._link = OwnSuperLink(superlink, None)
         context = multiprocessing.get_context("spawn")
-        places = [(f"127.0.0.1:{port}", number, self._folder / f"client{number + 1}") for number in range(2)]
+        places = [
+            (f"127.0.0.1:{port}", number, self._folder / f"client{number + 1}", self._chain) for number in range(2)
+        ]
         self._clients = [context.Process(target=reside, args=place) for place in places]
         for client in self._clients:
             client.start()
@@ -93,9 +98,10 @@ class ResidentFedLens:
         self._round += 1
         started = time.perf_counter()
         clients = [info.name for info in self._runtime.clients(2)]
-        self._runtime.submit([Task(name, self._round, "train", self._state, TaskSettings(lr=0.01)) for name in clients])
+        payload = self._chain.encode_model(self._state)
+        self._runtime.submit([Task(name, self._round, "train", payload, TaskSettings(lr=0.01)) for name in clients])
         mean = WeightedMean()
-        _, failures = aggregate(self._runtime.completed(), mean)
+        _, failures = aggregate(self._runtime.completed(), mean, lambda result: self._chain.decode(result, self._state))
         total = mean.result()
         seconds = time.perf_counter() - started
         if total is None or failures:
@@ -120,6 +126,22 @@ def transport(work: str, state: State, folder: Path, options: Namespace, *, data
             side.burst(1)
         turns = [(own.burst(5), flower.burst(2)) for _ in range(options.repetitions)]
     return compared([median(mine) for mine, _ in turns], [median(theirs) for _, theirs in turns])
+
+
+def halved(folder: Path, options: Namespace) -> dict[str, Any]:
+    """Turns with and without `compression.name=half` in both directions; each turn has clients and a SuperLink of its
+    own, because a process can talk to one SuperLink only."""
+    state, repetitions = (TINY, 1) if options.small else (LARGE, options.repetitions)
+    chains = {"half": TransformChain((Half(down=True),)), "plain": PLAIN}
+    seconds: dict[str, list[float]] = {name: [] for name in chains}
+    for turn in range(repetitions):
+        for name, chain in chains.items():
+            with ResidentFedLens(state, folder / f"{name}{turn}", chain=chain) as own:
+                own.burst(1)
+                seconds[name].append(median(own.burst(3)))
+    ratios = [mine / whole for mine, whole in zip(seconds["half"], seconds["plain"], strict=True)]
+    medians = {f"{name}_s": median(found) for name, found in seconds.items()}
+    return {**medians, "ratio": median(ratios), "ratios": ratios}
 
 
 def trained(folder: Path, options: Namespace) -> dict[str, Any]:
@@ -252,6 +274,7 @@ MEASURES: dict[str, Callable[[Path, Namespace], dict[str, Any]]] = {
     "empty": partial(transport, "tiny", TINY),
     "empty-database": partial(transport, "tiny", TINY, database=True),
     "large": partial(transport, "large", LARGE),
+    "half": halved,
     "mobilenetv3": trained,
     "memory": memory,
 }
@@ -265,6 +288,17 @@ def table(results: dict[str, Any]) -> Table:
         spread = f"{min(row['ratios']):.3f} – {max(row['ratios']):.3f}"
         seconds = [f"{row[f'{side}_s']:.2f} s" for side in ("fedlens", "flower")]
         shown.add_row(name, *seconds, f"{row['ratio']:.3f}", spread, f"≤ {ASKED[name]:.2f}")
+    if "half" in results:
+        row = results["half"]
+        spread = f"{min(row['ratios']):.3f} – {max(row['ratios']):.3f}"
+        shown.add_row(
+            "half / plain",
+            f"{row['half_s']:.2f} s / {row['plain_s']:.2f} s",
+            "",
+            f"{row['ratio']:.3f}",
+            spread,
+            "≤ 0.60",
+        )
     if "memory" in results:
         row = results["memory"]
         grown = f"{row['coordinator_models']:.1f} models"

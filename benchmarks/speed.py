@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/speed.py lenet
     .venv/bin/python benchmarks/speed.py cnn --contenders fedlens bare pfl-2 --repetitions 9 --rounds 3
+    .venv/bin/python benchmarks/speed.py lenet --contenders fedlens --before COMMIT
 
 Every contender starts alone, trains its warm-up rounds and is frozen. Then, repetition after repetition, each one
 trains a burst of rounds while all others are frozen; who begins moves on by one each time. A ratio is taken within a
@@ -12,6 +13,7 @@ machine's mood, which changes from minute to minute, cancels out.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +25,8 @@ from contender import CONTENDERS, Contender, command
 from rich.console import Console
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).parent / "peers"))
+sys.path += [str(Path(__file__).parent / "peers"), str(Path(__file__).parents[1] / "tools")]
+from final_models import unpack
 from workload import WORKLOADS, Workload
 
 
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=5, help="rounds a burst")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before the first burst")
+    parser.add_argument("--before", metavar="COMMIT", help="one more contender: FedLens as it was then")
     options = parser.parse_args()
     if options.small:
         options.workload, options.contenders = "small", ["fedlens", "bare"]
@@ -99,6 +103,9 @@ def main() -> None:
     contenders = [Contender(name, command(name, workload.name)) for name in options.contenders]
     start_up: dict[str, float] = {}
     with ExitStack() as running:
+        if options.before:
+            source = unpack(options.before, Path(running.enter_context(tempfile.TemporaryDirectory())))
+            contenders.append(Contender("before", command("fedlens", workload.name), source))
         for contender in contenders:
             started = time.perf_counter()
             contender.start()
@@ -111,7 +118,8 @@ def main() -> None:
         check(contender, workload)
     results = figures(contenders, start_up)
     Console(width=120).print(table(workload, results))
-    print(machine.save(f"speed-{workload.name}", before, {"contenders": results}, small=workload.sample))
+    name = f"speed-{workload.name}" + ("-before" if options.before else "")
+    print(machine.save(name, before, {"contenders": results}, small=workload.sample))
 
 
 if __name__ == "__main__":
