@@ -49,6 +49,8 @@ def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
         assert isinstance(answer, ClientResult)
         assert shapes_of(answer.payload) == expected.payload
         assert shapes_of(answer.extra) == expected.extra
+        if answer.extra or answer.report.weight != infos(DATA)[0].examples:
+            assert strategy.needs_own_weights, "aggregation.weights would change its mathematics"
         assert result_from(result_record(answer), task, expected).report == answer.report
         kept = number if answer.report.stored else None
 

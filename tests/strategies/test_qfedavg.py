@@ -76,6 +76,21 @@ def test_a_power_too_large_is_no_error_and_is_never_sent(tmp_path) -> None:
     assert "not finite" in failed.reason
 
 
+@pytest.mark.parametrize(
+    ("q", "norm", "h"),
+    [
+        (1.0, 2.0, 4 / 0.5 * 1e20),  # q ‖F Δ‖² / η · F^(−q−1) at F = 1e-10, beside which F^q is nothing
+        (1.0, 0.0, 1e6),  # F^q at F = 1e6
+        (0.0, 2.0, 1.0),
+        (0.5, 1.0, 0.5 / 0.5 * 1e15 + 1e-5),
+    ],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_largest_h_by_hand(q: float, norm: float, h: float, weighted: bool) -> None:
+    (largest,) = QFedAvg(q=q, weighted=weighted).largest_extras(local(examples=10), norm).values()
+    assert largest == pytest.approx(h * (10 if weighted else 1), rel=1e-9)
+
+
 def test_the_loss_is_the_received_model_s_on_all_the_client_s_training_images(tmp_path) -> None:
     replay = Replay(QFedAvg(q=1.0, weighted=False), tmp_path, settings(momentum=0.0))
     answer = replay.train(1, replay.model)
