@@ -16,19 +16,6 @@ from fedlens.errors import Code, ConfigError
 from fedlens.strategies.base import strategies
 from fedlens.strategies.fedprox import FedProx
 
-QUICK_START = """\
-model:
-  name: mobilenetv3
-  pretrained: True
-  num_classes: 1000
-federated:
-  num_rounds: 20
-  fraction_fit: 0.8
-  min_fit_clients: 3
-  local_epochs: 2
-  batch_size: 32
-"""
-
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "config.yaml"
@@ -46,13 +33,6 @@ def the_problem(*overrides: str) -> str:
     lines = problems(overrides=overrides)
     assert len(lines) == 1, lines
     return lines[0]
-
-
-def test_the_quick_start_loads_unchanged(tmp_path):
-    config = load(write(tmp_path, QUICK_START))
-    assert (config.model.name, config.model.pretrained, config.model.num_classes) == ("mobilenetv3", True, 1000)
-    assert config.federated.fraction_fit == 0.8
-    assert config.federated.min_fit_clients == 3
 
 
 def test_defaults_need_no_file_and_no_network():

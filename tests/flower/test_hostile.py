@@ -139,13 +139,7 @@ def altered_metrics(**metrics: Any):
     ("act", "line"),
     [
         (put(HEAD, weight=4.6e19), r"a weight of 4.6e+19, but the site has reported 12 images"),
-        (put(HEAD, weight=-1.0), "a weight of -1.0"),
-        (altered_metrics(accuracy=[-5e91, 1.0]), "an accuracy of -5e+91, which is not between 0 and 1"),
-        (altered_metrics(loss=[-1.0, 12.0]), "a loss of -0.0833, which is not between 0 and inf"),
         (altered_metrics(loss=[1.0, 1e12]), "a loss over 1e+12 images, but the site has reported 12"),
-        (altered_metrics(bytes_up=[1e20, 1.0]), "a bytes_up of 1e+20, which is not between 0 and"),
-        (altered_metrics(bytes_down=[1e20, 1.0]), "a bytes_down of 1e+20, which is not between 0 and"),
-        (altered_metrics(seconds=[-1.0, 1.0]), "a seconds of -1, which is not between 0 and inf"),
         (altered_metrics(**{f"m{i}": [1.0, 1.0] for i in range(5000)}), " metrics, where 100 may be sent at most"),
         (altered_metrics(**{HOSTILE: [1.0, 1.0]}), "a metric of the name '�[2J�]0;owned��31m� xxx"),
         (altered_metrics(**{f"{'m' * 60}{i}": [1.0, 1.0] for i in range(40_000)}), "a MetricRecord of "),
@@ -168,17 +162,10 @@ def test_a_lie_in_an_answer_is_that_clients_failure(stage, act, line: str) -> No
     ("kind", "act", "line"),
     [
         ("evaluate", altered_metrics(accuracy=[2e12, 2e12]), "an accuracy over 2e+12 images in a result about 2"),
-        ("evaluate", altered_metrics(accuracy=[-1.0, 2.0]), "an accuracy of -0.5, which is not between 0 and 1"),
-        ("evaluate", put(HEAD, weight=1e12), "a weight of 1e+12, but the site has reported 2 images"),
         (
             "evaluate_shared",
             altered_metrics(**{"test.loss": [1.0, 1e12]}),
             "2 counts of test, and a loss of 1e+12 images",
-        ),
-        (
-            "evaluate_shared",
-            altered_metrics(**{"test.loss": [-1.0, 2.0]}),
-            "a test.loss of -0.5, which is not between 0 and inf",
         ),
     ],
 )

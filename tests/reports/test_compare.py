@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.commands import command
 from tests.fake_runs import write_run
-from typer.testing import CliRunner
 
-from fedlens.cli.main import app
 from fedlens.reports.compare import compare_runs, write_comparison
 from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.tracking.metrics import read_metrics
@@ -94,16 +93,6 @@ def test_the_best_round_does_not_depend_on_min_delta(logs: Path) -> None:
     assert compare_runs([run])[0]["best_round"] == 4
 
 
-def test_the_command_prints_a_table(logs: Path) -> None:
-    result = CliRunner().invoke(app, ["compare", str(logs)])
-    assert result.exit_code == 0
-    (whole,) = (line for line in result.stdout.splitlines() if line.startswith("whole-"))
-    figures = ["80.0", "±17.3", "%", "60.0", "%", "60.0", "±60.0", "%", "30.0", "%", "18.0", "18.0", "s"]
-    assert whole.split()[1:] == ["lenet", "fedavg", "sample", "–", "6/6", *figures]
-    (early,) = (line for line in result.stdout.splitlines() if line.startswith("early-"))
-    assert "2/6 stopped" in early
-
-
 def test_the_console_calls_the_same_figure_time(logs: Path) -> None:
     (row,) = (row for row in compare_runs([logs]) if row["rounds"] == 6)
     (folder,) = (run for run in find_runs(logs) if run.name == row["run"])
@@ -112,12 +101,12 @@ def test_the_console_calls_the_same_figure_time(logs: Path) -> None:
 
 def test_a_pipe_gets_a_run_on_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path, "strategy.name=fedprox-model.name=efficientnet_lite0-seed=12")
-    assert run.name in CliRunner().invoke(app, ["compare", str(tmp_path)]).stdout
+    assert run.name in command(f"compare {tmp_path}").stdout
 
 
 def test_the_command_sorts_and_writes_csv_and_json(logs: Path) -> None:
     table = logs / "table.csv"
-    result = CliRunner().invoke(app, ["compare", str(logs), "--sort", "accuracy", "--csv", str(table), "--json"])
+    result = command(f"compare {logs} --sort accuracy --csv {table} --json")
     assert [row["rounds"] for row in json.loads(result.stdout)] == [6, 2, 0]  # the run without accuracy comes last
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -125,7 +114,7 @@ def test_the_command_sorts_and_writes_csv_and_json(logs: Path) -> None:
 
 
 def test_a_misspelt_column_is_answered_with_the_nearest(logs: Path) -> None:
-    result = CliRunner().invoke(app, ["compare", str(logs), "--sort", "acuracy"])
+    result = command(f"compare {logs} --sort acuracy")
     assert result.exit_code == 2
     assert "Did you mean 'accuracy'?" in result.stderr
 
@@ -159,7 +148,7 @@ def test_the_table_and_the_plot_tell_runs_apart_by_algorithm_and_clock(tmp_path:
     settings = yaml.safe_load((other / "config.yaml").read_text())
     asked = {"aggregation": {"name": "krum"}, "attack": {"name": "sign_flip", "fraction": 0.2}}
     (other / "config.yaml").write_text(yaml.safe_dump({**settings, **asked}))
-    printed = CliRunner().invoke(app, ["compare", str(tmp_path), "--plot", str(tmp_path / "plot.html")]).stdout
+    printed = command(f"compare {tmp_path} --plot {tmp_path}/plot.html").stdout
     assert "fedavg + krum, 20 % attack by sign_flip" in printed
     assert [line.split("  ")[-1].strip() for line in printed.split("\n\n")[0].splitlines()] == [
         "virtual time",
@@ -226,17 +215,17 @@ def test_the_ninth_run_differs_from_the_first_by_its_dashes(tmp_path: Path) -> N
 
 def test_the_command_writes_the_plot(logs: Path) -> None:
     page = logs / "curves.html"
-    result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(page)])
+    result = command(f"compare {logs} --plot {page}")
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
     assert plots(text) == ["test-accuracy", "client-accuracy", "test-accuracy-by-communication"]
     assert "<td>6/6</td><td>80.0 ±17.3 %</td><td>60.0 %</td>" in text
     assert "<script src=" not in text, "it needs no network"
-    result = CliRunner().invoke(app, ["compare", str(logs), "--plot", str(logs / "gone" / "curves.html")])
+    result = command(f"compare {logs} --plot {logs}/gone/curves.html")
     assert result.exit_code == 2
     assert "--plot" in result.stderr
     (nothing,) = logs.glob("nothing-*")
-    result = CliRunner().invoke(app, ["compare", str(nothing), "--plot", str(page)])
+    result = command(f"compare {nothing} --plot {page}")
     assert "none of the runs has an accuracy yet" in result.stderr
 
 
@@ -275,6 +264,4 @@ def test_a_run_whose_model_is_partly_private(logs: Path) -> None:
     (row,) = compare_runs([run])
     assert (row["strategy"], row["accuracy"], row["best_accuracy"]) == ("fedavg + fedper", None, None)
     assert (row["best_round"], row["client_accuracy"]) == (4, pytest.approx(0.6))
-    assert "6/6  –  –  60.0 ±60.0 %  30.0 %" in re.sub(
-        " {2,}", "  ", CliRunner().invoke(app, ["compare", str(run)]).stdout
-    )
+    assert "6/6  –  –  60.0 ±60.0 %  30.0 %" in re.sub(" {2,}", "  ", command(f"compare {run}").stdout)
