@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 from tests.photos import photos
+from tests.problems import refuses_with
 
 import fedlens
 from fedlens.build.load import load, load_saved
 from fedlens.config.load import dump
 from fedlens.config.paths import PATHS_FILE, save_paths
-from fedlens.errors import CheckpointError, ConfigError
+from fedlens.errors import CheckpointError
 
 SETTINGS = (
     *("model.name=lenet", "federated.num_rounds=1", "data.partition.clients=2", "data.partition.scheme=iid"),
@@ -42,7 +43,7 @@ def test_relative_paths_are_kept_as_absolute_ones_too(here, monkeypatch):
     assert str(moved.model.weights) == "gone.pth"  # no file there: as it was typed
     assert str(load_saved(run / "config.yaml", ["data.path=.."]).data.path) == ".."
     (run / PATHS_FILE).write_text("[1]")
-    with pytest.raises(ConfigError, match=r"paths\.json: not a JSON object"):
+    with refuses_with("unreadable", f"{run / PATHS_FILE}: not a JSON object of keys and paths"):
         load_saved(run / "config.yaml")
 
 
