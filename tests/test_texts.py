@@ -122,7 +122,7 @@ OVERRIDES = st.one_of(
             ]
         ),
         st.text(max_size=12)
-        | st.sampled_from(["~nobody", "\0", "9" * 5_000, "[" * 3_000, "*a", "&a [*a]", "!!int x", ""]),
+        | st.sampled_from(["~nobody", "\0", "9" * 5_000, "[" * 300, "*a", "&a [*a]", "!!int x", ""]),
     ),
 )
 
