@@ -20,7 +20,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from fedlens.config import problems
-from fedlens.config.blocks import ALGORITHM, MODEL, SCHEME, SOURCE, Family, block_properties
+from fedlens.config.blocks import ALGORITHM, MODEL, SCHEME, SOURCE, Family
 from fedlens.config.keys import properties, sections
 from fedlens.core.registry import Entry
 
@@ -93,7 +93,7 @@ def _blocks(family: Family[Any], level: int = 2) -> Iterator[str]:
     for entry in family.registry.entries():
         yield f"{'#' * level} {entry.name}\n\n{_escape(_sentence(entry.summary))}\n"
         yield from _about(entry)
-        nodes = block_properties(entry)
+        nodes = entry.properties
         if nodes:
             rows = [
                 (f"`{family.section}.{key}`", problems.allowed(node), _given(node), node.get("description", ""))

@@ -20,7 +20,7 @@ from fedlens import api
 from fedlens.build.builders import build_algorithm, build_plan, local_settings
 from fedlens.build.load import load, load_saved
 from fedlens.config import schema
-from fedlens.config.blocks import FAMILIES, SCHEDULE, Family, block_properties, field_names
+from fedlens.config.blocks import FAMILIES, SCHEDULE, Family, field_names
 from fedlens.config.idle import Use, idle_keys
 from fedlens.config.keys import properties, schema_keys, sections
 from fedlens.config.load import dump
@@ -228,9 +228,9 @@ def every_parameter() -> list[Any]:
 
 @pytest.mark.parametrize(("family", "entry", "name"), every_parameter())
 def test_every_parameter_reaches_its_block_and_is_used_there(family: Family[Any], entry: Entry[Any], name: str) -> None:
-    node = block_properties(entry)[name]
+    node = entry.properties[name]
     value = another(node)
-    needed = {key: another(spec) for key, spec in block_properties(entry).items() if "default" not in spec}
+    needed = {key: another(spec) for key, spec in entry.properties.items() if "default" not in spec}
     block = entry.build({**needed, name: value})
     assert getattr(block, name) != node.get("default", ...)
     modules = {inspect.getmodule(kind) for kind in entry.factory.__mro__ if kind.__module__.startswith("fedlens.")}

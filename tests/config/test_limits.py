@@ -9,7 +9,7 @@ import pytest
 from tests.problems import refuses_with
 
 from fedlens.build.load import load
-from fedlens.config.blocks import FAMILIES, block_properties
+from fedlens.config.blocks import FAMILIES
 from fedlens.config.keys import properties, sections
 from fedlens.config.schema import Config
 from fedlens.config.site import SiteConfig, load_site
@@ -32,7 +32,7 @@ def block_keys() -> Iterator[tuple[str, str]]:
     """(key, what chooses the block that it belongs to)."""
     for family in FAMILIES.values():
         for entry in family.registry.entries():
-            for name, node in block_properties(entry).items():
+            for name, node in entry.properties.items():
                 if name not in family.own and takes_integers(node):
                     yield f"{family.section}.{name}", f"{family.section}.{family.key}={entry.name}"
 

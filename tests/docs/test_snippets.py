@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from typer.testing import CliRunner
 
 import fedlens
 from fedlens import api
+from fedlens.build import experiment
 from fedlens.build.load import load
 from fedlens.cli.main import app
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.schema import Config
 from fedlens.config.site import load_site
+from fedlens.data.types import FederatedData
 from fedlens.training.tasks.base import task_kinds
 
 FEW = {"federated": {"num_rounds": 1, "fraction_fit": 0.01, "min_fit_clients": 2}}
@@ -56,6 +59,23 @@ def cut_down(monkeypatch: pytest.MonkeyPatch, how: Callable[[Config], Config]) -
 
     monkeypatch.setattr(api, "run", less)
     monkeypatch.setattr(fedlens, "run", less, raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images() -> Iterator[None]:
+    """Runs train and test on the first images of every client and of the test set, and take the code's whole way."""
+    build = experiment.build_data
+
+    def fewer(*arguments: Any, **how: Any) -> FederatedData:
+        data = build(*arguments, **how)
+        clients = tuple(
+            replace(one, train=one.train[:40], val=one.val[:10], test=one.test[:10]) for one in data.clients
+        )
+        return replace(data, clients=clients, test=data.test[:40])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "build_data", fewer)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -52,14 +52,13 @@ def describe(families: Iterable[Family[Any]], name: str) -> None:
 
 def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
     from fedlens.config import problems
-    from fedlens.config.blocks import block_properties
 
     yield f"{family.section}.{family.key}={entry.name}"
     yield entry.summary
     written = inspect.getdoc(entry.factory) or ""
     if not written.startswith(f"{entry.factory.__name__}("):  # the default docstring of a dataclass
         yield f"\n{_paragraphs(written)}"
-    nodes = block_properties(entry)
+    nodes = entry.properties
     yield "\nKeys:" if nodes else "\nIt has no keys of its own."
     for key, node in nodes.items():
         default = f"default: {problems.show(node['default'])}" if "default" in node else "needed"
@@ -73,10 +72,9 @@ def _about(family: Family[Any], entry: Entry[Any]) -> Iterator[str]:
 
 def example(family: Family[Any], entry: Entry[Any]) -> str:
     """An example command that uses the block, with its first keys at their defaults."""
-    from fedlens.config.blocks import block_properties
 
     words = [f"fedlens run {family.section}.{family.key}={entry.name}"]
-    for key, node in block_properties(entry).items():
+    for key, node in entry.properties.items():
         if node.get("default") is None and "default" in node:
             continue
         value = node.get("default", EXAMPLES.get(key))

@@ -234,7 +234,6 @@ def _print_entries(entries: Sequence[CacheEntry]) -> None:
 
 
 def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -> None:
-    from fedlens.config.blocks import block_properties
     from fedlens.config.plugins import load_plugins
 
     load_plugins(plugin or [])
@@ -242,7 +241,7 @@ def _list(registry: Registry[Any], plugin: Sequence[Path] | None, choose: str) -
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         typer.echo(f"{entry.name:{width}}  {entry.summary}")
-        for name, node in block_properties(entry).items():
+        for name, node in entry.properties.items():
             typer.echo(f"{'':{width}}    {name}={node.get('default', '…')}")
     typer.echo(f"\nChoose one: {choose}{entries[0].name}")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, ValidationError
+from pydantic import ValidationError
 
 from fedlens.aggregation.base import AggregationRule, rules
 from fedlens.attacks.base import Attack, attacks
@@ -155,7 +155,7 @@ def build_block(
     """
     family: Family[T] = Family(section, FAMILIES[section].key, registry, FAMILIES[section].model)
     entry = find(family, name, where)
-    mistakes = problems.truth_values(block_properties(entry), parameters, section, where)
+    mistakes = problems.truth_values(entry.properties, parameters, section, where)
     try:
         block = entry.build(parameters)
     except ValidationError as error:
@@ -170,15 +170,6 @@ def build_block(
 def field_names(entry: Entry[Any]) -> list[str]:
     """The configuration keys of a block, in their order."""
     return [field.name for field in fields(entry.factory) if field.init]
-
-
-def block_properties(entry: Entry[Any]) -> dict[str, Any]:
-    """JSON schema of each field of a block; empty where a plugin's types have none."""
-    try:
-        properties: dict[str, Any] = entry.adapter().json_schema().get("properties", {})
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return {}
-    return properties
 
 
 def section_keys(family: Family[Any], entry: Entry[Any]) -> list[str]:
@@ -204,7 +195,7 @@ def all_text_keys() -> dict[str, bool]:
     found: dict[str, list[dict[str, Any]]] = {}
     for family in FAMILIES.values():
         for entry in family.registry.entries():
-            for name, node in block_properties(entry).items():
+            for name, node in entry.properties.items():
                 found.setdefault(f"{family.section}.{name}", []).append(node)
     texts = {key: nodes for key, nodes in found.items() if all(map(problems.is_text, nodes))}
     return {key: any(map(problems.takes_null, nodes)) for key, nodes in texts.items()} | text_keys(Config)
@@ -212,7 +203,7 @@ def all_text_keys() -> dict[str, bool]:
 
 def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, Problem]:
     """One problem for each field that pydantic complains of."""
-    properties = block_properties(entry)
+    properties = entry.properties
     found: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]) if detail["loc"] else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fedlens.config.blocks import FAMILIES, Family, block_properties
+from fedlens.config.blocks import FAMILIES, Family
 from fedlens.config.schema import Config
 
 
@@ -39,7 +39,7 @@ def _add_blocks(section: dict[str, Any], family: Family[Any]) -> None:
     conditions = []
     parameters: dict[str, Any] = {}
     for entry in family.registry.entries():
-        extra = {name: _untitled(node) for name, node in block_properties(entry).items() if name not in own}
+        extra = {name: _untitled(node) for name, node in entry.properties.items() if name not in own}
         if extra:
             named = {"properties": {family.key: {"const": entry.name}}, "required": [family.key]}
             conditions.append({"if": named, "then": {"properties": extra}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,8 +20,9 @@ def sections(model: type[BaseModel] = Config, at: str = "") -> Iterator[tuple[st
             yield from sections(field.annotation, f"{at}.{name}".lstrip("."))
 
 
+@cache
 def properties(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON schema of each key of a section."""
+    """JSON schema of each key of a section; not to be changed."""
     found: dict[str, Any] = model.model_json_schema().get("properties", {})
     return found
 

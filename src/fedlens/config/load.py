@@ -211,7 +211,7 @@ def _complete_block(
     except ConfigError as error:
         mistakes.extend(error.problems)
         return
-    values = entry.adapter().dump_python(block, mode="json")
+    values = entry.adapter.dump_python(block, mode="json")
     section.update({key: value for key, value in values.items() if key not in family.own and key not in entry.implied})
 
 

@@ -12,9 +12,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from fedlens.errors import ConfigError
 
@@ -42,10 +43,21 @@ class Entry(Generic[T]):
         Raises:
             pydantic.ValidationError: a field is unknown, missing or out of range.
         """
-        return self.adapter().validate_python({**parameters, **self.implied})
+        return self.adapter.validate_python({**parameters, **self.implied})
 
+    @cached_property
     def adapter(self) -> TypeAdapter[T]:
+        """Made once: pydantic takes milliseconds for one, and every configuration asks all blocks for their fields."""
         return TypeAdapter(self.factory)
+
+    @cached_property
+    def properties(self) -> Mapping[str, Any]:
+        """JSON schema of each field; empty where a plugin's types have none."""
+        try:
+            properties: dict[str, Any] = self.adapter.json_schema().get("properties", {})
+        except (PydanticSchemaGenerationError, PydanticUserError):
+            return {}
+        return properties
 
 
 class Registry(Generic[T]):
