@@ -178,7 +178,7 @@ def show(figures: Mapping[str, Mapping[str, float]]) -> None:
 
 def main() -> None:
     options, before = machine.parser(__doc__).parse_args(), machine.facts()
-    chosen, overrides = (SEEDS[:1], ["federated.num_rounds=2"]) if options.small else (SEEDS, [])
+    chosen, overrides = (SEEDS[:1], ["federated.num_rounds=2", "data.image_size=64"]) if options.small else (SEEDS, [])
     seeds = [one_seed(seed, *overrides) for seed in chosen]
     figures = summary(seeds)
     show(figures)

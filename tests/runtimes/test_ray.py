@@ -249,8 +249,8 @@ def test_algorithms_of_each_kind_are_those_of_the_local_runtime(cluster, tmp_pat
 def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, tmp_path) -> None:
     settings = replace(SETTINGS, training=OptimizerSection(keep=True))
     place = on(cluster, tmp_path, settings=settings)
-    assert all(actor.at_home for actor in place._actors)
-    place._actors[1] = replace(place._actors[1], at_home=False)
+    assert all(actor.sees_run_folder for actor in place._actors)
+    place._actors[1] = replace(place._actors[1], sees_run_folder=False)
     with pytest.raises(RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*tracking\.dir"):
         three_rounds(place)
 
