@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fedlens.core.client_store import ClientStore
+from fedlens.core.types import Stage
 from fedlens.errors import CheckpointError
 from fedlens.federation import checkpoints as module
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
@@ -100,6 +101,23 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch) -> No
         store.save(checkpoint(2))
     assert store.rounds() == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["round-00000001"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: Checkpoints(folder).save(checkpoint(1)),
+        lambda folder: Checkpoints(folder).save_best(checkpoint(1).state.shared),
+        lambda folder: ClientStore(folder).save("north", 1, {"x": torch.zeros(1)}),
+        lambda folder: ClientStore(folder).stage("north", 1, Stage()).save({"x": torch.zeros(1)}),
+    ],
+    ids=["checkpoint", "best model", "client store", "stage"],
+)
+def test_a_file_where_the_folder_should_be(tmp_path, write) -> None:
+    """Nothing can be written there, and no half-written file can be removed either."""
+    (tmp_path / "taken").touch()
+    with pytest.raises(CheckpointError, match=r"could not be written|cannot be written"):
+        write(tmp_path / "taken")
 
 
 def test_an_interrupted_write_does_not_count(tmp_path) -> None:

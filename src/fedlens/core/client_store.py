@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedlens.core.files import discard
 from fedlens.core.types import Stage, State
 from fedlens.errors import CheckpointError
 
@@ -67,7 +68,7 @@ class ClientStore:
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise CheckpointError(
                 f"the private state of client {client!r} could not be written to {path}: {error}. Make room, then "
                 "`fedlens resume`"
@@ -120,7 +121,7 @@ class StageStore:
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
             temporary.replace(self._path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise CheckpointError(f"{self._path} could not be written: {error}. Make room, then resume") from error
 
     def close(self) -> None:

@@ -29,8 +29,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise
+
+
+def discard(temporary: Path) -> None:
+    """Remove what is left of a failed write, where that is possible: the write's own error is the one to be told."""
+    with suppress(OSError):
+        temporary.unlink()
 
 
 @contextmanager

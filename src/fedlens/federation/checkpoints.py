@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedlens.core.files import discard
 from fedlens.core.types import PendingTask, State, Task, VirtualTime, prefixed, under
 from fedlens.errors import CheckpointError
 from fedlens.federation.stopping import Progress
@@ -150,7 +151,7 @@ class Checkpoints:
             _save_tensors(temporary, shared)
             temporary.replace(self._folder / BEST_FILE)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise CheckpointError(f"the best model could not be written to {self._folder}: {error}") from error
 
     def load_best(self) -> dict[str, Tensor] | None:
