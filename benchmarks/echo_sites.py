@@ -62,7 +62,7 @@ class Echo:
 
     def run(self, task: Task, setup: Setup) -> ClientResult:
         received = self._chain.decode_model(task.payload)
-        payload = {name: value + 1 + self._number for name, value in received.items()}
+        payload = {name: value + (1 + self._number) for name, value in received.items()}
         context = EncodingContext(task.round, task.client, frozenset(payload), {}, 0, 0)
         sent = self._chain.encode(ClientUpdate(payload, 1.0), {}, context).update
         report = ClientReport(task.client, 1.0, {name: MeanMetric(0.0, 1.0) for name in METRICS})
