@@ -28,6 +28,7 @@ COMMANDS = (
     "client",
     "certs",
     "doctor",
+    "health",
 )
 
 

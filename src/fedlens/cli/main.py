@@ -21,6 +21,7 @@ from fedlens.cli import (
     config,
     data,
     doctor,
+    health,
     models,
     predict,
     resume,
@@ -113,6 +114,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(certs.app, name="certs")
+app.add_typer(health.app, name="health")
 
 
 def main(*first: str) -> None:

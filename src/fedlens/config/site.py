@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +14,7 @@ from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import AnyPath
 from fedlens.core import clean
 from fedlens.core.limits import ClientsOrNone, Number, Times, Workers
+from fedlens.core.machine import state_home
 from fedlens.core.section import Section
 from fedlens.errors import ConfigError, Problem
 
@@ -76,8 +76,7 @@ class SiteConfig(Section):
     @property
     def state(self) -> Path:
         """`state_dir`, or a folder for this client inside the user's state folder."""
-        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return (self.state_dir or Path(base) / "fedlens" / self.client).expanduser()
+        return self.state_dir.expanduser() if self.state_dir else state_home() / self.client
 
 
 def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
-from fedlens.config.schema import Config
 from fedlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedlens.config.schema import Config
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERY_ADDRESS = ("0.0.0.0", "::")

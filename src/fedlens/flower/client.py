@@ -17,6 +17,7 @@ from fedlens.flower.journal import Journal, Outbox
 from fedlens.flower.message_handler import Done, Goodbye, refusal_reply
 from fedlens.flower.messages import Refusal
 from fedlens.flower.proxy import place_of, proxy_for
+from fedlens.flower.pulse import Pulse
 from fedlens.flower.worker import MakeSite, Watcher, Worker
 
 POLL_SECONDS = 0.05
@@ -57,13 +58,14 @@ class RunEnded(Exception):
 
 
 class ResidentClient:
-    """One site. `folder` holds its journal and its outbox."""
+    """One site. `folder` holds its journal, its outbox and its sign of life."""
 
     def __init__(self, place: Place, terms: Terms, make_site: MakeSite, folder: Path, watcher: Watcher) -> None:
         self._place = place
         self._terms = terms
         self._watcher = watcher
-        self._worker = Worker(make_site, watcher)
+        self._pulse = Pulse(folder)
+        self._worker = Worker(make_site, watcher, self._pulse.beat)
         self._journal = Journal(folder / "journal")
         self._outbox = Outbox(folder / "outbox.jsonl")
         self._known: set[int] = set()
@@ -86,6 +88,7 @@ class ResidentClient:
                         return
         finally:
             self._worker.close()
+            self._pulse.stop()
 
     def _visit(self) -> None:
         """Serve over one connection, from joining until it is lost."""
@@ -109,7 +112,8 @@ class ResidentClient:
         if proxy := proxy_for(self._place.host):
             self._watcher.note(f"the way to {self._place.address} is through the proxy {place_of(proxy)}")
         while True:
-            link = FleetLink(self._place.address, self._place.root_certificates, self._place.keys)
+            place = self._place
+            link = FleetLink(place.address, place.root_certificates, place.keys, self._pulse.beat)
             try:
                 self._node = link.join()
             except Refused as error:

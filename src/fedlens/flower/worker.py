@@ -15,6 +15,7 @@ from fedlens.errors import FedLensError
 from fedlens.flower.internals.parts import Incoming
 from fedlens.flower.message_handler import Done, Goodbye, MessageHandler, SiteWork, refusal_reply
 from fedlens.flower.messages import Refusal
+from fedlens.flower.pulse import BEAT_SECONDS
 from fedlens.runtimes import wire
 from fedlens.training.device import LESS_MEMORY
 
@@ -37,11 +38,15 @@ class Watcher(Protocol):
 
 
 class Worker:
-    """The process that holds the site. It is started when it is first needed, and again after it died."""
+    """The process that holds the site. It is started when it is first needed, and again after it died.
 
-    def __init__(self, make_site: MakeSite, watcher: Watcher) -> None:
+    beat: called every `BEAT_SECONDS` while it is busy.
+    """
+
+    def __init__(self, make_site: MakeSite, watcher: Watcher, beat: Callable[[], None]) -> None:
         self._make_site = make_site
         self._watcher = watcher
+        self._beat = beat
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -90,7 +95,8 @@ class Worker:
 
     def _receive(self) -> Any:
         assert self._connection is not None and self._process is not None
-        wait([self._connection, self._process.sentinel])
+        while not wait([self._connection, self._process.sentinel], BEAT_SECONDS):
+            self._beat()
         return wire.receive(self._connection)
 
     def _died(self, incoming: Incoming) -> Done:

@@ -77,9 +77,17 @@ class FleetLink:
 
     keys: the site's own pair that the server knows; None: a new pair that registers itself, which a server with
     authentication refuses.
+    beat: called with every call to the server, but not by the heartbeats, which are a thread of their own.
     """
 
-    def __init__(self, address: str, root_certificates: bytes | None, keys: Keys | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        root_certificates: bytes | None,
+        keys: Keys | None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._beat = beat
         self._own = keys is None
         self._keys = keys or generate_key_pairs()
         interceptors = [
@@ -91,7 +99,7 @@ class FleetLink:
         self._registered: int | None = None
         self._joined: Node | None = None
         self._stopped = threading.Event()
-        self._beat = threading.Thread(target=self._heartbeats, daemon=True)
+        self._heart = threading.Thread(target=self._heartbeats, daemon=True)
         self.lost = threading.Event()
         """Set when the server no longer knows this node: join again."""
 
@@ -107,7 +115,7 @@ class FleetLink:
             self._registered = answer.node_id
         request = ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_SECONDS)
         self._joined = Node(node_id=self._call(self._stub.ActivateNode, request).node_id)
-        self._beat.start()
+        self._heart.start()
         return int(self._joined.node_id)
 
     def receive(self) -> Incoming | None:
@@ -188,6 +196,7 @@ class FleetLink:
         return self._joined
 
     def _call(self, method: Callable[..., Any], request: Any, seconds: float = _CALL_SECONDS) -> Any:
+        self._beat()
         began = time.monotonic()
         try:
             return method(request, timeout=seconds)
