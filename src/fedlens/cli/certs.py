@@ -85,6 +85,32 @@ def renew(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="folder of the certificates, or one client's own folder")],
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="as Secrets, for kubectl apply -f -")] = False,
+    name: Annotated[
+        list[str] | None, typer.Option(help="only of the server (server) or of this client; can be repeated")
+    ] = None,
+) -> None:
+    """Print keys and certificates for another system, on standard output alone.
+
+    One Secret for the server, one for each client. What is printed is secret: pass it on through a pipe.
+    """
+    import yaml
+
+    from fedlens.errors import ConfigError
+    from fedlens.flower.kubernetes import export_secrets
+
+    if not kubernetes:
+        raise ConfigError("say for which system: --kubernetes", code="missing", key="--kubernetes")
+    exported = export_secrets(folder, name or ())
+    manifests = [secret.manifest() for secret in exported.secrets]
+    typer.echo(yaml.safe_dump_all(manifests, sort_keys=False, explicit_start=True), nl=False)
+    if exported.left_out and not name:
+        typer.echo(f"note: without {_listed(exported.left_out)}: no folder in {folder / 'clients'}", err=True)
+
+
+@app.command()
 def show(folder: Annotated[Path, typer.Argument(help="folder of the certificates")]) -> None:
     """Show who has which key, and what runs out when."""
     from rich.console import Console

@@ -22,7 +22,7 @@ from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import ConfigError
 from fedlens.federation.evaluator import FederatedEvaluator
 from fedlens.flower.addresses import bind_address, hint, joined
-from fedlens.flower.certificates import ServerCredentials
+from fedlens.flower.certificates import ServerCredentials, load_registry
 from fedlens.flower.client_manager import Bounds
 from fedlens.flower.expectation import expectation, view_of
 from fedlens.flower.heap import one_heap
@@ -56,7 +56,10 @@ def serve(config: Config, folder: RunDir, observer: Observer, trackers: Sequence
     check_serving(config)
     check_weights(config)
     host, port = bind_address(config)
-    credentials = ServerCredentials.load(config.server.certs) if config.server.certs else None
+    credentials = None
+    if config.server.certs:
+        credentials = ServerCredentials.load(config.server.certs)
+        load_registry(config.server.certs)  # its mistakes are reported before anything is started
     if config.server.insecure:
         observer.note("--insecure: anybody who reaches this port can read the model and send updates")
     superlink = SuperLink(host, port, folder.superlink, credentials, database=config.server.database)
