@@ -253,9 +253,14 @@ def _handed_over(family: Family[Any], section: BlockSection) -> BlockSection:
     return family.model.model_validate({**own, family.key: PYTHON})
 
 
-def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
+def run_name(config: Config) -> str:
+    """How the folder of a run begins: tracking.name, else the algorithm and the model."""
     parts = [*algorithm_parts(config.model_dump(mode="json")), config.model.name]
-    folder = RunDir.create(config.tracking.dir, config.tracking.name or "-".join(parts))
+    return config.tracking.name or "-".join(parts)
+
+
+def _in_new_folder(config: Config, work: Callable[[RunDir], Run]) -> Run:
+    folder = RunDir.create(config.tracking.dir, run_name(config))
     try:
         return work(folder)
     except BaseException:

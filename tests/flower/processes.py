@@ -232,9 +232,16 @@ class Federation:
         command("certs", "create", "--hosts", hosts, "--clients", str(clients), "--out", str(folder))
         return folder
 
-    def server(self, *arguments: str, settings: tuple[str, ...] = SETTINGS, within: tuple[str, ...] = ()) -> Server:
-        """A new run. `arguments` count over `settings`; `within`: what the command begins with."""
-        logs = self.base / f"logs{self._count}"
+    def server(
+        self,
+        *arguments: str,
+        settings: tuple[str, ...] = SETTINGS,
+        within: tuple[str, ...] = (),
+        logs: Path | None = None,
+    ) -> Server:
+        """A new run. `arguments` count over `settings`; `within`: what the command begins with; `logs`: where its
+        folder is made, by default a folder of its own."""
+        logs = logs or self.base / f"logs{self._count}"
         place = (f"data.path={self.data}", f"tracking.dir={logs}", f"server.address={self.address}")
         return self._server(logs, *settings, *place, *arguments, within=within)
 

@@ -49,9 +49,18 @@ def server(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
     ] = None,
+    service: Annotated[
+        bool,
+        typer.Option(
+            "--service",
+            help="For systemd, compose and Kubernetes, which start a server again and again: resume the newest run of "
+            "this name where it is unfinished, else start one; when it has ended, wait until stopped.",
+        ),
+    ] = False,
 ) -> None:
     """Wait for clients, and train with them. Without certificates: clients on this machine only."""
     from fedlens.config.overrides import quoted
+    from fedlens.errors import ConfigError
 
     path, overrides = split_arguments(arguments or [])
     flags = {
@@ -65,7 +74,14 @@ def server(
         "tracking.name": name and quoted(name),
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    _wait_and_train(config or path, resume, overrides)
+    if service and resume:
+        raise ConfigError("--service finds the run by itself; leave out --resume", code="contradiction", key="--resume")
+    if service:
+        from fedlens.cli.service import serve_until_stopped
+
+        serve_until_stopped(config or path, overrides)
+    else:
+        _wait_and_train(config or path, resume, overrides)
 
 
 def _wait_and_train(path: Path | None, resume: Path | None, overrides: list[str]) -> None:

@@ -1,0 +1,64 @@
+"""`fedlens server --service`: which run a process that was started again goes on with, and that it waits at the end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from tests.commands import refused_in_one_line
+from tests.flower.processes import federation
+
+from fedlens.cli import service
+from fedlens.tracking.run_dir import RunDir
+
+
+def run(base: Path, folder: str, *, finished: bool = True) -> Path:
+    made = RunDir(base / folder)
+    made.path.mkdir(parents=True)
+    made.config.write_text("seed: 0\n", encoding="utf-8")
+    if finished:
+        made.finish("all rounds")
+    return made.path
+
+
+def test_the_newest_run_of_that_name_counts(tmp_path: Path) -> None:
+    assert service.newest_named(tmp_path / "none", "demo") is None
+    run(tmp_path, "demo-20261128-100000")
+    newest = run(tmp_path, "demo-20261128-100000-2", finished=False)
+    run(tmp_path, "demo-two-20261128-110000")
+    run(tmp_path, "other-20261128-110000")
+    found = service.newest_named(tmp_path, "demo")
+    assert found is not None and found.path == newest
+    assert service.newest_named(tmp_path, "de.o") is None
+
+
+def test_resume_and_service_exclude_each_other(in_an_empty_folder: None) -> None:
+    refused_in_one_line("server --service --resume latest", "--service finds the run by itself; leave out --resume")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
+    """As a service manager does it, three times with one command line: start, resume after a kill, nothing to do."""
+    with federation(tmp_path) as place:
+        clients = [place.client(number, "--stay") for number in (1, 2)]
+        logs = tmp_path / "logs"
+        lines = ("--service", "--name", "demo")
+        first = place.server(*lines, logs=logs)
+        first.round(2)
+        first.kill()
+        again = place.server(*lines, logs=logs)
+        again.wait_for("with the configuration that it began with")
+        again.wait_for("this server waits until it is stopped")
+        assert [line["round"] for line in again.lines] == [1, 2, 3, 4, 5, 6]
+        with socket.create_connection(("127.0.0.1", place.port), 5):  # what a health check asks for
+            pass
+        again.signal(signal.SIGTERM)
+        assert again.ends() == 128 + signal.SIGTERM
+        third = place.server(*lines, logs=logs)
+        third.wait_for(f"{first.folder.name} is finished")
+        third.signal(signal.SIGTERM)
+        assert third.ends() == 128 + signal.SIGTERM
+        assert len(list(logs.iterdir())) == 1
+        assert all(client.running for client in clients)
