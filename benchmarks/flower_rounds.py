@@ -41,7 +41,7 @@ from stock_flower import StockFlower, free_port
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.aggregation.norms import l2_norm
 from fedlens.compression.half import Half
-from fedlens.core.types import State, Task, TaskSettings
+from fedlens.core.types import ClientResult, State, Task, TaskSettings
 from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.flower.client_manager import Bounds
 from fedlens.flower.messages import Setup
@@ -49,7 +49,7 @@ from fedlens.flower.own_superlink import OwnSuperLink
 from fedlens.flower.runtime import FlowerRuntime
 from fedlens.flower.superlink import SuperLink
 from fedlens.tracking.metrics import read_metrics
-from fedlens.training.screening import Expected, shapes_of
+from fedlens.training.screening import Expected, check_update, shapes_of
 from fedlens.transforms.base import TransformChain
 
 TINY = {"array0": torch.zeros(10)}
@@ -65,6 +65,7 @@ class ResidentFedLens:
     def __init__(self, state: State, folder: Path, *, database: bool = False, chain: TransformChain = PLAIN) -> None:
         self._state, self._folder, self._database, self._chain = state, folder, database, chain
         self._round = 0
+        self._expects = Expected(1, METRICS)
 
     def __enter__(self) -> ResidentFedLens:
         port = free_port()
@@ -99,9 +100,13 @@ class ResidentFedLens:
         started = time.perf_counter()
         clients = [info.name for info in self._runtime.clients(2)]
         payload = self._chain.encode_model(self._state)
+        norm = l2_norm(self._state.values())
+        self._expects = Expected(
+            1, METRICS, shapes_of(payload), {}, norm, check_payload=check_update, decode=self._decoded
+        )
         self._runtime.submit([Task(name, self._round, "train", payload, TaskSettings(lr=0.01)) for name in clients])
         mean = WeightedMean()
-        _, failures = aggregate(self._runtime.completed(), mean, lambda result: self._chain.decode(result, self._state))
+        _, failures = aggregate(self._runtime.completed(), mean, self._decoded)
         total = mean.result()
         seconds = time.perf_counter() - started
         if total is None or failures:
@@ -109,8 +114,11 @@ class ResidentFedLens:
         self._state = total.delta
         return seconds
 
-    def _expected(self, task: Task, _client: object) -> Expected:
-        return Expected(1, METRICS, shapes_of(task.payload), {}, l2_norm(task.payload.values()))
+    def _expected(self, _task: Task, _client: object) -> Expected:
+        return self._expects
+
+    def _decoded(self, result: ClientResult) -> ClientResult:
+        return self._chain.decode(result, self._state)
 
 
 def transport(work: str, state: State, folder: Path, options: Namespace, *, database: bool = False) -> dict[str, Any]:

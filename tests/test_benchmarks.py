@@ -23,6 +23,8 @@ STARTED = ("features", "flower_rounds", "speed")
 """They start programs, which takes seconds."""
 LONG = ("compressions", "memory", "soak", "solar", "startup", "strategies")
 MORE = {"flower_rounds": ("empty",)}
+LONG_MEASURES = ("empty-database", "half", "memory", "mobilenetv3")
+"""The others of `flower_rounds`; "large" takes the same way as "empty"."""
 TOOLS = ("echo_sites", "build_sample", "write_reference", "final_models")
 """What other scripts start, or what makes files of the repository: other tests use them."""
 
@@ -63,7 +65,17 @@ def test_the_smallest_work(
 
 @pytest.mark.parametrize("name", [*STARTED, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
 def test_the_smallest_work_of_a_script_that_starts_programs(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *MORE.get(name, ()), "--small"]
+    smallest_work(tmp_path, name, *MORE.get(name, ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", LONG_MEASURES)
+def test_the_smallest_work_of_each_measure_between_machines(measure: str, tmp_path: Path) -> None:
+    smallest_work(tmp_path, "flower_rounds", measure)
+
+
+def smallest_work(tmp_path: Path, name: str, *arguments: str) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments, "--small"]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

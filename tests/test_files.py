@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,10 @@ def test_only_regular_files_of_a_bounded_length_are_read(tmp_path: Path) -> None
     link.symlink_to(file)
     os.mkfifo(pipe)
     assert read_regular(link) == read_regular(file, 5) == b"12345"
+    tracemalloc.start()
+    read_regular(file, 2**30)
+    assert tracemalloc.get_traced_memory()[1] < 2**20, "memory is taken for the file, not for the limit"
+    tracemalloc.stop()
     with open_regular(file, 5) as opened:
         assert opened.read(2) == b"12"
     for path, reason in {

@@ -42,6 +42,7 @@ HOSTILE = {
 def test_a_hostile_text_is_refused_in_one_line(tmp_path: Path, what: str, reader) -> None:
     """As a configuration, as a site's, and as what a run has saved."""
     text, reason = HOSTILE[what]
+    (tmp_path / "checkpoints").mkdir()
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(FedLensError) as caught:

@@ -100,7 +100,7 @@ def test_what_cannot_be_opened(trained, tmp_path):
 def test_a_folder_of_runs_lists_them_newest_first(tmp_path):
     for number in range(7):
         run_folder = tmp_path / "logs" / f"run{number}"
-        run_folder.mkdir(parents=True)
+        (run_folder / "checkpoints").mkdir(parents=True)
         (run_folder / "config.yaml").touch()
         os.utime(run_folder / "config.yaml", (number, number))
     with pytest.raises(ModelError) as caught:

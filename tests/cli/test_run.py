@@ -73,7 +73,7 @@ class Sweep:
     def run(self, config, *, show):
         self.started.append(config.tracking.name)
         folder = config.tracking.dir / f"run{len(list(config.tracking.dir.glob('run*')))}"
-        folder.mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True)
         (folder / "config.yaml").write_text(dump(config))
         self._end(folder, self.outcomes.get(config.tracking.name))
 

@@ -16,7 +16,7 @@ from fedlens.tracking.run_dir import RunDir
 
 def run(base: Path, folder: str, *, finished: bool = True) -> Path:
     made = RunDir(base / folder)
-    made.path.mkdir(parents=True)
+    made.checkpoints.mkdir(parents=True)
     made.config.write_text("seed: 0\n", encoding="utf-8")
     if finished:
         made.finish("all rounds")

@@ -162,3 +162,11 @@ def test_excerpt_of_the_sample():
     assert np.array_equal(excerpt(2, 200, 0).images, table.images)
     with pytest.raises(DataError, match="has 10 clients, not 11"):
         excerpt(11, 200, seed=0)
+
+
+def test_a_small_excerpt_has_the_test_images_of_its_classes_only():
+    """As a training set without all classes must have, or it could not be read again."""
+    table = excerpt(2, 3, seed=0)
+    tests, training = (set(table.labels[chosen]) for chosen in (table.clients == "", table.clients != ""))
+    assert tests == training
+    assert len(tests) < 10

@@ -10,8 +10,10 @@ from tests.photos import photos
 
 from fedlens.data.cache import Decoding
 from fedlens.data.readable import readable
-from fedlens.data.show import Holdings, holdings, of_table, partition_figure, table
+from fedlens.data.show import Holdings, of_run, of_table, partition_figure, table
+from fedlens.data.sources.clients import ClientFolders
 from fedlens.data.sources.imagefolder import ImageFolder
+from fedlens.data.sources.sample import Sample
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 
@@ -28,7 +30,7 @@ def test_counts_of_a_folder_are_made_without_opening_an_image(tmp_path):
     for name in ("client2/cat/1.png", "client10/dog/1.png", "client10/cat/2.png", "test/dog/9.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"no image at all")
-    held = holdings(tmp_path)
+    held = of_table(ClientFolders(tmp_path).load())
     assert (held.clients, held.class_names) == (("client2", "client10"), ("cat", "dog"))
     assert held.counts.tolist() == [[1, 0], [1, 1]]
     assert held.test.tolist() == [0, 1]
@@ -49,21 +51,20 @@ def test_what_a_run_would_leave_out_is_not_counted(tmp_path, images):
 
 
 def test_counts_of_a_run(tmp_path):
-    (tmp_path / "config.yaml").touch()
     with pytest.raises(DataError, match=r"partition\.json cannot be read"):
-        holdings(tmp_path)
+        of_run(tmp_path)
     record = {
         "class_names": ["cat", "dog"],
         "clients": {"a": {"train": [1, 2], "val": [0, 1], "test": [1, 0]}},
         "test": [3, 3],
     }
     (tmp_path / "partition.json").write_text(json.dumps(record))
-    held = holdings(tmp_path)
+    held = of_run(tmp_path)
     assert (held.counts.tolist(), held.test.tolist()) == ([[2, 3]], [3, 3])
 
 
 def test_counts_of_the_sample():
-    held = holdings(None)
+    held = of_table(Sample().load())
     assert held.counts.shape == (10, 10)
     assert held.test.tolist() == [100] * 10
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tests.flower.stage import DATA, SETTINGS, SHARED, Stage, of, view
 from tests.helpers import CPU, tiny_model, tiny_trainer
 
@@ -31,3 +32,14 @@ def test_a_server_takes_compressed_updates_of_sites(tmp_path: Path, transform) -
     stage.open(2, expect=expectation(seen))
     outcomes = list(stage.train("client0", "client1", payload=algorithm.chain.encode_model(SHARED)))
     assert of(outcomes, ClientResult) == ["client0", "client1"], outcomes
+    for outcome in outcomes:
+        assert {name: value.dtype for name, value in outcome.payload.items()} == dict.fromkeys(SHARED, torch.float32)
+        assert algorithm.chain.decode(outcome, SHARED) is outcome, "the check of the update has decoded it already"
+
+
+def test_the_form_of_an_update_takes_no_memory() -> None:
+    """It stays for the whole run, and would be a model more at the server."""
+    seen = view(FlatModel(tiny_model(), CPU), SHARED)
+    assert {name: (value.shape, value.device.type) for name, value in seen.forms.items()} == {
+        name: (value.shape, "meta") for name, value in SHARED.items()
+    }

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fedlens import api
 from fedlens.cli.main import app
-from fedlens.data.show import holdings
+from fedlens.data.show import of_run
 from fedlens.errors import FedLensError
 from fedlens.inference.personal import clients_of
 from fedlens.reports.compare import compare_runs
@@ -83,7 +83,7 @@ def test_a_comparison_of_damaged_runs_alone_is_an_error(tmp_path: Path) -> None:
 def test_show_and_predict_name_the_file(tmp_path: Path, text: str) -> None:
     run = write_run(tmp_path)
     run.partition.write_text(text)
-    for reader in (holdings, lambda path: clients_of(RunDir(path))):
+    for reader in (of_run, lambda path: clients_of(RunDir(path))):
         with pytest.raises(FedLensError, match=r"partition\.json"):
             reader(run.path)
 
@@ -132,7 +132,7 @@ def test_any_run_folder_is_compared_or_refused(
         file.write_text(json.dumps(value if whole else known | {place: value}))
     for reader in (
         lambda: compare_runs([run.path], lambda _: None),
-        lambda: holdings(run.path),
+        lambda: of_run(run.path),
         lambda: api.Run(run.path).metrics,
     ):
         try:

@@ -86,6 +86,7 @@ def test_an_unfinished_run_has_a_page(rounds: int, tmp_path: Path) -> None:
 
 def test_a_run_with_nothing_but_its_configuration_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "checkpoints").mkdir()
     assert "No round has finished yet." in text_of(write_report(tmp_path))
 
 

@@ -154,7 +154,7 @@ def test_the_client_that_is_proposed_is_not_malicious(tmp_path):
 
 def test_the_next_commands_fit_the_run(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
     (tmp_path / "a" / "config.yaml").write_text("strategy: {name: fedprox, mu: 1}")
     commands = next_commands(tmp_path / "a", "fedlens run config.yaml strategy.name=fedprox strategy.mu=1")
     assert commands == [

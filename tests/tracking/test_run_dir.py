@@ -47,6 +47,8 @@ def test_a_folder_that_is_no_run_is_named_with_the_runs_beside_it(tmp_path: Path
     with refuses(("not_found", str(tmp_path / "typo"))) as caught:
         RunDir.open(tmp_path / "typo")
     assert str(caught.value).endswith(f"does not exist. Runs nearby: {run.path}")
+    with refuses(("not_found", str(tmp_path))):
+        RunDir.open(tmp_path)
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "alone" / "x").mkdir(parents=True)
     with refuses(("not_found", str(tmp_path / "alone" / "x"))) as caught:
@@ -155,7 +157,7 @@ def test_latest_is_the_newest_run(tmp_path, monkeypatch):
     with refuses(("not_found", "latest")):
         newest(Path("latest"))
     for age, name in enumerate(("logs/b", "logs/sweep/c", "logs/a", "other/d")):
-        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "config.yaml").touch()
         os.utime(tmp_path / name / "config.yaml", (1000 + age, 1000 + age))
     assert newest(Path("latest")) == Path("logs/a")

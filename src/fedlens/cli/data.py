@@ -109,7 +109,9 @@ def show(
             "data is read, as for a run: data.columns.path=filename",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the pictures; default: PATH, or this folder")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the pictures; default: that of the run, else this one")
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="count files by name; broken ones are counted, too")] = False,
 ) -> None:
     """Show who holds how many images of what.
@@ -122,20 +124,19 @@ def show(
     from fedlens.data.show import table
     from fedlens.reports.partition import write_partition
 
-    path, held = _held(arguments or [], fast)
+    run, held = _held(arguments or [], fast)
     for line in held.notes:
         typer.echo(f"note: {line}")
     console = Console(highlight=False)
     console.print(table(held, console.width))
-    beside = Path() if path is None else path if path.is_dir() else path.parent
-    png, html = write_partition(held, out or beside)
+    png, html = write_partition(held, out or run or Path())
     typer.echo(f"{png}\n{html}")
     if note := missing_note((*held.clients, *held.class_names)):
         typer.echo(f"note: {note}", err=True)
 
 
 def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
-    """The folder of the data, and its counts per client and class.
+    """The run's folder (None where it is no run), and the counts per client and class.
 
     Raises:
         ConfigError: a key does not belong to the data section.
@@ -143,7 +144,7 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
     from fedlens.build.builders import build_table
     from fedlens.build.load import load
     from fedlens.cli.run import split_arguments
-    from fedlens.data.show import holdings, is_run, of_table
+    from fedlens.data.show import of_run, of_table
     from fedlens.errors import ConfigError
     from fedlens.tracking.run_dir import RunDir
     from fedlens.tracking.saved import Partition, read_saved
@@ -155,7 +156,7 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
             code="unknown_key",
             key=other[0].partition("=")[0],
         )
-    if path is not None and is_run(path):
+    if path is not None and RunDir(path).is_run:
         if overrides:
             raise ConfigError(
                 f"{overrides[0]}: {path} is a run, whose data is divided already; give the data itself",
@@ -164,13 +165,13 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
             )
         if (partition := RunDir(path).partition).exists():
             read_saved(partition, Partition)  # raises the error for a damaged file
-        return path, holdings(path)
+        return path, of_run(path)
     config = load(None, overrides, {} if path is None else {"data.path": str(path)})
     table, _ = build_table(config.data)
     if not fast:
         with _progress("decoding images") as progress:
             table = _readable(table, config, progress)
-    return config.data.path, of_table(table)
+    return None, of_table(table)
 
 
 @app.command("sources")

@@ -73,8 +73,8 @@ def read_regular(path: Path, at_most: int | None = None) -> bytes:
     Raises:
         OSError: as `open_regular`.
     """
-    with open_regular(path, at_most) as file:
-        return file.read() if at_most is None else file.read(at_most)
+    with open_regular(path, at_most) as file:  # to be told a size, `read` takes the memory for all of it first
+        return file.read() if at_most is None else file.read(min(at_most, os.fstat(file.fileno()).st_size))
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -182,13 +182,15 @@ def part_of(name: str, parts: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """One client's finished task. `payload` is its update (after − before); `extra` is what a strategy adds."""
+    """One client's finished task. `payload` is its update (after − before); `extra` is what a strategy adds. `decoded`:
+    the transforms' encoding is already undone."""
 
     round: int
     kind: str
     report: ClientReport
     payload: State
     extra: State = field(default_factory=dict)
+    decoded: bool = False
 
     @property
     def client(self) -> str:

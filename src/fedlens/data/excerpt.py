@@ -15,7 +15,7 @@ from fedlens.errors import DataError
 
 def excerpt(clients: int, images: int, seed: int) -> ImageTable:
     """The first `clients` of the sample's shops, renamed client1, client2, …, with `images` randomly drawn images each
-    (fewer if a shop has fewer), and the whole test set.
+    (fewer if a shop has fewer), and the test images of their classes.
 
     Raises:
         DataError: the sample has fewer clients.
@@ -29,8 +29,11 @@ def excerpt(clients: int, images: int, seed: int) -> ImageTable:
             f"the sample has {len(shops)} clients, not {clients}; for more, deal it out again: "
             f"fedlens data partition --source sample --scheme dirichlet --clients {clients} --out …"
         )
-    names, chosen = np.full(len(table.labels), "", "<U16"), [np.flatnonzero(table.clients == "")]
+    names, chosen = np.full(len(table.labels), "", "<U16"), []
     for number, rows in enumerate(list(shops.values())[:clients], start=1):
         chosen.append(np.random.default_rng([seed, number]).permutation(rows)[:images])
         names[rows] = f"client{number}"
-    return take(replace(table, clients=names), np.sort(np.concatenate(chosen)))
+    training = np.concatenate(chosen)
+    held = np.isin(table.labels, table.labels[training])
+    tests = np.flatnonzero((table.clients == "") & held)
+    return take(replace(table, clients=names), np.sort(np.concatenate([training, tests])))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fedlens.core.files import read_json
 from fedlens.core.fonts import lettering
 from fedlens.core.words import count
-from fedlens.data.base import sources
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -45,24 +44,6 @@ class Holdings:
     notes: tuple[str, ...] = ()
 
 
-def is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
-
-
-def holdings(path: Path | None) -> Holdings:
-    """Count the images of a run folder, a data folder, a manifest, or (None) the sample. No image is opened.
-
-    Raises:
-        DataError: there is none of these at `path`.
-    """
-    if path is not None and is_run(path):
-        return _of_run(path)
-    from fedlens.data.detect import detect
-
-    name = detect(path)
-    return of_table(sources.get(name).build({} if path is None else {"path": path}).load())
-
-
 def of_table(table: ImageTable) -> Holdings:
     """Count the rows of a table; rows without a client that are not test rows are listed as "(no client)"."""
     test = table.split == "test" if table.split is not None else np.zeros(len(table.labels), bool)
@@ -79,7 +60,12 @@ def of_table(table: ImageTable) -> Holdings:
     )
 
 
-def _of_run(folder: Path) -> Holdings:
+def of_run(folder: Path) -> Holdings:
+    """The counts that a run has saved.
+
+    Raises:
+        DataError: there are none that can be read.
+    """
     file = folder / "partition.json"
     try:
         held = read_json(file)

@@ -28,7 +28,7 @@ from fedlens.training.tasks.base import settings_adapter
 STYPE = "safetensors"
 """Flower's `Array.stype`: the format of the bytes."""
 
-PART_BYTES = 4_000_000
+PART_BYTES = 10_000_000
 """Size of one array: a small model needs few arrays, and a large one little memory in addition."""
 
 DTYPES = frozenset(
@@ -154,7 +154,7 @@ def result_record(result: ClientResult) -> RecordDict:
 
 
 def result_from(content: RecordDict, task: Task, expected: Expected) -> ClientResult:
-    """A site's result of `task`, checked.
+    """A site's result of `task`, checked and decoded.
 
     Raises:
         ProtocolError: it is not a result of this task, or its content is not what an honest site sends.
@@ -175,9 +175,7 @@ def result_from(content: RecordDict, task: Task, expected: Expected) -> ClientRe
         raise ProtocolError(f"a result that cannot be read: {clean.line(str(error))}") from error
     if not 0 < weight < math.inf:
         raise ProtocolError(f"a weight of {weight}")
-    result = ClientResult(task.round, task.kind, report, payload, extra)
-    check(result, task, expected)
-    return result
+    return check(ClientResult(task.round, task.kind, report, payload, extra), task, expected)
 
 
 def _metrics(record: MetricRecord) -> dict[str, MeanMetric]:

@@ -58,7 +58,7 @@ class RunDir:
             ConfigError: there is no run; the message lists those in the same place.
         """
         run = cls(newest(path))
-        if not run.config.is_file():
+        if not run.is_run:
             raise ConfigError(_no_run(path), code="not_found", key=str(path))
         return run
 
@@ -67,8 +67,13 @@ class RunDir:
         return self.path.resolve().name
 
     @property
+    def is_run(self) -> bool:
+        """Whether a run began here. A config.yaml alone makes no run: experiments are kept so, too."""
+        return self.config.is_file() and (self.checkpoints.is_dir() or self.metrics.exists())
+
+    @property
     def config(self) -> Path:
-        """The resolved configuration (YAML). A folder with this file is a run."""
+        """The resolved configuration (YAML)."""
         return self.path / "config.yaml"
 
     @property
@@ -225,14 +230,15 @@ def newest(path: Path) -> Path:
 
 def find_runs(base: Path) -> list[RunDir]:
     """The runs at `base`: the folder itself, or those in it and in its sub-folders (sweeps), oldest first."""
-    if (base / "config.yaml").is_file():
+    if RunDir(base).is_run:
         return [RunDir(base)]
     return _runs_below(base)
 
 
 def _runs_below(base: Path) -> list[RunDir]:
     configs: Iterable[Path] = (*base.glob("*/config.yaml"), *base.glob("*/*/config.yaml"))
-    return [RunDir(config.parent) for config in sorted(configs, key=lambda config: (config.stat().st_mtime, config))]
+    by_age = sorted(configs, key=lambda config: (config.stat().st_mtime, config))
+    return [run for run in (RunDir(config.parent) for config in by_age) if run.is_run]
 
 
 def _make_unique(base: Path, stem: str) -> Path:
@@ -250,9 +256,8 @@ def _no_run(path: Path) -> str:
     if not path.exists():
         problem = f"{str(path)!r} does not exist"
     else:
-        problem = f"{str(path)!r} is no run: there is no config.yaml in it"
+        problem = f"{str(path)!r} is no run: config.yaml, and checkpoints or metrics.jsonl, are not all in it"
     folders = [folder for folder in (path, path.parent) if folder.is_dir()]
-    # a config.yaml alone makes no run: experiments are kept so, too
-    runs = [run for folder in folders for run in _runs_below(folder) if run.checkpoints.is_dir()]
+    runs = [run for folder in folders for run in _runs_below(folder)]
     beside = list(dict.fromkeys(str(run.path) for run in runs))
     return f"{problem}. " + (f"Runs nearby: {', '.join(beside[-5:])}" if beside else "`fedlens run` makes one.")

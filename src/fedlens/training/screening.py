@@ -21,7 +21,8 @@ LONGEST_UPDATE = 1e3
 ROUNDED = 1.01
 """The relative tolerance for numbers computed here: float32 sums depend on their order."""
 
-CheckPayload = Callable[[ClientResult, "Expected"], None]
+CheckPayload = Callable[[ClientResult, "Expected"], ClientResult]
+"""Checks a result's tensors, and gives the result with them: in decoded form, where the check had to decode them."""
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -38,7 +39,8 @@ class Expected:
     passes          of a training task: the maximum number of passes over the images
     outputs         of an "evaluate_shared" task: the model's output size, the largest size of a confusion matrix
     counts          of an "evaluate_shared" task: images of each class that the client has reported, by split
-    check_payload   checks the tensors; `decode`: gives a result in the form in which an aggregator adds it
+    check_payload   checks the tensors
+    decode          gives a result in the form in which an aggregator adds it
     whole           losses and accuracies cover all the images that the result is about
     parts           of a training task: the parts of the model that have weights of their own
     """
@@ -68,8 +70,8 @@ def shapes_of(state: State) -> Shapes:
     return {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
 
 
-def check(result: ClientResult, task: Task, expected: Expected) -> None:
-    """Check a result against its task.
+def check(result: ClientResult, task: Task, expected: Expected) -> ClientResult:
+    """Check a result against its task; gives the result as `expected.check_payload` does.
 
     Raises:
         ProtocolError: the result is not valid for `task`; the message names the mistake.
@@ -84,8 +86,9 @@ def check(result: ClientResult, task: Task, expected: Expected) -> None:
     for name, value in extra.items():
         if value.dim() == 0 and float(value) < 0:
             raise ProtocolError(f"a {name} of {float(value):.3g}, below 0")
-    expected.check_payload(result, expected)
+    checked = expected.check_payload(result, expected)
     _check_metrics(result, task, expected)
+    return checked
 
 
 def _check_part_weights(report: ClientReport, expected: Expected) -> None:
@@ -99,7 +102,7 @@ def _check_part_weights(report: ClientReport, expected: Expected) -> None:
             )
 
 
-def check_tensors(result: ClientResult, expected: Expected) -> None:
+def check_tensors(result: ClientResult, expected: Expected) -> ClientResult:
     """Check names, dtypes and shapes, and that all numbers are finite.
 
     Raises:
@@ -107,11 +110,12 @@ def check_tensors(result: ClientResult, expected: Expected) -> None:
     """
     _check_shapes("update", result.payload, expected.payload)
     _norm(result.payload)
+    return result
 
 
-def check_update(result: ClientResult, expected: Expected) -> None:
+def check_update(result: ClientResult, expected: Expected) -> ClientResult:
     """As `check_tensors`; also bounds the norm of the decoded update, relative to the model's, and of each extra
-    tensor.
+    tensor. Gives the decoded result.
 
     Raises:
         ProtocolError: one of these checks fails.
@@ -124,6 +128,7 @@ def check_update(result: ClientResult, expected: Expected) -> None:
     for name, most in expected.largest_extras(norm).items():
         if (length := _length(extra[name])) > ROUNDED * most:
             raise ProtocolError(f"{_an(name)} of {length:.3g}, which cannot be above {most:.3g} with this update")
+    return decoded
 
 
 def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None:
@@ -181,7 +186,7 @@ def _length(value: Tensor) -> float:
     return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(single, dtype=torch.float64))
 
 
-def check_confusion(result: ClientResult, expected: Expected) -> None:
+def check_confusion(result: ClientResult, expected: Expected) -> ClientResult:
     """Check the confusion matrices: one for each split, with a loss over as many images, no larger than the model's
     output, and with row sums equal to the class counts that the client has reported.
 
@@ -205,6 +210,7 @@ def check_confusion(result: ClientResult, expected: Expected) -> None:
         if images != scored:
             raise ProtocolError(f"{images:g} counts of {name}, and a loss of {scored:g} images")
         _check_classes(name, value, expected.counts.get(cast(Split, name), ()))
+    return result
 
 
 def _check_classes(name: str, value: Tensor, reported: Sequence[int]) -> None:

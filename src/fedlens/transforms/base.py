@@ -130,9 +130,12 @@ class TransformChain:
 
     def decode(self, result: ClientResult, model: State) -> ClientResult:
         """The result as it is added up. Where encoding changes its size, its report says what it would have been: that
-        is computed here, and not believed from a client."""
+        is computed here, and not believed from a client. A decoded result stays as it is."""
+        if result.decoded:
+            return result
         for transform in reversed(self.transforms):
             result = transform.decode(result, model)
+        result = replace(result, decoded=True)
         if not any(transform.encodes() for transform in self.transforms):
             return result
         metrics = result.report.metrics

@@ -18,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     get_object_type_from_object_content,
     iterate_object_tree,
+    no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     inflate_object_from_contents,
@@ -26,7 +27,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 
 from fedlens.errors import ProtocolError
 
-FIRST_BACKOFF = 0.05
+FIRST_BACKOFF = 0.1
 
 LARGEST_RECORD = 2_000_000
 """Bytes of a part that holds no tensor: names, numbers, the description of a run. Flower takes seconds to read so much
@@ -82,7 +83,7 @@ def pull_parts(tree: ObjectTree, pull: Callable[[str], bytes], limit: int) -> di
                 raise ProtocolError(f"a message of more than {limit / 1e6:,.1f} MB")
         return content
 
-    return pull_objects(list(dict.fromkeys(names)), bounded, initial_backoff=FIRST_BACKOFF, backoff_cap=1.0)
+    return pull_objects(list(dict.fromkeys(names)), bounded, initial_backoff=FIRST_BACKOFF, backoff_cap=0.1)
 
 
 def inflated(name: str, parts: dict[str, bytes]) -> InflatableObject:
@@ -127,7 +128,9 @@ def message_of(incoming: Incoming, parts: dict[str, bytes]) -> Message:
 
 def taken_apart(reply: Message, seconds: float) -> Outgoing:
     """A reply in the form that `FleetLink.send` sends; `seconds`: time that its work took."""
-    reply.metadata.__dict__["_message_id"] = reply.object_id
-    parts = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
+    with no_object_id_recompute():  # an id is the hash of the content: once is enough
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        parts = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
+        tree = get_object_tree(reply).SerializeToString()
     envelope = message_to_proto(remove_content_from_message(reply))
-    return Outgoing(envelope.SerializeToString(), get_object_tree(reply).SerializeToString(), parts, seconds)
+    return Outgoing(envelope.SerializeToString(), tree, parts, seconds)

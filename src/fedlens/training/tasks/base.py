@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
-import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -46,6 +45,7 @@ class ServerView:
     outputs: int
     own_metrics: tuple[str, ...]
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _received: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, what: str, make: Callable[[], T]) -> T:
         """`make()`, called once for each `what`: results of one kind have the same form at every client."""
@@ -53,10 +53,18 @@ class ServerView:
             self._made[what] = make()
         return cast(T, self._made[what])
 
+    def once_for_payload(self, task: Task, make: Callable[[], T]) -> T:
+        """`make()`, called once for all tasks of one kind, round and stage with the same payload; the last one is
+        kept."""
+        of = (task.round, task.stage, id(task.payload))
+        if task.kind not in self._received or self._received[task.kind][0] != of:
+            self._received[task.kind] = of, make()
+        return cast(T, self._received[task.kind][1])
+
     @cached_property
-    def zeros(self) -> dict[str, Tensor]:
-        """An update of zeros: made once, and not for every result."""
-        return {name: torch.zeros_like(value) for name, value in self.shared.items()}
+    def forms(self) -> dict[str, Tensor]:
+        """The names, shapes and types of an update, without memory."""
+        return {name: value.to("meta") for name, value in self.shared.items()}
 
 
 class TaskKind(ABC):

@@ -83,12 +83,19 @@ class Train(TaskKind):
         """Shapes and dtypes are derived by applying the strategy and the transforms to a zero update."""
         algorithm, settings = view.algorithm, view.settings
         examples = client.examples if client else 0
-        zeros = view.zeros
         passes = algorithm.personalization.passes(settings.epochs)
-        payload = algorithm.chain.decode_model(task.payload)
+
+        def received() -> tuple[float, State]:
+            """The norm of the model that the clients start from, and what a strategy sends with it."""
+            payload = algorithm.chain.decode_model(task.payload)
+            names = view.resident.names
+            norm = l2_norm(value for name, value in payload.items() if name in names)
+            return norm, {name: value for name, value in payload.items() if name not in names}
+
+        norm, extras = view.once_for_payload(task, received)
         context = client_context(
             view.resident,
-            replace(task, payload=payload),
+            replace(task, payload=extras),
             settings,
             examples=max(examples, 1),
             steps=passes * math.ceil(max(examples, 1) / settings.batch_size),
@@ -99,6 +106,7 @@ class Train(TaskKind):
         )
 
         def form() -> tuple[Shapes, Shapes, frozenset[str]]:
+            zeros = {name: torch.zeros_like(value) for name, value in view.shared.items()}
             honest = algorithm.strategy.finish(replace(context, steps=1), zeros)
             trainable = frozenset(view.resident.trainable & zeros.keys())
             sent = algorithm.chain.encode(
@@ -112,11 +120,11 @@ class Train(TaskKind):
             METRICS,
             update,
             extra,
-            l2_norm(value for name, value in payload.items() if name in view.resident.names),
+            norm,
             partial(algorithm.strategy.largest_extras, context),
             passes,
             check_payload=check_update,
-            decode=lambda result: algorithm.chain.decode(result, zeros),
+            decode=lambda result: algorithm.chain.decode(result, view.forms),
             parts=parts,
         )
 
