@@ -21,6 +21,7 @@ from tests.deploy.objects import (
     Object,
     by_helm,
     by_kustomize,
+    containers,
     helm,
     named,
     pod,
@@ -62,7 +63,8 @@ def test_kustomize_and_helm_give_the_same_objects(name: str) -> None:
 def in_order(one: Object) -> Object:
     """Volumes by name: kustomize moves those that a patch changes to the front, and Kubernetes goes by their names."""
     if one["kind"] in ("StatefulSet", "Deployment"):
-        pod(one)["volumes"].sort(key=lambda volume: volume["name"])
+        for holder, key in ((pod(one), "volumes"), *((container, "volumeMounts") for container in containers(one))):
+            holder[key].sort(key=lambda item: item["name"])
     return one
 
 
