@@ -10,6 +10,7 @@ from tests.strategies.replay import Replay, close, settings
 from torch import nn
 from torch.func import functional_call
 
+from fedlens.strategies.base import SharedModel
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.moon import Moon, contrast
 from fedlens.training.flat import FlatModel
@@ -68,11 +69,11 @@ def test_the_first_round_is_fedavg_and_later_ones_contrast_with_the_model_before
 
 
 def test_models_that_it_cannot_work_with() -> None:
-    assert Moon().incompatibility(tiny_model(), set()) is None
-    assert "fedlens.models.base.Recognizer" in (Moon().incompatibility(nn.Linear(2, 2), set()) or "")
+    assert Moon().incompatibility(SharedModel(tiny_model())) is None
+    assert "fedlens.models.base.Recognizer" in (Moon().incompatibility(SharedModel(nn.Linear(2, 2))) or "")
     frozen = tiny_model()
     frozen.backbone.requires_grad_(False)
-    assert "use model.freeze=none" in (Moon().incompatibility(frozen, set()) or "")
+    assert "use model.freeze=none" in (Moon().incompatibility(SharedModel(frozen)) or "")
 
 
 def test_the_copies_do_not_follow_the_model_in_training() -> None:

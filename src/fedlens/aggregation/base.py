@@ -72,7 +72,7 @@ class AggregationRule(ABC):
         images."""
         return own
 
-    def incompatibility(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int, /) -> str | None:
         """Why the rule cannot work with `cohort` results: a line that starts with its key at fault ("f = 4: …"); None
         if it can."""
         return None

@@ -27,7 +27,7 @@ class Bulyan(GatheringRule):
 
     f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
 
-    def incompatibility(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int, /) -> str | None:
         return too_few(self.f, cohort, "bulyan", 4)
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

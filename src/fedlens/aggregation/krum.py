@@ -24,7 +24,7 @@ class Krum(GatheringRule):
 
     f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
 
-    def incompatibility(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int, /) -> str | None:
         return too_few(self.f, cohort, "krum", 2)
 
     def combine(self, updates: Updates) -> dict[str, Tensor]:

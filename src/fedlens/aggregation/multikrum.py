@@ -24,7 +24,7 @@ class MultiKrum(GatheringRule):
     f: Annotated[ClientsOrNone, Field(description="number of malicious clients tolerated in a round")] = 1
     m: Annotated[Clients | None, Field(description="how many are averaged; default: n − f")] = None
 
-    def incompatibility(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int, /) -> str | None:
         if self.m is not None and self.m > cohort:
             return f"m = {self.m}: there are only {cohort} results a round; use aggregation.m={cohort} or less"
         return too_few(self.f, cohort, "multikrum", 2)

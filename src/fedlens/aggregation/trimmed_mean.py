@@ -26,7 +26,7 @@ class TrimmedMean(GatheringRule):
 
     beta: Annotated[float, Field(ge=0, lt=0.5, description="β, the share left out on either side")] = 0.2
 
-    def incompatibility(self, cohort: int) -> str | None:
+    def incompatibility(self, cohort: int, /) -> str | None:
         if 2 * self.trimmed(cohort) < cohort:
             return None
         return (

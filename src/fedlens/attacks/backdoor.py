@@ -45,7 +45,7 @@ class Backdoor(Attack):
     def trigger(self) -> Trigger | None:
         return Trigger(self.target, partial(_all_stamped, side=self.patch, target=self.target))
 
-    def incompatibility(self, data: FederatedData) -> str | None:
+    def incompatibility(self, data: FederatedData, /) -> str | None:
         if data.images.dim() != 4:
             return "name: a patch needs images, and this data has rows of numbers; use attack.name=label_flip"
         classes, side = len(data.class_names), data.images.shape[2]

@@ -70,7 +70,7 @@ class Attack:
         """The backdoor's trigger; None if the attack is not a backdoor."""
         return None
 
-    def incompatibility(self, data: FederatedData) -> str | None:
+    def incompatibility(self, data: FederatedData, /) -> str | None:
         """Why the attack cannot work on these images: a line that starts with its key at fault ("target = 12: …"); None
         if it can."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from fedlens.aggregation.base import AggregationRule
 from fedlens.config import problems
@@ -19,10 +20,13 @@ from fedlens.config.blocks import (
     find,
 )
 from fedlens.config.schema import Config
+from fedlens.core.registry import Checked
 from fedlens.errors import ConfigError, ModelError, Problem
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
 from fedlens.training.optimizers.sgd import SGD
+
+Given = TypeVar("Given")
 
 
 def unknown_architecture(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
@@ -141,11 +145,20 @@ def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str]
     return refuse
 
 
+def check_compatible(section: str, block: Checked[Given], given: Given) -> None:
+    """Look whether the block that `section` names can work with what it is given.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if incompatibility := block.incompatibility(given):
+        raise ConfigError(problems.incompatible(section, incompatibility))
+
+
 def check_rule(config: Config, cohort: int) -> None:
     """Look whether the rule of aggregation can work with a round's results.
 
     Raises:
         ConfigError: it cannot.
     """
-    if incompatibility := AGGREGATION.choose(config.aggregation).incompatibility(cohort):
-        raise ConfigError(problems.incompatible("aggregation", incompatibility))
+    check_compatible("aggregation", AGGREGATION.choose(config.aggregation), cohort)

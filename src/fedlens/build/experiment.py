@@ -22,6 +22,7 @@ from fedlens.build.builders import (
     local_settings,
     preprocessing_of,
 )
+from fedlens.build.checks import check_compatible
 from fedlens.config import problems
 from fedlens.config.blocks import ATTACK, SCHEDULE
 from fedlens.config.plugins import load_plugins
@@ -36,6 +37,7 @@ from fedlens.models.base import Recognizer, prepare
 from fedlens.models.checkpointing import enable_gradient_checkpointing
 from fedlens.models.size import size_of
 from fedlens.schedules.base import Asynchronous
+from fedlens.strategies.base import SharedModel
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import resolve_device
@@ -135,12 +137,10 @@ def build_experiment(
     images = data or build_data(config, progress)
     configured = model is None
     model, notes = (model, ()) if model is not None else build_recognizer(config, images)
-    refused = algorithm.personalization.incompatibility(model)
-    if refused:
-        raise ConfigError(problems.incompatible("personalization", refused))
+    check_compatible("personalization", algorithm.personalization, model)
     if config.memory.gradient_checkpointing:
         save_activations(config, model)
-    check_strategy(config, algorithm, model)
+    check_compatible("strategy", algorithm.strategy, shared_model(algorithm, model))
     part, train_data = trained_part(config, model, images, device, progress)
     attack_plan = build_attack_plan(config, train_data)
     if attack_plan is not None:
@@ -199,8 +199,7 @@ def build_attack_plan(config: Config, data: FederatedData) -> AttackPlan | None:
             f"of {len(clients)} clients that is less than one: nobody attacks; use attack.name=none, or a larger share"
         )
         raise ConfigError(problems.problem("incompatible", "attack.fraction", text, section.fraction))
-    if incompatibility := attack.incompatibility(data):
-        raise ConfigError(problems.incompatible("attack", incompatibility))
+    check_compatible("attack", attack, data)
     return AttackPlan(attack, malicious, len(data.class_names), config.seed)
 
 
@@ -209,17 +208,10 @@ def who_attacks(config: Config, attack_plan: AttackPlan) -> str:
     return f"attack {config.attack.name}: {many} {'client is' if many == 1 else 'clients are'} malicious ({names})"
 
 
-def check_strategy(config: Config, algorithm: Algorithm, model: nn.Module) -> None:
-    """The strategy can work with the model.
-
-    Raises:
-        ConfigError: it cannot.
-    """
+def shared_model(algorithm: Algorithm, model: nn.Module) -> SharedModel:
     personal = algorithm.personalization
     private = {name for name, _ in model.named_parameters() if personal.is_private(name, model)}
-    incompatibility = algorithm.strategy.incompatibility(model, private)
-    if incompatibility:
-        raise ConfigError(problems.incompatible("strategy", incompatibility))
+    return SharedModel(model, frozenset(private))
 
 
 def trained_part(

@@ -43,7 +43,7 @@ class LatencyModel(ABC):
         clients at once searches until each unavailable client has become available once."""
         return now
 
-    def incompatibility(self, clients: Sequence[str]) -> str | None:
+    def incompatibility(self, clients: Sequence[str], /) -> str | None:
         """Why the clock cannot work with these clients: a line that starts with its key at fault ("path: …"); None if
         it can."""
         return None

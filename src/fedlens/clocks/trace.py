@@ -28,7 +28,7 @@ class Trace(IntermittentClients):
         measured = self._measured[client]
         return measured[int(draws(seed, "seconds", number).integers(len(measured)))]
 
-    def incompatibility(self, clients: Sequence[str]) -> str | None:
+    def incompatibility(self, clients: Sequence[str], /) -> str | None:
         missing = [client for client in clients if client not in self._measured]
         others = f" and {len(missing) - 1} other client(s)" if missing[1:] else ""
         return f"path: {self.path} has no line for {missing[0]}{others}; add them" if missing else None

@@ -13,13 +13,22 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from fedlens.errors import ConfigError
 
 T = TypeVar("T")
+Given_contra = TypeVar("Given_contra", contravariant=True)
+
+
+class Checked(Protocol[Given_contra]):
+    """A block that says whether it can work with what it is given: a rule with a cohort, a strategy with a model."""
+
+    def incompatibility(self, given: Given_contra, /) -> str | None:
+        """Why it cannot: a line that starts with the block's key at fault ("f = 4: …"); None if it can."""
+        ...
 
 
 @dataclass(frozen=True)

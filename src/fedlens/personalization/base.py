@@ -156,7 +156,7 @@ class Personalization:
         one prediction. A site may limit it."""
         return epochs
 
-    def incompatibility(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module, /) -> str | None:
         """Why the method cannot work with this model: a line that starts with its key at fault ("head = 'fc.': …");
         None if it can."""
         return None

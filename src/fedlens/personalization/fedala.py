@@ -108,7 +108,7 @@ class FedALA(Personalization):
             if seen >= self.sample * local.examples:
                 return
 
-    def incompatibility(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module, /) -> str | None:
         held = layers_of(model, trainable_names(model))
         if self.layers <= len(held):
             return None

@@ -43,7 +43,7 @@ class FedBABU(SplitPersonalization):
         step_scale = None if self.tunes == "all" else local.mask(parts[self.tunes](local))
         tune(local, self.tune_epochs, self.tune_lr, step_scale)
 
-    def incompatibility(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module, /) -> str | None:
         split = super().incompatibility(model)
         if split is not None:
             return split

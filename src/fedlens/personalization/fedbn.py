@@ -27,7 +27,7 @@ class FedBN(Personalization):
     def is_private(self, name: str, module: nn.Module) -> bool:
         return isinstance(module.get_submodule(name.rpartition(".")[0]), NORMS)
 
-    def incompatibility(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module, /) -> str | None:
         names = trainable_names(model)
         kept = [name for name in names if self.is_private(name, model)]
         if kept and len(kept) < len(names):

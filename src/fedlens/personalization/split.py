@@ -30,7 +30,7 @@ class SplitPersonalization(Personalization):
         """Names of the other trainable parameters."""
         return frozenset(trainable_names(local.module)) - self.head_of(local)
 
-    def incompatibility(self, model: nn.Module) -> str | None:
+    def incompatibility(self, model: nn.Module, /) -> str | None:
         names = trainable_names(model)
         found = sum(map(self.in_head, names))
         key = f"head = {self.head!r}"

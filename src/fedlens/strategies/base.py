@@ -104,6 +104,14 @@ class ClientUpdate:
     part_weights: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SharedModel:
+    """A model before its run. `private`: the parameters that stay with the clients."""
+
+    module: nn.Module
+    private: frozenset[str] = frozenset()
+
+
 class Strategy:
     """One algorithm. The fields of the dataclass are its configuration keys under `strategy`.
 
@@ -148,9 +156,9 @@ class Strategy:
         steps."""
         return {}
 
-    def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
-        """Why the strategy cannot work with this model, of which the parameters called `private` stay with the clients:
-        a line that starts with its key at fault ("name = 'moon': …"); None if it can."""
+    def incompatibility(self, given: SharedModel, /) -> str | None:
+        """Why the strategy cannot work with this model: a line that starts with its key at fault ("name = 'moon': …");
+        None if it can."""
         return None
 
 

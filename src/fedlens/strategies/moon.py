@@ -6,19 +6,18 @@ and takes z after it; here none is added, so that the trained model is the confi
 
 from __future__ import annotations
 
-from collections.abc import Set
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedlens.core.types import State
 from fedlens.models.base import Recognizer
-from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, Strategy, strategies
+from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, SharedModel, Strategy, strategies
 
 BACKBONE = "backbone."
 """Name prefix of a Recognizer's backbone."""
@@ -58,7 +57,8 @@ class Moon(Strategy):
         kept = {name: trained[name] for name in delta if name.startswith(BACKBONE)}
         return replace(super().finish(ctx, delta), client_state=kept)
 
-    def incompatibility(self, module: nn.Module, private: Set[str]) -> str | None:
+    def incompatibility(self, given: SharedModel, /) -> str | None:
+        module, private = given.module, given.private
         key = "name = 'moon'"
         if not isinstance(module, Recognizer):
             return (
