@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from fedlens.build.load import load, load_saved
 from fedlens.config.blocks import MODEL, PYTHON, SOURCE, Family
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
 from fedlens.config.schema import Config
+from fedlens.core.clean import escape
 from fedlens.core.section import BlockSection
-from fedlens.errors import ConfigError
-from fedlens.tracking.console import ConsoleTracker
+from fedlens.errors import ConfigError, FedLensError
+from fedlens.tracking.card import card
+from fedlens.tracking.notebook import screen
 from fedlens.tracking.observer import Observer, Silent
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import algorithm_parts
@@ -61,7 +63,16 @@ class Run:
     """A run's folder, and what is in it."""
 
     folder: Path
-    trained: nn.Module | None = None
+    trained: nn.Module | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        """The run as a notebook shows it: headline, curve and links; of a damaged run, what is wrong with it."""
+        try:
+            return card(self.folder)
+        except FedLensError as error:
+            return f"<p>{escape(str(error))}</p>"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return f"<p>{escape(f'{self.folder}: its files do not have the form of a run ({error})')}</p>"
 
     @property
     def config(self) -> Config:
@@ -136,7 +147,7 @@ def run(
     data         your own dataset of (image, label), dealt out as data.partition says, or one dataset a client by name
     test         your own global test set
     class_names  names of `data`'s classes, by label; default: the dataset's `classes`, else numbers
-    show         progress on the console; False for none, or an observer of your own
+    show         progress on the console or in the notebook's cell; False for none, or an observer of your own
     trackers     your own trackers, told of every round
 
     `model` and `data` are not kept with the run: its configuration says `python` in their place.
@@ -334,4 +345,4 @@ def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequ
 
 
 def _observer(show: bool | Observer) -> Observer:
-    return ConsoleTracker() if show is True else Silent() if show is False else show
+    return screen() if show is True else Silent() if show is False else show

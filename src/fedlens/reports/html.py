@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table, warning
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
-from fedlens.tracking.advice import Commands, advice
+from fedlens.tracking.advice import advice
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.missing_rounds import missing_note
-from fedlens.tracking.next_steps import from_python, resuming
+from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
 from fedlens.tracking.wording import UNUSED, floors, measured_on
 
@@ -112,10 +111,7 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
 
 def _advice(run: LoadedRun) -> str:
     """Advice after a poor result, the same as on the console."""
-    again = "" if from_python(run.config) else f"fedlens run {shlex.quote(str(run.folder.config))}"
-    command = "fedlens server --resume" if run.folder.superlink.exists() else "fedlens resume"
-    problem = advice(run.metrics, run.config, Commands(again, resuming(str(run.folder.path), command)))
-    return warning(problem or "")
+    return warning(advice(run.metrics, run.config, commands_of(run.folder, run.config)) or "")
 
 
 def _missing(run: LoadedRun) -> str:

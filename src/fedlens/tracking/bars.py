@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal; elsewhere occasional lines about work that takes long.
+"""Progress: bars on a terminal and in a notebook; elsewhere occasional lines about work that takes long.
 
 The thread that reports progress redraws the bars: no other thread is started, because worker processes are forked from
 this process.
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fedlens.core import clean
 from fedlens.core.types import BatchProgress
+from fedlens.tracking.cell_bars import CellProgress
 from fedlens.tracking.estimate import Estimate, left_of, spent_and_left
 
 REDRAW_SECONDS = 0.1
@@ -31,13 +32,14 @@ class Bars:
 
     def __init__(self, console: Console, say: Callable[[str], None]) -> None:
         self._say = say
-        self._drawn = console.is_terminal and not console.is_dumb_terminal
+        self._drawn = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(BAR_WIDTH),
             TextColumn("{task.fields[state]}", markup=False),
         )
-        self._bars = Progress(*columns, console=console, auto_refresh=False, disable=not self._drawn)
+        kind = CellProgress if console.is_jupyter else Progress
+        self._bars = kind(*columns, console=console, auto_refresh=False, disable=not self._drawn)
         self._bars.start()
         self._refreshed = 0.0
         self._patience = FIRST_LINE_SECONDS

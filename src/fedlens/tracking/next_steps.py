@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.core.yaml_text import read_file
+from fedlens.tracking.advice import Commands
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, find_runs
 from fedlens.tracking.saved import Partition, read_saved
@@ -38,8 +39,20 @@ def from_python(config: Mapping[str, Any]) -> list[str]:
 def resuming(folder: str, command: str) -> str:
     """How to resume a run: with `command`, or from Python, where the same objects must be passed again."""
     given = from_python(configuration(RunDir(Path(folder))))
-    again = "".join(f", {name}=…" for name in given)
-    return f"fedlens.resume({folder!r}{again})" if given else f"{command} {shlex.quote(folder)}"
+    return resuming_in_python(folder) if given else f"{command} {shlex.quote(folder)}"
+
+
+def resuming_in_python(folder: str) -> str:
+    """How a Python program resumes a run: with the objects that it passed to the run."""
+    given = from_python(configuration(RunDir(Path(folder))))
+    return f"fedlens.resume({folder!r}{''.join(f', {name}=…' for name in given)})"
+
+
+def commands_of(run: RunDir, config: Mapping[str, Any]) -> Commands:
+    """The commands of advice in a report or a notebook, where the command that started the run is not known."""
+    again = "" if from_python(config) else f"fedlens run {shlex.quote(str(run.config))}"
+    command = "fedlens server --resume" if run.superlink.exists() else "fedlens resume"
+    return Commands(again, resuming(str(run.path), command))
 
 
 def _another(run: RunDir, again: str) -> str:
