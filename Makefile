@@ -9,7 +9,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 # Otherwise every process that a test or a run starts compiles PyTorch's sources again, which takes longer than its import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-full test-gpu lint setup system docs format constraints clean
+.PHONY: demo test test-slow test-full test-gpu lint setup system docs format constraints dist clean
 
 demo: .venv/demo
 	$(BIN)/fedlens run config.yaml
@@ -72,5 +72,10 @@ constraints: setup
 	$(UV) pip compile pyproject.toml constraints.in --all-extras --group dev --python-version 3.11 --upgrade \
 	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt
 
+# The wheel and the source archive, in dist/; the wheel is built from the archive, so both are complete.
+dist: setup
+	rm -rf dist
+	$(UV) build --quiet --build-constraint constraints.txt
+
 clean:
-	rm -rf .venv logs site
+	rm -rf .venv logs site dist
