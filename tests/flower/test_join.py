@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from tests.problems import refuses
 from typer.testing import CliRunner
 
 from fedlens.config.site import load_site
 from fedlens.errors import DataError
 from fedlens.flower import join
 from fedlens.flower.site import source_of
+from fedlens.tracking.observer import Silent
 
 
 @pytest.mark.parametrize("source", ["auto", "imagefolder", "manifest"])
@@ -23,6 +26,19 @@ def test_a_missing_folder_is_said_before_a_server_is_asked(monkeypatch, tmp_path
     assert found.exit_code == 1, "as for data.path of `fedlens run`"
     (line,) = found.stderr.splitlines()
     assert line.startswith(f"data_dir: {tmp_path / 'nope'} does not exist")
+
+
+@pytest.mark.parametrize(
+    ("built", "reason"), [(True, "is not on this machine"), (False, "needs a PyTorch with CUDA, and this is ")]
+)
+def test_a_missing_gpu_is_said_before_a_server_is_asked(monkeypatch, place, built: bool, reason: str) -> None:
+    """As in an image for the CPU, or on a machine without a GPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(join, "ResidentClient", lambda *_: pytest.fail("a server is asked"))
+    with refuses(("unavailable", "device")) as refused:
+        join.join(place.config("device=cuda"), Silent())
+    assert f"device='cuda' {reason}" in str(refused.value)
 
 
 def test_folders_of_several_clients_are_said_too(tmp_path: Path) -> None:

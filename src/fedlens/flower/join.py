@@ -11,6 +11,7 @@ from fedlens.flower.client import Place, ResidentClient, Terms
 from fedlens.flower.site import site_maker, source_of
 from fedlens.flower.site_state import exclusive_lock
 from fedlens.flower.worker import Watcher
+from fedlens.training.device import resolve_device
 
 
 def join(site: SiteConfig, watcher: Watcher) -> None:
@@ -20,7 +21,8 @@ def join(site: SiteConfig, watcher: Watcher) -> None:
         FedLensError: the server cannot be used, or the site cannot work.
     """
     place = where(site)
-    source_of(site)  # a folder that is missing is said at once, not when a server is there
+    source_of(site)  # a folder or a device that is missing is said at once, not when a server is there
+    resolve_device(site.device, "device")
     terms = Terms(site.allow.max_message_mb * 1_000_000, bundle().hash_str, site.stay)
     with exclusive_lock(site):
         watcher.note(f"{site.client}: images in {site.data_dir}, state in {site.state}")

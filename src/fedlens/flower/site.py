@@ -68,7 +68,7 @@ class TrainingSite:
             images=len(table.labels),
             native_size=table.native_size or 0,
             channels=table.channels,
-            device=str(resolve_device(config.device)),
+            device=str(resolve_device(config.device, "device")),
             fedlens=version("fedlens"),
             flwr=version("flwr"),
             clock=time.time(),

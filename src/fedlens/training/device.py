@@ -82,11 +82,11 @@ def gathered(state: State, device: torch.device) -> dict[str, Tensor]:
     return found
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, else Apple's MPS, else the CPU.
+def resolve_device(name: str, key: str = "runtime.device") -> torch.device:
+    """`auto` is CUDA, else Apple's MPS, else the CPU. `key`: where the name was given.
 
     Raises:
-        ConfigError: the device does not exist on this machine.
+        ConfigError: the device does not exist on this machine, or this PyTorch cannot use it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -94,17 +94,13 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"runtime.device={name!r} is no device: use auto, cpu, cuda, cuda:<n> or mps",
-            code="invalid_value",
-            key="runtime.device",
+            f"{key}={name!r} is no device: use auto, cpu, cuda, cuda:<n> or mps", code="invalid_value", key=key
         ) from error
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        raise ConfigError(
-            f"runtime.device={name!r} is not on this machine: use runtime.device=auto",
-            code="unavailable",
-            key="runtime.device",
-        )
+        without = device.type == "cuda" and not torch.backends.cuda.is_built()
+        why = f"needs a PyTorch with CUDA, and this is {torch.__version__}" if without else "is not on this machine"
+        raise ConfigError(f"{key}={name!r} {why}: use {key}=auto", code="unavailable", key=key)
     return device
