@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.commands import refused_in_one_line
-from tests.flower.processes import federation
+from tests.flower.processes import federation, until
 
 from fedlens.cli import service
 from fedlens.tracking.run_dir import RunDir
@@ -21,6 +21,11 @@ def run(base: Path, folder: str, *, finished: bool = True) -> Path:
     if finished:
         made.finish("all rounds")
     return made.path
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_newest_run_of_that_name_counts(tmp_path: Path) -> None:
@@ -52,8 +57,7 @@ def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
         again.wait_for("with the configuration that it began with")
         again.wait_for("this server waits until it is stopped")
         assert [line["round"] for line in again.lines] == [1, 2, 3, 4, 5, 6]
-        with socket.create_connection(("127.0.0.1", place.port), 5):  # what a health check asks for
-            pass
+        until(lambda: listens(place.port), "the port that a health check asks for")
         again.signal(signal.SIGTERM)
         assert again.ends() == 128 + signal.SIGTERM
         third = place.server(*lines, logs=logs)

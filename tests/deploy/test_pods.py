@@ -82,6 +82,11 @@ def played(podman: Podman, tmp_path: Path) -> Iterator[Podman]:
         podman("network", "rm", "--force", NETWORK, check=False)
 
 
+def healthy(podman: Podman, container: str) -> bool:
+    said = podman("healthcheck", "run", container, check=False)
+    return "unhealthy" not in said and "Error" not in said
+
+
 def accuracies(podman: Podman) -> list[float]:
     lines = podman("exec", SERVER, "sh", "-c", "cat /fedlens/logs/demo-*/metrics.jsonl", check=False).splitlines()
     return [json.loads(line)["test"]["accuracy"] for line in lines if line.startswith("{")]
@@ -95,7 +100,7 @@ def test_the_demos_pods_end_as_a_local_run_though_two_are_killed(played: Podman,
     said = played("logs", SERVER)
     assert "going on after round" in said
     for container in (SERVER, SITE, "fedlens-tensorboard-0-tensorboard"):
-        played("healthcheck", "run", container)
+        until(lambda name=container: healthy(played, name), f"{container} is healthy")
 
     command("data", "sample", "--clients", "2", "--out", str(tmp_path / "sample"))
     place = (f"data.path={tmp_path / 'sample'}", f"tracking.dir={tmp_path / 'logs'}", "tracking.report=false")
