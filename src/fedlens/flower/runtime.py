@@ -228,7 +228,7 @@ class FlowerRuntime:
             self._begin_again()
 
     def _wait(self, at_least: int, count: Callable[[], int], what: str) -> None:
-        said = -1
+        said, began = -1, time.monotonic()
         while True:
             for _ in self._look():  # no task is pending now
                 pass
@@ -237,8 +237,8 @@ class FlowerRuntime:
                 return
             if here != said:
                 self._note(f"waiting for clients: {here} of {at_least} {what}")
-                said = here
-            time.sleep(POLL_SECONDS)
+                said, began = here, time.monotonic()
+            time.sleep(pause(time.monotonic() - began))
 
     def _who_is_there(self) -> None:
         if time.monotonic() - self._looked < NODES_SECONDS:
