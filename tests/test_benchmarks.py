@@ -25,7 +25,7 @@ LONG = ("compressions", "memory", "soak", "solar", "startup", "strategies")
 MORE = {"flower_rounds": ("empty",)}
 LONG_MEASURES = ("empty-database", "half", "memory", "mobilenetv3")
 """The others of `flower_rounds`; "large" takes the same way as "empty"."""
-TOOLS = ("echo_sites", "build_sample", "write_reference", "final_models")
+TOOLS = ("echo_sites", "build_sample", "write_reference", "write_manifests", "final_models")
 """What other scripts start, or what makes files of the repository: other tests use them."""
 
 

@@ -7,6 +7,7 @@ python tools/write_manifests.py
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,7 @@ def _yaml(value: Object) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     wanted = files(rendered())
     for path in (*BASE.glob("server/*"), *BASE.glob("site/*")):
         path.unlink()
