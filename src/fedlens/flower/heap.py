@@ -6,8 +6,6 @@ import ctypes
 from contextlib import suppress
 
 _M_ARENA_MAX = -8
-_M_MMAP_THRESHOLD = -3
-_LARGE_BYTES = 2**20
 
 
 def one_heap() -> None:
@@ -17,6 +15,4 @@ def one_heap() -> None:
     threads, so parts of them stayed in every heap: the size of two models with ResNet-50 (benchmarks/README.md).
     """
     with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
