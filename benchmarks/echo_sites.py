@@ -16,6 +16,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from fedlens.core.types import ClientReport, ClientResult, MeanMetric, Task
 from fedlens.flower.bundle import bundle
 from fedlens.flower.client import Place, ResidentClient, Terms
@@ -79,6 +81,7 @@ class Unwatched:
 
 
 def echo(number: int, chain: TransformChain, _tell: Tell, _progress: Progress) -> Echo:
+    torch.set_num_threads(1)  # two clients on a machine of two cores
     return Echo(number, chain)
 
 
