@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -72,7 +73,8 @@ class StockFlower:
         time.sleep(2)
         tree = [child for process in self._processes for child in (*process.children(recursive=True), process)]
         for process in tree:
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):  # it has ended with its parent
+                process.terminate()
         for process in psutil.wait_procs(tree, timeout=20)[1]:
             process.kill()
         for process in self._processes:
