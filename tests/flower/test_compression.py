@@ -12,7 +12,7 @@ from tests.helpers import CPU, tiny_model, tiny_trainer
 from fedlens.compression.half import Half
 from fedlens.compression.quantize import Quantize
 from fedlens.compression.topk import TopK
-from fedlens.core.types import ClientResult
+from fedlens.core.types import ClientResult, Task
 from fedlens.flower.expectation import expectation
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.algorithm import Algorithm
@@ -43,3 +43,21 @@ def test_the_form_of_an_update_takes_no_memory() -> None:
     assert {name: (value.shape, value.device.type) for name, value in seen.forms.items()} == {
         name: (value.shape, "meta") for name, value in SHARED.items()
     }
+
+
+def test_the_received_model_is_measured_once_for_a_payload() -> None:
+    """Not for every client; another payload of the same round is measured anew."""
+    seen = view(FlatModel(tiny_model(), CPU), SHARED)
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return name
+
+    other = {name: 2 * value for name, value in SHARED.items()}
+    first, again = (Task(client, 1, "train", SHARED) for client in ("client0", "client1"))
+    assert [seen.once_for_payload(task, lambda: make("one")) for task in (first, again)] == ["one", "one"]
+    assert seen.once_for_payload(Task("client0", 1, "train", other), lambda: make("other")) == "other"
+    assert made == ["one", "other"]
+    norm = expectation(seen)(first, None).norm
+    assert expectation(seen)(Task("client0", 2, "train", other), None).norm == pytest.approx(2 * norm)

@@ -60,7 +60,6 @@ def server(
 ) -> None:
     """Wait for clients, and train with them. Without certificates: clients on this machine only."""
     from fedlens.config.overrides import quoted
-    from fedlens.errors import ConfigError
 
     path, overrides = split_arguments(arguments or [])
     flags = {
@@ -74,14 +73,17 @@ def server(
         "tracking.name": name and quoted(name),
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    if service and resume:
-        raise ConfigError("--service finds the run by itself; leave out --resume", code="contradiction", key="--resume")
-    if service:
-        from fedlens.cli.service import serve_until_stopped
+    start = _as_service if service else _wait_and_train
+    start(config or path, resume, overrides)
 
-        serve_until_stopped(config or path, overrides)
-    else:
-        _wait_and_train(config or path, resume, overrides)
+
+def _as_service(path: Path | None, resume: Path | None, overrides: list[str]) -> None:
+    from fedlens.cli.service import serve_until_stopped
+    from fedlens.errors import ConfigError
+
+    if resume:
+        raise ConfigError("--service finds the run by itself; leave out --resume", code="contradiction", key="--resume")
+    serve_until_stopped(path, overrides)
 
 
 def _wait_and_train(path: Path | None, resume: Path | None, overrides: list[str]) -> None:

@@ -27,7 +27,8 @@ from flwr.supercore.inflatable.inflatable_utils import (
 
 from fedlens.errors import ProtocolError
 
-FIRST_BACKOFF = 0.1
+LOOK_SECONDS = 0.1
+"""Time between two looks for what is on its way: each look is a call that the SuperLink answers."""
 
 LARGEST_RECORD = 2_000_000
 """Bytes of a part that holds no tensor: names, numbers, the description of a run. Flower takes seconds to read so much
@@ -83,7 +84,7 @@ def pull_parts(tree: ObjectTree, pull: Callable[[str], bytes], limit: int) -> di
                 raise ProtocolError(f"a message of more than {limit / 1e6:,.1f} MB")
         return content
 
-    return pull_objects(list(dict.fromkeys(names)), bounded, initial_backoff=FIRST_BACKOFF, backoff_cap=0.1)
+    return pull_objects(list(dict.fromkeys(names)), bounded, initial_backoff=LOOK_SECONDS, backoff_cap=LOOK_SECONDS)
 
 
 def inflated(name: str, parts: dict[str, bytes]) -> InflatableObject:

@@ -30,7 +30,7 @@ from fedlens.errors import ConnectionFailed
 from fedlens.flower.internals.direct import DirectControlClient, DirectRuntimeClient
 from fedlens.flower.internals.fleet import HEARTBEAT_SECONDS
 from fedlens.flower.internals.grid import Grid
-from fedlens.flower.internals.parts import FIRST_BACKOFF
+from fedlens.flower.internals.parts import LOOK_SECONDS
 
 _CLAIM = frozenset({"/flwr.proto.Runtime/PullPendingTasks", "/flwr.proto.Runtime/ClaimTask"})
 
@@ -92,7 +92,7 @@ class RunLink:
                 for task in client.PullPendingTasks(PullPendingTasksRequest()).tasks:
                     if task.run_id == run_id:
                         return str(client.ClaimTask(ClaimTaskRequest(task_id=task.task_id)).token)
-                time.sleep(FIRST_BACKOFF)
+                time.sleep(LOOK_SECONDS)
         finally:
             client.close()
         raise ConnectionFailed(f"the SuperLink at {self._address} did not offer run {run_id} within {patience:g} s")
