@@ -256,7 +256,7 @@ def _no_run(path: Path) -> str:
     if not path.exists():
         problem = f"{str(path)!r} does not exist"
     else:
-        problem = f"{str(path)!r} is no run: config.yaml, and checkpoints or metrics.jsonl, are not all in it"
+        problem = f"{str(path)!r} is no run: one has config.yaml, and checkpoints or metrics.jsonl"
     folders = [folder for folder in (path, path.parent) if folder.is_dir()]
     runs = [run for folder in folders for run in _runs_below(folder)]
     beside = list(dict.fromkeys(str(run.path) for run in runs))
