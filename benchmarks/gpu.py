@@ -115,7 +115,7 @@ def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: 
 def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: int, precision: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     device = labels.device.type
-    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # type: ignore[attr-defined]  # not in the stubs
+    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # not in the stubs
     for rows in torch.randperm(len(labels), device=device).split(batch):
         optimizer.zero_grad()
         with torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):

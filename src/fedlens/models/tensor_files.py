@@ -57,9 +57,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read(path: Path, kind: Format) -> Any:
     if kind == "safetensors":
         return load_file(path)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), open_regular(path) as file:  # of a path, torch 2.12 and later believes the suffix
         warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
