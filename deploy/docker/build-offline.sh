@@ -9,7 +9,7 @@ Usage: deploy/docker/build-offline.sh [options]
   --tag NAME          the image's name (localhost/fedlens:cpu)
   --target NAME       fedlens or jupyter (fedlens)
   --torch BACKEND     cpu, cu126, cu128, cu130; none: PyTorch as the package index has it (cpu)
-  --wheels FOLDER     wheels that count beside the package index
+  --wheels FOLDER     wheels that count beside the package index; of PyTorch and torchvision both or none
   --versions FILE     name==version lines that count instead of those in constraints.txt, such as the wheels'
   --ca FILE           certificates that the build trusts (/etc/ssl/certs/ca-certificates.crt)
   --base NAME         the base image; made if there is none of that name (localhost/python:3.11-slim-bookworm)

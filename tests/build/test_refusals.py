@@ -93,6 +93,7 @@ def test_a_trace_that_lacks_clients(tmp_path: Path) -> None:
     ("code", "overrides", "line"),
     [
         ("idle_key", "attack.name=alie", "attack.name = 'alie': attacks are for simulations (`fedlens run`)"),
+        ("unavailable", "runtime.device=cuda:99", "runtime.device='cuda:99' "),
         ("idle_key", "clock.name=half_normal", "clock.name = 'half_normal': sites take the time that they take"),
         ("incompatible", "aggregation.name=krum", "aggregation.f = 1: krum needs 2 f + 3 = 5"),
     ],

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ def test_too_little_address_space_is_one_line():
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "too little memory" in done.stderr
+
+
+def test_a_torchvision_of_another_index_is_one_line():
+    """What `import torchvision` raises where its operators cannot be loaded: it was built for another PyTorch."""
+    line = str(surroundings.told(RuntimeError("operator torchvision::nms does not exist")))
+    assert line.startswith(f"torchvision {version('torchvision')} does not fit PyTorch {version('torch')} (operator ")
+    assert line.endswith("install both from the same package index")
+
+
+def test_grpc_logs_what_its_variable_says(monkeypatch):
+    monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    surroundings.quiet_grpc()
+    assert os.environ["GRPC_VERBOSITY"] == "DEBUG"
 
 
 @pytest.fixture

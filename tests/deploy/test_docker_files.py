@@ -208,7 +208,9 @@ def test_a_sites_settings_are_valid(name: str) -> None:
 
 
 def test_the_servers_settings_are_valid() -> None:
+    """And a server that was killed is started again, and goes on with its run."""
     given = called(SERVICES["server"]["command"])
+    assert (str(given["resume"]), SERVICES["server"]["restart"]) == ("auto", "on-failure")
     path, *overrides = given["arguments"]
     assert path == "config.yaml" and path in sources()
     config = load(ROOT / path, overrides)

@@ -86,7 +86,10 @@ def strangers(place: Federation, server: Server, certs: Path, expired: Path) -> 
 
 REFUSALS = {
     "a key that is not registered": (1, "it does not know this client's key, or has revoked it"),
-    "another client's key": (1, "its key is client4's: start it with that name or partition_id"),
+    "another client's key": (
+        1,
+        "its key is client4's, and it is client3 (partition_id = 2): start it with the name or partition_id of its key",
+    ),
     "another authority": (1, "the server's certificate is not by the authority in ca.crt; take the folder that"),
     "no authority": (2, "half/ca.crt: "),
     "a server of another name": (1, "the server's certificate does not name this address; give one that it names"),

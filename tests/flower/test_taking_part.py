@@ -159,7 +159,7 @@ def test_a_key_is_one_sites(stage, key: str, ready: int) -> None:
     site = stage.join(0, key=key)
     assert len(stage.open()) == ready
     if not ready:
-        assert "its key is client1's: start it with that name or partition_id" in site.farewell.text
+        assert "its key is client1's, and it is client0 (partition_id = 0): start it with" in site.farewell.text
 
 
 @pytest.mark.parametrize("kind", ["describe", "prepare"])

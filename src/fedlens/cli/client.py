@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedlens.cli.surroundings import quiet_grpc
+
 
 def client(
     overrides: Annotated[
@@ -40,6 +42,7 @@ def client(
     stay: Annotated[bool, typer.Option("--stay", help="When a run is over, wait for the next.")] = False,
 ) -> None:
     """Join a server, and train on this site's images when it asks. No image leaves this machine."""
+    quiet_grpc()
     from fedlens.cli.console import watcher
     from fedlens.config.overrides import quoted
     from fedlens.config.site import load_site

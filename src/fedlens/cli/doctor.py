@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlens.cli.surroundings import quiet_grpc
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,6 +48,7 @@ def doctor(
 
     Exit status: 1 when something fails; a warning is 0.
     """
+    quiet_grpc()
     from fedlens.config.overrides import quoted
     from fedlens.diagnose.doctor import CLIENT, SERVER, examine
     from fedlens.diagnose.subject import Subject

@@ -10,6 +10,8 @@ import typer
 
 from fedlens.cli.run import split_arguments
 
+AUTO = Path("auto")
+
 
 def server(
     arguments: Annotated[
@@ -44,7 +46,12 @@ def server(
     ] = False,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Resume a run (or latest) from its last checkpoint."),
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume a run (or latest) from its last checkpoint; auto: the newest of this name where it is "
+            "unfinished, else start one.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
@@ -73,8 +80,14 @@ def server(
         "tracking.name": name and quoted(name),
     }
     overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
-    start = _as_service if service else _wait_and_train
-    start(config or path, resume, overrides)
+    if service:
+        _as_service(config or path, resume, overrides)
+    elif resume == AUTO:
+        from fedlens.cli.service import serve_unfinished
+
+        serve_unfinished(config or path, overrides)
+    else:
+        _wait_and_train(config or path, resume, overrides)
 
 
 def _as_service(path: Path | None, resume: Path | None, overrides: list[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from fedlens.errors import ConfigError, FedLensError
@@ -87,10 +88,21 @@ def private_folder() -> Path:
     return made
 
 
+def quiet_grpc() -> None:
+    """gRPC logs errors only, unless its variable says otherwise: FedLens itself says why a connection failed. To be
+    called before grpc is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def told(error: Exception) -> FedLensError | None:
-    """The error line for a refusal by the operating system; None for other errors."""
+    """The error line for a refusal by the operating system, and for packages that do not fit; None for other errors."""
     if isinstance(error, MemoryError) or "map segment" in str(error) or "Cannot allocate memory" in str(error):
         return FedLensError("there is too little memory, or address space (ulimit -v), to begin: allow 8 GB")
+    if "operator torchvision::" in str(error):
+        return FedLensError(
+            f"torchvision {version('torchvision')} does not fit PyTorch {version('torch')} ({error}): install both "
+            "from the same package index"
+        )
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return FedLensError(f"output cannot be written ({error.strerror}): is its disk full, or its reader gone?")
     return None

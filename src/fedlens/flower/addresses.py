@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, ConnectionFailed
 
 if TYPE_CHECKING:
     from fedlens.config.schema import Config
@@ -104,6 +105,20 @@ def bind_address(config: Config) -> tuple[str, int]:
         code="insecure",
         key="server.address",
     )
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises ConnectionFailed: another program listens on that port, or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConnectionFailed(
+                f"server.address: {joined(host, port)} cannot be used ({error.strerror}); stop what listens there, or "
+                f"choose another port: --server_address {joined(host, port + 1)}"
+            ) from error
 
 
 def hint(config: Config) -> str:

@@ -163,7 +163,12 @@ class ClientManager:
     def _describe(self, site: ConnectedClient, description: Description) -> None:
         site.description = description
         if site.connection.name not in ("", description.name):
-            return self._refuse(site, f"its key is {site.connection.name}'s: start it with that name or partition_id")
+            return self._refuse(
+                site,
+                f"its key is {site.connection.name}'s, and it is {description.name} (partition_id = "
+                f"{description.partition}): start it with the name or partition_id of its key, or with "
+                f"{description.name}'s folder of certificates",
+            )
         if excess := self._excess(description):
             return self._refuse(site, excess)
         for other in list(self._sites.values()):

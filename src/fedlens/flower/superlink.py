@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlens.errors import ConnectionFailed
+from fedlens.flower.addresses import check_free, joined
 from fedlens.flower.certificates import ClientRegistry, ServerCredentials
 from fedlens.flower.internals.run import RunLink
 
@@ -111,7 +112,7 @@ class SuperLink:
             *state,
             *("--isolation", "process", "--disable-runtime-dependency-installation"),
             *("--superexec-auth-secret-file", str(secret_file)),
-            *("--fleet-api-address", _place(host, port)),
+            *("--fleet-api-address", joined(host, port)),
             *("--host", "127.0.0.1", "--port", str(self._control)),
         ]
 
@@ -128,24 +129,6 @@ class SuperLink:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
             self.close()
             raise ConnectionFailed(f"Flower's SuperLink did not start ({self.log}):\n{tail}")
-
-
-def check_free(host: str, port: int) -> None:
-    """Raises ConnectionFailed: another program listens on that port, or the address is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConnectionFailed(
-                f"server.address: {_place(host, port)} cannot be used ({error.strerror}); stop what listens there, or "
-                f"choose another port: --server_address {_place(host, port + 1)}"
-            ) from error
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _free_port() -> int:

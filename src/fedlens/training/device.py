@@ -101,6 +101,8 @@ def resolve_device(name: str, key: str = "runtime.device") -> torch.device:
     )
     if missing:
         without = device.type == "cuda" and not torch.backends.cuda.is_built()
-        why = f"needs a PyTorch with CUDA, and this is {torch.__version__}" if without else "is not on this machine"
-        raise ConfigError(f"{key}={name!r} {why}: use {key}=auto", code="unavailable", key=key)
+        why = "is not on this machine: "
+        if without:
+            why = f"needs a PyTorch with CUDA, and this is {torch.__version__}: install one (image fedlens:cuda), or "
+        raise ConfigError(f"{key}={name!r} {why}use {key}=auto", code="unavailable", key=key)
     return device
