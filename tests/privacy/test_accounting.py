@@ -1,0 +1,170 @@
+"""ε of releases: equal to dp-accounting and Opacus called directly, to closed forms and to a published figure."""
+
+import builtins
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import norm
+from tests.problems import refuses_with
+
+from fedlens.errors import ConfigError
+from fedlens.privacy.accounting import ORDERS, Epsilon, Release, _by_rdp, _curve, epsilon, noise_for
+
+GRID = [(0.001, 0.7, 1000, 1e-6), (0.02, 1.0, 300, 1e-5), (0.1, 2.0, 500, 1e-5), (0.5, 4.0, 20, 1e-3)]
+"""Sampling probability, noise multiplier, releases, δ."""
+
+LARGE = [
+    (q, sigma, count, delta)
+    for q in (0.001, 0.01, 0.1, 0.5)
+    for sigma in (0.6, 1.0, 3.0, 10.0)
+    for count in (1, 100, 2000)
+    for delta in (1e-8, 1e-5, 1e-3)
+]
+
+TWICE = pytest.mark.parametrize(
+    ("q", "sigma", "count", "delta"), [*GRID, *(pytest.param(*point, marks=pytest.mark.full) for point in LARGE)]
+)
+
+
+def near(value: float) -> object:
+    return pytest.approx(value, rel=1e-3, abs=5e-4)
+
+
+@TWICE
+def test_is_that_of_dp_accounting(q: float, sigma: float, count: int, delta: float) -> None:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant()
+    accountant.compose(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), count)
+    found = epsilon({Release(sigma, q): count}, delta)
+    assert found.accountant == "PLD"
+    assert found.value == near(accountant.get_epsilon(delta))
+
+
+@pytest.mark.slow  # importing Opacus takes long
+@TWICE
+def test_is_that_of_opacus(q: float, sigma: float, count: int, delta: float) -> None:
+    from opacus.accountants import PRVAccountant, RDPAccountant
+
+    prv, rdp = PRVAccountant(), RDPAccountant()
+    prv.history = rdp.history = [(sigma, q, count)]
+    release = {Release(sigma, q): count}
+    margin = 1e-3
+    found = epsilon(release, delta).value
+    assert found == pytest.approx(prv.get_epsilon(delta, eps_error=margin), rel=1e-3, abs=2 * margin)
+    assert _by_rdp(release, delta) == near(rdp.get_epsilon(delta, alphas=list(ORDERS)))
+    assert found <= rdp.get_epsilon(delta)
+
+
+def test_composes_unequal_releases() -> None:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant()
+    accountant.compose(PoissonSampledDpEvent(0.05, GaussianDpEvent(1.5)), 40)
+    accountant.compose(PoissonSampledDpEvent(0.2, GaussianDpEvent(3.0)), 10)
+    accountant.compose(GaussianDpEvent(8.0), 2)
+    releases = {Release(1.5, 0.05): 40, Release(3.0, 0.2): 10, Release(8.0): 2}
+    assert epsilon(releases, 1e-5).value == near(accountant.get_epsilon(1e-5))
+
+
+@pytest.mark.parametrize(("sigma", "count", "delta"), [(1.0, 1, 1e-5), (0.3, 100, 1e-6), (20.0, 5, 1e-2)])
+def test_without_sampling_it_is_the_closed_form(sigma: float, count: int, delta: float) -> None:
+    """Balle and Wang 2018, equation 6: δ = Φ(1/2s − εs) − exp(ε) Φ(−1/2s − εs), where s = σ/√count."""
+    found = epsilon({Release(sigma): count}, delta)
+    s = sigma / math.sqrt(count)
+    log_second = found.value + norm.logcdf(-1 / (2 * s) - found.value * s)
+    assert found.accountant == "exact"
+    assert norm.cdf(1 / (2 * s) - found.value * s) - math.exp(log_second) == pytest.approx(delta, rel=1e-4)
+
+
+def test_releases_without_sampling_compose_to_one() -> None:
+    assert epsilon({Release(3.0): 9}, 1e-5).value == pytest.approx(epsilon({Release(1.0): 1}, 1e-5).value)
+    apart = epsilon({Release(3.0): 4, Release(4.0): 5}, 1e-5).value
+    assert apart == pytest.approx(epsilon({Release((4 / 9 + 5 / 16) ** -0.5): 1}, 1e-5).value)
+
+
+def test_the_published_figure_of_dp_fedavg() -> None:
+    """McMahan, Ramage, Talwar, Zhang 2018 (https://arxiv.org/abs/1710.06963), table 1: 763,430 users, 5,000 of them
+    expected in each of 5,000 rounds, noise 1.0: (4.634, 1e-9), by the moments accountant, which converts a Rényi
+    divergence with ε = divergence + log(1/δ) / (order − 1). Today's conversion and PLD give less for the same run."""
+    run = Release(1.0, 5000 / 763_430)
+    moments = min(5000 * _curve(run) + [math.log(1e9) / (order - 1) for order in ORDERS])
+    assert moments == pytest.approx(4.634, abs=5e-4)
+    assert epsilon({run: 5000}, 1e-9).value < _by_rdp({run: 5000}, 1e-9) < 4.634
+
+
+@pytest.mark.parametrize("nothing", [{}, {Release(1.0, 0.1): 0}, {Release(0.0, 0.0): 10}])
+def test_nothing_costs_nothing(nothing: dict[Release, int]) -> None:
+    assert epsilon(nothing, 1e-5) == Epsilon(0.0, "exact")
+
+
+def test_without_noise_there_is_no_bound() -> None:
+    assert epsilon({Release(0.0): 1, Release(1.0): 1}, 1e-5) == Epsilon(math.inf, "exact")
+    assert epsilon({Release(0.0, 0.01): 1}, 1e-5).value == math.inf
+
+
+def test_rdp_answers_where_pld_cannot() -> None:
+    tiny, little = epsilon({Release(1.0, 0.01): 1000}, 1e-14), epsilon({Release(1e-3, 0.01): 1}, 1e-5)
+    assert tiny.accountant == little.accountant == "RDP"
+    assert math.isfinite(tiny.value)
+    assert math.isfinite(little.value)
+
+
+probabilities = st.sampled_from([0.01, 0.1, 1.0])
+noises = st.floats(0.5, 10)
+
+
+@pytest.mark.fuzz
+@given(probabilities, noises, st.integers(1, 200), st.integers(1, 200))
+def test_more_releases_cost_more(q: float, sigma: float, count: int, more: int) -> None:
+    release = Release(round(sigma, 1), q)
+    assert epsilon({release: count}, 1e-5).value <= epsilon({release: count + more}, 1e-5).value
+
+
+@pytest.mark.fuzz
+@given(probabilities, noises, noises)
+def test_more_noise_costs_less(q: float, sigma: float, other: float) -> None:
+    less, more = sorted((round(sigma, 1), round(other, 1)))
+    assume(less < more)
+    assert epsilon({Release(less, q): 50}, 1e-5).value > epsilon({Release(more, q): 50}, 1e-5).value
+
+
+@pytest.mark.fuzz
+@given(probabilities, st.floats(1e-9, 0.1), st.floats(1e-9, 0.1))
+def test_a_larger_delta_costs_less(q: float, delta: float, other: float) -> None:
+    small, large = sorted((delta, other))
+    assert epsilon({Release(1.0, q): 30}, small).value >= epsilon({Release(1.0, q): 30}, large).value
+
+
+@pytest.mark.parametrize(("q", "count", "target"), [(0.1, 100, 8.0), (0.5, 50, 1.0), (1.0, 10, 3.0), (1.0, 1, 0.001)])
+def test_noise_for_a_target(q: float, count: int, target: float) -> None:
+    sigma = noise_for(target, 1e-5, lambda sigma: {Release(sigma, q): count})
+    assert epsilon({Release(sigma, q): count}, 1e-5).value <= target
+    assert epsilon({Release(sigma / 1.0011, q): count}, 1e-5).value > target
+
+
+def test_no_noise_is_needed_for_what_is_never_released() -> None:
+    assert noise_for(1.0, 1e-5, lambda sigma: {}) == 0.0
+
+
+def test_a_target_that_no_noise_reaches() -> None:
+    fixed = {Release(1.0): 1}  # such as an adaptive clip's own releases
+    with refuses_with("out_of_range", "privacy.target_epsilon = 2: no noise reaches it"):
+        noise_for(2.0, 1e-5, lambda sigma: {**fixed, Release(sigma): 1})
+
+
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_any = builtins.__import__
+
+    def importing(name: str, *rest: object) -> object:
+        if name == "dp_accounting":
+            raise ImportError(name)
+        return import_any(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    with pytest.raises(ConfigError, match=r"pip install 'fedlens\[privacy\]'"):
+        epsilon({Release(1.0): 1}, 1e-5)
