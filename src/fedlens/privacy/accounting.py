@@ -128,7 +128,7 @@ def need_accountants() -> None:
 
 def _merged(releases: Mapping[Release, int]) -> dict[Release, int]:
     """The same releases, those without amplification as one. Gaussian mechanisms compose exactly to one whose 1/σ² is
-    the sum of theirs (Dong, Roth, Su 2022, corollary 3.3)."""
+    the sum of theirs (Dong, Roth, Su 2022, https://arxiv.org/abs/1905.02383)."""
     sampled = {release: count for release, count in releases.items() if release.sampling_probability < 1}
     total = sum(count / release.noise_multiplier**2 for release, count in releases.items() if release not in sampled)
     return sampled | ({Release(1 / math.sqrt(total)): 1} if total else {})
