@@ -70,6 +70,27 @@ def test_what_a_rule_allows(place, rule: str) -> None:
     assert isinstance(place.site(f"allow.{rule}").prepare(setup()), Prepared)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "line"),
+    [
+        ({"noise_multiplier": 0.5}, "may spend ε = "),
+        ({"noise_multiplier": 0.0}, "may spend ε = inf"),
+        ({"noise_multiplier": 9.0, "insecure_seed": 1}, "has a privacy.insecure_seed, from which its noise can be com"),
+        ({"noise_multiplier": 1.0, "budget": 7.0}, None),
+        ({"noise_multiplier": 9.0}, None),
+        ({"target_epsilon": 8.0}, None),
+        ({"target_epsilon": 8.1}, "may spend ε = 8."),
+    ],
+)
+def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy: dict, line: str | None) -> None:
+    told = setup(privacy={"mode": "central", "population": 10, **privacy})
+    answer = place.site("allow.max_epsilon=8").prepare(told)
+    if line is None:
+        assert answer == Prepared((), (), ()), "how many images of which class it has stays at the site"
+    else:
+        assert refused(answer).startswith(f"this site's allow.max_epsilon is 8, and the run {line}")
+
+
 def test_unknown_classes_are_named(place) -> None:
     line = refused(place.site().prepare(setup(("cup", "spoon"))))
     assert "the server knows no fork, plate; its 2 classes are cup, spoon" in line

@@ -9,6 +9,7 @@
     │   ├── ConnectionFailed
     │   └── ProtocolError
     ├── TrainingDiverged        no client returned a finite update
+    ├── PrivacyBudgetExceeded   another release would cost more privacy than is allowed
     └── CheckpointError
 
 A message is one or a few lines that name the key or file, the value, and the way out. The command line
@@ -119,6 +120,10 @@ class ProtocolError(RuntimeFailure):
 
 class TrainingDiverged(FedLensError):
     """No client of a round returned a finite update."""
+
+
+class PrivacyBudgetExceeded(FedLensError):
+    """Another release would cost more privacy than the run may spend."""
 
 
 class CheckpointError(FedLensError):

@@ -38,6 +38,8 @@ def few(config: Config) -> Config:
     small = config.model_dump(mode="json")
     for section, values in FEW.items():
         small[section] |= values
+    if config.privacy.mode != "none":  # a cohort of one client on average is refused
+        small["federated"]["fraction_fit"] = 0.3
     return load(None, (), small)
 
 

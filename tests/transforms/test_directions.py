@@ -35,8 +35,8 @@ def collected(*answers: ClientResult):
 def test_two_at_right_angles() -> None:
     total = collected(answer(0, 1, [3.0], [0.0]), answer(1, 1, [0.0], [0.5]))
     # Δ = (1.5, 0.25), ‖Δ‖ = √2.3125: cosines 1.5 / ‖Δ‖ and 0.25 / ‖Δ‖
-    assert total.agreement["cosine/to_mean"] == pytest.approx(1.75 / 2 / 2.3125**0.5)
-    assert total.agreement["cosine/pairwise"] == pytest.approx(0.0, abs=1e-6)
+    assert total.measures["cosine/to_mean"] == pytest.approx(1.75 / 2 / 2.3125**0.5)
+    assert total.measures["cosine/pairwise"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_any_updates_and_weights_against_the_cosines_themselves() -> None:
@@ -46,10 +46,10 @@ def test_any_updates_and_weights_against_the_cosines_themselves() -> None:
     total = collected(*answers)
     mean = (rows * torch.arange(1, 6)[:, None]).sum(0) / 15
     pairs = [cosine_similarity(rows[i], rows[j], dim=0) for i, j in combinations(range(5), 2)]
-    assert total.agreement["cosine/to_mean"] == pytest.approx(
+    assert total.measures["cosine/to_mean"] == pytest.approx(
         float(cosine_similarity(rows, mean[None]).mean()), rel=1e-5
     )
-    assert total.agreement["cosine/pairwise"] == pytest.approx(float(torch.stack(pairs).mean()), rel=1e-4)
+    assert total.measures["cosine/pairwise"] == pytest.approx(float(torch.stack(pairs).mean()), rel=1e-4)
 
 
 def test_merged_shares_give_the_same_and_strategies_see_none_of_it() -> None:
@@ -63,7 +63,7 @@ def test_merged_shares_give_the_same_and_strategies_see_none_of_it() -> None:
     both.merge(left.partial(1))
     both.merge(right.partial(1))
     merged = both.result()
-    assert merged.agreement == pytest.approx(whole.agreement)
+    assert merged.measures == pytest.approx(whole.measures)
     assert set(merged.extra) == {"own"}
     assert merged.extra["own"] == 6
     assert torch.allclose(merged.delta["a"], torch.tensor([2.5]))
@@ -71,9 +71,9 @@ def test_merged_shares_give_the_same_and_strategies_see_none_of_it() -> None:
 
 def test_an_update_of_length_zero_has_no_direction() -> None:
     still, one, other = answer(0, 1, [0.0], [0.0]), answer(1, 1, [1.0], [0.0]), answer(2, 1, [1.0], [0.0])
-    assert collected(still, one, other).agreement == pytest.approx({"cosine/to_mean": 1.0, "cosine/pairwise": 1.0})
-    assert collected(still).agreement == {}
-    assert collected(one).agreement == pytest.approx({"cosine/to_mean": 1.0})
+    assert collected(still, one, other).measures == pytest.approx({"cosine/to_mean": 1.0, "cosine/pairwise": 1.0})
+    assert collected(still).measures == {}
+    assert collected(one).measures == pytest.approx({"cosine/to_mean": 1.0})
     assert behind(Directions(), WeightedMean(), NAMES).result() is None
 
 
@@ -101,5 +101,5 @@ def test_worker_processes_measure_the_same(tmp_path) -> None:
     finally:
         place.close()
     expected = float(cosine_similarity(rows, rows.mean(0, keepdim=True)).mean())
-    assert total.agreement["cosine/to_mean"] == pytest.approx(expected, rel=1e-4)
+    assert total.measures["cosine/to_mean"] == pytest.approx(expected, rel=1e-4)
     assert total.extra == {}

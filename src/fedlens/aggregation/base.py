@@ -19,14 +19,14 @@ class AggregatedUpdate:
     extra   Σ extra / count
     weight  Σ w
     count   the number of clients
-    agreement  measures of how well the updates agree in direction, by name, if requested
+    measures  what else is to be recorded of the aggregation, by name
     """
 
     delta: State
     extra: State
     weight: float
     count: int
-    agreement: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Aggregator(ABC):

@@ -16,6 +16,7 @@ from fedlens.config.blocks import (
     MODEL,
     OPTIMIZER,
     PERSONALIZATION,
+    PRIVACY,
     PYTHON,
     SCHEDULE,
     SCHEME,
@@ -32,9 +33,10 @@ from fedlens.data.federate import federate
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import ConfigError
 from fedlens.federation.coordinator import RunPlan
-from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.sampling import ClientSampler, CyclicSampler, PoissonSampler, Sampler
 from fedlens.models.base import ModelRequest, Preprocessing, Recognizer
 from fedlens.models.build import build_model
+from fedlens.privacy.base import Federation, groups_of
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.learning_rate import LearningRate
 from fedlens.training.settings import LocalSettings
@@ -62,6 +64,7 @@ def build_algorithm(config: Config) -> Algorithm:
         largest_share=config.server.max_weight_share,
         directions=config.tracking.updates,
         encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
+        privacy=PRIVACY.choose(config.privacy).transform(federation_of(config)),
     )
 
 
@@ -197,14 +200,29 @@ def local_settings(config: Config) -> LocalSettings:
 
 def build_plan(config: Config) -> RunPlan:
     """Rounds, cohorts, learning rate and the end of a run."""
-    federated = config.federated
+    federated, privacy = config.federated, PRIVACY.choose(config.privacy)
     return RunPlan(
         num_rounds=federated.num_rounds,
-        sampler=ClientSampler(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection),
+        sampler=build_sampler(config),
         lr=LearningRate(config.optimizer, federated.num_rounds).at,
         evaluate_every=federated.evaluate_every,
-        evaluate_clients_every=federated.evaluate_clients_every,
-        quorum=federated.quorum,
+        evaluate_clients_every=0 if privacy.protects else federated.evaluate_clients_every,
+        quorum=federated.quorum if privacy.sampling == "fixed" else 0,
         stopping=config.stopping,
         protocol=SCHEDULE.choose(config.schedule).protocol,
     )
+
+
+def federation_of(config: Config, clients: int = 0) -> Federation:
+    """What a claim of privacy depends on, beside the mode's own keys. `clients`: all that may take part, if known."""
+    return Federation(clients, config.federated.num_rounds, config.federated.fraction_fit)
+
+
+def build_sampler(config: Config) -> Sampler:
+    """How cohorts are drawn: as Flower does, or as a claim of privacy needs it."""
+    federated, privacy = config.federated, PRIVACY.choose(config.privacy)
+    if privacy.sampling == "poisson":
+        return PoissonSampler(federated.fraction_fit, config.seed, privacy.insecure_seed)
+    if privacy.sampling == "cyclic":
+        return CyclicSampler(groups_of(federated.fraction_fit), config.seed)
+    return ClientSampler(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection)

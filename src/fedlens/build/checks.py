@@ -14,6 +14,7 @@ from fedlens.config.blocks import (
     MODEL,
     OPTIMIZER,
     PERSONALIZATION,
+    PRIVACY,
     PYTHON,
     SCHEDULE,
     STRATEGY,
@@ -70,6 +71,11 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:
         yield from _nothing_shared(config, where)
+    privacy = PRIVACY.choose(config.privacy)
+    if contradiction := privacy.contradiction():
+        yield problems.incompatible("privacy", contradiction)
+    if privacy.protects:
+        yield from protected(config, strategy, refuse, where)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)
@@ -93,6 +99,7 @@ def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[Pro
         (STRATEGY, config.strategy),
         (AGGREGATION, config.aggregation),
         (COMPRESSION, config.compression),
+        (PRIVACY, config.privacy),
         (ATTACK, config.attack),
     ):
         key, name = f"{family.section}.{family.key}", str(getattr(section, family.key))
@@ -104,6 +111,35 @@ def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[Pro
             if value != getattr(default, parameter):
                 key = f"{family.section}.{parameter}"
                 yield problems.problem("idle_key", key, f"{because}; leave it out", value, where(key))
+
+
+def protected(
+    config: Config, strategy: type[Strategy], refuse: Callable[[str, str], Problem], where: Callable[[str], str]
+) -> Iterator[Problem]:
+    """What would tell of single clients beside the update that is clipped and noised."""
+    mode = f"privacy.mode={config.privacy.mode}"
+    if strategy.needs_own_weights or strategy.weighs_parts or strategy.needs_loss:
+        text = f"sends more than an update, or weighs it, which {mode} does not cover; use fedavg, fedprox or fedadam"
+        yield refuse("strategy.name", text)
+    if config.aggregation.name != AGGREGATION.default:
+        yield refuse("aggregation.name", f"{mode} adds noise to a sum of updates; use aggregation.name=mean")
+    elif config.aggregation.parameters.get("weights") == "examples":
+        text = f"with {mode} every client counts alike; leave it out"
+        yield problems.problem("contradiction", "aggregation.weights", text, "examples", where("aggregation.weights"))
+    if isinstance(SCHEDULE.choose(config.schedule), Asynchronous):
+        yield refuse("schedule.name", f"has no cohort to account for, which {mode} needs; use schedule.name=sync")
+    told = f"would tell of single clients, which {mode} keeps at home; leave it out"
+    if config.tracking.updates:
+        yield refuse("tracking.updates", told)
+    for key in ("target_accuracy", "patience"):
+        if getattr(config.stopping, key) is not None:
+            yield refuse(f"stopping.{key}", f"looks at the clients' validation images: {told}")
+    if config.server.max_weight_share is not None:
+        yield refuse("server.max_weight_share", f"with {mode} every client counts alike; leave it out")
+    if config.federated.over_selection:
+        yield refuse("federated.over_selection", f"asks more clients than {mode} accounts for; leave it out")
+    if config.federated.quorum > 1:
+        yield refuse("federated.quorum", f"with {mode} a round counts however many answer; leave it out")
 
 
 def asynchronous(

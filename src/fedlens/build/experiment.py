@@ -24,7 +24,7 @@ from fedlens.build.builders import (
 )
 from fedlens.build.checks import check_compatible
 from fedlens.config import problems
-from fedlens.config.blocks import ATTACK, SCHEDULE
+from fedlens.config.blocks import ATTACK, PRIVACY, SCHEDULE
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.core.client_store import ClientStore
@@ -108,6 +108,11 @@ class Experiment:
         whole = size_of(self.model)
         travelling = sum(value.nbytes for value in self.shared.values())
         return whole if travelling < whole else None
+
+    @property
+    def protected(self) -> bool:
+        """What clients report of their images stays with them."""
+        return PRIVACY.choose(self.config.privacy).protects
 
     @property
     def malicious(self) -> frozenset[str]:

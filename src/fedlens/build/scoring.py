@@ -28,6 +28,12 @@ class Scoring:
     test: Evaluate | None
     validation: Evaluate | None
     measure: Measure | None = None
+    tests_here: bool = True
+    """The test images are the server's; else they are the clients'."""
+
+    def by_server(self) -> Scoring:
+        """The scoring on images that are not the clients': validation images always are."""
+        return replace(self, test=self.test if self.tests_here else None, validation=None)
 
 
 def inputs_of(experiment: Experiment, rows: Rows) -> Examples:

@@ -24,6 +24,7 @@ from fedlens.config.schema import (
     ModelSection,
     PartitionSection,
     PersonalizationSection,
+    PrivacySection,
     ScheduleSection,
     StrategySection,
 )
@@ -33,6 +34,7 @@ from fedlens.data.base import Scheme, Source, schemes, sources
 from fedlens.errors import Code, ConfigError, FedLensError, Problem
 from fedlens.models.base import ModelBuilder, models
 from fedlens.personalization.base import Personalization, personalizations
+from fedlens.privacy.base import PrivacyMode, privacy_modes
 from fedlens.schedules.base import Schedule, schedules
 from fedlens.strategies.base import Strategy, strategies
 from fedlens.training.optimizers.base import Optimizer, optimizers
@@ -105,9 +107,10 @@ ATTACK: Family[Attack] = Family("attack", "name", attacks, AttackSection)
 SCHEDULE: Family[Schedule] = Family("schedule", "name", schedules, ScheduleSection)
 CLOCK: Family[LatencyModel] = Family("clock", "name", clocks, ClockSection)
 COMPRESSION: Family[UpdateTransform] = Family("compression", "name", compressions, CompressionSection)
+PRIVACY: Family[PrivacyMode] = Family("privacy", "mode", privacy_modes, PrivacySection)
 OPTIMIZER: Family[Optimizer] = Family("optimizer", "name", optimizers, OptimizerSection)
 ALGORITHM: tuple[Family[Any], ...] = (
-    *(STRATEGY, PERSONALIZATION, AGGREGATION, COMPRESSION, OPTIMIZER, SCHEDULE, CLOCK, ATTACK),
+    *(STRATEGY, PERSONALIZATION, AGGREGATION, COMPRESSION, PRIVACY, OPTIMIZER, SCHEDULE, CLOCK, ATTACK),
 )
 """What a run computes, as against what it computes with."""
 _MATERIAL: tuple[Family[Any], ...] = (MODEL, SOURCE, SCHEME)

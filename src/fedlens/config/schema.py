@@ -143,6 +143,10 @@ class CompressionSection(BlockSection):
     name: str = Field("none", description="how updates are made smaller: a name that `fedlens strategies` lists")
 
 
+class PrivacySection(BlockSection):
+    mode: str = Field("none", description="who adds noise, to what: a mode that `fedlens strategies` lists")
+
+
 class AttackSection(BlockSection):
     name: str = Field("none", description="what malicious clients of a simulation do; see `fedlens strategies`")
     fraction: Fraction = Field(0.2, description="share of the clients that is malicious, rounded down")
@@ -193,6 +197,7 @@ class Config(Section):
     personalization: PersonalizationSection = Field(default_factory=PersonalizationSection)
     aggregation: AggregationSection = Field(default_factory=AggregationSection)
     compression: CompressionSection = Field(default_factory=CompressionSection)
+    privacy: PrivacySection = Field(default_factory=PrivacySection)
     attack: AttackSection = Field(default_factory=AttackSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     clock: ClockSection = Field(default_factory=ClockSection)

@@ -36,8 +36,8 @@ class AllowSection(Section):
     )
     max_epsilon: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="least privacy: the largest ε of differential privacy that a run may spend on an image of this "
-        "site. No run counts its ε yet, so with any number the site takes part in none",
+        description="least privacy: the largest ε that a run with differential privacy may spend, counted here from "
+        "its configuration; a run without it is refused",
     )
 
 

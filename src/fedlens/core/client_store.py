@@ -76,6 +76,10 @@ class ClientStore:
         for old in sorted(self._versions(client))[: -self._keep]:
             self._path(client, old).unlink()
 
+    def folder(self, client: str) -> Path:
+        """The client's folder; what else is put there, no version replaces."""
+        return self._folder / quote(client, safe="")
+
     def stage(self, client: str, round_number: int, stage: Stage) -> StageStore:
         """The store for the stages of one round, a file in the client's folder: so the next stage can run in another
         process, or after a restart."""
@@ -92,7 +96,7 @@ class ClientStore:
         return self._path(client, 0).parent / "stages" / f"{round_number:08d}-{stage.attempt}.safetensors"
 
     def _path(self, client: str, version: int) -> Path:
-        return self._folder / quote(client, safe="") / f"{version:08d}.safetensors"
+        return self.folder(client) / f"{version:08d}.safetensors"
 
     def _versions(self, client: str) -> dict[int, Path]:
         return {int(path.stem): path for path in self._path(client, 0).parent.glob("*.safetensors")}

@@ -103,9 +103,10 @@ class RoundRecord:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss over the cohort's examples."""
-        weight = sum(report.metrics["loss"].weight for report in self.reports)
-        return sum(report.metrics["loss"].total for report in self.reports) / weight if weight else float("nan")
+        """Mean training loss over the cohort's examples; NaN where no client tells it."""
+        told = [report.metrics["loss"] for report in self.reports if "loss" in report.metrics]
+        weight = sum(loss.weight for loss in told)
+        return sum(loss.total for loss in told) / weight if weight else float("nan")
 
 
 class Tracker(Protocol):

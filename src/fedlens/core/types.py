@@ -39,17 +39,19 @@ Metrics = Mapping[str, MeanMetric]
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """One client, as it introduces itself. `counts`: images of each class, by split."""
+    """One client, as it introduces itself. `counts`: images of each class, by split; `hidden`: it has images to train
+    on, and does not say how many."""
 
     name: str
     partition: int
     counts: Mapping[Split, tuple[int, ...]]
     device: str = "cpu"
+    hidden: bool = False
 
     @property
     def examples(self) -> int:
-        """Training images."""
-        return sum(self.counts["train"])
+        """Training images; 1 where they are hidden: clients that hide them count alike."""
+        return 1 if self.hidden else sum(self.counts["train"])
 
     def holds(self, split: Split) -> bool:
         return any(self.counts[split])

@@ -17,7 +17,7 @@ from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.synchronous import SynchronousRounds
-from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.sampling import Sampler
 from fedlens.federation.stopping import StoppingSection
 from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
@@ -38,7 +38,7 @@ class RunPlan:
     """The plan of a run. `lr` gives the clients' learning rate of a round; `protocol` makes the round protocol."""
 
     num_rounds: int
-    sampler: ClientSampler
+    sampler: Sampler
     lr: Callable[[int], float]
     evaluate_every: int = 1
     evaluate_clients_every: int = 0
@@ -68,10 +68,12 @@ class Coordinator:
         measure: Measure | None = None,
         describe: Describe = lambda _total, _reports, _clients: {},
         malicious: frozenset[str] = frozenset(),
+        over: Callable[[], str | None] = lambda: None,
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`trainable`: names that clients train; `describe` says what else to record of a round; `malicious`: clients
-        that attack; `note` is called with a line when a round is repeated."""
+        that attack; `over` says after a round why no other may follow, None where one may; `note` is called with a line
+        when a round is repeated."""
         self._plan = plan
         self._strategy = strategy
         self._runtime = runtime
@@ -82,6 +84,7 @@ class Coordinator:
         self._measure = measure
         self._describe = describe
         self._malicious = malicious
+        self._over = over
         self._protocol = plan.protocol(
             RoundSetup(
                 num_rounds=plan.num_rounds,
@@ -107,6 +110,7 @@ class Coordinator:
         if self._runtime.virtual_time is not None:
             self._runtime.virtual_time = checkpoint.virtual_time
         self._protocol.resume(checkpoint)
+        checkpoint = replace(checkpoint, finished=checkpoint.finished or self._over())
         while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
             checkpoint = self._round(checkpoint)
         self._books.wait()
@@ -125,6 +129,7 @@ class Coordinator:
             virtual_time=self._runtime.virtual_time or before.virtual_time,
             pending_tasks=self._protocol.pending(),
             kept=collected.kept,
+            finished=self._over(),
         )
         with timer.phase("evaluate"):
             record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)
@@ -185,7 +190,7 @@ class Coordinator:
         if record.validation is not None:
             progress = after.progress.after(after.round, record.validation, self._plan.stopping)
             finished = progress.verdict(record.validation, self._plan.stopping)
-            after = replace(after, progress=progress, finished=finished)
+            after = replace(after, progress=progress, finished=after.finished or finished)
         every = self._plan.evaluate_clients_every
         if every and (after.finished or self._plan.due(every, after.round)):
             record = replace(record, clients=self._at_clients(after, floors), chance=floors.chance)

@@ -1,4 +1,4 @@
-"""Measures of a round beyond accuracy, by name: drift, diversity and agreement of updates, label distances, traffic.
+"""Measures of a round beyond accuracy, by name: drift, diversity and agreement of updates, privacy, labels, traffic.
 
 drift/…              ‖wᵢ − w‖, distance of a client's trained model from the received one, over the round's clients
 diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ Δᵢ that the weighted mean adds up, pᵢ being the clients'
@@ -6,6 +6,8 @@ diversity/updates    Σ ‖gᵢ‖² / ‖Σ gᵢ‖² of the terms gᵢ = pᵢ 
                      https://arxiv.org/abs/1706.05699) of updates. 1 / n when n equal ones are added, 1 when they are
                      at right angles, more when they cancel
 cosine/…             how far the updates agree (`transforms.directions`), where tracking.updates asks for it
+privacy/epsilon      ε that the run has spent so far (`privacy.release`)
+privacy/noise        expected length of a round's noise, divided by the longest that the mean of clipped updates can be
 labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
@@ -30,17 +32,20 @@ from fedlens.transforms.base import PLAIN_BYTES
 class ClientMeasures:
     """trained: names that travel and are trained; summed: the total is the weighted mean of the reported updates;
     whole_model: bytes of a model of which only a part travels, None where all of it does; malicious: clients that
-    attack."""
+    attack; protected: nothing is measured of single clients and their images."""
 
     trained: frozenset[str]
     summed: bool
     whole_model: int | None = None
     malicious: frozenset[str] = frozenset()
+    protected: bool = False
 
     def __call__(
         self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
     ) -> dict[str, float]:
         """The measures of the round with these `reports` and this `total`; `clients`: all known clients."""
+        if self.protected:
+            return {**total.measures, **self._whole(reports)}
         with np.errstate(over="ignore", invalid="ignore"):  # norms of diverging updates
             return self._measured(total, reports, clients)
 
@@ -51,7 +56,7 @@ class ClientMeasures:
         return {
             **drift(reports),
             **(diversity(reports, length) if self.summed else {}),
-            **total.agreement,
+            **total.measures,
             **label_distances(reports, clients),
             **({"attack/malicious": self._attacked(reports)} if self.malicious else {}),
             **self._whole(reports),

@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from fedlens.core.seeds import derive
 from fedlens.core.types import ClientInfo
 from fedlens.errors import NotEnoughClients
+
+
+class Sampler(Protocol):
+    """One way to draw cohorts.
+
+    seed             the run's, for what else is drawn
+    min_fit_clients  clients that have to be there before a round can begin
+    over_selection   further clients to ask, as a share, so that the round need not wait for late ones
+    """
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def min_fit_clients(self) -> int: ...
+
+    @property
+    def over_selection(self) -> float: ...
+
+    def size(self, available: int) -> int:
+        """How many results a round takes at most, of `available` clients."""
+        ...
+
+    def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
+        """The clients that are asked in a round, in the clients' own order. `spare`: including those that
+        over-selection adds."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,3 +80,47 @@ class ClientSampler:
             size = min(size + math.ceil(size * self.over_selection - 1e-9), len(clients))
         generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
         return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
+
+
+@dataclass(frozen=True)
+class PoissonSampler:
+    """Each client takes part with the probability `fraction`, by a coin of its own: the sampling whose amplification of
+    differential privacy is proven for noise on a sum (Mironov, Talwar, Zhang 2019, https://arxiv.org/abs/1908.10530).
+    A cohort may be empty.
+
+    The coins are the operating system's: whoever could foretell them would know who took part, and nothing would be
+    amplified. With `insecure_seed` they are drawn from that.
+    """
+
+    fraction: float
+    seed: int
+    insecure_seed: int | None = None
+    min_fit_clients: ClassVar[int] = 1
+    over_selection: ClassVar[float] = 0.0
+
+    def size(self, available: int) -> int:
+        return available
+
+    def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
+        known = self.insecure_seed
+        coins = random.SystemRandom() if known is None else random.Random(derive(known, "cohort", round_number))
+        return [client for client in clients if coins.random() < self.fraction]
+
+
+@dataclass(frozen=True)
+class CyclicSampler:
+    """The clients' partitions are dealt out to `groups` groups, and round t asks group t mod `groups`: a client takes
+    part once in so many rounds, and never twice within them. This is (b, k)-participation with b = `groups`, as in
+    Choquette-Choo, Ganesh, McKenna, McMahan, Rush, Thakurta, Xu 2023, https://arxiv.org/abs/2306.08153."""
+
+    groups: int
+    seed: int
+    min_fit_clients: ClassVar[int] = 1
+    over_selection: ClassVar[float] = 0.0
+
+    def size(self, available: int) -> int:
+        return available
+
+    def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
+        turn = round_number % self.groups
+        return [client for client in clients if client.partition % self.groups == turn]

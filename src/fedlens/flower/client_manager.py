@@ -9,6 +9,7 @@ from typing import Literal
 
 from flwr.app import Message, RecordDict
 
+from fedlens.config.blocks import PRIVACY, find
 from fedlens.core import clean
 from fedlens.core.types import ClientInfo, Split
 from fedlens.errors import ProtocolError
@@ -217,21 +218,19 @@ class ClientManager:
     def _admit(self, site: ConnectedClient, ready: Prepared, setup: Setup) -> None:
         assert site.description is not None
         about, classes = site.description, len(setup.class_names)
-        if any(len(split) != classes for split in (ready.train, ready.val, ready.test)) or not any(ready.train):
+        complete = all(len(split) == classes for split in (ready.train, ready.val, ready.test)) and any(ready.train)
+        if not complete and not (ready.hidden and hides_counts(setup)):
             return self._refuse(site, f"it has no training images of the run's {classes} classes")
         held_in_all = sum(map(sum, (ready.train, ready.val, ready.test)))
         if held_in_all > about.images:
             return self._refuse(site, f"it reports {held_in_all} images, and has introduced itself with {about.images}")
         counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
-        site.info = ClientInfo(about.name, about.partition, counts, about.device)
+        site.info = ClientInfo(about.name, about.partition, counts, about.device, ready.hidden)
         site.stage = "ready"
         back = about.name in self.known
         self.known[about.name] = site.info
-        held = sum(1 for count in ready.train if count)
-        self._note(
-            f"{about.name} is {'back' if back else 'here'}: {site.info.examples} training images of {held} classes, "
-            f"{about.device}"
-        )
+        held = f"{site.info.examples} training images of {sum(1 for count in ready.train if count)} classes, "
+        self._note(f"{about.name} is {'back' if back else 'here'}: {'' if ready.hidden else held}{about.device}")
         return None
 
     def _refuse(self, site: ConnectedClient, reason: str, *, quiet: bool = False) -> None:
@@ -251,3 +250,9 @@ class ClientManager:
         (name,) = self._sender.send([self._sender.message(node, kind, content)])
         if name:
             self._asked[name] = (node, kind)
+
+
+def hides_counts(setup: Setup) -> bool:
+    """Whether the run's privacy has sites keep to themselves how many images of which class they have."""
+    mode = setup.config.get("privacy", {}).get(PRIVACY.key, PRIVACY.default)
+    return find(PRIVACY, mode).factory.protects

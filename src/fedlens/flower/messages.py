@@ -112,11 +112,16 @@ class Description:
 
 @dataclass(frozen=True, config=CHECKED)
 class Prepared:
-    """A site is ready for a setup: its images by split and class."""
+    """A site is ready for a setup: its images by split and class. Without any numbers it keeps them to itself, as a run
+    with privacy allows."""
 
     train: Counts
     val: Counts
     test: Counts
+
+    @property
+    def hidden(self) -> bool:
+        return not (self.train or self.val or self.test)
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -125,7 +125,7 @@ def scoring_of(experiment: Experiment, runtime: Runtime) -> Scoring:
     own_test = shared_model_scorer(experiment, experiment.train_data.test)
     lr = build_plan(experiment.config).lr
     evaluator = FederatedEvaluator(runtime, ("val",) if own_test else ("test", "val"), lr)
-    return Scoring(own_test or partial(evaluator, "test"), partial(evaluator, "val"))
+    return Scoring(own_test or partial(evaluator, "test"), partial(evaluator, "val"), tests_here=own_test is not None)
 
 
 def bounds(config: Config) -> Bounds:

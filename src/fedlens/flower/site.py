@@ -79,10 +79,12 @@ class TrainingSite:
         experiment = self._experiment(setup)
         if isinstance(experiment, Refusal):
             return experiment
+        if experiment.protected:
+            return Prepared((), (), ())
         data = experiment.train_data
         (client,) = data.clients
-        counts = [tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test)]
-        return Prepared(*counts)
+        train, val, test = (tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test))
+        return Prepared(train, val, test)
 
     def run(self, task: Task, setup: Setup) -> ClientResult | ClientFailure | Refusal:
         """Do a task of a run, if this site's rules allow the run."""

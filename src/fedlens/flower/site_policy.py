@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlens.build.load import load
+from fedlens.build.privacy import build_claim
 from fedlens.config.blocks import PERSONALIZATION, find
 from fedlens.config.schema import Config
 from fedlens.config.site import SiteConfig
 from fedlens.errors import ConfigError
 from fedlens.flower.messages import Setup
+from fedlens.privacy.ledger import Spent
 
 OWN_TO_THE_SERVER = frozenset({"data", "attack", "clock", "runtime", "stopping", "tracking", "server", "plugins"})
 TOLD = tuple(key for key in Config.model_fields if key not in OWN_TO_THE_SERVER)
@@ -81,6 +83,16 @@ def refusal(config: Config, site: SiteConfig) -> str | None:
     for key, (wanted, limit, what) in most.items():
         if limit is not None and wanted > limit:
             return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
-    if allow.max_epsilon is not None:  # ε is not accounted for yet, so the run is refused
-        return f"this site's allow.max_epsilon is {allow.max_epsilon:g}, and the run promises no differential privacy"
-    return None
+    return None if allow.max_epsilon is None else _too_little_privacy(config, allow.max_epsilon)
+
+
+def _too_little_privacy(config: Config, most: float) -> str | None:
+    """Why the run's claim, counted here, is not enough."""
+    begin, claim = f"this site's allow.max_epsilon is {most:g}, and the run", build_claim(config, 0)
+    if claim is None:
+        return f"{begin} promises no differential privacy"
+    if claim.insecure:
+        return f"{begin} has a privacy.insecure_seed, from which its noise can be computed"
+    whole = claim.epsilon(Spent(config.federated.num_rounds)).value
+    spent = whole if claim.budget is None else min(whole, claim.budget)
+    return f"{begin} may spend ε = {spent:.3g} at δ = {claim.delta:g}" if spent > most else None

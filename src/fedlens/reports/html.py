@@ -19,7 +19,7 @@ from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
-from fedlens.tracking.wording import UNUSED, floors, measured_on
+from fedlens.tracking.wording import UNUSED, floors, measured_on, spent_privacy
 
 
 def write_report(folder: Path) -> Path:
@@ -39,7 +39,7 @@ def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
     first = (_missing, _advice, _learning, _clients, _both_models, _mistakes)
-    parts = (*first, _measured, _cost, _failures, _data, _details)
+    parts = (*first, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
 
@@ -222,13 +222,21 @@ MEASURED = {
 """Explanations of the groups of measured values; see `federation.measures`."""
 
 
+def _privacy(run: LoadedRun) -> str:
+    if not any("privacy/epsilon" in line.get("measures", {}) for line in run.metrics):
+        return ""
+    told = spent_privacy(run.metrics[-1]["measures"]["privacy/epsilon"], run.config)
+    caption = f"{escape(told)}. What that means: docs/privacy.md."
+    return section("Privacy", plot("Spent privacy", caption, rounds.spent_privacy(run.metrics, run.config)))
+
+
 def _measured(run: LoadedRun) -> str:
     """One plot for each group of measured values: attack/success and attack/malicious belong to the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
         plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), rounds.measures(run.metrics, group))
         for group in groups
-        if group != "traffic"  # shown in the section on communication
+        if group not in ("traffic", "privacy")  # shown in sections of their own
     )
     return section("Measured", *plots)
 

@@ -17,6 +17,7 @@ USES = {
     "Cosine": "Falling towards 0: clients no longer agree. A client below 0 may hold wrong labels or attack.",
     "Labels": "Explains jumps between rounds: the round's clients did not represent everybody.",
     "Attack": "Shows whether a defence works: success should stay near what chance gives.",
+    "Spent privacy": "Shows what the run has cost in privacy, and how many rounds a budget pays for.",
     "Time": "Shows what to speed up first.",
     "Communication": "Tells what a round costs on slow or paid networks.",
     "Update norm": "Falls as training settles. Growth means that it diverges: lower the learning rate.",

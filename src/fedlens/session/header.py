@@ -6,29 +6,47 @@ from collections.abc import Mapping
 
 from fedlens.build.experiment import Experiment
 from fedlens.core.fonts import missing_note
+from fedlens.core.words import count
 from fedlens.data.types import FederatedData
+from fedlens.privacy.ledger import Spent
+from fedlens.privacy.release import Claim
 from fedlens.runtimes.base import Runtime
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import algorithm_name
+from fedlens.tracking.wording import epsilon
 
 ENOUGH_VALIDATION = 100
 """Images; with fewer, a 95 % interval is wider than 20 points."""
 
 
-def header(experiment: Experiment, folder: RunDir, runtime: Runtime) -> Mapping[str, str]:
+def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Claim | None = None) -> Mapping[str, str]:
     """A summary of the run that is about to start."""
     config, data, clients = experiment.config, experiment.images, runtime.known()
     parameters = sum(value.numel() for value in experiment.model.parameters())
     images = sum(client.examples for client in clients)
+    hidden = any(client.hidden for client in clients)
+    held = "which do not tell how many training images they hold" if hidden else f"holding {images:,} training images"
     return {
         "data": data_line(data, len(clients)),
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
         "strategy": algorithm_name(config.model_dump(mode="json")),
-        "clients": f"{len(clients)}, holding {images:,} training images of {len(data.class_names)} classes",
+        "clients": f"{len(clients)}, {held} of {len(data.class_names)} classes",
+        **({"privacy": claim(privacy, config.federated.num_rounds)} if privacy else {}),
         "device": str(experiment.device),
         "folder": str(folder.path),
     }
+
+
+def claim(privacy: Claim, rounds: int) -> str:
+    """ "ε = 3.2 at δ = 1e-05 after 100 rounds, by PLD · σ 1.1 · clip 1 · 100 of 1,000 clients a round"."""
+    after = privacy.epsilon(Spent(rounds))
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in privacy.terms.items() if not isinstance(value, str))
+    return (
+        f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant} · "
+        f"{terms} · clip {privacy.clip:g} · {privacy.cohort:,.4g} of "
+        f"{privacy.population:,} clients a round"
+    )
 
 
 def data_line(data: FederatedData, clients: int) -> str:
@@ -46,6 +64,8 @@ def data_line(data: FederatedData, clients: int) -> str:
 
 def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | None:
     """A warning where validation has so few images that chance decides; None where it has enough, or none at all."""
+    if experiment.protected:
+        return None
     apart = experiment.malicious if experiment.partly_private else frozenset()
     images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
     interval = wilson(0.5, images)

@@ -15,6 +15,7 @@ from fedlens.build.against_data import check_stopping
 from fedlens.build.builders import build_plan
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
 from fedlens.build.scoring import Scoring, backdoor_measure, scoring_by_clients, shared_model_scorer
 from fedlens.config.schema import Config
@@ -26,6 +27,7 @@ from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.federation.coordinator import Coordinator
 from fedlens.federation.measures import ClientMeasures
+from fedlens.privacy.release import PrivateSum
 from fedlens.reports.html import write_report
 from fedlens.runtimes.base import Runtime
 from fedlens.session.header import few_validation_images, font_notes, header
@@ -99,8 +101,9 @@ def run_rounds(
 
     `make_scoring` says how the shared model is evaluated, where there is one.
     """
-    config = experiment.config
-    for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment)):
+    config, privacy = experiment.config, private_sum(experiment)
+    claimed = doubts(privacy.claim) if privacy else ()
+    for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment), *claimed):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = [starting_point(folder, experiment, checkpoints, observer)]
@@ -108,7 +111,11 @@ def run_rounds(
     with running(make_runtime()) as runtime:
         runtime.watch = observer.standing
         prepare_folder(folder, experiment, runtime)
-        observer.start(header(experiment, folder, runtime), config.federated.num_rounds, begun)
+        observer.start(
+            header(experiment, folder, runtime, privacy.claim if privacy else None),
+            config.federated.num_rounds,
+            begun,
+        )
         if doubt := few_validation_images(experiment, runtime):
             observer.note(doubt)
         board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
@@ -118,7 +125,11 @@ def run_rounds(
         files: list[Tracker] = [metrics, *([board] if board else [])]
         everybody = [*files, observer, *trackers]
         scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
-        with coordinating(experiment, runtime, scoring, everybody, checkpoints, observer.note) as coordinator:
+        if experiment.protected:
+            scoring = scoring.by_server()
+        if privacy:
+            privacy.resume(begun)
+        with coordinating(experiment, runtime, scoring, everybody, checkpoints, privacy, observer.note) as coordinator:
             watch.part("rounds")
             end = coordinator.run(start.pop())  # popped, so that the first model is freed when the next one is there
             watch.part("report")
@@ -151,6 +162,7 @@ def coordinating(
     scoring: Scoring,
     trackers: Sequence[Tracker],
     checkpoints: Checkpoints,
+    privacy: PrivateSum | None,
     note: Callable[[str], None],
 ) -> Iterator[Coordinator]:
     """A coordinator and its bookkeeping; also after an error, finished rounds are written and trackers are closed."""
@@ -162,15 +174,20 @@ def coordinating(
             runtime,
             experiment.trained,
             books,
-            partial(aggregator_of, experiment),
+            partial(aggregator_of, experiment, privacy),
             chain=experiment.algorithm.chain,
             test=scoring.test,
             validation=scoring.validation,
             measure=scoring.measure,
             describe=ClientMeasures(
-                experiment.trained, experiment.algorithm.summed, experiment.whole_model, experiment.malicious
+                experiment.trained,
+                experiment.algorithm.summed,
+                experiment.whole_model,
+                experiment.malicious,
+                experiment.protected,
             ),
             malicious=experiment.malicious,
+            over=privacy.over if privacy else lambda: None,
             note=note,
         )
     finally:
@@ -179,9 +196,10 @@ def coordinating(
             tracker.close()
 
 
-def aggregator_of(experiment: Experiment, ctx: RoundContext, kept: State) -> Aggregator:
+def aggregator_of(experiment: Experiment, privacy: PrivateSum | None, ctx: RoundContext, kept: State) -> Aggregator:
     """A new aggregator for one round's decoded results. `kept`: what the one before kept."""
-    return experiment.algorithm.aggregator(ReceivingContext(ctx.round, experiment.trained, ctx.cohort, kept))
+    aggregator = experiment.algorithm.aggregator(ReceivingContext(ctx.round, experiment.trained, ctx.cohort, kept))
+    return privacy.around(aggregator, ctx.round, kept) if privacy else aggregator
 
 
 @enough_memory()

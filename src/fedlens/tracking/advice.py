@@ -20,6 +20,9 @@ DIVERGED = "training diverged"
 STILL_FALLING = 0.99
 """The validation loss counts as falling if it is below this fraction of the previous one."""
 
+LOUD = 3
+"""Noise of differential privacy so many times as long as the mean update leaves little of it."""
+
 Metrics = Sequence[Mapping[str, Any]]
 
 
@@ -46,9 +49,25 @@ def advice(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> s
     if not metrics:
         return None
     return (
-        _too_high_a_rate(metrics, config, commands)
+        _drowned_in_noise(metrics)
+        or _too_high_a_rate(metrics, config, commands)
         or _nothing_learnt(metrics, config, commands)
         or _unfinished(metrics, config, commands)
+    )
+
+
+def _drowned_in_noise(metrics: Metrics) -> str | None:
+    """The noise of differential privacy is far longer than what it is added to, and nothing was learnt."""
+    test, noise = last_with(metrics, "test"), metrics[-1].get("measures", {}).get("privacy/noise")
+    if not test or noise is None or noise < LOUD:
+        return None
+    low, _ = wilson(test["accuracy"], test["examples"]) or (0.0, 1.0)
+    if low > max(test["chance"] or 0.0, test["majority"] or 0.0):
+        return None
+    return (
+        f"the noise of each round is {noise:.3g} times as long as the mean of clipped updates can be, so nothing was "
+        "learnt. Use more clients a round (the noise of the mean falls with their number), a smaller model "
+        "(model.name=lenet), a smaller part of it (model.freeze), or less noise"
     )
 
 
@@ -57,6 +76,8 @@ def _too_high_a_rate(metrics: Metrics, config: Mapping[str, Any], commands: Comm
     tasks = sum(len(line["cohort"]) + len(line["failures"]) for line in metrics)
     if lost:
         problem = f"{lost} of {count(tasks, 'client update')} diverged"
+    elif "privacy/epsilon" in metrics[-1].get("measures", {}):  # losses stay at the clients
+        return None
     elif (guessing := _loss_of_guessing(metrics)) and not _below(metrics[-1]["train_loss"], 3 * guessing):
         problem = f"the training loss ended far above that of guessing ({guessing:.2f})"
     else:

@@ -44,7 +44,7 @@ class Board:
 
     def close(self) -> None:
         """Draw the partition, and close."""
-        clients = self._runtime.known()
+        clients = [client for client in self._runtime.known() if not client.hidden]
         if clients:
             counts = np.array([client.counts["train"] for client in clients], np.int64)
             self._tracker.partition(counts, [client.name for client in clients])

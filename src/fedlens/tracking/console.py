@@ -68,7 +68,11 @@ class ConsoleTracker(Barred):
         self._round = record.round
         if self._table is None:
             self._lines(_without_learning(record))
-            self._table = RoundTable(self._num_rounds, timed=record.virtual_seconds is not None)
+            self._table = RoundTable(
+                self._num_rounds,
+                timed=record.virtual_seconds is not None,
+                private="privacy/epsilon" in record.measures,
+            )
             self._say(self._table.header(), "bold")
         self._say(self._table.row(record), "yellow" if record.failures else "")
         for failure in record.failures[:_MOST_FAILURES]:

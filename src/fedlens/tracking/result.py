@@ -7,9 +7,10 @@ from typing import Any
 
 from fedlens.core.words import count
 from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.next_steps import configuration
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import best_round, duration, last_with, percent, saved_of_whole, time_of_rounds
-from fedlens.tracking.wording import UNUSED, in_full, with_interval
+from fedlens.tracking.wording import UNUSED, in_full, spent_privacy, with_interval
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -19,6 +20,7 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     whose figures then come first."""
     shared, clients = _shared(metrics, personal), _clients(metrics, personal)
     lines = clients | shared if personal else shared | clients
+    lines |= _privacy(metrics, folder)
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up){_saved(metrics)}"
     lines["time"] = f"{duration(time_of_rounds(metrics))} for {count(len(metrics), 'round')}"
@@ -28,6 +30,14 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     if folder.report.exists():
         lines["report"] = str(folder.report)
     return lines
+
+
+def _privacy(metrics: Metrics, folder: RunDir) -> dict[str, str]:
+    """What was spent of privacy; empty for a run that claims none."""
+    spent = [line["measures"]["privacy/epsilon"] for line in metrics if "privacy/epsilon" in line.get("measures", {})]
+    if not spent:
+        return {}
+    return {"privacy": spent_privacy(spent[-1], configuration(folder))}
 
 
 def _saved(metrics: Metrics) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fedlens.core.records import RoundRecord
 from fedlens.tracking.summary import duration, percent
 
@@ -12,15 +14,16 @@ LARGEST_PLAIN = 10_000
 
 
 class RoundTable:
-    """The header, and a row per round. `timed`: simulated clients have a clock, which gets a column."""
+    """The header, and a row per round. `timed`: simulated clients have a clock, which gets a column; `private`: so has
+    the ε that is spent."""
 
-    def __init__(self, num_rounds: int, *, timed: bool) -> None:
+    def __init__(self, num_rounds: int, *, timed: bool, private: bool = False) -> None:
         self._num_rounds = num_rounds
-        self._timed = timed
+        self._shown = [True] * 7 + [private, timed]
         self._traffic = ""
 
     def header(self) -> str:
-        return self._line("round", "loss", "test", "val", "clients", "MB", "s", "clock")
+        return self._line("round", "loss", "test", "val", "clients", "MB", "s", "ε", "clock")
 
     def row(self, record: RoundRecord) -> str:
         """Training loss, test and validation accuracy, clients that returned a result of those selected, 10⁶ bytes in
@@ -35,20 +38,25 @@ class RoundTable:
             f"{len(record.reports)}/{record.arrivals}",
             traffic,
             number(sum(record.seconds.values())),
+            number(record.measures.get("privacy/epsilon", math.nan)),
             "" if record.virtual_seconds is None else duration(record.virtual_seconds),
         )
 
     def _line(self, *cells: str) -> str:
-        widths = (2 * len(str(self._num_rounds)) + 1, 7, 7, 7, 7, 8, 7, 12)
-        kept = len(cells) if self._timed else len(cells) - 1
-        return "  ".join(f"{cell:>{max(width, 5)}}" for cell, width in zip(cells[:kept], widths[:kept], strict=True))
+        widths = (2 * len(str(self._num_rounds)) + 1, 7, 7, 7, 7, 8, 7, 6, 12)
+        shown = [(cell, width) for cell, width, shown in zip(cells, widths, self._shown, strict=True) if shown]
+        return "  ".join(f"{cell:>{max(width, 5)}}" for cell, width in shown)
 
 
 def loss(value: float) -> str:
-    """Four decimals; only the magnitude of a diverged loss."""
+    """Four decimals; only the magnitude of a diverged loss; "–" where no client tells it."""
+    if math.isnan(value):
+        return "–"
     return f"{value:.4f}" if abs(value) < LARGEST_PLAIN else f"{value:.1e}"
 
 
 def number(value: float) -> str:
     """Two decimals where they are significant."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "–"
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"

@@ -179,7 +179,7 @@ class RunDir:
             self.partition,
             {
                 "class_names": list(data.class_names),
-                "clients": {client.name: client.counts for client in clients},
+                "clients": {client.name: client.counts for client in clients if not client.hidden},
                 "test": data.class_counts(data.test).tolist(),
                 "division": data.division,
             },

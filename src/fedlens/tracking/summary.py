@@ -17,7 +17,9 @@ def algorithm_parts(config: Mapping[str, Any]) -> list[str]:
     """A configuration's sections → the strategy, and all non-default parts: fedavg, fedper, krum, fedbuff."""
     chosen = {section: config.get(section, {}).get("name", plain) for section, plain in PLAIN.items()}
     strategy = str(config.get("strategy", {}).get("name", "–"))
-    return [strategy, *(name for section, name in chosen.items() if name != PLAIN[section])]
+    mode = config.get("privacy", {}).get("mode", "none")
+    private = [] if mode == "none" else [f"{mode}-dp"]
+    return [strategy, *(name for section, name in chosen.items() if name != PLAIN[section]), *private]
 
 
 def is_personal(config: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,3 +54,15 @@ def basis(figures: Figures, personal: bool = False) -> str:
 def in_full(figures: Figures, personal: bool = False) -> str:
     """84.4 % (95 %: 82.0–86.5), 1,000 images; chance 10.0 %, majority class 12.3 %."""
     return ", ".join(filter(None, (with_interval(figures), basis(figures, personal)))) if figures else percent(None)
+
+
+def epsilon(value: float | None) -> str:
+    """3.21; ∞ without noise, which metrics files store as null."""
+    return "∞" if value is None or math.isinf(value) else f"{value:.3g}"
+
+
+def spent_privacy(value: float | None, config: Mapping[str, Any]) -> str:
+    """ε = 3.21 at δ = 1e-05, for whole clients; `config`: the run's configuration."""
+    privacy = config.get("privacy", {})
+    told = f"ε = {epsilon(value)} at δ = {privacy.get('delta', math.nan):g}, for whole clients"
+    return f"NONE: privacy.insecure_seed is set (else {told})" if privacy.get("insecure_seed") is not None else told

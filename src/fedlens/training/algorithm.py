@@ -25,6 +25,7 @@ class Algorithm:
     largest_share    largest part of a step's total weight that one client may have
     directions       whether to measure how well updates agree in direction; costs one more sum of the model's size
     encodings        transforms that encode updates for transmission
+    privacy          what differential privacy does to single updates
     """
 
     strategy: Strategy
@@ -34,6 +35,7 @@ class Algorithm:
     largest_share: float | None = None
     directions: bool = False
     encodings: tuple[UpdateTransform, ...] = ()
+    privacy: UpdateTransform | None = None
 
     @cached_property
     def chain(self) -> TransformChain:
@@ -41,8 +43,9 @@ class Algorithm:
         in reverse order: an attack changes decoded updates, before any defence sees them."""
         measured: list[UpdateTransform] = [Directions()] if self.directions else []
         bounded: list[UpdateTransform] = [] if self.largest_share is None else [LimitedShare(self.largest_share)]
+        private: list[UpdateTransform] = [] if self.privacy is None else [self.privacy]
         attacked: list[UpdateTransform] = [] if self.attack_plan is None else [self.attack_plan]
-        return TransformChain((*measured, *bounded, *attacked, *self.encodings))
+        return TransformChain((*measured, *bounded, *private, *attacked, *self.encodings))
 
     def aggregator(self, ctx: ReceivingContext) -> Aggregator:
         """A new aggregator for one round's decoded results."""

@@ -218,7 +218,8 @@ class ClientTrainer:
         """The context for update transforms; the chain adds the state that each of them stored."""
         seed = derive(self.settings.seed, "encode", *place(task))
         trainable = self.model.trainable & self.shared
-        return EncodingContext(task.round, task.client, trainable, {}, seed, self.secret_seed(task))
+        folder = self._store.folder(task.client)
+        return EncodingContext(task.round, task.client, trainable, {}, seed, self.secret_seed(task), folder)
 
     def secret_seed(self, task: Task) -> int:
         """The seed of the task's draws that the server must not foretell."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -34,6 +35,8 @@ class EncodingContext:
     seed         of this task's own draws: a repeated task draws the same again
     secret_seed  of draws that the server must not foretell, such as noise and masks: a site takes it from its operating
                  system, so a repeated task draws anew; a simulation derives it from the run's seed
+    folder       the client's own: what is written there stays when a server goes back to an earlier round. None at the
+                 server, which asks for the form of an update alone
     """
 
     round: int
@@ -42,6 +45,7 @@ class EncodingContext:
     kept: State
     seed: int
     secret_seed: int
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class SummedDirections(Receiver):
 
     def finish(self, total: AggregatedUpdate) -> AggregatedUpdate:
         own = {name: value for name, value in total.extra.items() if not name.startswith(PREFIX)}
-        return replace(total, extra=own, agreement=self._agreement(total))
+        return replace(total, extra=own, measures={**total.measures, **self._agreement(total)})
 
     def _direction(self, payload: State) -> dict[str, torch.Tensor]:
         length = l2_norm(payload[name] for name in self._trainable)

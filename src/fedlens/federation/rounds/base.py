@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.core.types import ClientFailure, ClientReport, ClientResult, PendingTask, State
 from fedlens.federation.checkpoints import Checkpoint
-from fedlens.federation.sampling import ClientSampler
+from fedlens.federation.sampling import Sampler
 from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
 from fedlens.transforms.base import TransformChain
@@ -30,7 +30,7 @@ class RoundSetup:
     """
 
     num_rounds: int
-    sampler: ClientSampler
+    sampler: Sampler
     lr: Callable[[int], float]
     quorum: int
     runtime: Runtime

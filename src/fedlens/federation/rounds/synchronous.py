@@ -50,7 +50,8 @@ class SynchronousRounds(RoundProtocol):
         cohort = sampler.choose(number, clients, spare=runtime.may_be_late)
         ctx = self.setup.context(number, len(cohort))
         with timer.phase("broadcast"):
-            runtime.submit(self._tasks(before, cohort, ctx), enough=sampler.size(len(clients)))
+            enough = min(sampler.size(len(clients)), len(cohort))
+            runtime.submit(self._tasks(before, cohort, ctx), enough=enough)
         with timer.phase("train"):
             aggregator = self.setup.make_aggregator(ctx, before.kept)
             reports, failures = aggregate(runtime.completed(), aggregator, self.setup.decoder(before))

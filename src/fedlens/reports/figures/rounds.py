@@ -75,6 +75,14 @@ def measures(metrics: Sequence[Mapping[str, Any]], group: str) -> Figure:
     return curves(series, escape(group))
 
 
+def spent_privacy(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Figure:
+    """ε after each round, and the budget, where there is one."""
+    spent = [(line["round"], line.get("measures", {}).get("privacy/epsilon")) for line in metrics]
+    budget = config.get("privacy", {}).get("budget")
+    limit = {"budget": [(number, budget) for number, _ in spent]} if budget else {}
+    return from_zero(curves({"ε": spent, **limit}, "ε"))
+
+
 def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     return from_zero(curves({"learning rate": _column(metrics, "lr")}, "learning rate"))
 

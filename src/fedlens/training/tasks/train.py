@@ -12,7 +12,7 @@ import torch
 
 from fedlens.aggregation.norms import all_finite, l2_norm
 from fedlens.core.types import ClientFailure, ClientInfo, ClientReport, ClientResult, MeanMetric, State, Task, part_of
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, PrivacyBudgetExceeded
 from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
 from fedlens.training.device import gathered
@@ -72,7 +72,10 @@ class Train(TaskKind):
         if not all_finite([*update.payload.values(), *update.extra.values()]):
             return fail(UPDATE_DIVERGED)
         update = in_main_memory(update)
-        encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
+        try:
+            encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
+        except PrivacyBudgetExceeded as error:
+            return fail(str(error))
         stored = trainer.keep(task, update, optimizer, local.kept, encoded.kept)
         sent = encoded.update
         metrics |= trainer.measured(task, delta, update, sent, time.perf_counter() - started)
@@ -117,7 +120,7 @@ class Train(TaskKind):
         update, extra, parts = view.once(task.kind, form)
         return Expected(
             examples,
-            METRICS,
+            tuple(algorithm.chain.released(dict.fromkeys(METRICS, MeanMetric(0, 1)))),
             update,
             extra,
             norm,
@@ -129,9 +132,9 @@ class Train(TaskKind):
         )
 
     def record(self, result: ClientResult) -> str:
-        metrics, images = result.report.metrics, int(result.report.weight)
-        loss, seconds = metrics["loss"].value, metrics["seconds"].total
-        return f"round {result.round}: trained on {images} images, loss {loss:.4f}, {seconds:.1f} s"
+        metrics = result.report.metrics
+        told = f" on {int(result.report.weight)} images, loss {metrics['loss'].value:.4f}" if "loss" in metrics else ""
+        return f"round {result.round}: trained{told}, {metrics['seconds'].total:.1f} s"
 
 
 def check_parts(update: ClientUpdate, strategy: Strategy) -> None:

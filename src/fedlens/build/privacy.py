@@ -1,0 +1,69 @@
+"""Differential privacy of a run, from its configuration: what does not go with it, and what it claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedlens.build.builders import federation_of
+from fedlens.build.experiment import Experiment
+from fedlens.config import problems
+from fedlens.config.blocks import PRIVACY
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError
+from fedlens.privacy.ledger import LEDGER_FILE, Ledger, Spent
+from fedlens.privacy.release import Claim, PrivateSum
+
+
+def build_claim(config: Config, clients: int) -> Claim | None:
+    """What a run with so many clients claims; None: nothing. `clients` counts where privacy.population is not given.
+
+    Raises:
+        ConfigError: nobody says how many clients there are, or a cohort or a budget is too small.
+    """
+    claim = PRIVACY.choose(config.privacy).claim(federation_of(config, clients))
+    if claim is None:
+        return None
+    if claim.normal is not None and claim.cohort <= 1:
+        text = (
+            f"a round has {claim.cohort:g} clients on average, and noise that hides one of them hides "
+            "everything; use more clients, or a larger share of them"
+        )
+        raise ConfigError(
+            problems.problem("incompatible", "federated.fraction_fit", text, config.federated.fraction_fit)
+        )
+    if claim.over(Spent()):
+        text = f"one round alone costs ε = {claim.epsilon(Spent(1)).value:.3g} at δ = {claim.delta:g}; use more noise"
+        raise ConfigError(problems.problem("contradiction", "privacy.budget", text, claim.budget))
+    return claim
+
+
+def private_sum(experiment: Experiment) -> PrivateSum | None:
+    """What the server of a run does for privacy; None: nothing.
+
+    Raises:
+        ConfigError: as `build_claim`; or running statistics of the clients' images would travel.
+        CheckpointError: the run's ledger cannot be read, or is of another mechanism.
+    """
+    claim = build_claim(experiment.config, len(experiment.train_data.clients))
+    if claim is None:
+        return None
+    if experiment.shared.keys() - experiment.trained:
+        text = "running statistics of BatchNorm would travel; use model.norm=group, or personalization.name=fedbn"
+        raise ConfigError(problems.problem("incompatible", "model.norm", text, experiment.config.model.norm))
+    ledger = Ledger(experiment.folder / LEDGER_FILE, claim.terms)
+    return PrivateSum(claim, ledger, {name: value.to("meta") for name, value in experiment.shared.items()})
+
+
+def doubts(claim: Claim) -> Iterator[str]:
+    """What a user has to know of a claim before it is believed."""
+    population = claim.population
+    if claim.insecure:
+        yield (
+            "privacy.insecure_seed: noise and cohorts can be computed by everybody who knows it, so NOBODY IS "
+            "PROTECTED; for experiments only"
+        )
+    if claim.delta >= 1 / population:
+        yield (
+            f"privacy.delta = {claim.delta:g}: with {population} clients a mechanism that shows one of them whole "
+            f"could have that δ; use one far below 1/{population} = {1 / population:.1g}"
+        )

@@ -1,0 +1,72 @@
+"""The family of privacy modes: who adds noise, to what, and what that proves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from fedlens.core.registry import Registry
+from fedlens.core.types import Metrics
+from fedlens.privacy.release import Claim
+from fedlens.transforms.base import UpdateTransform
+
+Sampling = Literal["fixed", "poisson", "cyclic"]
+"""How cohorts are drawn. fixed: as many clients as `federated` says; poisson: each client by a coin of its own; cyclic:
+group after group, each client once in so many rounds."""
+
+LEAVES = ("seconds", "bytes_down", "bytes_up")
+"""Metrics that leave a client although its images are protected: they do not depend on what an image shows. How long a
+client trains tells how many images it has (docs/privacy.md)."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a claim of privacy depends on, beside the mode's own keys.
+
+    population    all clients that may take part; 0: not known
+    rounds        of the whole run
+    fraction      share of the clients in a round: the probability of each client's coin, or one of `groups_of` groups
+    """
+
+    population: int
+    rounds: int
+    fraction: float
+
+
+class PrivacyMode:
+    """One mode. The fields of the dataclass are its configuration keys under `privacy`. The defaults protect nothing.
+
+    protects  what a client reports of its images stays with it: losses, norms, weights, counts and accuracies
+    sampling  how cohorts are drawn
+    insecure_seed  seed of all that is random in the mode, for experiments only; None: the operating system's randomness
+    """
+
+    protects: ClassVar[bool] = False
+    sampling: Sampling = "fixed"
+    insecure_seed: int | None = None
+
+    def contradiction(self) -> str | None:
+        """Two of its keys that exclude each other: a line that starts with one of them ("budget = 8: …"); None if there
+        are none."""
+        return None
+
+    def transform(self, federation: Federation) -> UpdateTransform | None:
+        """What happens to updates at clients, and to each one where it is added up. A client knows no population."""
+        return None
+
+    def claim(self, federation: Federation) -> Claim | None:
+        """What a run claims; None: nothing."""
+        return None
+
+
+def groups_of(fraction: float) -> int:
+    """The number of groups that take turns, where each round asks that share of the clients."""
+    return int(1 / fraction + 1e-9)  # 1 / 0.1 may lie just below 10 in binary
+
+
+def released(metrics: Metrics) -> Metrics:
+    """Those of a client's metrics that may leave it in a mode that protects."""
+    return {name: metric for name, metric in metrics.items() if name in LEAVES}
+
+
+privacy_modes: Registry[PrivacyMode] = Registry("privacy mode", "fedlens.privacy")

@@ -1,0 +1,93 @@
+"""Central differential privacy of clients: DP-FedAvg of McMahan, Ramage, Talwar and Zhang 2018,
+https://arxiv.org/abs/1710.06963, Algorithm 1 with the fixed-denominator estimator f̃_f of its section 3.2 and w_k = 1.
+
+The server sees clipped updates and is trusted with them; whoever sees the models that it sends out learns, of one
+client's taking part, no more than ε tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedlens.core.limits import Clients
+from fedlens.errors import ConfigError
+from fedlens.privacy.base import Federation, groups_of, privacy_modes
+from fedlens.privacy.bounded import BoundedUpdate
+from fedlens.privacy.client_level import ClientLevel
+from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Mechanism, Poisson
+from fedlens.privacy.release import Claim
+from fedlens.transforms.base import UpdateTransform
+
+
+@privacy_modes.register(
+    "central", summary="the server adds noise to the sum of clipped updates; whole clients are hidden"
+)
+@dataclass(frozen=True)
+class Central(ClientLevel):
+    """Δ = (Σ clip(Δᵢ) + N(0, (σ · clip)² I)) / expected cohort."""
+
+    sampling: Annotated[
+        Literal["poisson", "cyclic"],
+        Field(description="poisson: each client by a coin of its own; cyclic: group after group of clients"),
+    ] = "poisson"
+    mechanism: Annotated[
+        Literal["gaussian", "dp_ftrl"],
+        Field(
+            description="gaussian: independent noise in each round; dp_ftrl: noise that later rounds partly take back"
+        ),
+    ] = "gaussian"
+    population: Annotated[
+        Clients | None, Field(description="all clients that may take part; default: those of the simulation")
+    ] = None
+
+    def contradiction(self) -> str | None:
+        if self.mechanism == "dp_ftrl" and self.sampling == "poisson":
+            return "mechanism = 'dp_ftrl': counts how often each client takes part; use privacy.sampling=cyclic"
+        return super().contradiction()
+
+    def transform(self, federation: Federation) -> UpdateTransform:
+        return BoundedUpdate(self.clip)
+
+    def claim(self, federation: Federation) -> Claim:
+        """As `PrivacyMode.claim`.
+
+        Raises:
+            ConfigError: nobody says how many clients there are, or no noise reaches `target_epsilon`.
+        """
+        federation = replace(federation, population=self.population or federation.population)
+        if not federation.population:
+            raise ConfigError(
+                "privacy.population is missing: the noise depends on how many clients may take part, and a server does "
+                "not know that before they have come; set it to the number of sites",
+                code="missing",
+                key="privacy.population",
+            )
+        mechanism, cohort = self.noise(federation), self._cohort(federation)
+        return Claim(
+            mechanism,
+            self.delta,
+            self.budget,
+            self.clip,
+            federation.population,
+            cohort,
+            spread=mechanism.deviation(1) / cohort,
+            normal=lambda number: self.normal("noise", number),
+            insecure=self.insecure_seed is not None,
+        )
+
+    def mechanism_with(self, noise_multiplier: float, federation: Federation) -> Mechanism:
+        if self.sampling == "poisson":
+            return Gaussian(noise_multiplier, Poisson(federation.fraction))
+        turns = Cyclic(groups_of(federation.fraction))
+        if self.mechanism == "dp_ftrl":
+            return DPFTRL(noise_multiplier, turns, federation.rounds)
+        return Gaussian(noise_multiplier, turns)
+
+    def _cohort(self, federation: Federation) -> float:
+        """The mean number of clients in a round."""
+        if self.sampling == "cyclic":
+            return federation.population / groups_of(federation.fraction)
+        return federation.population * federation.fraction

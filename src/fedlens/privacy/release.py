@@ -1,0 +1,163 @@
+"""What a run claims, and what its server does with a round's sum for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from fedlens.aggregation.base import AggregatedUpdate, Aggregator
+from fedlens.core.types import ClientResult, PartialSum, State, prefixed, under
+from fedlens.errors import PrivacyBudgetExceeded
+from fedlens.privacy.accounting import Epsilon, epsilon
+from fedlens.privacy.ledger import Ledger, Spent
+from fedlens.privacy.mechanisms import Mechanism
+from fedlens.privacy.noise import Normal
+
+KEPT = "privacy"
+"""Prefix of what is kept from round to round, in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The privacy that a run claims, and what it rests on.
+
+    mechanism   how noise is made over the rounds, and what it costs
+    delta       the δ at which ε is told
+    budget      the largest ε at that δ that the run may spend; None: no limit
+    clip        largest L2 norm of one client's update
+    population  all clients that may take part; 0: not known
+    cohort      clients of a round on average
+    spread      standard deviation of one coordinate of the noise in a round's mean update, divided by the clip
+    normal      round → a source of noise for it; None: the clients have added the noise
+    insecure    the noise can be foretold
+    """
+
+    mechanism: Mechanism
+    delta: float
+    budget: float | None
+    clip: float
+    population: int
+    cohort: float
+    spread: float
+    normal: Callable[[int], Normal] | None = None
+    insecure: bool = False
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What the releases are counted by, as plain JSON values: a ledger counts for nothing else."""
+        own = asdict(self.mechanism)  # type: ignore[call-overload]
+        sampling = own.pop("sampling")
+        return {"mechanism": type(self.mechanism).__name__, **own, **sampling}
+
+    def epsilon(self, spent: Spent) -> Epsilon:
+        """ε after these releases."""
+        return epsilon(self.mechanism.releases(spent.rounds, spent.repeats), self.delta)
+
+    def loudness(self, coordinates: int) -> float:
+        """The expected length of a round's noise, divided by the longest that the mean of clipped updates can be."""
+        return self.spread * math.sqrt(coordinates)
+
+    def over(self, spent: Spent) -> str | None:
+        """Why no round may follow; None: the budget allows another one."""
+        if self.budget is None:
+            return None
+        after = self.epsilon(replace(spent, rounds=spent.rounds + 1)).value
+        if after <= self.budget:
+            return None
+        now = self.epsilon(spent).value
+        return (
+            f"the privacy budget is spent: ε = {now:.3g} at δ = {self.delta:g}, another round would make it "
+            f"{after:.3g}, and privacy.budget is {self.budget:g}"
+        )
+
+
+class PrivateSum:
+    """The server's part in a claim: writes down what each round spends, and adds noise where clients do not."""
+
+    def __init__(self, claim: Claim, ledger: Ledger, forms: State) -> None:
+        """`forms`: names, shapes and types of an update."""
+        self.claim = claim
+        self._ledger = ledger
+        self._forms = forms
+
+    @property
+    def spent(self) -> Spent:
+        return self._ledger.spent
+
+    def over(self) -> str | None:
+        """Why no round may follow."""
+        return self.claim.over(self._ledger.spent)
+
+    def resume(self, round_number: int) -> None:
+        """Go on after that round, each of which has released something, whatever became of the ledger."""
+        self._ledger.reach(round_number)
+
+    def around(self, inner: Aggregator, round_number: int, kept: State) -> Aggregator:
+        """`inner`, whose result is released. `kept`: what the aggregator before it kept."""
+        return _Released(inner, self, round_number, kept)
+
+    def released(
+        self, total: AggregatedUpdate | None, round_number: int, kept: State
+    ) -> tuple[AggregatedUpdate | None, State]:
+        """The round's update as others may see it, and what to keep.
+
+        Raises:
+            PrivacyBudgetExceeded: the budget does not allow it. Nothing was released.
+            CheckpointError: it cannot be written down. Nothing was released.
+        """
+        if reason := self.over():
+            raise PrivacyBudgetExceeded(f"round {round_number}: {reason}. The run is kept as it was before")
+        self._ledger.spend(round_number)
+        left: State = {}
+        if self.claim.normal is not None:
+            total, left = self._noised(total, self.claim.normal(round_number), round_number, kept)
+        if total is None:
+            return None, left
+        loudness = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
+        told = {"privacy/epsilon": self.claim.epsilon(self.spent).value, "privacy/noise": loudness}
+        return replace(total, measures={**total.measures, **told}), left
+
+    def _noised(
+        self, total: AggregatedUpdate | None, normal: Normal, round_number: int, kept: State
+    ) -> tuple[AggregatedUpdate, State]:
+        """(Σ clipped updates + noise) / mean cohort. A round without any update is noise alone."""
+        if total is None:
+            zeros = {name: torch.zeros_like(form, device="cpu") for name, form in self._forms.items()}
+            total = AggregatedUpdate(zeros, {}, 0.0, 0)
+        noise, left = self.claim.mechanism.draw(round_number, self._forms, normal, kept)
+        share, scale = total.count / self.claim.cohort, self.claim.clip / self.claim.cohort
+        delta = {
+            name: (mean.double() * share + noise[name] * scale).to(mean.dtype) for name, mean in total.delta.items()
+        }
+        return replace(total, delta=delta), left
+
+
+class _Released(Aggregator):
+    """An aggregator whose result is released."""
+
+    def __init__(self, inner: Aggregator, sums: PrivateSum, round_number: int, kept: State) -> None:
+        self._inner = inner
+        self._sums = sums
+        self._round = round_number
+        self._kept: State = under(KEPT, kept)
+        self.mergeable = inner.mergeable  # type: ignore[misc]
+
+    def add(self, result: ClientResult) -> None:
+        self._inner.add(result)
+
+    def merge(self, partial: PartialSum) -> None:
+        self._inner.merge(partial)
+
+    def partial(self, round_number: int) -> PartialSum:
+        return self._inner.partial(round_number)
+
+    def result(self) -> AggregatedUpdate | None:
+        total, self._kept = self._sums.released(self._inner.result(), self._round, self._kept)
+        return total
+
+    def kept(self) -> State:
+        return {**self._inner.kept(), **prefixed(KEPT, self._kept)}

@@ -1,0 +1,239 @@
+"""Whole runs with differential privacy, as users start them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.problems import refuses, refuses_with
+from tests.runs import run
+
+import fedlens
+from fedlens.build.load import load
+from fedlens.core.types import ClientResult
+from fedlens.errors import CheckpointError, Code
+from fedlens.federation.checkpoints import Checkpoints
+from fedlens.privacy.base import LEAVES
+from fedlens.runtimes import in_process
+from fedlens.tracking.metrics import read_metrics
+
+PRIVATE = (
+    "runtime.name=in_process",
+    "privacy.mode=central",
+    "federated.fraction_fit=0.5",
+    "privacy.insecure_seed=3",
+    "privacy.noise_multiplier=2",
+)
+
+
+def final(done: fedlens.Run) -> dict[str, torch.Tensor]:
+    newest = Checkpoints(done.folder / "checkpoints").latest(lambda _note: None)
+    assert newest is not None
+    return dict(newest.state.shared)
+
+
+def spent(done: fedlens.Run) -> list[float]:
+    return [line["measures"]["privacy/epsilon"] for line in read_metrics(done.folder / "metrics.jsonl")]
+
+
+def test_without_noise_and_clipping_it_is_the_uniform_mean_to_the_bit(tmp_path: Path) -> None:
+    everybody = ("runtime.name=in_process", "federated.fraction_fit=1", "federated.num_rounds=2")
+    plain = run(tmp_path / "plain", *everybody, "aggregation.weights=uniform")
+    free = run(tmp_path / "free", *everybody, "privacy.mode=central", "privacy.noise_multiplier=0", "privacy.clip=1e9")
+    for name, value in final(plain).items():
+        assert torch.equal(value, final(free)[name]), name
+
+
+def test_epsilon_rises_in_every_round_and_the_ledger_has_a_line_for_each(tmp_path: Path) -> None:
+    done = run(tmp_path, *PRIVATE)
+    first, second, third = spent(done)
+    assert 0 < first < second < third
+    ledger = [json.loads(line) for line in (done.folder / "privacy.jsonl").read_text().splitlines()]
+    assert ledger[1:] == [{"round": 1}, {"round": 2}, {"round": 3}]
+
+
+def test_nothing_that_tells_of_images_leaves_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What crosses between server and clients is recorded: kinds of tasks, metrics, weights and norms of updates."""
+    seen: list[ClientResult] = []
+    work = in_process.work
+
+    def recorded(trainer, tasks, meter=None):
+        run_task = trainer.run
+        trainer.run = lambda *given: seen.append(outcome := run_task(*given)) or outcome
+        yield from work(trainer, tasks, meter)
+        trainer.run = run_task
+
+    monkeypatch.setattr(in_process, "work", recorded)
+    done = run(tmp_path, *PRIVATE, "privacy.clip=0.05")
+    assert len(seen) > 6
+    for result in seen:
+        assert result.kind == "train"
+        assert set(result.report.metrics) == set(LEAVES)
+        assert result.report.weight == 1.0
+        assert not result.extra
+        assert sum(float(value.double().square().sum()) for value in result.payload.values()) ** 0.5 <= 0.05
+    line = read_metrics(done.folder / "metrics.jsonl")[-1]
+    assert line["train_loss"] is None
+    assert line["validation"] is None
+    assert line["clients"] is None
+    assert set(line["measures"]) == {"privacy/epsilon", "privacy/noise"}
+
+
+def test_the_seed_of_the_run_tells_nothing_of_noise_and_cohorts(tmp_path: Path) -> None:
+    """Two runs with the same seed differ; with the same insecure_seed they do not."""
+    secret = [
+        final(run(tmp_path / name, *PRIVATE, "privacy.insecure_seed=null", "federated.num_rounds=1")) for name in "ab"
+    ]
+    known = [final(run(tmp_path / name, *PRIVATE, "federated.num_rounds=1")) for name in "cd"]
+    assert all(torch.equal(value, known[1][name]) for name, value in known[0].items())
+    assert not any(torch.equal(value, secret[1][name]) for name, value in secret[0].items())
+
+
+def test_the_run_ends_before_its_budget_would_be_exceeded(tmp_path: Path) -> None:
+    whole = spent(run(tmp_path / "whole", *PRIVATE))
+    done = run(tmp_path / "part", *PRIVATE, f"privacy.budget={whole[1] + 1e-3}")
+    assert spent(done) == whole[:2]
+    assert "the privacy budget is spent" in (done.folder / "result.json").read_text()
+    assert load_file(next((done.folder / "model").glob("*.safetensors")))
+    again = fedlens.resume(done.folder, show=False)
+    assert spent(again) == whole[:2]
+
+
+def test_going_on_from_an_older_checkpoint_forgets_nothing(tmp_path: Path) -> None:
+    whole = spent(run(tmp_path / "whole", *PRIVATE, "federated.num_rounds=4"))
+    done = run(tmp_path / "part", *PRIVATE)
+    shutil.rmtree(done.folder / "checkpoints" / "round-00000003")
+    (done.folder / "result.json").unlink()
+    again = fedlens.resume(done.folder, show=False)
+    assert spent(again)[:2] == whole[:2]
+    assert spent(again)[2] == pytest.approx(whole[3])  # rounds 1, 2, 3, and 3 once more
+
+
+def test_a_lost_ledger_counts_as_the_checkpoint_says(tmp_path: Path) -> None:
+    done = run(tmp_path, *PRIVATE)
+    before = spent(done)
+    (done.folder / "privacy.jsonl").unlink()
+    more = fedlens.resume(done.folder, "federated.num_rounds=4", show=False)
+    assert spent(more)[:3] == before
+    assert spent(more)[3] > before[2]
+
+
+def test_a_resumed_run_keeps_its_mechanism(tmp_path: Path) -> None:
+    done = run(tmp_path, *PRIVATE, "privacy.noise_multiplier=null", "privacy.target_epsilon=3")
+    assert spent(done)[-1] <= 3
+    with pytest.raises(CheckpointError, match="A run keeps its mechanism"):
+        fedlens.resume(done.folder, "federated.num_rounds=30", show=False)
+
+
+def test_group_after_group_of_clients_takes_part(tmp_path: Path) -> None:
+    done = run(tmp_path, *PRIVATE, "privacy.sampling=cyclic", "privacy.clip=0.01")
+    cohorts = [{one["client"] for one in line["cohort"]} for line in read_metrics(done.folder / "metrics.jsonl")]
+    assert len(cohorts[0]) == len(cohorts[1]) == 5
+    assert not cohorts[0] & cohorts[1]
+    assert cohorts[2] == cohorts[0]
+    first, second, third = spent(done)
+    assert first == second < third  # in the third round clients take part for the second time
+
+
+def test_dp_ftrl_goes_on_with_the_same_noise_after_a_stop(tmp_path: Path) -> None:
+    """Later rounds take noise back, so a checkpoint has to hold it."""
+    ftrl = (*PRIVATE, "privacy.sampling=cyclic", "privacy.mechanism=dp_ftrl", "privacy.clip=0.01")
+    whole = run(tmp_path / "whole", *ftrl, "federated.num_rounds=4")
+    part = run(tmp_path / "part", *ftrl, "federated.num_rounds=4")
+    shutil.rmtree(part.folder / "checkpoints" / "round-00000004")
+    (part.folder / "result.json").unlink()
+    again = fedlens.resume(part.folder, show=False)
+    assert all(torch.equal(value, final(again)[name]) for name, value in final(whole).items())
+    assert spent(again)[-1] > spent(whole)[-1]  # round 4 was released twice
+    independent = run(tmp_path / "gaussian", *ftrl, "privacy.mechanism=gaussian", "federated.num_rounds=4")
+    assert not torch.equal(final(independent)["head.weight"], final(whole)["head.weight"])
+
+
+def test_locally_every_client_keeps_a_ledger_that_no_server_can_take_back(tmp_path: Path) -> None:
+    local = ("runtime.name=in_process", "privacy.mode=local", "privacy.clip=0.01", "privacy.insecure_seed=3")
+    done = run(tmp_path, *local, "federated.fraction_fit=1")
+    ledgers = sorted((done.folder / "clients").glob("*/privacy.jsonl"))
+    assert len(ledgers) == 10
+    assert all(len(file.read_text().splitlines()) == 1 + 3 for file in ledgers)
+
+
+def test_a_client_refuses_what_its_own_budget_does_not_pay_for(tmp_path: Path) -> None:
+    """The server would go on: it knows nothing of the release that this client made before."""
+    local = ("runtime.name=in_process", "privacy.mode=local", "privacy.clip=0.01", "privacy.noise_multiplier=20")
+    three = spent(run(tmp_path / "free", *local, "federated.fraction_fit=1"))
+    again = tmp_path / "bound"
+    done = run(again, *local, "federated.fraction_fit=1", "federated.num_rounds=2", f"privacy.budget={three[2] + 1e-3}")
+    (ledger, *_) = sorted((done.folder / "clients").glob("*/privacy.jsonl"))
+    ledger.write_text(ledger.read_text() + '{"round": 2}\n')
+    more = fedlens.resume(done.folder, "federated.num_rounds=3", show=False)
+    failures = read_metrics(more.folder / "metrics.jsonl")[-1]["failures"]
+    assert [one["client"] for one in failures] == [ledger.parent.name]
+    assert failures[0]["reason"].startswith("this client's privacy budget is spent: another update would make its ε")
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("strategy.name", "strategy.name=scaffold"),
+        ("strategy.name", "strategy.name=qfedavg"),
+        ("aggregation.name", "aggregation.name=krum"),
+        ("aggregation.weights", "aggregation.weights=examples"),
+        ("schedule.name", "schedule.name=fedbuff"),
+        ("tracking.updates", "tracking.updates=true"),
+        ("stopping.patience", "stopping.patience=3"),
+        ("stopping.target_accuracy", "stopping.target_accuracy=0.9"),
+        ("server.max_weight_share", "server.max_weight_share=0.2"),
+        ("federated.over_selection", "federated.over_selection=0.2"),
+        ("federated.quorum", "federated.quorum=2"),
+    ],
+)
+def test_what_would_tell_of_single_clients_is_refused(key: str, overrides: str) -> None:
+    with refuses(("contradiction", key)) as caught:
+        load(None, ["privacy.mode=central", *overrides.split()])
+    assert "privacy.mode=central" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("privacy.budget=8 privacy.noise_multiplier=0", "privacy.budget = 8: without noise no ε is finite"),
+        ("privacy.noise_multiplier=1 privacy.target_epsilon=8", "privacy.target_epsilon = 8: the noise is computed"),
+        ("privacy.budget=8 privacy.target_epsilon=9", "privacy.target_epsilon = 9: more than privacy.budget = 8"),
+    ],
+)
+def test_keys_of_privacy_that_exclude_each_other(overrides: str, line: str) -> None:
+    with refuses_with("incompatible", line):
+        load(None, ["privacy.mode=central", *overrides.split()])
+
+
+@pytest.mark.parametrize(
+    ("code", "overrides", "line"),
+    [
+        ("contradiction", "privacy.budget=0.01", "privacy.budget = 0.01: one round alone costs ε = "),
+        (
+            "incompatible",
+            "federated.fraction_fit=0.1",
+            "federated.fraction_fit = 0.1: a round has 1 clients on average",
+        ),
+        ("incompatible", "privacy.population=1", "federated.fraction_fit = 0.5: a round has 0.5 clients on average"),
+        ("incompatible", "model.name=resnet18", "model.norm = 'batch': running statistics of BatchNorm would travel"),
+    ],
+)
+def test_what_the_clients_and_the_model_do_not_allow(tmp_path: Path, code: Code, overrides: str, line: str) -> None:
+    with refuses_with(code, line):
+        run(tmp_path, *PRIVATE, *overrides.split())
+
+
+def test_doubts_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fedlens.run(
+        None, *PRIVATE, "privacy.delta=0.2", "model.name=lenet", "federated.num_rounds=1", f"tracking.dir={tmp_path}",
+        "tracking.tensorboard=false", "tracking.report=false",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "NOBODY IS PROTECTED" in said
+    assert "use one far below 1/10 = 0.1" in said
+    assert "privacy          NONE: privacy.insecure_seed is set" in said
