@@ -81,7 +81,7 @@ def test_without_sampling_it_is_the_closed_form(sigma: float, count: int, delta:
     found = epsilon({Release(sigma): count}, delta)
     s = sigma / math.sqrt(count)
     log_second = found.value + norm.logcdf(-1 / (2 * s) - found.value * s)
-    assert found.accountant == "exact"
+    assert found.accountant == "closed form"
     assert norm.cdf(1 / (2 * s) - found.value * s) - math.exp(log_second) == pytest.approx(delta, rel=1e-4)
 
 
@@ -103,11 +103,11 @@ def test_the_published_figure_of_dp_fedavg() -> None:
 
 @pytest.mark.parametrize("nothing", [{}, {Release(1.0, 0.1): 0}, {Release(0.0, 0.0): 10}])
 def test_nothing_costs_nothing(nothing: dict[Release, int]) -> None:
-    assert epsilon(nothing, 1e-5) == Epsilon(0.0, "exact")
+    assert epsilon(nothing, 1e-5) == Epsilon(0.0, "closed form")
 
 
 def test_without_noise_there_is_no_bound() -> None:
-    assert epsilon({Release(0.0): 1, Release(1.0): 1}, 1e-5) == Epsilon(math.inf, "exact")
+    assert epsilon({Release(0.0): 1, Release(1.0): 1}, 1e-5) == Epsilon(math.inf, "closed form")
     assert epsilon({Release(0.0, 0.01): 1}, 1e-5).value == math.inf
 
 
@@ -119,20 +119,20 @@ def test_rdp_answers_where_pld_cannot() -> None:
 
 
 probabilities = st.sampled_from([0.01, 0.1, 1.0])
-noises = st.floats(0.5, 10)
+noises = st.sampled_from([0.6, 0.8, 1.0, 1.7, 3.0, 7.0])  # a few, whose distributions are kept
 
 
 @pytest.mark.fuzz
 @given(probabilities, noises, st.integers(1, 200), st.integers(1, 200))
 def test_more_releases_cost_more(q: float, sigma: float, count: int, more: int) -> None:
-    release = Release(round(sigma, 1), q)
+    release = Release(sigma, q)
     assert epsilon({release: count}, 1e-5).value <= epsilon({release: count + more}, 1e-5).value
 
 
 @pytest.mark.fuzz
 @given(probabilities, noises, noises)
 def test_more_noise_costs_less(q: float, sigma: float, other: float) -> None:
-    less, more = sorted((round(sigma, 1), round(other, 1)))
+    less, more = sorted((sigma, other))
     assume(less < more)
     assert epsilon({Release(less, q): 50}, 1e-5).value > epsilon({Release(more, q): 50}, 1e-5).value
 
@@ -141,7 +141,7 @@ def test_more_noise_costs_less(q: float, sigma: float, other: float) -> None:
 @given(probabilities, st.floats(1e-9, 0.1), st.floats(1e-9, 0.1))
 def test_a_larger_delta_costs_less(q: float, delta: float, other: float) -> None:
     small, large = sorted((delta, other))
-    assert epsilon({Release(1.0, q): 30}, small).value >= epsilon({Release(1.0, q): 30}, large).value
+    assert epsilon({Release(1.0, q): 3}, small).value >= epsilon({Release(1.0, q): 3}, large).value
 
 
 @pytest.mark.parametrize(("q", "count", "target"), [(0.1, 100, 8.0), (0.5, 50, 1.0), (1.0, 10, 3.0), (1.0, 1, 0.001)])

@@ -24,6 +24,7 @@ from fedlens.cli import (
     health,
     models,
     predict,
+    privacy,
     resume,
     run,
     server,
@@ -113,6 +114,7 @@ app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(certs.app, name="certs")
 app.add_typer(health.app, name="health")
 

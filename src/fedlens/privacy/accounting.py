@@ -1,6 +1,6 @@
 """The cost of releases: ε at a given δ, by `dp-accounting` (https://github.com/google/differential-privacy).
 
-Gaussian mechanisms without sampling compose to one, whose ε has a closed form ("exact": Balle and Wang 2018,
+Gaussian mechanisms without sampling compose to one, whose ε has a closed form (Balle and Wang 2018,
 https://arxiv.org/abs/1805.06530). With sampling, two accountants compute a valid upper bound; the smaller one counts:
 
     PLD  the privacy loss distribution, discretised so that it is never too small (Doroshenko, Ghazi, Kamath, Kumar,
@@ -60,7 +60,7 @@ class Epsilon:
     """An upper bound of ε, and which accountant gave it."""
 
     value: float
-    accountant: Literal["PLD", "RDP", "exact"]
+    accountant: Literal["PLD", "RDP", "closed form"]
 
 
 def epsilon(releases: Mapping[Release, int], delta: float) -> Epsilon:
@@ -71,13 +71,13 @@ def epsilon(releases: Mapping[Release, int], delta: float) -> Epsilon:
     """
     releases = {release: count for release, count in releases.items() if count and release.sampling_probability}
     if not releases:
-        return Epsilon(0.0, "exact")
+        return Epsilon(0.0, "closed form")
     if not all(release.noise_multiplier for release in releases):
-        return Epsilon(math.inf, "exact")
+        return Epsilon(math.inf, "closed form")
     need_accountants()
     merged = _merged(releases)
     if len(merged) == 1 and (alone := next(iter(merged))).sampling_probability == 1:
-        return Epsilon(_closed_form(alone.noise_multiplier, delta), "exact")
+        return Epsilon(_closed_form(alone.noise_multiplier, delta), "closed form")
     bounds = Epsilon(_by_pld(merged, delta), "PLD"), Epsilon(_by_rdp(merged, delta), "RDP")
     return min(bounds, key=lambda bound: bound.value)
 

@@ -52,6 +52,10 @@ Sampling = Poisson | Cyclic
 
 
 class Mechanism(ABC):
+    """noise_multiplier: standard deviation of the noise, divided by the sensitivity of what it hides."""
+
+    noise_multiplier: float
+
     @abstractmethod
     def releases(self, rounds: int, repeats: int = 0) -> Mapping[Release, int]:
         """What the first `rounds` rounds of a run have released, when `repeats` rounds were begun again."""
