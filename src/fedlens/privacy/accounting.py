@@ -135,9 +135,11 @@ def _merged(releases: Mapping[Release, int]) -> dict[Release, int]:
 
 
 def _closed_form(noise_multiplier: float, delta: float) -> float:
+    import numpy as np
     from dp_accounting import get_epsilon_gaussian
 
-    return float(get_epsilon_gaussian(noise_multiplier, delta))
+    with np.errstate(divide="ignore"):  # of log(0), where ε is almost 0
+        return float(get_epsilon_gaussian(noise_multiplier, delta))
 
 
 def _by_pld(releases: Mapping[Release, int], delta: float) -> float:

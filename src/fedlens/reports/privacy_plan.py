@@ -31,7 +31,8 @@ def plan_lines(run: PlannedRun) -> Iterator[tuple[str, str]]:
         yield "budget", f"ε = {claim.budget:g}: {_reach(run)}"
     if run.noise_multiplier:
         yield "noise in a round", _loudness(run)
-        yield "noise in all", _in_all(run)
+        if run.rounds > 1:
+            yield "noise in all", _in_all(run)
 
 
 def curve_lines(run: PlannedRun) -> Iterator[str]:
@@ -77,7 +78,7 @@ def _loudness(run: PlannedRun) -> str:
     )
     if run.claim.normal is None:
         return text
-    return f"{text}; as long with {math.ceil(run.claim.cohort * run.loudness):,} clients in a round"
+    return f"{text}; as long with {count(math.ceil(run.claim.cohort * run.loudness), 'client')} in a round"
 
 
 def _in_all(run: PlannedRun) -> str:
