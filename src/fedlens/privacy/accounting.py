@@ -75,11 +75,7 @@ def epsilon(releases: Mapping[Release, int], delta: float) -> Epsilon:
     if not all(release.noise_multiplier for release in releases):
         return Epsilon(math.inf, "closed form")
     need_accountants()
-    merged = _merged(releases)
-    if len(merged) == 1 and (alone := next(iter(merged))).sampling_probability == 1:
-        return Epsilon(_closed_form(alone.noise_multiplier, delta), "closed form")
-    bounds = Epsilon(_by_pld(merged, delta), "PLD"), Epsilon(_by_rdp(merged, delta), "RDP")
-    return min(bounds, key=lambda bound: bound.value)
+    return _smallest(tuple(_merged(releases).items()), delta)
 
 
 def noise_for(target_epsilon: float, delta: float, releases: Callable[[float], Mapping[Release, int]]) -> float:
@@ -124,6 +120,16 @@ def need_accountants() -> None:
             code="unavailable",
             key="privacy.mode",
         ) from error
+
+
+@lru_cache(maxsize=256)
+def _smallest(releases: tuple[tuple[Release, int], ...], delta: float) -> Epsilon:
+    """The smallest bound. Kept, because a run asks before a round whether it may follow, and after it what it cost."""
+    merged = dict(releases)
+    if len(merged) == 1 and (alone := next(iter(merged))).sampling_probability == 1:
+        return Epsilon(_closed_form(alone.noise_multiplier, delta), "closed form")
+    bounds = Epsilon(_by_pld(merged, delta), "PLD"), Epsilon(_by_rdp(merged, delta), "RDP")
+    return min(bounds, key=lambda bound: bound.value)
 
 
 def _merged(releases: Mapping[Release, int]) -> dict[Release, int]:
