@@ -60,8 +60,9 @@ def test_is_that_of_opacus(q: float, sigma: float, count: int, delta: float) -> 
     margin = 1e-3
     found = epsilon(release, delta).value
     assert found == pytest.approx(prv.get_epsilon(delta, eps_error=margin), rel=1e-3, abs=2 * margin)
-    assert _by_rdp(release, delta) == near(rdp.get_epsilon(delta, alphas=list(ORDERS)))
-    assert found <= rdp.get_epsilon(delta)
+    of_opacus = max(0.0, rdp.get_epsilon(delta, alphas=list(ORDERS)))  # it may say less than 0
+    assert _by_rdp(release, delta) == near(of_opacus)
+    assert found <= of_opacus + margin
 
 
 def test_composes_unequal_releases() -> None:
