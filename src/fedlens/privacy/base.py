@@ -45,6 +45,11 @@ class PrivacyMode:
     sampling: Sampling = "fixed"
     insecure_seed: int | None = None
 
+    @property
+    def disclaimer(self) -> str | None:
+        """What to say at the start of a run of a mode that changes updates and claims nothing."""
+        return None
+
     def contradiction(self) -> str | None:
         """Two of its keys that exclude each other: a line that starts with one of them ("budget = 8: …"); None if there
         are none."""

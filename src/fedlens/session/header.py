@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedlens.build.experiment import Experiment
+from fedlens.config.blocks import PRIVACY
+from fedlens.config.schema import Config
 from fedlens.core.fonts import missing_note
 from fedlens.core.words import count
 from fedlens.data.types import FederatedData
@@ -32,10 +34,16 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
         "strategy": algorithm_name(config.model_dump(mode="json")),
         "clients": f"{len(clients)}, {held} of {len(data.class_names)} classes",
-        **({"privacy": claim(privacy, config.federated.num_rounds)} if privacy else {}),
+        **_privacy(config, privacy),
         "device": str(experiment.device),
         "folder": str(folder.path),
     }
+
+
+def _privacy(config: Config, claimed: Claim | None) -> Mapping[str, str]:
+    """What the run claims, or that it claims nothing although updates are changed."""
+    said = claim(claimed, config.federated.num_rounds) if claimed else PRIVACY.choose(config.privacy).disclaimer
+    return {"privacy": said} if said else {}
 
 
 def claim(privacy: Claim, rounds: int) -> str:
