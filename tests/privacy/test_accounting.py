@@ -61,7 +61,7 @@ def test_is_that_of_opacus(q: float, sigma: float, count: int, delta: float) -> 
     found = epsilon(release, delta).value
     assert found == pytest.approx(prv.get_epsilon(delta, eps_error=margin), rel=1e-3, abs=2 * margin)
     of_opacus = max(0.0, rdp.get_epsilon(delta, alphas=list(ORDERS)))  # it may say less than 0
-    assert _by_rdp(release, delta) == near(of_opacus)
+    assert _by_rdp(release, delta) in (near(of_opacus), 0.0)  # dp-accounting has one more proof that ε is 0
     assert found <= of_opacus + margin
 
 
