@@ -15,13 +15,18 @@ from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Mechanism, Pois
 LIKE = {"weight": torch.empty(2, 3), "bias": torch.empty(4)}
 
 
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+
 def drawn(mechanism: Mechanism, rounds: int, like: State, seed: int = 0) -> list[State]:
     """The noise of all rounds."""
     generator = torch.Generator().manual_seed(seed)
     kept: State = {}
     noise = []
     for number in range(1, rounds + 1):
-        one, kept = mechanism.draw(number, like, lambda like: torch.randn(like.shape, generator=generator), kept)
+        one, kept = mechanism.draw(number, like, lambda like: normal(like, generator), kept)
+        assert {tensor.dtype for name, tensor in kept.items() if name.startswith("buffer")} <= {torch.float32}
         noise.append(one)
     return noise
 
@@ -83,9 +88,9 @@ def test_buffers_of_32_bits_are_enough() -> None:
     mechanism = DPFTRL(1.0, Cyclic(40), rounds)
     noise = torch.stack([one["w"] for one in drawn(mechanism, rounds, {"w": torch.empty(50)})])
     generator = torch.Generator().manual_seed(0)
-    z = torch.stack([torch.randn(50, generator=generator) for _ in range(rounds)]).double().numpy()
+    z = torch.stack([normal(torch.empty(50), generator) for _ in range(rounds)]).numpy()
     exact = np.linalg.solve(dense(mechanism.matrix, rounds), mechanism.deviation(1) * z)
-    assert noise.dtype == torch.float32
+    assert noise.dtype == torch.float64
     assert np.abs(noise.numpy() - exact).max() < 1e-6 * np.abs(exact).max()
 
 

@@ -100,8 +100,8 @@ class DPFTRL(Mechanism):
     noise_multiplier  standard deviation of z divided by the sensitivity of the whole run
     rounds            of the run: the matrix is optimised for them, and cannot change while the run goes on
 
-    Keeps one tensor a buffer for each tensor of the model, in the type of `normal`. 32 bits are enough: a buffer
-    forgets its rounding errors with its decay, and they remain some 1e-7 of the noise.
+    Keeps one tensor of 32 bits a buffer for each tensor of the model: a buffer forgets its rounding errors with its
+    decay, so they remain some 1e-7 of the noise. The noise itself has the type of `normal`.
     """
 
     noise_multiplier: float
@@ -143,7 +143,7 @@ class DPFTRL(Mechanism):
         for scale, s in zip(self.matrix.scales, buffers, strict=True):
             y = {name: value - scale * s[name] if s else value for name, value in y.items()}
         following: list[State] = [
-            {name: decay * s[name] + value if s else value for name, value in y.items()}
+            {name: (decay * s[name] + value if s else value).float() for name, value in y.items()}
             for decay, s in zip(self.matrix.decays, buffers, strict=True)
         ]
         return y, following
