@@ -10,16 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.problems import refuses, refuses_with
-from tests.runs import run
+from tests.runs import QUICK, run
 
 import fedlens
 from fedlens.build.load import load
+from fedlens.core.records import RoundRecord
 from fedlens.core.types import ClientResult
 from fedlens.errors import CheckpointError, Code
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.privacy.base import LEAVES
+from fedlens.reports.compare import as_table, compare_runs, write_comparison
 from fedlens.runtimes import in_process
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.tensorboard import scalars_of
 
 PRIVATE = (
     "runtime.name=in_process",
@@ -237,3 +240,31 @@ def test_doubts_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "NOBODY IS PROTECTED" in said
     assert "use one far below 1/10 = 0.1" in said
     assert "privacy          NONE: privacy.insecure_seed is set" in said
+
+
+def test_console_report_tensorboard_and_comparison_show_what_was_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "logs", *PRIVATE[:-1], "privacy.noise_multiplier=0", "tracking.name=free")
+    done = fedlens.run(
+        None, *QUICK, *PRIVATE, "privacy.insecure_seed=null", "privacy.clip=0.01", "privacy.budget=9",
+        f"tracking.dir={tmp_path / 'logs'}", "tracking.name=private", "tracking.report=true",
+    )  # fmt: skip
+    value = f"{spent(done)[-1]:.3g}"
+    said = capsys.readouterr().out
+    assert "privacy   ε = " in said
+    assert "5 of 10 clients a round" in said
+    assert next(line for line in said.splitlines() if line.split()[:2] == ["round", "loss"]).endswith("ε")
+    assert f"privacy          ε = {value} at δ = 1e-05, for whole clients" in said
+    page = (done.folder / "report.html").read_text()
+    assert "Spent privacy" in page
+    assert f"ε = {value} at δ = 1e-05" in page
+    rows = {row["run"]: row for row in compare_runs([tmp_path / "logs"])}
+    assert [(row["private"], row["epsilon"]) for row in rows.values()] == [(True, None), (True, spent(done)[-1])]
+    head, cells = as_table(list(rows.values()))
+    assert head[-1] == "ε"
+    assert [line[-1] for line in cells] == ["∞", value]
+    write_comparison([tmp_path / "logs"], tmp_path / "page.html")
+    assert "Test accuracy by privacy" in (tmp_path / "page.html").read_text()
+    record = RoundRecord(1, 0.1, (), (), 0.0, 0, 0, {}, measures={"privacy/epsilon": 2.0})
+    assert scalars_of(record)["privacy/epsilon"] == 2.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedlens.core.files import write_atomic
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.reports.figures.runs import compared, compared_by_communication
+from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table, warning
@@ -19,7 +19,7 @@ from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.run_dir import find_runs, newest
 from fedlens.tracking.summary import duration, percent
-from fedlens.tracking.wording import UNUSED, basis
+from fedlens.tracking.wording import UNUSED, basis, epsilon
 
 Note = Callable[[str], None]
 
@@ -74,15 +74,21 @@ UNUSED_MARK = "*"
 _MOST_GROUNDS = 5
 VIRTUAL = "virtual time"
 """Table column, present if a run has a clock of simulated clients."""
+EPSILON = "ε"
+"""Table column, present if a run counts its privacy."""
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The header and cells of a table of `compare_runs`' rows: first a run's description, then its figures."""
-    clock = any(row["virtual_seconds"] is not None for row in rows)
+    more: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+    if any(row["virtual_seconds"] is not None for row in rows):
+        more[VIRTUAL] = _virtual
+    if any(row["private"] for row in rows):
+        more[EPSILON] = _epsilon
     cells = [
-        (*(_short(row[name]) for name in NAMES), *_figures(row), *([_virtual(row)] if clock else [])) for row in rows
+        (*(_short(row[name]) for name in NAMES), *_figures(row), *(cell(row) for cell in more.values())) for row in rows
     ]
-    return (*NAMES, *FIGURES, *([VIRTUAL] if clock else [])), cells
+    return (*NAMES, *FIGURES, *more), cells
 
 
 def _short(text: str) -> str:
@@ -153,6 +159,10 @@ def _virtual(row: Mapping[str, Any]) -> str:
     return "–" if row["virtual_seconds"] is None else duration(row["virtual_seconds"])
 
 
+def _epsilon(row: Mapping[str, Any]) -> str:
+    return epsilon(row["epsilon"]) if row["private"] else "–"
+
+
 def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """The plots for which at least one run has data."""
     tested = {name: metrics for name, metrics in runs.items() if any(line["test"] for line in metrics)}
@@ -166,6 +176,10 @@ def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     if tested:
         figure = compared_by_communication(tested)
         yield plot("Test accuracy by communication", "In both directions, since the start.", figure, wide=True)
+        figure = compared_by_privacy(tested)
+        yield plot(
+            "Test accuracy by privacy", "What each run had learnt for the ε that it had spent.", figure, wide=True
+        )
 
 
 def _names(runs: Sequence[LoadedRun]) -> list[str]:

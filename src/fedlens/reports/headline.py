@@ -66,6 +66,10 @@ class Headline:
     shared_accuracy: float | None
     """Mean over clients of the shared model's accuracy on the clients' own test images, if clients use their own
     models."""
+    private: bool
+    """The run counts what it spends of privacy."""
+    epsilon: float | None
+    """ε spent by the last round; None also for ∞, without noise."""
     megabytes: float
     seconds: float
     virtual_seconds: float | None
@@ -109,6 +113,8 @@ def headline(run: LoadedRun) -> Headline:
         client_accuracy_deviation=clients.get("accuracy_deviation"),
         evaluated_clients=clients.get("evaluated"),
         shared_accuracy=clients.get("shared_accuracy"),
+        private=any("privacy/epsilon" in line.get("measures", {}) for line in run.metrics),
+        epsilon=run.metrics[-1].get("measures", {}).get("privacy/epsilon") if run.metrics else None,
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
         seconds=time_of_rounds(run.metrics),
         virtual_seconds=run.metrics[-1].get("virtual_seconds") if run.metrics else None,

@@ -25,6 +25,7 @@ USES = {
     "Learning rate": "Confirms the schedule, when a curve bends for no other reason.",
     "Test accuracy": "Shows which run learns faster, and which ends higher.",
     "Test accuracy by communication": "Shows which run learns most for the megabytes it sends.",
+    "Test accuracy by privacy": "Shows which run learns most for the privacy that it spends.",
     "Most confident mistakes": "Look here first for wrong labels and for classes that look alike.",
     "Behind the confusion matrix": "Shows what images of one kind of mistake have in common.",
     "Least confident hits": "Shows what the model is nearly wrong about: collect more images like these.",

@@ -37,6 +37,17 @@ def compared_by_communication(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -
     return _tall(_with_floor(curves(series, "accuracy", percent=True, x="megabytes sent"), runs, "test"))
 
 
+def compared_by_privacy(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure | None:
+    """Test accuracy of several runs over the ε spent so far; None where no run counts one."""
+    series = {}
+    for name, metrics in runs.items():
+        spent = [(line.get("measures", {}).get("privacy/epsilon"), line["test"]) for line in metrics]
+        points = [(value, test["accuracy"]) for value, test in spent if value is not None and test]
+        if points:
+            series[name] = points
+    return _tall(curves(series, "accuracy", percent=True, x="ε spent")) if series else None
+
+
 def _tall(figure: Figure) -> Figure:
     """Add space for a legend of two names per line below the curves."""
     return figure.update_layout(height=400 + 10 * len(figure.data))
