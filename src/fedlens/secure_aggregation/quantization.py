@@ -1,0 +1,117 @@
+"""Fixed-point numbers modulo 2³² or 2⁶⁴, so that masks hide them perfectly and sums are exact.
+
+A number x of at most `bound` becomes the integer nearest to x·2^exponent, negative ones as the modulus has them. The
+exponent is the largest one with which a cohort's sum cannot overflow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlens.core.types import State
+from fedlens.errors import ConfigError, ProtocolError
+from fedlens.secure_aggregation.masks import Words
+
+Bits = Literal[32, 64]
+
+FEWEST_LEVELS = 1 << 16
+"""A number of the largest size has at least so many steps to zero."""
+
+LARGEST: dict[Bits, float] = {32: 4.0, 64: 2.0**16}
+"""The largest coordinate of an update that is expected, unless another one is configured."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """bits  of the modulus
+    exponent  a number is multiplied by 2^exponent and rounded to the nearest integer
+    weight    the largest weight of an update
+    bound     the largest number that is sent: of a weighted update, of what a strategy adds to it, and of a weight
+    """
+
+    bits: Bits
+    exponent: int
+    weight: float
+    bound: float
+
+    @classmethod
+    def of(cls, bits: Bits, largest: float, weight: float, cohort: int) -> Quantization:
+        """For updates of `cohort` clients, with coordinates up to `largest` and weights up to `weight`.
+
+        Raises:
+            ConfigError: the modulus is too small for that.
+        """
+        bound = largest * weight
+        room = Fraction(2 ** (bits - 1) - 1, cohort) - 1  # for one client, and for its rounding
+        exponent = math.floor(math.log2(float(max(room, 1)) / bound))
+        while Fraction(bound) * Fraction(2) ** exponent > room > 0:  # a logarithm is not exact
+            exponent -= 1
+        if bound * 2.0**exponent < FEWEST_LEVELS:
+            raise ConfigError(
+                f"privacy.bits={bits}: the sum of {cohort:,} clients' updates does not fit with {FEWEST_LEVELS:,} steps "
+                "for each number; use privacy.bits=64, or ask fewer clients in a round "
+                "(federated.fraction_fit)",
+                code="incompatible",
+                key="privacy.bits",
+            )
+        return cls(bits, exponent, weight, bound)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors that travel."""
+        return torch.int32 if self.bits == 32 else torch.int64
+
+    def quantized(self, state: State) -> Words:
+        """All numbers of `state` in one vector, in the order of its names.
+
+        Raises:
+            ProtocolError: a number is larger than the bound.
+        """
+        return np.concatenate([self._words(name, state[name]) for name in sorted(state)])
+
+    def sums(self, vector: Words, shapes: State) -> dict[str, Tensor]:
+        """The inverse of `quantized`, in float64, for a sum of vectors. `shapes`: tensors of the same names and
+        shapes."""
+        signed = torch.from_numpy(vector.view(np.int32 if self.bits == 32 else np.int64))
+        values = signed.double().mul_(2.0**-self.exponent)
+        return unpacked(values, shapes)
+
+    def _words(self, name: str, value: Tensor) -> Words:
+        numbers = value.detach().cpu().double().reshape(-1)
+        largest = float(numbers.abs().max()) if len(numbers) else 0.0
+        if not largest <= self.bound:
+            raise ProtocolError(
+                f"{name} has a number of {largest:.3g}, and secure aggregation was set up for {self.bound:.3g} at "
+                "most: use a larger privacy.largest"
+            )
+        integers = (numbers * 2.0**self.exponent).round_().long().numpy()
+        return cast(Words, integers.astype(np.int32).view(np.uint32) if self.bits == 32 else integers.view(np.uint64))
+
+
+def packed(state: State, bits: Bits) -> Words:
+    """The words of travelled tensors in one vector, in the order of their names; a copy."""
+    flat = np.concatenate([state[name].reshape(-1).numpy() for name in sorted(state)])
+    return cast(Words, flat.view(np.uint32 if bits == 32 else np.uint64))
+
+
+def unpacked(vector: Tensor, shapes: State) -> dict[str, Tensor]:
+    """Parts of `vector` in the shapes of `shapes`, in the order of the names."""
+    parts, start = {}, 0
+    for name in sorted(shapes):
+        stop = start + shapes[name].numel()
+        parts[name] = vector[start:stop].view(shapes[name].shape)
+        start = stop
+    return parts
+
+
+def travelling(vector: Words, shapes: State) -> dict[str, Tensor]:
+    """`vector` as tensors that travel."""
+    signed = torch.from_numpy(vector.view(np.int32 if vector.itemsize == 4 else np.int64))
+    return unpacked(signed, shapes)
