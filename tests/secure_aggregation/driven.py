@@ -82,7 +82,5 @@ class Attempt:
 
     def _unmasking(self, change: Change) -> None:
         for name in self._there(self.server.survivors):
-            given = clients.unmask(
-                self.states[name], self.server.signatures_for(name), self.server.sealed_for(name)
-            )
+            given = clients.unmask(self.states[name], self.server.signatures_for(name), self.server.sealed_for(name))
             self.server.opened(name, change(name, given))

@@ -27,7 +27,7 @@ def test_a_mask_is_the_key_stream_of_aes_256() -> None:
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 def test_masked_coordinates_are_uniform(dtype) -> None:
     """Of vectors of zeros: 256 classes by the highest byte, χ² over many attempts. An honest run fails once in 10⁶."""
-    seen = np.concatenate([vector for vector in recorded(dtype, attempts=20)])
+    seen = np.concatenate(list(recorded(dtype, attempts=20)))
     counts = np.bincount((seen >> np.asarray(8 * seen.itemsize - 8, seen.dtype)).astype(np.int64), minlength=256)
     assert stats.chisquare(counts).pvalue > 1e-6
 

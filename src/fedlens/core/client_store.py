@@ -17,6 +17,9 @@ from fedlens.core.files import discard
 from fedlens.core.types import Stage, State
 from fedlens.errors import CheckpointError
 
+OWNER_ONLY = 0o700
+"""Permissions of the folder for stages, which may hold secrets."""
+
 
 class ClientStore:
     """Private tensors of many clients in one folder. A version counts the client's updates that the server used.
@@ -121,14 +124,14 @@ class StageStore:
         """
         temporary = self._path.with_suffix(".tmp")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
             temporary.replace(self._path)
         except (OSError, SafetensorError) as error:
             discard(temporary)
             raise CheckpointError(f"{self._path} could not be written: {error}. Make room, then resume") from error
 
-    def close(self) -> None:
-        """Remove the saved tensors after the last stage."""
-        if self._last:
+    def close(self, *, failed: bool = False) -> None:
+        """Remove the saved tensors after the last stage, and where the client has failed: it has no further part."""
+        if self._last or failed:
             self._path.unlink(missing_ok=True)

@@ -50,13 +50,13 @@ class Quantization:
         """
         bound = largest * weight
         room = Fraction(2 ** (bits - 1) - 1, cohort) - 1  # for one client, and for its rounding
-        exponent = math.floor(math.log2(float(max(room, 1)) / bound))
+        exponent = math.floor(math.log2(max(float(room), 1.0) / bound))
         while Fraction(bound) * Fraction(2) ** exponent > room > 0:  # a logarithm is not exact
             exponent -= 1
         if bound * 2.0**exponent < FEWEST_LEVELS:
             raise ConfigError(
-                f"privacy.bits={bits}: the sum of {cohort:,} clients' updates does not fit with {FEWEST_LEVELS:,} steps "
-                "for each number; use privacy.bits=64, or ask fewer clients in a round "
+                f"privacy.bits={bits}: the sum of {cohort:,} clients' updates does not fit with {FEWEST_LEVELS:,} "
+                "steps for each number; use privacy.bits=64, or ask fewer clients in a round "
                 "(federated.fraction_fit)",
                 code="incompatible",
                 key="privacy.bits",

@@ -141,9 +141,7 @@ class MaskedSum:
     def _seed(self, client: str) -> bytes:
         seed = self._combined(client)
         if commitment(seed) != self._commitments[client]:
-            raise ProtocolError(
-                f"wrong shares of {client}'s mask: they do not give the seed that it announced"
-            )
+            raise ProtocolError(f"wrong shares of {client}'s mask: they do not give the seed that it announced")
         return seed
 
     def _key(self, client: str) -> bytes:

@@ -16,7 +16,18 @@ from fedlens.aggregation.norms import l2_norm
 from fedlens.core.client_store import ClientStore, StageStore
 from fedlens.core.records import Evaluation
 from fedlens.core.seeds import SeedFunction, derive
-from fedlens.core.types import ClientFailure, ClientResult, MeanMetric, Metrics, State, Task, nbytes, prefixed, under
+from fedlens.core.types import (
+    ClientFailure,
+    ClientResult,
+    MeanMetric,
+    Metrics,
+    State,
+    Task,
+    TaskSettings,
+    nbytes,
+    prefixed,
+    under,
+)
 from fedlens.data.types import ClientRows, FederatedData, Rows
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms
 from fedlens.training.algorithm import Algorithm
@@ -105,8 +116,15 @@ class ClientTrainer:
         with self._repeatable(task), enough_memory():
             outcome = kind.run(self, task, read(task.client, task.store_version), stepped)
         if kind.staged:
-            self.stage_of(task).close()
+            self.stage_of(task).close(failed=isinstance(outcome, ClientFailure))
         return outcome
+
+    def run_as(self, kind: str, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
+        """Run the task as one of another kind, with the random draws of that kind: for kinds that do more with its
+        result."""
+        other = replace(task, kind=kind, settings=TaskSettings(task.settings.lr, task.settings.repeat))
+        with self._repeatable(other):
+            return kind_of(kind).run(self, other, kept, stepped)
 
     def steps(self, task: Task) -> int:
         """The maximum number of gradient computations in a task; 0 where steps are not counted."""

@@ -76,6 +76,7 @@ class TaskKind(ABC):
     takes_time    it takes time on the virtual clock; other tasks finish at once
     aggregated    its results are updates that are aggregated
     staged        it uses client state that lasts from stage to stage of a round (`trainer.stage_of(task)`)
+    needs_model   its payload has the shared model
     label         text shown before its progress
     """
 
@@ -85,6 +86,7 @@ class TaskKind(ABC):
     takes_time: ClassVar[bool] = False
     aggregated: ClassVar[bool] = False
     staged: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = True
     label: ClassVar[str] = ""
 
     @abstractmethod
