@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedlens.build.against_data import check_keys_of_table
+from fedlens.build.secure import protocol_of
 from fedlens.config.blocks import (
     AGGREGATION,
     AUTO,
@@ -18,7 +19,6 @@ from fedlens.config.blocks import (
     PERSONALIZATION,
     PRIVACY,
     PYTHON,
-    SCHEDULE,
     SCHEME,
     SOURCE,
     STRATEGY,
@@ -63,6 +63,7 @@ def build_algorithm(config: Config) -> Algorithm:
         AGGREGATION.choose(config.aggregation),
         largest_share=config.server.max_weight_share,
         directions=config.tracking.updates,
+        secure=config.privacy.secure_aggregation,
         encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
         privacy=PRIVACY.choose(config.privacy).transform(federation_of(config)),
     )
@@ -209,7 +210,7 @@ def build_plan(config: Config) -> RunPlan:
         evaluate_clients_every=0 if privacy.protects else federated.evaluate_clients_every,
         quorum=federated.quorum if privacy.sampling == "fixed" else 0,
         stopping=config.stopping,
-        protocol=SCHEDULE.choose(config.schedule).protocol,
+        protocol=protocol_of(config),
     )
 
 

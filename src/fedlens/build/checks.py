@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from fedlens.aggregation.base import AggregationRule
+from fedlens.build.secure import secure_mismatches
 from fedlens.config import problems
 from fedlens.config.blocks import (
     AGGREGATION,
@@ -76,6 +77,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         yield problems.incompatible("privacy", contradiction)
     if privacy.protects:
         yield from protected(config, strategy, refuse, where)
+    yield from secure_mismatches(config, refuse)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)

@@ -119,6 +119,10 @@ def _algorithm(config: Config) -> Iterator[Idle]:
     if config.attack.name == ATTACK.default:
         text = f"nobody attacks; set attack.name, such as attack.name={_attack()}"
         yield Idle("attack.fraction", text, ("attack.name",))
+    if not config.privacy.secure_aggregation:
+        text = "updates are not aggregated securely; set privacy.secure_aggregation=true, or leave it out"
+        for name in ("threshold", "neighbours", "bits", "largest"):
+            yield Idle(f"privacy.secure_{name}", text, ("privacy.secure_aggregation",))
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous) and schedule.concurrency is not None:
         text = "schedule.concurrency says how many clients work at a time; use one of the two"

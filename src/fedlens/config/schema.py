@@ -145,6 +145,17 @@ class CompressionSection(BlockSection):
 
 class PrivacySection(BlockSection):
     mode: str = Field("none", description="who adds noise, to what: a mode that `fedlens strategies` lists")
+    secure_aggregation: bool = Field(False, description="the server sees the sum of a round's updates, and no update")
+    secure_threshold: Annotated[float, Field(ge=0.5, le=1)] = Field(
+        2 / 3, description="share of a round's clients that has to stay to its end; fewer open nothing"
+    )
+    secure_neighbours: Clients | None = Field(
+        None, description="clients with which each client has masks; default: all, in large rounds as SecAgg+ has it"
+    )
+    secure_bits: Literal[32, 64] = Field(64, description="size of a masked number: 32 halves what clients send")
+    secure_largest: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest coordinate of an update; default: 65536 with 64 bits, 4 with 32"
+    )
 
 
 class AttackSection(BlockSection):

@@ -13,6 +13,7 @@ from fedlens.build.builders import build_data, build_plan
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.scoring import Scoring, shared_model_scorer
+from fedlens.build.secure import check_secure
 from fedlens.config import problems
 from fedlens.config.blocks import AUTO, CLOCK
 from fedlens.config.schema import AttackSection, Config
@@ -94,6 +95,7 @@ def check_serving(config: Config) -> None:
         text = "attacks are for simulations (`fedlens run`); real sites are not made to lie; use attack.name=none"
         raise ConfigError(problems.problem("idle_key", "attack.name", text, config.attack.name))
     check_rule(config, config.federated.min_fit_clients)
+    check_secure(config, config.federated.min_fit_clients)
 
 
 def conduct_sites(

@@ -18,6 +18,7 @@ from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
 from fedlens.build.scoring import Scoring, backdoor_measure, scoring_by_clients, shared_model_scorer
+from fedlens.build.secure import check_secure
 from fedlens.config.schema import Config
 from fedlens.core.records import Tracker
 from fedlens.core.types import State
@@ -68,8 +69,9 @@ def execute(
     progress = watch.timed(observer.progress)
     experiment = build_experiment(config, folder.path, progress, model=given.model, data=given.data)
     # report too few clients before a run exists
-    check_rule(config, build_plan(config).sampler.size(len(experiment.train_data.clients)))
-    data = experiment.train_data
+    data, sampler = experiment.train_data, build_plan(config).sampler
+    check_rule(config, sampler.size(len(data.clients)))
+    check_secure(config, sampler.size(len(data.clients)), max(len(client.train) for client in data.clients))
     check_stopping(config, len(data.val))
     check_clients(config, [client.name for client in data.clients])
     return run_rounds(

@@ -51,10 +51,13 @@ class SecureAggregation:
         """Neighbours of each client in a cohort of that size."""
         return neighbours_needed(cohort, self.threshold) if self.neighbours is None else self.neighbours
 
-    def quantization(self, cohort: Sequence[ClientInfo]) -> Quantization:
-        """Raises ConfigError: the cohort's sum does not fit into `bits`."""
-        weight = float(max(1, *(client.examples for client in cohort)))
-        return Quantization.of(self.bits, self.largest or LARGEST[self.bits], weight, len(cohort))
+    def quantization(self, cohort: int, examples: int) -> Quantization:
+        """For clients of at most so many training images, which no weight is above.
+
+        Raises:
+            ConfigError: the cohort's sum does not fit into `bits`.
+        """
+        return Quantization.of(self.bits, self.largest or LARGEST[self.bits], float(max(examples, 1)), max(cohort, 1))
 
 
 class SecureRounds(RoundProtocol):
@@ -66,8 +69,7 @@ class SecureRounds(RoundProtocol):
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Raises ConfigError: updates of all clients that are there do not fit into the modulus."""
-        if known := self.setup.runtime.known():
-            self._how.quantization(known)
+        self._quantization(self.setup.runtime.known())
 
     def collect(self, before: Checkpoint, number: int, timer: PhaseTimer) -> CollectedRound:
         """Collect a round; where too few clients stay, begin it again, with new keys."""
@@ -107,10 +109,13 @@ class SecureRounds(RoundProtocol):
             trial.exchange_keys()
             payload = self.setup.broadcast(before.state, ctx)
         with timer.phase("train"):
-            trial.collect(payload, self.setup.lr(trial.number), self._how.quantization(trial.cohort))
+            trial.collect(payload, self.setup.lr(trial.number), self._quantization(trial.cohort))
         with timer.phase("aggregate"):
             total = trial.opened()
             return self._aggregated(total, trial, before, ctx, lost)
+
+    def _quantization(self, cohort: Sequence[ClientInfo]) -> Quantization:
+        return self._how.quantization(len(cohort), max((client.examples for client in cohort), default=0))
 
     def _aggregated(
         self, total: PartialSum, trial: Attempt, before: Checkpoint, ctx: RoundContext, lost: tuple[ClientFailure, ...]

@@ -1,0 +1,79 @@
+"""Secure aggregation: from the configuration to the protocol, and what does not go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from fedlens.config import problems
+from fedlens.config.blocks import AGGREGATION, ATTACK, COMPRESSION, SCHEDULE, STRATEGY, find
+from fedlens.config.schema import Config
+from fedlens.errors import ConfigError, Problem
+from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
+from fedlens.federation.rounds.secure import SecureAggregation, SecureRounds
+from fedlens.schedules.base import Asynchronous
+
+Refuse = Callable[[str, str], Problem]
+"""(a section's own key, what is wrong with its value) → the problem."""
+
+SUM = "with privacy.secure_aggregation the server sees the sum of a round's updates alone"
+
+
+def settings_of(config: Config) -> SecureAggregation:
+    """How rounds are aggregated securely."""
+    section = config.privacy
+    return SecureAggregation(
+        section.secure_threshold, section.secure_neighbours, section.secure_bits, section.secure_largest
+    )
+
+
+def protocol_of(config: Config) -> Callable[[RoundSetup], RoundProtocol]:
+    """What makes the protocol of the configured rounds."""
+    if config.privacy.secure_aggregation:
+        return partial(SecureRounds, how=settings_of(config))
+    return SCHEDULE.choose(config.schedule).protocol
+
+
+def secure_mismatches(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """A problem for each part that needs more than the sum of a round's updates. All names are known."""
+    if not config.privacy.secure_aggregation:
+        return
+    if isinstance(SCHEDULE.choose(config.schedule), Asynchronous):
+        yield refuse("schedule.name", f"{SUM}, and this schedule takes them one by one; use schedule.name=sync")
+    if not find(AGGREGATION, config.aggregation.name).factory.linear:
+        yield refuse("aggregation.name", f"{SUM}, and this rule compares updates; use aggregation.name=mean")
+    if find(STRATEGY, config.strategy.name).factory.weighs_parts:
+        yield refuse("strategy.name", f"{SUM}, and this strategy weighs its parts one by one; use strategy.name=fedavg")
+    if config.compression.name != COMPRESSION.default:
+        text = f"{SUM}, to which encoded updates do not add up; use compression.name=none"
+        yield refuse("compression.name", text)
+    if find(ATTACK, config.attack.name).factory.crafts:
+        yield refuse("attack.name", f"makes updates up where they arrive, and {SUM}; use label_flip or backdoor")
+    if config.tracking.updates:
+        yield refuse("tracking.updates", f"{SUM}, and this compares updates; leave it out")
+    if config.server.max_weight_share is not None:
+        yield refuse("server.max_weight_share", f"{SUM}, and no single weight; leave it out")
+    most, threshold = 1 / config.privacy.secure_threshold - 1, config.privacy.secure_threshold
+    if config.federated.over_selection > most + 1e-9:
+        text = (
+            f"late clients count as lost, and privacy.secure_threshold={threshold:.3g} of those asked have to stay; "
+            f"use at most {most:.2f}, or a smaller privacy.secure_threshold"
+        )
+        yield refuse("federated.over_selection", text)
+
+
+def check_secure(config: Config, cohort: int, examples: int = 1) -> None:
+    """Look whether `cohort` clients, none of which has more than so many training images, can be aggregated securely.
+
+    Raises:
+        ConfigError: one update alone is its own sum; or the sum does not fit into the modulus.
+    """
+    if not config.privacy.secure_aggregation:
+        return
+    if cohort < 2:
+        text = (
+            "a round has one client, and the sum of one update is that update; use federated.min_fit_clients=3, or a "
+            "larger federated.fraction_fit"
+        )
+        raise ConfigError(problems.problem("incompatible", "privacy.secure_aggregation", text, True))
+    settings_of(config).quantization(cohort, examples)
