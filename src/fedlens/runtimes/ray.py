@@ -176,9 +176,10 @@ class RayRuntime:
     def _outcomes(self, share: _Share, timeout: float | None) -> list[Outcome]:
         outcomes: list[Outcome] = unpacked(self._get(share.actor, share.answer, timeout))
         apart = [actor.name for actor in self._actors if not actor.sees_run_folder]
-        if apart and any(_kept(outcome) for outcome in outcomes):
+        keeps = any(_kept(outcome) for outcome in outcomes) or kind_of(share.tasks[0].kind).staged
+        if apart and keeps:
             raise RuntimeFailure(
-                f"clients keep tensors between rounds, and {', '.join(apart)} cannot see {self._folder}: set "
+                f"clients keep tensors from task to task, and {', '.join(apart)} cannot see {self._folder}: set "
                 "tracking.dir to a folder that all nodes share, under the same path"
             )
         return outcomes
