@@ -10,9 +10,10 @@ import torch
 from tests.photos import photos
 from tests.sites import refused, setup, task
 
-from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
+from fedlens.core.types import ClientFailure, ClientResult, Stage, Task, TaskSettings
 from fedlens.errors import DataError
 from fedlens.flower.messages import Prepared
+from fedlens.training.tasks.secure_keys import KeysSettings
 
 # -- what a site refuses -----------------------------------------------------------------------------------------------
 
@@ -28,6 +29,10 @@ from fedlens.flower.messages import Prepared
         ("max_rounds=2", "this site's allow.max_rounds is 2, and the run asks for 3 rounds"),
         ("min_images=19", "this site has fewer training images than its allow.min_images=19"),
         ("max_epsilon=8", "this site's allow.max_epsilon is 8, and the run promises no differential privacy"),
+        (
+            "secure_aggregation_only=true",
+            "this site's allow.secure_aggregation_only is true, and the run's updates are not aggregated securely",
+        ),
     ],
 )
 def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
@@ -35,6 +40,14 @@ def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
     assert refused(site.prepare(setup())) == line
     free = Task("client1", 1, "train", {}, TaskSettings(lr=0.1))
     assert refused(site.run(free, setup())) == line, "tasks need no preparation, and are bound as well"
+
+
+def test_a_run_with_secure_aggregation_gets_no_update_that_is_not_masked(place) -> None:
+    site, told = place.site("allow.secure_aggregation_only=true"), setup(privacy={"secure_aggregation": True})
+    assert isinstance(site.prepare(told), Prepared)
+    assert refused(site.run(task(site, told), told)).startswith("the run has secure aggregation, and the task asks for")
+    keys = Task("client1", 1, "secure_keys", {}, KeysSettings(session="0" * 32), stage=Stage(0, last=False))
+    assert isinstance(site.run(keys, told), ClientResult), "a task that needs no model"
 
 
 @pytest.mark.parametrize(

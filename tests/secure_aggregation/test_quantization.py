@@ -61,5 +61,5 @@ def test_a_number_beyond_the_bound_is_refused(value: float) -> None:
 def test_a_cohort_that_does_not_fit_is_refused() -> None:
     Quantization.of(32, 4.0, 1.0, 10_000)
     Quantization.of(64, 4.0, 1.0, 10**9)
-    with refuses(("incompatible", "privacy.bits")):
+    with refuses(("incompatible", "privacy.secure_bits")):
         Quantization.of(32, 4.0, 1.0, 100_000)

@@ -34,6 +34,9 @@ class AllowSection(Section):
     min_images: Number | None = Field(
         None, description="take part only with at least so many training images: an update over few says more of each"
     )
+    secure_aggregation_only: bool = Field(
+        False, description="take part only in runs whose server sees the sum of the sites' updates, and no update"
+    )
     max_epsilon: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="least privacy: the largest ε that a run with differential privacy may spend, counted here from "

@@ -91,17 +91,26 @@ class TrainingSite:
         experiment = self._experiment(setup)
         if isinstance(experiment, Refusal):
             return experiment
-        if task.client != self._config.client:
-            return Refusal(f"this is {self._config.client}, and the task is {task.client}'s")
-        rounds = experiment.config.federated.num_rounds
-        if kind_of(task.kind).writes_store and task.round > rounds:
-            return Refusal(f"the run was to have {rounds} rounds, and this is round {task.round}")
-        if kind_of(task.kind).needs_model and not experiment.trainer.shared <= task.payload.keys():
-            return Refusal("the task lacks parts of the model")
+        if unfit := self._unfit(task, experiment):
+            return Refusal(unfit)
         try:
             return self._shown(experiment.trainer, task)
         except (FedLensError, KeyError, RuntimeError) as error:
             return ClientFailure(task.client, task.round, f"{type(error).__name__}: {error}")
+
+    def _unfit(self, task: Task, experiment: Experiment) -> str | None:
+        """Why the task is none of this site's, or none of the run's; None: it is."""
+        kind, config = kind_of(task.kind), experiment.config
+        rounds = config.federated.num_rounds
+        if task.client != self._config.client:
+            return f"this is {self._config.client}, and the task is {task.client}'s"
+        if kind.writes_store and task.round > rounds:
+            return f"the run was to have {rounds} rounds, and this is round {task.round}"
+        if kind.aggregated and config.privacy.secure_aggregation:
+            return "the run has secure aggregation, and the task asks for an update that is not masked"
+        if kind.needs_model and not experiment.trainer.shared <= task.payload.keys():
+            return "the task lacks parts of the model"
+        return None
 
     def _shown(self, trainer: ClientTrainer, task: Task) -> ClientResult | ClientFailure:
         """Do the task, and show on the site's screen how far its training is."""

@@ -83,6 +83,8 @@ def refusal(config: Config, site: SiteConfig) -> str | None:
     for key, (wanted, limit, what) in most.items():
         if limit is not None and wanted > limit:
             return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
+    if allow.secure_aggregation_only and not config.privacy.secure_aggregation:
+        return "this site's allow.secure_aggregation_only is true, and the run's updates are not aggregated securely"
     return None if allow.max_epsilon is None else _too_little_privacy(config, allow.max_epsilon)
 
 

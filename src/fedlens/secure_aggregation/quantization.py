@@ -21,8 +21,8 @@ from fedlens.secure_aggregation.masks import Words
 
 Bits = Literal[32, 64]
 
-FEWEST_LEVELS = 1 << 16
-"""A number of the largest size has at least so many steps to zero."""
+COARSEST = 1e-4
+"""The largest step of a coordinate of the heaviest client's update. Coordinates of useful updates are larger."""
 
 LARGEST: dict[Bits, float] = {32: 4.0, 64: 2.0**16}
 """The largest coordinate of an update that is expected, unless another one is configured."""
@@ -53,13 +53,14 @@ class Quantization:
         exponent = math.floor(math.log2(max(float(room), 1.0) / bound))
         while Fraction(bound) * Fraction(2) ** exponent > room > 0:  # a logarithm is not exact
             exponent -= 1
-        if bound * 2.0**exponent < FEWEST_LEVELS:
+        step = 2.0**-exponent / weight
+        if step > COARSEST:
             raise ConfigError(
-                f"privacy.bits={bits}: the sum of {cohort:,} clients' updates does not fit with {FEWEST_LEVELS:,} "
-                "steps for each number; use privacy.bits=64, or ask fewer clients in a round "
-                "(federated.fraction_fit)",
+                f"privacy.secure_bits={bits}: so that the sum of {cohort:,} clients' updates fits, their numbers would be "
+                f"rounded to steps of {step:.2g}; use privacy.secure_bits=64, a smaller privacy.secure_largest (now "
+                f"{largest:g}), or fewer clients in a round (federated.fraction_fit)",
                 code="incompatible",
-                key="privacy.bits",
+                key="privacy.secure_bits",
             )
         return cls(bits, exponent, weight, bound)
 
@@ -89,7 +90,7 @@ class Quantization:
         if not largest <= self.bound:
             raise ProtocolError(
                 f"{name} has a number of {largest:.3g}, and secure aggregation was set up for {self.bound:.3g} at "
-                "most: use a larger privacy.largest"
+                "most: use a larger privacy.secure_largest"
             )
         integers = (numbers * 2.0**self.exponent).round_().long().numpy()
         return cast(Words, integers.astype(np.int32).view(np.uint32) if self.bits == 32 else integers.view(np.uint64))

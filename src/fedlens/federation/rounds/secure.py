@@ -86,7 +86,7 @@ class SecureRounds(RoundProtocol):
         causes = sorted({*reasons, *(failure.reason for failure in lost)})
         raise NotEnoughClients(
             f"round {number}: secure aggregation has failed {ROUND_TRIES} times over ({'; '.join(causes)}). The run is "
-            "kept: resume it later, with more clients or a smaller privacy.threshold"
+            "kept: resume it later, with more clients or a smaller privacy.secure_threshold"
         )
 
     def _begin(self, before: Checkpoint, number: int, attempt: int) -> Attempt:

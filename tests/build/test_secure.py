@@ -1,0 +1,119 @@
+"""What does not go with secure aggregation, each by one line; and runs with it end as those without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.problems import refuses, refuses_with
+from tests.runs import run
+
+from fedlens.build.builders import build_plan
+from fedlens.build.load import load
+from fedlens.errors import NotEnoughClients
+from fedlens.federation.rounds.secure import SecureAggregation
+from fedlens.flower.serve import check_serving
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import find_runs
+
+ON = "privacy.secure_aggregation=true"
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("schedule.name=fedbuff", "schedule.name = 'fedbuff': with privacy.secure_aggregation the server sees the sum"),
+        ("schedule.name=fedasync", "schedule.name = 'fedasync': with privacy.secure_aggregation the server sees"),
+        ("aggregation.name=median", "aggregation.name = 'median': with privacy.secure_aggregation the server sees"),
+        ("aggregation.name=krum", "aggregation.name = 'krum': with privacy.secure_aggregation the server sees"),
+        ("compression.name=topk", "compression.name = 'topk': with privacy.secure_aggregation the server sees"),
+        ("compression.name=half", "compression.name = 'half': with privacy.secure_aggregation the server sees"),
+        ("attack.name=sign_flip", "attack.name = 'sign_flip': makes updates up where they arrive, and with privacy."),
+        ("tracking.updates=true", "tracking.updates = true: with privacy.secure_aggregation the server sees the sum"),
+        ("server.max_weight_share=0.5", "server.max_weight_share = 0.5: with privacy.secure_aggregation the server"),
+        ("federated.over_selection=0.6", "federated.over_selection = 0.6: late clients count as lost"),
+    ],
+)
+def test_what_needs_more_than_a_sum_is_refused(setting: str, line: str) -> None:
+    load(None, [setting])
+    with refuses_with("contradiction", line):
+        load(None, [setting, ON])
+
+
+@pytest.mark.parametrize(
+    "setting", ["attack.name=label_flip", "federated.over_selection=0.4", "strategy.name=scaffold"]
+)
+def test_what_goes_with_a_sum_is_taken(setting: str) -> None:
+    load(None, [setting, ON, *(["optimizer.momentum=0"] if "scaffold" in setting else [])])
+
+
+@pytest.mark.parametrize(
+    ("code", "key", "value"),
+    [
+        ("out_of_range", "privacy.secure_threshold", "0.4"),
+        ("out_of_range", "privacy.secure_threshold", "1.1"),
+        ("out_of_range", "privacy.secure_neighbours", "0"),
+        ("unknown_choice", "privacy.secure_bits", "16"),
+        ("out_of_range", "privacy.secure_largest", "0"),
+    ],
+)
+def test_values_out_of_range_are_refused(code, key: str, value: str) -> None:
+    with refuses((code, key)):
+        load(None, [ON, f"{key}={value}"])
+
+
+@pytest.mark.parametrize("key", ["threshold=0.6", "neighbours=4", "bits=32", "largest=8"])
+def test_its_keys_count_only_with_it(key: str) -> None:
+    load(None, [ON, f"privacy.secure_{key}"])
+    with refuses(("idle_key", f"privacy.secure_{key.partition('=')[0]}")):
+        load(None, [f"privacy.secure_{key}"])
+
+
+def test_keys_reach_the_protocol() -> None:
+    keys = ["threshold=0.6", "neighbours=4", "bits=32", "largest=8"]
+    plan = build_plan(load(None, [ON, *(f"privacy.secure_{key}" for key in keys)]))
+    assert plan.protocol.keywords == {"how": SecureAggregation(0.6, 4, 32, 8.0)}  # type: ignore[attr-defined]
+
+
+QUICK = ("runtime.name=in_process", "federated.num_rounds=1")
+
+
+def test_a_cohort_of_one_is_refused_before_a_run_exists(tmp_path: Path) -> None:
+    with refuses(("incompatible", "privacy.secure_aggregation")):
+        run(tmp_path, *QUICK, ON, "federated.fraction_fit=0.1", "federated.min_fit_clients=1")
+    with refuses(("incompatible", "privacy.secure_aggregation")):
+        check_serving(load(None, [ON, "federated.min_fit_clients=1"], use="server"))
+    assert not find_runs(tmp_path)
+
+
+def test_numbers_that_do_not_fit_are_refused_before_a_run_exists(tmp_path: Path) -> None:
+    with refuses(("incompatible", "privacy.secure_bits")):
+        run(tmp_path, *QUICK, ON, "privacy.secure_bits=32", "privacy.secure_largest=1e9")
+    assert not find_runs(tmp_path)
+
+
+def test_two_clients_of_which_one_is_lost_end_with_a_line(tmp_path: Path) -> None:
+    lost = ("clock.name=half_normal", "clock.dropout=0.99", "federated.fraction_fit=0.2", "federated.min_fit_clients=2")
+    with pytest.raises(NotEnoughClients, match=r"of 2 clients are left, and 2 are needed"):
+        run(tmp_path, *QUICK, ON, *lost)
+
+
+@pytest.mark.parametrize("runtime", ["in_process", "local"])
+def test_a_run_ends_with_the_model_of_a_plain_one(tmp_path: Path, runtime: str) -> None:
+    workers = ["runtime.workers=2"] if runtime == "local" else []
+    settings = [f"runtime.name={runtime}", *workers, "federated.num_rounds=2", "strategy.name=fedavgm"]
+    plain = run(tmp_path / "plain", *settings)
+    secure = run(tmp_path / "secure", *settings, ON)
+    expected = plain.model.state_dict()
+    for name, value in secure.model.state_dict().items():
+        assert torch.allclose(value, expected[name], rtol=0, atol=1e-5), name
+    lines = read_metrics(secure.folder / "metrics.jsonl")
+    assert [line["test"]["accuracy"] for line in lines] == [
+        line["test"]["accuracy"] for line in read_metrics(plain.folder / "metrics.jsonl")
+    ]
+    assert {name for line in lines for client in line["cohort"] for name in client["metrics"]} == {
+        "seconds",
+        "bytes_down",
+        "bytes_up",
+    }
