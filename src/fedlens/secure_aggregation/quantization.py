@@ -56,7 +56,7 @@ class Quantization:
         step = 2.0**-exponent / weight
         if step > COARSEST:
             raise ConfigError(
-                f"privacy.secure_bits={bits}: so that the sum of {cohort:,} clients' updates fits, their numbers would be "
+                f"privacy.secure_bits={bits}: so that the sum of {cohort:,} clients' updates fits, numbers would be "
                 f"rounded to steps of {step:.2g}; use privacy.secure_bits=64, a smaller privacy.secure_largest (now "
                 f"{largest:g}), or fewer clients in a round (federated.fraction_fit)",
                 code="incompatible",
