@@ -37,6 +37,7 @@ from fedlens.models.base import Recognizer, prepare
 from fedlens.models.checkpointing import enable_gradient_checkpointing
 from fedlens.models.size import size_of
 from fedlens.schedules.base import Asynchronous
+from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
 from fedlens.strategies.base import SharedModel
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
@@ -128,9 +129,10 @@ def build_experiment(
     model: nn.Module | None,
     data: FederatedData | None,
     secret: SeedFunction = derive,
+    registered: RegisteredKeys = NO_KEYS,
 ) -> Experiment:
     """Build everything that `config` names. `model` and `data` replace the configured ones; `secret` makes the seeds of
-    draws that the server must not foretell.
+    draws that the server must not foretell; `registered`: a site's keys for secure aggregation.
 
     Raises:
         ConfigError, DataError, ModelError: it cannot be built as asked.
@@ -164,6 +166,7 @@ def build_experiment(
         augmentation(config.data.augment),
         config.transfer,
         secret,
+        registered,
     )
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes

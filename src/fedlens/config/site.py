@@ -53,6 +53,11 @@ class SiteConfig(Section):
     partition_id: ClientsOrNone = Field(0, description="number of this site in the federation")
     name: Name | None = Field(None, description="name of this site; default: client<partition_id + 1>")
     certs: AnyPath | None = Field(None, description="this site's folder of `fedlens certs`: ca.crt and client.key")
+    peers: AnyPath | None = Field(
+        None,
+        description="file with the lines of all sites' client.pub: secure aggregation with these sites alone, by their "
+        "signatures; default: with all that the server names",
+    )
     insecure: bool = Field(False, description="join another machine without TLS; for closed networks and tests only")
     state_dir: AnyPath | None = Field(None, description="what the site keeps: private layers, journal, outbox")
     cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")

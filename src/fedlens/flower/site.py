@@ -23,6 +23,7 @@ from fedlens.data.site import one_client, relabelled
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError, FedLensError, RuntimeFailure
 from fedlens.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
+from fedlens.flower.peers import registered_keys
 from fedlens.flower.site_policy import local_config, refusal
 from fedlens.flower.site_state import identity
 from fedlens.runtimes.meter import Meter, Seldom
@@ -150,7 +151,15 @@ class TrainingSite:
                 return Refusal(f"this site has fewer training images than its allow.min_images={few}")
             folder = self._config.state / setup.run
             with enough_memory():
-                built = build_experiment(config, folder, self._progress, model=None, data=data, secret=from_system)
+                built = build_experiment(
+                    config,
+                    folder,
+                    self._progress,
+                    model=None,
+                    data=data,
+                    secret=from_system,
+                    registered=registered_keys(self._config),
+                )
         except RuntimeFailure as error:
             return Refusal(str(error), final=False)  # there may be room later
         except (FedLensError, OSError) as error:

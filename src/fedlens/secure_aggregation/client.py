@@ -26,6 +26,7 @@ from fedlens.core.types import State
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.keys import Advert, PrivateKeys, agree, derived, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
+from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
 from fedlens.secure_aggregation.session import KEY_BYTES, Session, random_bytes
 from fedlens.secure_aggregation.shares import seal, split, unseal
 from fedlens.secure_aggregation.tensors import from_tensor, to_tensor
@@ -86,18 +87,23 @@ class ClientState:
 _adapter = TypeAdapter(ClientState)
 
 
-def advertise(client: str, session: Session) -> tuple[ClientState, bytes]:
+def advertise(client: str, session: Session, known: RegisteredKeys = NO_KEYS) -> tuple[ClientState, bytes]:
     """The first state, and the public keys.
 
     Raises:
         RuntimeFailure: the system has no source of randomness.
     """
     keys = PrivateKeys.new()
-    return ClientState(client, session, keys), keys.advert(client, session).to_bytes()
+    return ClientState(client, session, keys), keys.advert(client, session, known).to_bytes()
 
 
 def share(
-    state: ClientState, adverts: Mapping[str, bytes], threshold: int, least: int, cohort: int
+    state: ClientState,
+    adverts: Mapping[str, bytes],
+    threshold: int,
+    least: int,
+    cohort: int,
+    known: RegisteredKeys = NO_KEYS,
 ) -> tuple[ClientState, dict[str, bytes], bytes]:
     """The shares of this client's secrets, encrypted for each neighbour, and a commitment to its mask's seed.
 
@@ -110,7 +116,7 @@ def share(
     state.after(ADVERTISED)
     _check_numbers(threshold, len(adverts) + 1, "shares open a secret")
     _check_numbers(least, cohort, "updates are added up")
-    neighbours = _checked(state, adverts)
+    neighbours = _checked(state, adverts, known)
     seed = random_bytes(KEY_BYTES)
     holders = holders_of(state.client, adverts)
     pairs = zip(split(state.keys.mask_key, threshold, len(holders)), split(seed, threshold, len(holders)), strict=True)
@@ -226,15 +232,14 @@ def _check_numbers(least: int, of: int, what: str) -> None:
         raise ProtocolError(f"a threshold of {least} by which {what}, with {of} clients; it has to be half at least")
 
 
-def _checked(state: ClientState, adverts: Mapping[str, bytes]) -> dict[str, Advert]:
+def _checked(state: ClientState, adverts: Mapping[str, bytes], known: RegisteredKeys) -> dict[str, Advert]:
     """The neighbours' public keys, read and checked."""
     found = {name: Advert.from_bytes(content) for name, content in adverts.items()}
     if state.client in found:
         raise ProtocolError("a client cannot be its own neighbour")
     for name, advert in found.items():
-        advert.check(name, state.session)
-    own = state.keys.advert(state.client, state.session)
-    everybody = [own, *found.values()]
+        advert.check(name, state.session, known)
+    everybody = [state.keys.public, *found.values()]
     different = {key for advert in everybody for key in (advert.mask_key, advert.cipher_key, advert.signing_key)}
     if len(different) != 3 * len(everybody):
         raise ProtocolError("the same public key of two clients")

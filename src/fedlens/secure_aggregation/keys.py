@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -12,35 +13,47 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedlens.errors import ProtocolError
+from fedlens.secure_aggregation.registered import NO_KEYS, REGISTERED_BYTES, RegisteredKeys
 from fedlens.secure_aggregation.session import KEY_BYTES, Session, random_bytes
 
 SIGNATURE_BYTES = 64
-ADVERT_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
+ADVERT_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES + REGISTERED_BYTES
 
 
 @dataclass(frozen=True)
 class Advert:
-    """A client's public keys of one attempt, and its signature of them."""
+    """A client's public keys of one attempt, and its signatures of them.
+
+    signature   by `signing_key`
+    registered  by the client's registered key, where it has one
+    """
 
     mask_key: bytes
     cipher_key: bytes
     signing_key: bytes
-    signature: bytes
+    signature: bytes = b""
+    registered: bytes = b""
 
     def to_bytes(self) -> bytes:
-        return self.mask_key + self.cipher_key + self.signing_key + self.signature
+        return self.mask_key + self.cipher_key + self.signing_key + self.signature + self.registered
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Advert:
         """Raises ProtocolError: `content` has another length."""
         if len(content) != ADVERT_BYTES:
             raise ProtocolError(f"public keys of {len(content)} bytes instead of {ADVERT_BYTES}")
-        mask, cipher, signing = (content[at : at + KEY_BYTES] for at in range(0, 3 * KEY_BYTES, KEY_BYTES))
-        return cls(mask, cipher, signing, content[3 * KEY_BYTES :])
+        ends = list(accumulate((KEY_BYTES, KEY_BYTES, KEY_BYTES, SIGNATURE_BYTES, REGISTERED_BYTES)))
+        return cls(*(content[start:end] for start, end in zip((0, *ends), ends, strict=False)))
 
-    def check(self, client: str, session: Session) -> None:
-        """Raises ProtocolError: the signature is not of these keys, this client and this attempt."""
-        verify(self.signing_key, self.signature, _signed(self, client, session), f"the public keys of {client}")
+    def signed(self, client: str, session: Session) -> bytes:
+        """What the signatures are of."""
+        return session.label("keys", client) + self.mask_key + self.cipher_key + self.signing_key
+
+    def check(self, client: str, session: Session, known: RegisteredKeys = NO_KEYS) -> None:
+        """Raises ProtocolError: a signature is not of these keys, this client and this attempt."""
+        message = self.signed(client, session)
+        verify(self.signing_key, self.signature, message, f"the public keys of {client}")
+        known.check(client, self.registered, message)
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,16 @@ class PrivateKeys:
         """Raises RuntimeFailure: the system has no source of randomness."""
         return cls(random_bytes(KEY_BYTES), random_bytes(KEY_BYTES), random_bytes(KEY_BYTES))
 
-    def advert(self, client: str, session: Session) -> Advert:
-        """The public keys, signed."""
+    @property
+    def public(self) -> Advert:
+        """The public keys, not signed yet."""
         signing = Ed25519PrivateKey.from_private_bytes(self.signing_key).public_key().public_bytes_raw()
-        unsigned = Advert(public_key(self.mask_key), public_key(self.cipher_key), signing, b"")
-        return Advert(unsigned.mask_key, unsigned.cipher_key, signing, self.sign(_signed(unsigned, client, session)))
+        return Advert(public_key(self.mask_key), public_key(self.cipher_key), signing)
+
+    def advert(self, client: str, session: Session, known: RegisteredKeys = NO_KEYS) -> Advert:
+        """The public keys, signed."""
+        message = self.public.signed(client, session)
+        return replace(self.public, signature=self.sign(message), registered=known.sign(message))
 
     def sign(self, message: bytes) -> bytes:
         return Ed25519PrivateKey.from_private_bytes(self.signing_key).sign(message)
@@ -96,7 +114,3 @@ def verify(public: bytes, signature: bytes, message: bytes, what: str) -> None:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise ProtocolError(f"a forged signature of {what}") from error
-
-
-def _signed(advert: Advert, client: str, session: Session) -> bytes:
-    return session.label("keys", client) + advert.mask_key + advert.cipher_key + advert.signing_key

@@ -29,6 +29,7 @@ from fedlens.core.types import (
     under,
 )
 from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client_context import client_context
@@ -65,11 +66,14 @@ class ClientTrainer:
         augment: Augment | None = None,
         transfer: TransferSection = TransferSection(),  # noqa: B008
         secret: SeedFunction = derive,
+        registered: RegisteredKeys = NO_KEYS,
     ) -> None:
-        """`secret`: makes the seeds of draws that the server must not foretell."""
+        """`secret`: makes the seeds of draws that the server must not foretell; `registered`: by which clients
+        know each other in secure aggregation."""
         self.model = model
         self.algorithm = algorithm
         self.settings = settings
+        self.registered = registered
         self._layerwise_lr = LayerwiseLR(model, transfer)
         self._data = data
         self._store = store

@@ -41,7 +41,7 @@ class SecureKeys(TaskKind):
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult:
         assert isinstance(task.settings, KeysSettings)
         session = Session(task.settings.session, task.round, task.stage.attempt)
-        state, advert = advertise(task.client, session)
+        state, advert = advertise(task.client, session, trainer.registered)
         trainer.stage_of(task).save(state.kept())
         return secure.result(task, {"keys": to_tensor(advert)})
 

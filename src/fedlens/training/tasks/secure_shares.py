@@ -47,7 +47,8 @@ class SecureShares(TaskKind):
 
         def work(state: ClientState) -> tuple[ClientState, State]:
             adverts = parts(task.payload["keys"], settings.neighbours)
-            after, sealed, committed = share(state, adverts, settings.threshold, settings.least, settings.cohort)
+            numbers = settings.threshold, settings.least, settings.cohort
+            after, sealed, committed = share(state, adverts, *numbers, trainer.registered)
             sent = {"shares": rows(sealed, settings.neighbours, SEALED_BYTES), "commitment": to_tensor(committed)}
             return after, sent
 
