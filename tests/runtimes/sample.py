@@ -7,6 +7,7 @@ ALGORITHMS = {
     "SCAFFOLD, where clients keep their control variates": SCAFFOLD,
     "FedPer, where clients keep a part of the model": ("personalization.name=fedper", "optimizer.lr=0.1"),
     "FedBuff, where tasks go out one by one": ONE_BY_ONE,
+    "secure aggregation, where a round has five stages": ("privacy.secure_aggregation=true", "optimizer.lr=0.06"),
     "Krum, where every update is needed by itself": ("aggregation.name=krum", "aggregation.f=0", "optimizer.lr=0.1"),
 }
 """For three clients, who all take part. Of FedBuff's tasks one is out at a time, or chance would say who is first."""
