@@ -32,6 +32,10 @@ ON = "privacy.secure_aggregation=true"
         ("attack.name=sign_flip", "attack.name = 'sign_flip': makes updates up where they arrive, and with privacy."),
         ("tracking.updates=true", "tracking.updates = true: with privacy.secure_aggregation the server sees the sum"),
         ("server.max_weight_share=0.5", "server.max_weight_share = 0.5: with privacy.secure_aggregation the server"),
+        (
+            "stopping.patience=3",
+            "stopping.patience = 3: looks at clients' validation images, and with privacy.sec",
+        ),
         ("federated.over_selection=0.6", "federated.over_selection = 0.6: late clients count as lost"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedlens.build.against_data import check_keys_of_table
-from fedlens.build.secure import protocol_of
+from fedlens.build.secure import protocol_of, unmeasured
 from fedlens.config.blocks import (
     AGGREGATION,
     AUTO,
@@ -63,7 +63,6 @@ def build_algorithm(config: Config) -> Algorithm:
         AGGREGATION.choose(config.aggregation),
         largest_share=config.server.max_weight_share,
         directions=config.tracking.updates,
-        secure=config.privacy.secure_aggregation,
         encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
         privacy=PRIVACY.choose(config.privacy).transform(federation_of(config)),
     )
@@ -207,7 +206,7 @@ def build_plan(config: Config) -> RunPlan:
         sampler=build_sampler(config),
         lr=LearningRate(config.optimizer, federated.num_rounds).at,
         evaluate_every=federated.evaluate_every,
-        evaluate_clients_every=0 if privacy.protects else federated.evaluate_clients_every,
+        evaluate_clients_every=0 if unmeasured(config) else federated.evaluate_clients_every,
         quorum=federated.quorum if privacy.sampling == "fixed" else 0,
         stopping=config.stopping,
         protocol=protocol_of(config),

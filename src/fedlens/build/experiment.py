@@ -23,6 +23,7 @@ from fedlens.build.builders import (
     preprocessing_of,
 )
 from fedlens.build.checks import check_compatible
+from fedlens.build.secure import unmeasured
 from fedlens.config import problems
 from fedlens.config.blocks import ATTACK, PRIVACY, SCHEDULE
 from fedlens.config.plugins import load_plugins
@@ -114,6 +115,11 @@ class Experiment:
     def protected(self) -> bool:
         """What clients report of their images stays with them."""
         return PRIVACY.choose(self.config.privacy).protects
+
+    @property
+    def unmeasured(self) -> bool:
+        """Nothing is measured of single clients and on their images."""
+        return unmeasured(self.config)
 
     @property
     def malicious(self) -> frozenset[str]:

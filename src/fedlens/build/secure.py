@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from fedlens.config import problems
-from fedlens.config.blocks import AGGREGATION, ATTACK, COMPRESSION, SCHEDULE, STRATEGY, find
+from fedlens.config.blocks import AGGREGATION, ATTACK, COMPRESSION, PERSONALIZATION, PRIVACY, SCHEDULE, STRATEGY, find
 from fedlens.config.schema import Config
 from fedlens.errors import ConfigError, Problem
 from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
@@ -34,10 +34,23 @@ def protocol_of(config: Config) -> Callable[[RoundSetup], RoundProtocol]:
     return SCHEDULE.choose(config.schedule).protocol
 
 
+def unmeasured(config: Config) -> bool:
+    """Whether what could be measured of single clients and on their images stays with them."""
+    return config.privacy.secure_aggregation or PRIVACY.choose(config.privacy).protects
+
+
 def secure_mismatches(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """A problem for each part that needs more than the sum of a round's updates. All names are known."""
-    if not config.privacy.secure_aggregation:
-        return
+    if config.privacy.secure_aggregation:
+        yield from _single_updates(config, refuse)
+        yield from _single_clients(config, refuse)
+
+
+def _single_updates(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """What works with updates one by one."""
+    if not find(PERSONALIZATION, config.personalization.name).factory.shares:
+        text = "this personalization shares nothing, so there is nothing to hide; use privacy.secure_aggregation=false"
+        yield refuse("privacy.secure_aggregation", text)
     if isinstance(SCHEDULE.choose(config.schedule), Asynchronous):
         yield refuse("schedule.name", f"{SUM}, and this schedule takes them one by one; use schedule.name=sync")
     if not find(AGGREGATION, config.aggregation.name).factory.linear:
@@ -51,6 +64,18 @@ def secure_mismatches(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("attack.name", f"makes updates up where they arrive, and {SUM}; use label_flip or backdoor")
     if config.tracking.updates:
         yield refuse("tracking.updates", f"{SUM}, and this compares updates; leave it out")
+    if config.privacy.mode != PRIVACY.default:
+        yield refuse("privacy.mode", "has no noise yet that clients can add to masked updates; use privacy.mode=none")
+
+
+def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """What needs the weights or the measures of single clients, or does without many of them."""
+    for key in ("target_accuracy", "patience"):
+        if getattr(config.stopping, key) is not None:
+            text = (
+                "looks at the clients' validation images, and privacy.secure_aggregation leaves what these tell there"
+            )
+            yield refuse(f"stopping.{key}", f"{text}; leave it out")
     if config.server.max_weight_share is not None:
         yield refuse("server.max_weight_share", f"{SUM}, and no single weight; leave it out")
     most, threshold = 1 / config.privacy.secure_threshold - 1, config.privacy.secure_threshold

@@ -72,7 +72,7 @@ def data_line(data: FederatedData, clients: int) -> str:
 
 def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | None:
     """A warning where validation has so few images that chance decides; None where it has enough, or none at all."""
-    if experiment.protected:
+    if experiment.unmeasured:
         return None
     apart = experiment.malicious if experiment.partly_private else frozenset()
     images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)

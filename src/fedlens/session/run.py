@@ -127,7 +127,7 @@ def run_rounds(
         files: list[Tracker] = [metrics, *([board] if board else [])]
         everybody = [*files, observer, *trackers]
         scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
-        if experiment.protected:
+        if experiment.unmeasured:
             scoring = scoring.by_server()
         if privacy:
             privacy.resume(begun)
@@ -186,7 +186,7 @@ def coordinating(
                 experiment.algorithm.summed,
                 experiment.whole_model,
                 experiment.malicious,
-                experiment.protected,
+                experiment.unmeasured,
             ),
             malicious=experiment.malicious,
             over=privacy.over if privacy else lambda: None,

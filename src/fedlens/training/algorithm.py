@@ -24,7 +24,6 @@ class Algorithm:
     attack_plan      which clients of a simulation attack, and how
     largest_share    largest part of a step's total weight that one client may have
     directions       whether to measure how well updates agree in direction; costs one more sum of the model's size
-    secure           the server sees sums of updates alone
     encodings        transforms that encode updates for transmission
     privacy          what differential privacy does to single updates
     """
@@ -35,7 +34,6 @@ class Algorithm:
     attack_plan: AttackPlan | None = None
     largest_share: float | None = None
     directions: bool = False
-    secure: bool = False
     encodings: tuple[UpdateTransform, ...] = ()
     privacy: UpdateTransform | None = None
 
@@ -55,7 +53,7 @@ class Algorithm:
 
     @property
     def summed(self) -> bool:
-        """Whether the server knows the total as the mean of updates, each with the one weight that it reported."""
+        """Whether the total is the mean of the clients' updates, each with the one weight that it reported."""
         crafted = self.attack_plan is not None and self.attack_plan.attack.crafts
         weighed = self.largest_share is not None or self.strategy.weighs_parts
-        return self.rule.linear and not weighed and not crafted and not self.secure
+        return self.rule.linear and not weighed and not crafted

@@ -97,7 +97,7 @@ class SecureRounds(RoundProtocol):
         masked = MaskedSum(
             Session.new(number, attempt), graph(names, self._how.degree(len(names))), self._how.threshold
         )
-        enough = sampler.size(len(clients))
+        enough = min(sampler.size(len(clients)), len(cohort))
         quorum = max(self.setup.quorum, holders_needed(len(cohort), self._how.threshold))
         return Attempt(runtime, masked, cohort, enough, quorum, before.versions)
 
