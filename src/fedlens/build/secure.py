@@ -12,6 +12,7 @@ from fedlens.errors import ConfigError, Problem
 from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
 from fedlens.federation.rounds.secure import SecureAggregation, SecureRounds
 from fedlens.schedules.base import Asynchronous
+from fedlens.secure_aggregation.graph import holders_needed
 
 Refuse = Callable[[str, str], Problem]
 """(a section's own key, what is wrong with its value) → the problem."""
@@ -37,6 +38,17 @@ def protocol_of(config: Config) -> Callable[[RoundSetup], RoundProtocol]:
 def unmeasured(config: Config) -> bool:
     """Whether what could be measured of single clients and on their images stays with them."""
     return config.privacy.secure_aggregation or PRIVACY.choose(config.privacy).protects
+
+
+def described(config: Config, cohort: int) -> str:
+    """ "secure aggregation, each of 10 clients in a round with 9 others; 7 have to stay, or nothing is opened"."""
+    how = settings_of(config)
+    others = min(how.degree(cohort), max(cohort - 1, 0))
+    least = holders_needed(cohort, how.threshold)
+    return (
+        f"secure aggregation, each of {cohort:,} clients in a round with {others:,} others; {least:,} have to stay, or "
+        "nothing is opened"
+    )
 
 
 def secure_mismatches(config: Config, refuse: Refuse) -> Iterator[Problem]:
@@ -73,9 +85,9 @@ def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
     for key in ("target_accuracy", "patience"):
         if getattr(config.stopping, key) is not None:
             text = (
-                "looks at the clients' validation images, and privacy.secure_aggregation leaves what these tell there"
+                "looks at clients' validation images, and with privacy.secure_aggregation they stay there; leave it out"
             )
-            yield refuse(f"stopping.{key}", f"{text}; leave it out")
+            yield refuse(f"stopping.{key}", text)
     if config.server.max_weight_share is not None:
         yield refuse("server.max_weight_share", f"{SUM}, and no single weight; leave it out")
     most, threshold = 1 / config.privacy.secure_threshold - 1, config.privacy.secure_threshold

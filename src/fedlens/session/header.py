@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedlens.build.builders import build_plan
 from fedlens.build.experiment import Experiment
+from fedlens.build.secure import described
 from fedlens.config.blocks import PRIVACY
 from fedlens.config.schema import Config
 from fedlens.core.fonts import missing_note
@@ -34,14 +36,16 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
         "strategy": algorithm_name(config.model_dump(mode="json")),
         "clients": f"{len(clients)}, {held} of {len(data.class_names)} classes",
-        **_privacy(config, privacy),
+        **_privacy(config, privacy, len(clients)),
         "device": str(experiment.device),
         "folder": str(folder.path),
     }
 
 
-def _privacy(config: Config, claimed: Claim | None) -> Mapping[str, str]:
-    """What the run claims, or that it claims nothing although updates are changed."""
+def _privacy(config: Config, claimed: Claim | None, clients: int) -> Mapping[str, str]:
+    """What the run claims and hides, or that it claims nothing although updates are changed."""
+    if config.privacy.secure_aggregation:
+        return {"privacy": described(config, build_plan(config).sampler.size(clients))}
     said = claim(claimed, config.federated.num_rounds) if claimed else PRIVACY.choose(config.privacy).disclaimer
     return {"privacy": said} if said else {}
 
