@@ -48,6 +48,13 @@ def test_clients_that_diverge_want_a_smaller_learning_rate() -> None:
     assert advice([line(1, failures=gone), line(2)], CONFIG, COMMANDS) is None
 
 
+def test_losses_that_nobody_told_are_no_sign_of_divergence() -> None:
+    """With secure aggregation clients tell seconds and bytes."""
+    quiet = [{"client": "client1", "metrics": {"seconds": 1.0}}]
+    told = advice([line(1), line(2, train_loss=None, cohort=quiet)], CONFIG, COMMANDS)
+    assert told is None or "learning rate" not in told
+
+
 @pytest.mark.parametrize("loss", [3.3e26, 5.0, None])
 def test_so_does_a_loss_far_above_that_of_guessing(loss: float | None) -> None:
     """ln 4 = 1.39; three times that is 4.16. A loss that is not finite is null in the file."""

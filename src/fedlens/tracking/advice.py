@@ -96,8 +96,8 @@ def _loss_of_guessing(metrics: Metrics) -> float | None:
 
 def _losses_stay(line: Mapping[str, Any]) -> bool:
     """Privacy has the clients keep their losses to themselves."""
-    told = any("loss" in client.get("metrics", {}) for client in line["cohort"])
-    return "privacy/epsilon" in line.get("measures", {}) or (bool(line["cohort"]) and not told)
+    told = [client["metrics"] for client in line["cohort"] if client.get("metrics")]
+    return "privacy/epsilon" in line.get("measures", {}) or (bool(told) and not any("loss" in one for one in told))
 
 
 def _below(loss: float | None, bound: float) -> bool:
