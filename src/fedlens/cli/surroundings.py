@@ -8,7 +8,6 @@ import os
 import stat
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from fedlens.errors import ConfigError, FedLensError
@@ -99,6 +98,8 @@ def told(error: Exception) -> FedLensError | None:
     if isinstance(error, MemoryError) or "map segment" in str(error) or "Cannot allocate memory" in str(error):
         return FedLensError("there is too little memory, or address space (ulimit -v), to begin: allow 8 GB")
     if "operator torchvision::" in str(error):
+        from importlib.metadata import version
+
         return FedLensError(
             f"torchvision {version('torchvision')} does not fit PyTorch {version('torch')} ({error}): install both "
             "from the same package index"

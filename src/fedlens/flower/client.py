@@ -21,7 +21,7 @@ from fedlens.flower.pulse import Pulse
 from fedlens.flower.worker import MakeSite, Watcher, Worker
 
 POLL_SECONDS = 0.05
-IDLE_POLL_SECONDS = 0.5
+IDLE_POLL_SECONDS = 1.0
 IDLE_AFTER_SECONDS = 30
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
 ACTIVATION_SECONDS = 45

@@ -29,7 +29,7 @@ from fedlens.training.screening import Expected
 from fedlens.training.tasks.base import kind_of
 
 POLL_SECONDS = 0.05
-SLOWEST_POLL_SECONDS = 0.5
+SLOWEST_POLL_SECONDS = 1.0
 NODES_SECONDS = 0.5
 """How often to ask who is connected."""
 
