@@ -122,6 +122,10 @@ class TrainingDiverged(FedLensError):
     """No client of a round returned a finite update."""
 
 
+BUDGET_SPENT = "this client's privacy budget is spent"
+"""How the reason begins for which a client fails its task when its own budget allows no further one."""
+
+
 class PrivacyBudgetExceeded(FedLensError):
     """Another release would cost more privacy than the run may spend."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -57,6 +57,7 @@ def preprocessing_of(model: nn.Module, data: FederatedData) -> Preprocessing:
 
 def build_algorithm(config: Config) -> Algorithm:
     """Strategy, personalisation and aggregation, as configured."""
+    privacy, federation = PRIVACY.choose(config.privacy), federation_of(config)
     return Algorithm(
         STRATEGY.choose(config.strategy),
         PERSONALIZATION.choose(config.personalization),
@@ -64,7 +65,8 @@ def build_algorithm(config: Config) -> Algorithm:
         largest_share=config.server.max_weight_share,
         directions=config.tracking.updates,
         encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
-        privacy=PRIVACY.choose(config.privacy).transform(federation_of(config)),
+        privacy=privacy.transform(federation),
+        dp_sgd=privacy.dp_sgd(federation),
     )
 
 
@@ -213,9 +215,18 @@ def build_plan(config: Config) -> RunPlan:
     )
 
 
-def federation_of(config: Config, clients: int = 0) -> Federation:
-    """What a claim of privacy depends on, beside the mode's own keys. `clients`: all that may take part, if known."""
-    return Federation(clients, config.federated.num_rounds, config.federated.fraction_fit)
+def federation_of(config: Config, clients: int = 0, images: Sequence[int] = ()) -> Federation:
+    """What a claim of privacy depends on, beside the mode's own keys. `clients`: all that may take part, and `images`:
+    training images of each, if known."""
+    federated = config.federated
+    return Federation(
+        clients,
+        federated.num_rounds,
+        federated.fraction_fit,
+        federated.batch_size,
+        federated.local_epochs,
+        tuple(images),
+    )
 
 
 def build_sampler(config: Config) -> Sampler:

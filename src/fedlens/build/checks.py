@@ -24,6 +24,7 @@ from fedlens.config.blocks import (
 from fedlens.config.schema import Config
 from fedlens.core.registry import Checked
 from fedlens.errors import ConfigError, ModelError, Problem
+from fedlens.personalization.base import Personalization
 from fedlens.schedules.base import Asynchronous
 from fedlens.strategies.base import Strategy
 from fedlens.training.optimizers.sgd import SGD
@@ -77,6 +78,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         yield problems.incompatible("privacy", contradiction)
     if privacy.protects:
         yield from protected(config, strategy, refuse, where)
+        yield from by_image(config, strategy, personal, refuse) if privacy.by_image else summed(config, refuse)
     yield from secure_mismatches(config, refuse)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
@@ -118,30 +120,59 @@ def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[Pro
 def protected(
     config: Config, strategy: type[Strategy], refuse: Callable[[str, str], Problem], where: Callable[[str], str]
 ) -> Iterator[Problem]:
-    """What would tell of single clients beside the update that is clipped and noised."""
+    """What would tell of single clients' images beside the update."""
     mode = f"privacy.mode={config.privacy.mode}"
     if strategy.needs_own_weights or strategy.weighs_parts or strategy.needs_loss:
         text = f"sends more than an update, or weighs it, which {mode} does not cover; use fedavg, fedprox or fedadam"
         yield refuse("strategy.name", text)
-    if config.aggregation.name != AGGREGATION.default:
-        yield refuse("aggregation.name", f"{mode} adds noise to a sum of updates; use aggregation.name=mean")
-    elif config.aggregation.parameters.get("weights") == "examples":
+    if config.aggregation.parameters.get("weights") == "examples":
         text = f"with {mode} every client counts alike; leave it out"
         yield problems.problem("contradiction", "aggregation.weights", text, "examples", where("aggregation.weights"))
     if isinstance(SCHEDULE.choose(config.schedule), Asynchronous):
         yield refuse("schedule.name", f"has no cohort to account for, which {mode} needs; use schedule.name=sync")
     told = f"would tell of single clients, which {mode} keeps at home; leave it out"
-    if config.tracking.updates:
-        yield refuse("tracking.updates", told)
     for key in ("target_accuracy", "patience"):
         if getattr(config.stopping, key) is not None:
             yield refuse(f"stopping.{key}", f"looks at the clients' validation images: {told}")
     if config.server.max_weight_share is not None:
         yield refuse("server.max_weight_share", f"with {mode} every client counts alike; leave it out")
-    if config.federated.over_selection:
-        yield refuse("federated.over_selection", f"asks more clients than {mode} accounts for; leave it out")
     if config.federated.quorum > 1:
         yield refuse("federated.quorum", f"with {mode} a round counts however many answer; leave it out")
+
+
+def summed(config: Config, refuse: Callable[[str, str], Problem]) -> Iterator[Problem]:
+    """What needs single updates, where only their noisy sum hides a client."""
+    mode = f"privacy.mode={config.privacy.mode}"
+    if config.aggregation.name != AGGREGATION.default:
+        yield refuse("aggregation.name", f"{mode} adds noise to a sum of updates; use aggregation.name=mean")
+    if config.tracking.updates:
+        yield refuse("tracking.updates", f"would tell of single clients, which {mode} keeps at home; leave it out")
+    if config.federated.over_selection:
+        yield refuse("federated.over_selection", f"asks more clients than {mode} accounts for; leave it out")
+
+
+def by_image(
+    config: Config,
+    strategy: type[Strategy],
+    personal: type[Personalization],
+    refuse: Callable[[str, str], Problem],
+) -> Iterator[Problem]:
+    """What mixes the images of a batch, or trains in steps that are not accounted for."""
+    mode = f"privacy.mode={config.privacy.mode}"
+    if strategy.adds_to_loss:
+        text = f"adds to the loss of a batch, where {mode} clips the gradient of each image; use fedavg or fedprox"
+        yield refuse("strategy.name", text)
+    own = personal.train is not Personalization.train or personal.initialize is not Personalization.initialize
+    if own:
+        text = f"trains in steps of its own, which {mode} does not account for; use none, fedper, lgfedavg or finetune"
+        yield refuse("personalization.name", text)
+    if config.optimizer.mixup:
+        yield refuse("optimizer.mixup", f"mixes two images, and {mode} clips the gradient of each; leave it out")
+    if config.memory.precision == "fp16":
+        yield refuse("memory.precision", f"{mode} bounds gradients that fp16 may lose; use bf16 or fp32")
+    if config.memory.gradient_checkpointing:
+        text = f"{mode} takes gradients image by image; leave it out, and lower memory.micro_batch"
+        yield refuse("memory.gradient_checkpointing", text)
 
 
 def asynchronous(

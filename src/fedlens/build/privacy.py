@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fedlens.build.builders import federation_of
 from fedlens.build.experiment import Experiment
@@ -12,15 +12,17 @@ from fedlens.config.schema import Config
 from fedlens.errors import ConfigError
 from fedlens.privacy.ledger import LEDGER_FILE, Ledger, Spent
 from fedlens.privacy.release import Claim, PrivateSum
+from fedlens.training.image_gradients import batch_layer
 
 
-def build_claim(config: Config, clients: int) -> Claim | None:
-    """What a run with so many clients claims; None: nothing. `clients` counts where privacy.population is not given.
+def build_claim(config: Config, clients: int, images: Sequence[int] = ()) -> Claim | None:
+    """What a run with so many clients claims; None: nothing. `clients` counts where privacy.population is not given,
+    `images`, those of each client, where privacy.min_images is not.
 
     Raises:
         ConfigError: nobody says how many clients there are, or a cohort or a budget is too small.
     """
-    claim = PRIVACY.choose(config.privacy).claim(federation_of(config, clients))
+    claim = PRIVACY.choose(config.privacy).claim(federation_of(config, clients, images))
     if claim is None:
         return None
     if claim.normal is not None and claim.cohort <= 1:
@@ -31,8 +33,8 @@ def build_claim(config: Config, clients: int) -> Claim | None:
         raise ConfigError(
             problems.problem("incompatible", "federated.fraction_fit", text, config.federated.fraction_fit)
         )
-    if claim.over(Spent()):
-        text = f"one round alone costs ε = {claim.epsilon(Spent(1)).value:.3g} at δ = {claim.delta:g}; use more noise"
+    if claim.budget is not None and (least := claim.cost(Spent(1)).value) > claim.budget:
+        text = f"one round alone costs ε = {least:.3g} at δ = {claim.delta:g}; use more noise"
         raise ConfigError(problems.problem("contradiction", "privacy.budget", text, claim.budget))
     return claim
 
@@ -44,9 +46,13 @@ def private_sum(experiment: Experiment) -> PrivateSum | None:
         ConfigError: as `build_claim`; or running statistics of the clients' images would travel.
         CheckpointError: the run's ledger cannot be read, or is of another mechanism.
     """
-    claim = build_claim(experiment.config, len(experiment.train_data.clients))
+    clients = experiment.train_data.clients
+    claim = build_claim(experiment.config, len(clients), [len(client.train) for client in clients])
     if claim is None:
         return None
+    if claim.each_client and (name := batch_layer(experiment.resident)):
+        text = f"its layer {name} mixes the images of a batch; use model.norm=group"
+        raise ConfigError(problems.problem("incompatible", "model.norm", text, experiment.config.model.norm))
     if experiment.shared.keys() - experiment.trained:
         text = "running statistics of BatchNorm would travel; use model.norm=group, or personalization.name=fedbn"
         raise ConfigError(problems.problem("incompatible", "model.norm", text, experiment.config.model.norm))

@@ -12,7 +12,7 @@ from fedlens.aggregation.norms import all_finite, l2_norm
 from fedlens.core.floors import Floors, own_majority, share
 from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, Task, TaskSettings, following
-from fedlens.errors import TrainingDiverged
+from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
@@ -112,7 +112,10 @@ class Coordinator:
         self._protocol.resume(checkpoint)
         checkpoint = replace(checkpoint, finished=checkpoint.finished or self._over())
         while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
-            checkpoint = self._round(checkpoint)
+            try:
+                checkpoint = self._round(checkpoint)
+            except PrivacyBudgetExceeded as spent:
+                checkpoint = replace(checkpoint, finished=str(spent))
         self._books.wait()
         return checkpoint
 
@@ -141,6 +144,8 @@ class Coordinator:
     def _step(self, state: ServerState, collected: CollectedRound) -> ServerState:
         ctx = collected.ctx
         if collected.total is None:
+            if all(failure.reason.startswith(BUDGET_SPENT) for failure in collected.failures):
+                raise PrivacyBudgetExceeded(f"round {ctx.round}: no client that was asked has any privacy budget left")
             reasons = "; ".join(sorted({failure.reason for failure in collected.failures}))
             raise TrainingDiverged(
                 f"round {ctx.round}: none of the {ctx.cohort} clients returned a usable update ({reasons}). "

@@ -108,6 +108,16 @@ def noise_for(target_epsilon: float, delta: float, releases: Callable[[float], M
     return high
 
 
+def rdp_epsilon(releases: Mapping[Release, int], delta: float) -> float:
+    """A quick upper bound of `epsilon`, by Rényi divergence alone: enough to tell which of many costs the most.
+
+    Raises:
+        ConfigError: dp-accounting is not installed.
+    """
+    need_accountants()
+    return _by_rdp(releases, delta) if all(release.noise_multiplier for release in releases) else math.inf
+
+
 def need_accountants() -> None:
     """Raises:
     ConfigError: dp-accounting is not installed.

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from fedlens.core.registry import Registry
 from fedlens.core.types import Metrics
+from fedlens.privacy.dp_sgd import DPSGD
 from fedlens.privacy.release import Claim
 from fedlens.transforms.base import UpdateTransform
 
@@ -26,22 +27,29 @@ class Federation:
     population    all clients that may take part; 0: not known
     rounds        of the whole run
     fraction      share of the clients in a round: the probability of each client's coin, or one of `groups_of` groups
+    batch_size, epochs  of local training
+    images        training images of each client; empty: not known
     """
 
     population: int
     rounds: int
     fraction: float
+    batch_size: int = 1
+    epochs: int = 1
+    images: tuple[int, ...] = ()
 
 
 class PrivacyMode:
     """One mode. The fields of the dataclass are its configuration keys under `privacy`. The defaults protect nothing.
 
     protects  what a client reports of its images stays with it: losses, norms, weights, counts and accuracies
+    by_image  single images are hidden, by how clients train (`dp_sgd`); else whole updates
     sampling  how cohorts are drawn
     insecure_seed  seed of all that is random in the mode, for experiments only; None: the operating system's randomness
     """
 
     protects: ClassVar[bool] = False
+    by_image: ClassVar[bool] = False
     sampling: Sampling = "fixed"
     insecure_seed: int | None = None
 
@@ -57,6 +65,10 @@ class PrivacyMode:
 
     def transform(self, federation: Federation) -> UpdateTransform | None:
         """What happens to updates at clients, and to each one where it is added up. A client knows no population."""
+        return None
+
+    def dp_sgd(self, federation: Federation) -> DPSGD | None:
+        """How clients train so that each of their images is hidden; None: as always."""
         return None
 
     def claim(self, federation: Federation) -> Claim | None:

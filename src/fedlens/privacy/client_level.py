@@ -74,4 +74,8 @@ class ClientLevel(PrivacyMode):
 
     def normal(self, *place: str | int) -> Normal:
         """A source of noise, another one at every call: the same for the same `place` only with `insecure_seed`."""
-        return normal_from(secure_key() if self.insecure_seed is None else insecure_key(self.insecure_seed, *place))
+        return normal_from(self.key(*place))
+
+    def key(self, *place: str | int) -> bytes:
+        """The key of a stream of random bits, as `normal`."""
+        return secure_key() if self.insecure_seed is None else insecure_key(self.insecure_seed, *place)

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from fedlens.core.types import Metrics
-from fedlens.errors import PrivacyBudgetExceeded
+from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded
 from fedlens.privacy.accounting import Release, epsilon
 from fedlens.privacy.base import Federation, groups_of, privacy_modes, released
 from fedlens.privacy.client_level import ClientLevel
@@ -110,7 +110,7 @@ class NoisyUpdate(UpdateTransform):
         after = epsilon({Release(self.noise_multiplier / SENSITIVITY): ledger.releases + 1}, self.delta).value
         if self.budget is not None and after > self.budget:
             raise PrivacyBudgetExceeded(
-                f"this client's privacy budget is spent: another update would make its ε {after:.3g} at δ = "
+                f"{BUDGET_SPENT}: another update would make its ε {after:.3g} at δ = "
                 f"{self.delta:g}, and privacy.budget is {self.budget:g}"
             )
         ledger.spend(ctx.round)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,18 +61,25 @@ class Mechanism(ABC):
     def releases(self, rounds: int, repeats: int = 0) -> Mapping[Release, int]:
         """What the first `rounds` rounds of a run have released, when `repeats` rounds were begun again."""
 
-    @abstractmethod
     def draw(self, round: int, like: State, normal: Normal, kept: State) -> tuple[State, State]:
         """The noise of one round, with the names and shapes of `like` in the type of `normal`; and what to keep for the
-        round after it. `kept`: what the round before left, empty in round 1.
+        round after it. `kept`: what the round before left, empty in round 1. By default none is added to sums.
 
         Raises:
             ConfigError: what was kept belongs to other noise.
         """
+        return {name: torch.zeros(tensor.shape) for name, tensor in like.items()}, {}
 
-    @abstractmethod
     def deviation(self, rounds: int) -> float:
         """The standard deviation of one coordinate of the noise of the first `rounds` rounds together."""
+        return 0.0
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What releases are counted by, as plain JSON values: a ledger counts for nothing else."""
+        own = asdict(self)  # type: ignore[call-overload]
+        sampling = own.pop("sampling")
+        return {"mechanism": type(self).__name__, **own, **sampling}
 
 
 @dataclass(frozen=True)

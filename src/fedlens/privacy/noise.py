@@ -1,4 +1,4 @@
-"""Gaussian noise that nobody can foretell or compute again.
+"""Gaussian noise, and coins, that nobody can foretell or compute again.
 
 Its bits are a key stream of AES-256 in counter mode, with a key from the operating system. The run's seed plays no
 part: whoever knows that could compute the noise, and subtract it.
@@ -24,6 +24,9 @@ from fedlens.errors import FedLensError
 
 Normal = Callable[[Tensor], Tensor]
 """A tensor, of which only the shape counts → independent standard normal numbers of that shape, float64."""
+
+Coins = Callable[[int, float], Tensor]
+"""(how many, probability of heads) → independent coins, (N,) bool."""
 
 _SAMPLES = 4
 """Box–Muller samples in one number; they come in pairs, each from two words of 64 bits."""
@@ -75,12 +78,22 @@ def normal_from(key: bytes) -> Normal:
     return normal
 
 
+def coins_from(key: bytes) -> Coins:
+    """Coins from the key stream of `key`."""
+    stream = key_stream(key)
+    return lambda size, probability: _uniform(stream, size) < probability
+
+
 def _numbers(stream: _Encryptor, size: int) -> Tensor:
     """(size,) float64. Box and Muller 1958: √(−2 ln u₁) · (cos 2πu₂, sin 2πu₂), u₁ in (0, 1], u₂ in [0, 1)."""
-    bits = stream.update(bytes(8 * _SAMPLES * size))
-    uniform = torch.frombuffer(bytearray(bits), dtype=torch.int64).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
-    first, second = uniform.reshape(2, _SAMPLES // 2, size)
+    first, second = _uniform(stream, _SAMPLES * size).reshape(2, _SAMPLES // 2, size)
     radius = first.neg_().add_(1).log_().mul_(-2).sqrt_()
     angle = second.mul_(2 * math.pi)
     numbers: Tensor = radius.mul_(angle.cos().add_(angle.sin())).sum(0)
     return numbers.div_(math.sqrt(_SAMPLES))
+
+
+def _uniform(stream: _Encryptor, size: int) -> Tensor:
+    """(size,) float64 in [0, 1)."""
+    bits = stream.update(bytes(8 * size))
+    return torch.frombuffer(bytearray(bits), dtype=torch.int64).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Claim:
     spread      standard deviation of one coordinate of the noise in a round's mean update, divided by the clip
     normal      round → a source of noise for it; None: the clients have added the noise
     insecure    the noise can be foretold
+    each_client each client has a ledger and keeps the budget by itself; what is told here is the largest ε of them
     """
 
     mechanism: Mechanism
@@ -45,16 +46,22 @@ class Claim:
     spread: float
     normal: Callable[[int], Normal] | None = None
     insecure: bool = False
+    each_client: bool = False
 
     @property
     def terms(self) -> dict[str, Any]:
-        """What the releases are counted by, as plain JSON values: a ledger counts for nothing else."""
-        own = asdict(self.mechanism)  # type: ignore[call-overload]
-        sampling = own.pop("sampling")
-        return {"mechanism": type(self.mechanism).__name__, **own, **sampling}
+        """What the releases are counted by."""
+        return self.mechanism.terms
 
     def epsilon(self, spent: Spent) -> Epsilon:
-        """ε after these releases."""
+        """ε after these releases. Clients that keep the budget by themselves do not exceed it."""
+        found = self.cost(spent)
+        if not self.each_client or self.budget is None:
+            return found
+        return replace(found, value=min(found.value, self.budget))
+
+    def cost(self, spent: Spent) -> Epsilon:
+        """ε of these releases, whatever the budget is."""
         return epsilon(self.mechanism.releases(spent.rounds, spent.repeats), self.delta)
 
     def loudness(self, coordinates: int) -> float:
@@ -63,7 +70,7 @@ class Claim:
 
     def over(self, spent: Spent) -> str | None:
         """Why no round may follow; None: the budget allows another one."""
-        if self.budget is None:
+        if self.budget is None or self.each_client:
             return None
         after = self.epsilon(replace(spent, rounds=spent.rounds + 1)).value
         if after <= self.budget:

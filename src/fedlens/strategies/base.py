@@ -120,6 +120,7 @@ class Strategy:
     needs_cohort  its derivation assumes that all clients of a round start from one model
     needs_loss    it uses `ClientContext.loss`, for which a client evaluates the received model on all its images
     needs_own_weights  its derivation assumes the weights that `finish` gives
+    adds_to_loss  its terms have a `loss` or `features`, which are of a whole batch
     weighs_parts  `finish` gives weights by part of the model (`ClientUpdate.part_weights`)
     """
 
@@ -128,6 +129,7 @@ class Strategy:
     needs_cohort: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
     needs_own_weights: ClassVar[bool] = False
+    adds_to_loss: ClassVar[bool] = False
     weighs_parts: ClassVar[bool] = False
 
     def init(self, shared: State) -> ServerState:

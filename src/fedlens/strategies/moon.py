@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -36,6 +36,8 @@ class Moon(Strategy):
 
     mu: Annotated[float, Field(ge=0, description="μ; the paper takes 5 for CIFAR-10, else 1, out of 0.1 to 10")] = 1.0
     temperature: Annotated[float, Field(gt=0, description="τ")] = 0.5
+
+    adds_to_loss: ClassVar[bool] = True
 
     def terms(self, ctx: ClientContext) -> LocalTerms:
         if not ctx.client_state:

@@ -49,14 +49,14 @@ def advice(metrics: Metrics, config: Mapping[str, Any], commands: Commands) -> s
     if not metrics:
         return None
     return (
-        _drowned_in_noise(metrics)
+        _drowned_in_noise(metrics, config)
         or _too_high_a_rate(metrics, config, commands)
         or _nothing_learnt(metrics, config, commands)
         or _unfinished(metrics, config, commands)
     )
 
 
-def _drowned_in_noise(metrics: Metrics) -> str | None:
+def _drowned_in_noise(metrics: Metrics, config: Mapping[str, Any]) -> str | None:
     """The noise of differential privacy is far longer than what it is added to, and nothing was learnt."""
     test, noise = last_with(metrics, "test"), metrics[-1].get("measures", {}).get("privacy/noise")
     if not test or noise is None or noise < LOUD:
@@ -64,10 +64,13 @@ def _drowned_in_noise(metrics: Metrics) -> str | None:
     low, _ = wilson(test["accuracy"], test["examples"]) or (0.0, 1.0)
     if low > max(test["chance"] or 0.0, test["majority"] or 0.0):
         return None
+    what, more = "round is {} times as long as the mean of clipped updates", "more clients a round"
+    if config["privacy"]["mode"] == "example":
+        what, more = "step is {} times as long as the mean of clipped gradients", "a larger federated.batch_size"
     return (
-        f"the noise of each round is {noise:.3g} times as long as the mean of clipped updates can be, so nothing was "
-        "learnt. Use more clients a round (the noise of the mean falls with their number), a smaller model "
-        "(model.name=lenet), a smaller part of it (model.freeze), or less noise"
+        f"the noise of each {what.format(f'{noise:.3g}')} can be, so nothing was learnt. Use {more} (the noise of the "
+        "mean falls with their number), a smaller model (model.name=lenet), a smaller part of it (model.freeze), or "
+        "less noise"
     )
 
 

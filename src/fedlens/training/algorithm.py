@@ -10,6 +10,7 @@ from fedlens.aggregation.mean import MeanRule
 from fedlens.attacks.plan import AttackPlan
 from fedlens.personalization.base import Personalization
 from fedlens.personalization.none import NoPersonalization
+from fedlens.privacy.dp_sgd import DPSGD
 from fedlens.strategies.base import Strategy
 from fedlens.transforms.base import ReceivingContext, TransformChain, UpdateTransform
 from fedlens.transforms.directions import Directions
@@ -26,6 +27,7 @@ class Algorithm:
     directions       whether to measure how well updates agree in direction; costs one more sum of the model's size
     encodings        transforms that encode updates for transmission
     privacy          what differential privacy does to single updates
+    dp_sgd           how clients train so that each of their images is hidden; None: as always
     """
 
     strategy: Strategy
@@ -36,6 +38,7 @@ class Algorithm:
     directions: bool = False
     encodings: tuple[UpdateTransform, ...] = ()
     privacy: UpdateTransform | None = None
+    dp_sgd: DPSGD | None = None
 
     @cached_property
     def chain(self) -> TransformChain:

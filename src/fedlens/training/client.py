@@ -29,6 +29,7 @@ from fedlens.core.types import (
     under,
 )
 from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms
 from fedlens.training.algorithm import Algorithm
@@ -173,7 +174,12 @@ class ClientTrainer:
         return self.local_context(task, kept, VectorOptimizer(self.settings.optimizer, {}))
 
     def local_context(
-        self, task: Task, kept: State, optimizer: VectorOptimizer, stepped: Stepped = unseen
+        self,
+        task: Task,
+        kept: State,
+        optimizer: VectorOptimizer,
+        stepped: Stepped = unseen,
+        private: PrivateSteps | None = None,
     ) -> ResidentTrainingContext:
         """The context for the personalisation: the received model, with the client's private parts loaded and the
         learning rates of the task's round set."""
@@ -192,7 +198,18 @@ class ClientTrainer:
             lr=task.settings.lr,
             kept=under(PERSONAL, kept),
             stepped=stepped,
+            private=private,
         )
+
+    def private_steps(self, task: Task) -> PrivateSteps | None:
+        """The steps of a training task that hide single images; None: those of every training.
+
+        Raises:
+            PrivacyBudgetExceeded: the client's budget does not allow them.
+            CheckpointError: they cannot be written into its ledger.
+        """
+        dp_sgd, folder = self.algorithm.dp_sgd, self._store.folder(task.client)
+        return dp_sgd.begin(folder, task.client, task.round, self.images_of(task.client)) if dp_sgd else None
 
     def use_own_model(self, local: ResidentTrainingContext) -> None:
         """Turn the resident model into the one that the client uses for prediction."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedlens.core.types import Metrics, State
 from fedlens.personalization.base import NO_TERMS, Batch, Gradients, LocalTrainingContext, Optimizer
+from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
@@ -22,7 +23,7 @@ from fedlens.training.settings import LocalSettings
 
 class ResidentTrainingContext(LocalTrainingContext):
     """Created after the task's model is loaded. `optimizer`: the one whose state is stored; `private`: names of private
-    tensors."""
+    tensors; `private`: the steps that hide single images, if any."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         lr: float,
         kept: State,
         stepped: Stepped = unseen,
+        private: PrivateSteps | None = None,
     ) -> None:
         self.round = round_number
         self.client = client
@@ -51,6 +53,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         self._optimizer = optimizer
         self._generator = generator
         self._stepped = stepped
+        self._private = private
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -80,6 +83,8 @@ class ResidentTrainingContext(LocalTrainingContext):
         )
 
     def batches(self, epochs: int) -> Iterator[Batch]:
+        if self._private is not None:
+            return self._examples.chosen(self._private.batches(), self._generator)
         return self._examples.epochs(epochs, self._settings.batch_size, self._generator)
 
     def gradients(self, terms: LocalTerms = NO_TERMS, *, step_scale: Tensor | None = None) -> Gradients:
@@ -113,7 +118,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def _loop(self, terms: LocalTerms, step_scale: Tensor | None) -> LocalLoop:
         moved = None if step_scale is None else self._model.within(step_scale)
-        return LocalLoop(self._model, self._settings, terms, moved, self._stepped)
+        return LocalLoop(self._model, self._settings, terms, moved, self._stepped, self._private)
 
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,10 +47,19 @@ class Examples:
             for batch in rows[order].split(batch_size):
                 yield self._fetch(batch, generator)
 
+    def chosen(self, masks: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
+        """A batch for each mask (N,): the images where it is true. A batch without any has inputs of shape (0,)."""
+        rows = torch.from_numpy(self.rows)
+        for mask in masks:
+            yield self._fetch(rows[mask], generator) if mask.any() else self._nothing()
+
     def once(self, batch_size: int) -> Iterator[Batch]:
         """Batches of one pass in row order, without augmentation."""
         for batch in torch.from_numpy(self.rows).split(batch_size):
             yield self._fetch(batch, None)
+
+    def _nothing(self) -> Batch:
+        return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
 
     def _fetch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         images, labels = self.data.images.index_select(0, rows), self.data.labels.index_select(0, rows)

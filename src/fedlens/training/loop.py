@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.core.types import MeanMetric
+from fedlens.errors import ConfigError
 from fedlens.models.base import Recognizer
 from fedlens.models.statistics import still_statistics
+from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
+from fedlens.training.image_gradients import ImageGradients
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.precision import LossScale, autocast
 from fedlens.training.settings import LocalSettings
@@ -51,6 +54,8 @@ class _Tally:
         del self.losses[since:], self.correct[since:], self.sizes[since:]
 
     def metrics(self) -> dict[str, MeanMetric]:
+        if not self.losses:
+            return {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
         examples = float(sum(self.sizes))
         sizes = torch.tensor(self.sizes, dtype=torch.float32)
         loss = float((torch.stack(self.losses).float().cpu() * sizes).sum())
@@ -60,7 +65,8 @@ class _Tally:
 
 class LocalLoop:
     """Trains a resident model on one client's batches. `moved`: the only parameters that need a gradient;
-    backpropagation stops at the first of them. `stepped` is called after every gradient computation."""
+    backpropagation stops at the first of them. `stepped` is called after every gradient computation. `private`: the
+    steps that hide single images."""
 
     def __init__(
         self,
@@ -69,12 +75,14 @@ class LocalLoop:
         terms: LocalTerms,
         moved: Sequence[nn.Parameter] | None = None,
         stepped: Stepped = unseen,
+        private: PrivateSteps | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
         self._terms = terms
         self._moved = moved
         self._stepped = stepped
+        self._private = self._by_image(private) if private else None
         self._scale = LossScale(settings.memory.precision)
         self._tally = _Tally()
         self._added: Tensor | None = None
@@ -104,7 +112,7 @@ class LocalLoop:
         return {**self.metrics(), STEPS: MeanMetric(steps, 1)}
 
     def metrics(self) -> dict[str, MeanMetric]:
-        """Loss and accuracy over the images seen, as weighted means."""
+        """Loss and accuracy over the images seen, as weighted means; over none where single images are hidden."""
         return self._tally.metrics()
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
@@ -112,6 +120,46 @@ class LocalLoop:
         self._stepped()
         model, clip = self._model, self._settings.training.clip_norm
         model.train()
+        if self._private is not None:
+            self._private(inputs, labels)
+        elif not self._differentiate(inputs, labels, generator):
+            return False
+        if clip is not None:
+            model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
+        return True
+
+    def _by_image(self, private: PrivateSteps) -> Callable[[Tensor, Tensor], None]:
+        """Writes the noisy mean of the clipped gradients of a batch's images to the model's `gradient`.
+
+        Raises:
+            ConfigError: a term of the loss has no share of each image.
+        """
+        if self._terms.loss is not None or self._terms.features is not None:
+            raise ConfigError(
+                "strategy.name: this strategy adds to the loss of a batch, of which privacy.mode=example cannot clip "
+                "the gradient of each image; use fedavg or fedprox",
+                code="incompatible",
+                key="strategy.name",
+            )
+        training, memory = self._settings.training, self._settings.memory
+        gradients = ImageGradients(
+            self._model,
+            clip=private.clip,
+            label_smoothing=training.label_smoothing,
+            precision=memory.precision,
+            piece=memory.micro_batch,
+            moved=self._moved,
+        )
+
+        def differentiate(inputs: Tensor, labels: Tensor) -> None:
+            gradients.add_clipped(inputs, labels)
+            private.add_noise(self._model.gradient)
+
+        return differentiate
+
+    def _differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
+        """Write the batch's gradient to the model's `gradient`. False: it overflowed and must not be used."""
+        model = self._model
         seen, draws = len(self._tally.sizes), generator.get_state()
         self._backward(inputs, labels, generator)
         while not self._scale.unscale(model.gradient):
@@ -121,8 +169,6 @@ class LocalLoop:
             generator.set_state(draws)
             with still_statistics(model.module):
                 self._backward(inputs, labels, generator)
-        if clip is not None:
-            model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
         return True
 
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:

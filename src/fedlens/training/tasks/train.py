@@ -50,11 +50,22 @@ class Train(TaskKind):
         return passes * math.ceil(trainer.images_of(task.client) / settings.batch_size)
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
+        try:
+            return self._train(trainer, task, kept, stepped)
+        except PrivacyBudgetExceeded as error:
+            return ClientFailure(task.client, task.round, str(error))
+
+    def _train(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
+        """As `run`.
+
+        Raises:
+            PrivacyBudgetExceeded: the client would spend more privacy than it may.
+        """
         started = time.perf_counter()
         fail = partial(ClientFailure, task.client, task.round)
         algorithm, settings = trainer.algorithm, trainer.settings
         optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
-        local = trainer.local_context(task, kept, optimizer, stepped)
+        local = trainer.local_context(task, kept, optimizer, stepped, trainer.private_steps(task))
         ctx = trainer.client_context(task, kept, local.start)
         algorithm.personalization.initialize(local)
         metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
@@ -72,10 +83,7 @@ class Train(TaskKind):
         if not all_finite([*update.payload.values(), *update.extra.values()]):
             return fail(UPDATE_DIVERGED)
         update = in_main_memory(update)
-        try:
-            encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
-        except PrivacyBudgetExceeded as error:
-            return fail(str(error))
+        encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
         stored = trainer.keep(task, update, optimizer, local.kept, encoded.kept)
         sent = encoded.update
         metrics |= trainer.measured(task, delta, update, sent, time.perf_counter() - started)
