@@ -1,0 +1,110 @@
+"""What differential privacy costs.
+
+    .venv/bin/python benchmarks/privacy.py dpsgd      a step of DP-SGD on LeNet beside a bare Opacus loop
+
+`dpsgd`: both take the same batches of 28 × 28 images in turns, in one process with one thread. FedLens' step is the
+shared local loop with its coins and noise from AES-256; Opacus' is GradSampleModule and DPOptimizer with torch's own
+generator, on the same layers without activations in place, which its hooks do not allow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import machine
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlens.models.lenet import Layers
+from fedlens.privacy.dp_sgd import PrivateSteps, Steps
+from fedlens.privacy.noise import coins_from, normal_from, secure_key
+from fedlens.strategies.base import LocalTerms
+from fedlens.training.flat import FlatModel
+from fedlens.training.loop import LocalLoop
+from fedlens.training.optimizers.base import VectorOptimizer
+from fedlens.training.settings import LocalSettings
+
+BATCH, SIDE = 64, 4
+"""Images in a batch; side of LeNet's last feature map on 28 × 28 pixels."""
+MOST_RATIO = 1.1
+"""What is asked of a step of DP-SGD: beside Opacus'."""
+
+
+def lenet() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Layers(1, SIDE), nn.Linear(84, 10))
+
+
+def lenet_for_opacus() -> nn.Module:
+    layers = lenet()[0]  # type: ignore[index]
+    return nn.Sequential(
+        *(layers.conv1, nn.MaxPool2d(2), nn.ReLU(), layers.conv2, nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
+        *(layers.dense1, nn.ReLU(), layers.dense2, nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def fedlens_step(images: Tensor, labels: Tensor) -> Callable[[], object]:
+    model = FlatModel(lenet(), torch.device("cpu"))
+    settings, many = LocalSettings(batch_size=BATCH), Steps.of(1.0, batches=10, epochs=10**6)
+    steps = PrivateSteps(many, 1.0, 10 * BATCH, normal_from(secure_key()), coins_from(secure_key()))
+    loop = LocalLoop(model, settings, LocalTerms(), private=steps)
+    optimizer, generator, coins = VectorOptimizer(settings.optimizer, {}), torch.Generator(), steps.batches()
+
+    def step() -> None:
+        next(coins)
+        loop.run([(images, labels)], optimizer, 0.01, generator)
+
+    return step
+
+
+def opacus_step(images: Tensor, labels: Tensor) -> Callable[[], object]:
+    module = GradSampleModule(lenet_for_opacus())
+    plain = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
+    optimizer = DPOptimizer(plain, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=BATCH)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(module(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def dpsgd(small: bool) -> dict[str, Any]:
+    """Milliseconds of a step; each has the median of its turns."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.rand(BATCH, 1, 28, 28, generator=generator), torch.randint(10, (BATCH,), generator=generator)
+    contenders = {"fedlens": fedlens_step(*batch), "opacus": opacus_step(*batch)}
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(3 if small else 200):
+        for name, step in contenders.items():
+            started = time.perf_counter()
+            step()
+            if turn:
+                taken[name].append(1e3 * (time.perf_counter() - started))
+    found = {name: median(times) for name, times in taken.items()}
+    return {"ms_a_step": found, "ratio": found["fedlens"] / found["opacus"], "asked": MOST_RATIO}
+
+
+PARTS = {"dpsgd": dpsgd}
+
+
+def main() -> None:
+    arguments = machine.parser(__doc__)
+    arguments.add_argument("part", choices=PARTS)
+    options, before = arguments.parse_args(), machine.facts()
+    figures = PARTS[options.part](options.small)
+    for name, value in figures.items():
+        print(f"{name:10} {value}")
+    print(machine.save(f"privacy-{options.part}", before, figures, small=options.small))
+
+
+if __name__ == "__main__":
+    main()
