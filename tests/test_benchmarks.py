@@ -19,10 +19,10 @@ SCRIPTS = sorted(
 )
 HERE = ("aggregation", "fedbuff", "gpu", "reproductions", "robustness", "secure_aggregation")
 """Their smallest work is done in this process."""
-STARTED = ("features", "flower_rounds", "speed")
+STARTED = ("features", "flower_rounds", "privacy", "speed")
 """They start programs, which takes seconds."""
 LONG = ("compressions", "memory", "privacy_utility", "soak", "solar", "startup", "strategies")
-MORE = {"flower_rounds": ("empty",)}
+MORE = {"flower_rounds": ("empty",), "privacy": ("dpsgd",)}
 LONG_MEASURES = ("empty-database", "half", "memory", "mobilenetv3")
 """The others of `flower_rounds`; "large" takes the same way as "empty"."""
 TOOLS = ("echo_sites", "build_sample", "write_reference", "write_manifests", "final_models")
