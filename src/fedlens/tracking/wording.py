@@ -64,6 +64,6 @@ def epsilon(value: float | None) -> str:
 def spent_privacy(value: float | None, config: Mapping[str, Any]) -> str:
     """ε = 3.21 at δ = 1e-05, for whole clients; `config`: the run's configuration, by which it may be single images."""
     privacy = config.get("privacy", {})
-    whose = "single images of the client with the largest" if privacy.get("mode") == "example" else "whole clients"
+    whose = "single images, the largest of the clients" if privacy.get("mode") == "example" else "whole clients"
     told = f"ε = {epsilon(value)} at δ = {privacy.get('delta', math.nan):g}, for {whose}"
     return f"NONE: privacy.insecure_seed is set (else {told})" if privacy.get("insecure_seed") is not None else told
