@@ -140,3 +140,19 @@ def test_fedprox_keeps_its_proximal_term(tmp_path: Path):
 def test_what_the_images_and_the_model_do_not_allow(tmp_path: Path, code: Code, overrides: str, line: str):
     with refuses_with(code, line):
         run(tmp_path, *PRIVATE, *overrides.split())
+
+
+def test_a_delta_as_large_as_one_image_is_doubted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    quiet = ("tracking.tensorboard=false", "tracking.report=false")
+    fedlens.run(
+        None,
+        *PRIVATE,
+        *quiet,
+        "model.name=lenet",
+        "privacy.delta=0.01",
+        "privacy.insecure_seed=null",
+        f"tracking.dir={tmp_path}",
+    )
+    said = capsys.readouterr().out
+    assert "training images a mechanism that shows one of them whole could have that δ" in said
+    assert "for single images, the largest of the clients" in said

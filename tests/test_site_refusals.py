@@ -104,6 +104,39 @@ def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy
         assert refused(answer).startswith(f"this site's allow.max_epsilon is 8, and the run {line}")
 
 
+@pytest.mark.parametrize(
+    ("privacy", "line"),
+    [
+        ({}, "has no privacy.budget: without one this site would do a round as often as it is asked"),
+        ({"budget": 8.1}, "may spend ε = 8.1 at δ = 1e-05"),
+        ({"budget": 8.0}, None),
+    ],
+)
+def test_a_site_that_hides_its_images_by_itself_wants_a_budget_to_keep(place, privacy: dict, line: str | None) -> None:
+    told = setup(privacy={"mode": "example", "noise_multiplier": 1.5, "min_images": 10, **privacy})
+    answer = place.site("allow.max_epsilon=8").prepare(told)
+    if line is None:
+        assert answer == Prepared((), (), ())
+    else:
+        assert refused(answer) == f"this site's allow.max_epsilon is 8, and the run {line}"
+
+
+def test_a_site_trains_by_dp_sgd_until_its_budget_is_spent(place) -> None:
+    """Its 18 images are one batch: a round is two steps with all of them, whatever the server asks for."""
+    site, told = place.site(), setup(privacy={"mode": "example", "min_images": 10, "budget": 8.0})
+    first = site.run(task(site, told), told)
+    assert isinstance(first, ClientResult)
+    assert first.report.weight == 1.0
+    assert set(first.report.metrics) == {"seconds", "bytes_down", "bytes_up"}
+    again = site.run(task(site, told), told)
+    assert isinstance(again, ClientFailure)
+    assert again.reason == "this client's privacy budget is spent (privacy.budget = 8): it takes no further part"
+    many = setup(run="run-2", privacy={"mode": "example", "min_images": 19})
+    few = site.run(task(site, many), many)
+    assert isinstance(few, ClientFailure)
+    assert few.reason.startswith("this client has fewer training images than privacy.min_images = 19")
+
+
 def test_unknown_classes_are_named(place) -> None:
     line = refused(place.site().prepare(setup(("cup", "spoon"))))
     assert "the server knows no fork, plate; its 2 classes are cup, spoon" in line

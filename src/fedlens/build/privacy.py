@@ -62,14 +62,14 @@ def private_sum(experiment: Experiment) -> PrivateSum | None:
 
 def doubts(claim: Claim) -> Iterator[str]:
     """What a user has to know of a claim before it is believed."""
-    population = claim.population
+    crowd, what = (claim.images, "training images") if claim.images else (claim.population, "clients")
     if claim.insecure:
         yield (
             "privacy.insecure_seed: noise and cohorts can be computed by everybody who knows it, so NOBODY IS "
             "PROTECTED; for experiments only"
         )
-    if claim.delta >= 1 / population:
+    if claim.delta >= 1 / crowd:
         yield (
-            f"privacy.delta = {claim.delta:g}: with {population} clients a mechanism that shows one of them whole "
-            f"could have that δ; use one far below 1/{population} = {1 / population:.1g}"
+            f"privacy.delta = {claim.delta:g}: with {crowd} {what} a mechanism that shows one of them whole could have "
+            f"that δ; use one far below 1/{crowd} = {1 / crowd:.1g}"
         )

@@ -69,11 +69,12 @@ def planned(config: Config, clients: int | None = None) -> PlannedRun:
         text = f"--clients {clients}: privacy.population says how many clients there are; leave one of them out"
         raise ConfigError(text, code="contradiction", key="--clients")
     table, _ = build_table(config.data)
-    claim = build_claim(config, clients or _clients(config, table))
+    images = () if clients else _images(config, table)
+    claim = build_claim(config, clients or len(images), images)
     assert claim is not None
     rounds = config.federated.num_rounds
     costs = plan(claim.mechanism, rounds, claim.delta, claim.budget)
-    federation = federation_of(config, claim.population)
+    federation = federation_of(config, claim.population, images)
     unit = mode.mechanism_with(1.0, federation).noise_multiplier
     lasting = None
     if claim.budget is not None and costs.affordable < rounds:
@@ -85,9 +86,10 @@ def planned(config: Config, clients: int | None = None) -> PlannedRun:
     )
 
 
-def _clients(config: Config, table: ImageTable) -> int:
-    """The clients of a simulation."""
-    return len(divide(Columns.of(table, np.arange(len(table.labels))), division_plan(config)).clients)
+def _images(config: Config, table: ImageTable) -> tuple[int, ...]:
+    """Training images of each client of a simulation."""
+    division = divide(Columns.of(table, np.arange(len(table.labels))), division_plan(config))
+    return tuple(len(client.train) for client in division.clients)
 
 
 def _coordinates(config: Config, table: ImageTable) -> int:

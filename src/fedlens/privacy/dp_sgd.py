@@ -45,6 +45,10 @@ class Steps(Mechanism):
         release = Release(self.noise_multiplier, self.sampling.probability)
         return {release: self.steps * (rounds + repeats)}
 
+    def deviation(self, rounds: int) -> float:
+        """Of the noise of one step in each of them."""
+        return self.noise_multiplier * math.sqrt(rounds)
+
 
 @dataclass(frozen=True)
 class DPSGD:

@@ -71,10 +71,7 @@ class Example(ClientLevel):
         Raises:
             ConfigError: nobody says how few images a client may have, or no noise reaches `target_epsilon`.
         """
-        steps = max(
-            (self._steps(federation, batches) for batches in self._sizes(federation)),
-            key=lambda steps: rdp_epsilon(steps.releases(federation.rounds), self.delta),
-        )
+        steps = self.noise(federation)
         return Claim(
             steps,
             self.delta,
@@ -85,23 +82,33 @@ class Example(ClientLevel):
             spread=steps.noise_multiplier / federation.batch_size,
             insecure=self.insecure_seed is not None,
             each_client=True,
+            images=self.min_images or min(federation.images),
         )
+
+    def noise(self, federation: Federation) -> Steps:
+        """As `ClientLevel.noise`. With a target all clients reach the same ε, the smallest with the most noise."""
+        if self.target_epsilon is None:
+            return self.mechanism_with(self.sigma(federation), federation)
+        return self._steps(federation, min(self._sizes(federation)))
+
+    def mechanism_with(self, noise_multiplier: float, federation: Federation) -> Steps:
+        """The steps of the client whose ε is the largest after all rounds."""
+        steps = (Steps.of(noise_multiplier, batches, federation.epochs) for batches in self._sizes(federation))
+        return max(steps, key=lambda one: rdp_epsilon(one.releases(federation.rounds), self.delta))
 
     def _sizes(self, federation: Federation) -> set[int]:
         """Batches in a pass, of the clients whose ε may be the largest."""
-        if self.min_images is None and federation.images:
-            sizes = {batches_of(images, federation.batch_size) for images in federation.images}
-        elif self.min_images is not None:
+        if self.min_images is not None:
             least = batches_of(self.min_images, federation.batch_size)
-            sizes = {round(least * more) for more in MORE}
-        else:
-            raise ConfigError(
-                "privacy.min_images is missing: ε depends on how many images a client has, which a server does not "
-                "know; set it to a number that every site's training images reach",
-                code="missing",
-                key="privacy.min_images",
-            )
-        return sizes if self.target_epsilon is None else {min(sizes)}  # with a target, all reach the same
+            return {round(least * more) for more in MORE}
+        if federation.images:
+            return {batches_of(images, federation.batch_size) for images in federation.images}
+        raise ConfigError(
+            "privacy.min_images is missing: ε depends on how many images a client has, which a server does not know; "
+            "set it to a number that every site's training images reach",
+            code="missing",
+            key="privacy.min_images",
+        )
 
     def _steps(self, federation: Federation, batches: int) -> Steps:
         """The steps of a client with so many batches in a pass. Each reaches `target_epsilon` with its own noise."""

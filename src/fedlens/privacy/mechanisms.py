@@ -70,9 +70,9 @@ class Mechanism(ABC):
         """
         return {name: torch.zeros(tensor.shape) for name, tensor in like.items()}, {}
 
+    @abstractmethod
     def deviation(self, rounds: int) -> float:
         """The standard deviation of one coordinate of the noise of the first `rounds` rounds together."""
-        return 0.0
 
     @property
     def terms(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Claim:
     normal      round → a source of noise for it; None: the clients have added the noise
     insecure    the noise can be foretold
     each_client each client has a ledger and keeps the budget by itself; what is told here is the largest ε of them
+    images      among so many at least each image is hidden; 0: whole clients are
     """
 
     mechanism: Mechanism
@@ -47,6 +48,7 @@ class Claim:
     normal: Callable[[int], Normal] | None = None
     insecure: bool = False
     each_client: bool = False
+    images: int = 0
 
     @property
     def terms(self) -> dict[str, Any]:
