@@ -113,7 +113,7 @@ def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy
     ],
 )
 def test_a_site_that_hides_its_images_by_itself_wants_a_budget_to_keep(place, privacy: dict, line: str | None) -> None:
-    told = setup(privacy={"mode": "example", "noise_multiplier": 1.5, "min_images": 10, **privacy})
+    told = setup(privacy={"mode": "example", "noise_multiplier": 1.0, "min_images": 10, **privacy})
     answer = place.site("allow.max_epsilon=8").prepare(told)
     if line is None:
         assert answer == Prepared((), (), ())
