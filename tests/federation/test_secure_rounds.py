@@ -158,7 +158,7 @@ def test_a_quorum_above_the_threshold_counts(tmp_path) -> None:
 
 
 def test_a_client_whose_numbers_are_too_large_is_a_client_that_failed(tmp_path) -> None:
-    with pytest.raises(NotEnoughClients, match=r"has a number of .* use a larger privacy.secure_largest"):
+    with pytest.raises(NotEnoughClients, match=r"has a number that is larger .* use a larger privacy.secure_largest"):
         run(tmp_path, SecureAggregation(largest=1e-6), rounds=1)
 
 

@@ -75,7 +75,7 @@ class Quantization:
         Raises:
             ProtocolError: a number is larger than the bound.
         """
-        return np.concatenate([self._words(name, state[name]) for name in sorted(state)])
+        return np.concatenate([self._words(state[name]) for name in sorted(state)])
 
     def sums(self, vector: Words, shapes: State) -> dict[str, Tensor]:
         """The inverse of `quantized`, in float64, for a sum of vectors. `shapes`: tensors of the same names and
@@ -84,13 +84,13 @@ class Quantization:
         values = signed.double().mul_(2.0**-self.exponent)
         return unpacked(values, shapes)
 
-    def _words(self, name: str, value: Tensor) -> Words:
+    def _words(self, value: Tensor) -> Words:
         numbers = value.detach().cpu().double().reshape(-1)
         largest = float(numbers.abs().max()) if len(numbers) else 0.0
-        if not largest <= self.bound:
+        if not largest <= self.bound:  # which number, and how large, stays with the client
             raise ProtocolError(
-                f"{name} has a number of {largest:.3g}, and secure aggregation was set up for {self.bound:.3g} at "
-                "most: use a larger privacy.secure_largest"
+                "its weighted update has a number that is larger than the round was set up for; use a larger "
+                "privacy.secure_largest"
             )
         integers = (numbers * 2.0**self.exponent).round_().long().numpy()
         return cast(Words, integers.astype(np.int32).view(np.uint32) if self.bits == 32 else integers.view(np.uint64))

@@ -110,8 +110,8 @@ def masked_update(
         ProtocolError: a number or the weight is too large; a stage is repeated or missed.
     """
     weight = trained.report.weight
-    if weight > settings.weight:
-        raise ProtocolError(f"a weight of {weight:g}, and the round was set up for {settings.weight:g} at most")
+    if weight > settings.weight:  # how large it is stays with the client
+        raise ProtocolError(f"its weight is above {settings.weight:g}, for which the round was set up")
     weighted = {name: value.double() * weight for name, value in trained.payload.items()}
     summed = {
         **prefixed(UPDATE, weighted),
