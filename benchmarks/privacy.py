@@ -1,23 +1,31 @@
 """What differential privacy costs.
 
     .venv/bin/python benchmarks/privacy.py dpsgd      a step of DP-SGD on LeNet beside a bare Opacus loop
+    .venv/bin/python benchmarks/privacy.py rounds     a round with privacy or secure aggregation beside one without
 
 `dpsgd`: both take the same batches of 28 × 28 images in turns, in one process with one thread. FedLens' step is the
 shared local loop with its coins and noise from AES-256; Opacus' is GradSampleModule and DPOptimizer with torch's own
 generator, on the same layers without activations in place, which its hooks do not allow.
+
+`rounds`: FedAvg on MobileNetV3 with GroupNorm, ten clients in the local runtime. They are `fedlens run`s that take
+turns, as in `speed.py`; ε is computed after every round.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import machine
 import torch
+from contender import HERE, Contender
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from speed import compete, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +42,15 @@ BATCH, SIDE = 64, 4
 """Images in a batch; side of LeNet's last feature map on 28 × 28 pixels."""
 MOST_RATIO = 1.1
 """What is asked of a step of DP-SGD: beside Opacus'."""
+CENTRAL = ("privacy.mode=central", "privacy.sampling=cyclic", "federated.fraction_fit=1")
+RUNS: Mapping[str, Sequence[str]] = {
+    "plain": ("federated.fraction_fit=1",),
+    "central": CENTRAL,
+    "dp_ftrl": (*CENTRAL, "privacy.mechanism=dp_ftrl"),
+    "secure": ("federated.fraction_fit=1", "privacy.secure_aggregation=true"),
+}
+ASKED = {"central": 1.05, "dp_ftrl": 1.15, "secure": 2.0}
+"""Largest ratio of a round to a plain one."""
 
 
 def lenet() -> nn.Module:
@@ -93,7 +110,31 @@ def dpsgd(small: bool) -> dict[str, Any]:
     return {"ms_a_step": found, "ratio": found["fedlens"] / found["opacus"], "asked": MOST_RATIO}
 
 
-PARTS = {"dpsgd": dpsgd}
+def rounds(small: bool) -> dict[str, Any]:
+    """Seconds of a round, and the ratio to one without privacy."""
+    script, workload = HERE / "peers" / "fedlens_fedavg.py", "lenet" if small else "mobilenetv3"
+    same = ("federated.num_rounds=1000", "data.source=sample" if small else "model.norm=group")
+    contenders = [
+        Contender(name, [sys.executable, str(script), workload, *same, *overrides]) for name, overrides in RUNS.items()
+    ]
+    with ExitStack() as running:
+        for one in contenders:
+            one.start()
+            running.callback(one.close)
+            one.burst(1 if small else 3)
+        compete(contenders, 1 if small else 7, 1 if small else 3)
+    found = {}
+    for one in contenders:
+        ratio = ratios(one, contenders[0])
+        found[one.name] = {
+            "seconds_a_round": median(map(median, one.bursts)),
+            "ratio": f"{median(ratio):.2f} ({min(ratio):.2f} – {max(ratio):.2f})",
+            "asked": ASKED.get(one.name),
+        }
+    return found
+
+
+PARTS = {"dpsgd": dpsgd, "rounds": rounds}
 
 
 def main() -> None:

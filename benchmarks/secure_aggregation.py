@@ -2,27 +2,22 @@
 
     .venv/bin/python benchmarks/secure_aggregation.py masks     MB of mask a second, one core
     .venv/bin/python benchmarks/secure_aggregation.py cohorts   keys, bytes and seconds of a client as the cohort grows
-    .venv/bin/python benchmarks/secure_aggregation.py round     a round with it beside one without, ten clients
 
 `cohorts` plays the server and one client of each cohort, with an update of 1.5 million numbers; the server's seconds
-are those of opening one client's mask. The rounds are `fedlens run`s of MobileNetV3 that take turns, as in `speed.py`.
+are those of opening one client's mask. Whole rounds: `privacy.py rounds`.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import machine
 import numpy as np
-from contender import HERE, Contender
 from rich.console import Console
 from rich.table import Table
-from speed import compete, ratios
 
 from fedlens.secure_aggregation.client import ClientState, advertise, mask, own_mask, share
 from fedlens.secure_aggregation.graph import holders_needed, neighbours_needed
@@ -35,8 +30,7 @@ COORDINATES = 1_528_106
 """Of MobileNetV3-small."""
 THRESHOLD = 2 / 3
 LEAST_MB = 500
-MOST_RATIO = 2.0
-"""What is asked: megabytes of mask a second and core; a round beside one without."""
+"""What is asked: megabytes of mask a second and core."""
 
 
 def seconds(work: Callable[[], object], repetitions: int) -> float:
@@ -107,42 +101,13 @@ def server_seconds(neighbours: int, threshold: int, coordinates: int) -> float:
     return seconds(work, 3)
 
 
-def rounds(small: bool, repetitions: int) -> dict[str, Any]:
-    """FedAvg on MobileNetV3, ten clients, with and without."""
-    runs = {
-        "plain": (),
-        "secure": ("privacy.secure_aggregation=true",),
-        "secure-32": ("privacy.secure_aggregation=true", "privacy.secure_bits=32"),
-    }
-    script, workload = HERE / "peers" / "fedlens_fedavg.py", "lenet" if small else "mobilenetv3"
-    sample = ("data.source=sample",) if small else ()
-    command = [sys.executable, str(script), workload]
-    contenders = [Contender(name, [*command, *sample, *overrides]) for name, overrides in runs.items()]
-    with ExitStack() as running:
-        for one in contenders:
-            one.start()
-            running.callback(one.close)
-            one.burst(1 if small else 3)
-        compete(contenders, 1 if small else repetitions, 1 if small else 3)
-    found = {}
-    for one in contenders:
-        ratio = ratios(one, contenders[0])
-        found[one.name] = {"seconds_a_round": median(map(median, one.bursts)), "ratio": median(ratio), "ratios": ratio}
-        spread = f"{min(ratio):.2f} – {max(ratio):.2f}"
-        print(f"{one.name:10} {found[one.name]['seconds_a_round']:.3f} s, {median(ratio):.2f} × ({spread})")
-    print(f"asked: {MOST_RATIO:g} × at most")
-    return {"rounds": found}
-
-
 def main() -> None:
     parser = machine.parser(__doc__)
-    parser.add_argument("what", nargs="?", choices=["masks", "cohorts", "round"], default="masks")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("what", nargs="?", choices=["masks", "cohorts"], default="masks")
     options, before = parser.parse_args(), machine.facts()
     measured = {
         "masks": lambda: masks(options.small),
         "cohorts": lambda: cohorts(options.small),
-        "round": lambda: rounds(options.small, options.repetitions),
     }[options.what]()
     print(machine.save(f"secure-aggregation-{options.what}", before, measured, small=options.small))
 

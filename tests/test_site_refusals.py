@@ -93,10 +93,13 @@ def test_what_a_rule_allows(place, rule: str) -> None:
         ({"noise_multiplier": 9.0}, None),
         ({"target_epsilon": 8.0}, None),
         ({"target_epsilon": 8.1}, "may spend ε = 8."),
+        ({"mode": "local", "noise_multiplier": 9.0}, "has no privacy.budget: without one this site would do a round"),
+        ({"mode": "local", "noise_multiplier": 9.0, "budget": 8.0}, None),
     ],
 )
 def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy: dict, line: str | None) -> None:
-    told = setup(privacy={"mode": "central", "population": 10, **privacy})
+    central = {"mode": "central", "population": 10}
+    told = setup(privacy={**({} if "mode" in privacy else central), **privacy})
     answer = place.site("allow.max_epsilon=8").prepare(told)
     if line is None:
         assert answer == Prepared((), (), ()), "how many images of which class it has stays at the site"

@@ -95,7 +95,7 @@ def _too_little_privacy(config: Config, most: float) -> str | None:
         return f"{begin} promises no differential privacy"
     if claim.insecure:
         return f"{begin} has a privacy.insecure_seed, from which its noise can be computed"
-    if claim.each_client and claim.budget is None:
+    if claim.normal is None and claim.budget is None:  # the noise is made here
         return f"{begin} has no privacy.budget: without one this site would do a round as often as it is asked"
     whole = claim.epsilon(Spent(config.federated.num_rounds)).value
     spent = whole if claim.budget is None else min(whole, claim.budget)
