@@ -95,6 +95,8 @@ def test_what_a_rule_allows(place, rule: str) -> None:
         ({"target_epsilon": 8.1}, "may spend ε = 8."),
         ({"mode": "local", "noise_multiplier": 9.0}, "has no privacy.budget: without one this site would do a round"),
         ({"mode": "local", "noise_multiplier": 9.0, "budget": 8.0}, None),
+        ({"mode": "local", "noise_multiplier": 90.0, "budget": 100.0}, "may spend ε = 100 at δ"),
+        ({"delta": 0.99}, "counts it at δ = 0.99, and allow.max_delta is 1e-05"),
     ],
 )
 def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy: dict, line: str | None) -> None:
@@ -105,6 +107,20 @@ def test_a_site_counts_the_privacy_that_a_run_may_spend_by_itself(place, privacy
         assert answer == Prepared((), (), ()), "how many images of which class it has stays at the site"
     else:
         assert refused(answer).startswith(f"this site's allow.max_epsilon is 8, and the run {line}")
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "evaluate_shared"])
+@pytest.mark.parametrize("privacy", [{"mode": "local", "budget": 8.0}, {"secure_aggregation": True}])
+def test_what_is_measured_on_images_stays_at_the_site(place, privacy: dict, kind: str) -> None:
+    site, told = place.site(), setup(privacy=privacy)
+    assert isinstance(site.prepare(told), Prepared)
+    asked = Task("client1", 1, kind, {}, TaskSettings(splits=("test",)))
+    assert refused(site.run(asked, told)).startswith("the run's privacy keeps what is measured on this site's images")
+
+
+def test_a_site_with_a_limit_does_not_tell_how_many_images_it_has(place) -> None:
+    assert place.site().describe().images == 30
+    assert place.site("allow.max_epsilon=8").describe().images == 0
 
 
 @pytest.mark.parametrize(

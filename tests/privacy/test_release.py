@@ -13,7 +13,7 @@ from fedlens.errors import PrivacyBudgetExceeded
 from fedlens.privacy.base import LEAVES
 from fedlens.privacy.bounded import BoundedUpdate
 from fedlens.privacy.ledger import Ledger, Spent
-from fedlens.privacy.mechanisms import Cyclic, Gaussian
+from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Poisson
 from fedlens.privacy.noise import insecure_key, normal_from
 from fedlens.privacy.release import Claim, PrivateSum
 from fedlens.strategies.base import ClientUpdate
@@ -88,9 +88,9 @@ def test_a_release_beyond_the_budget_is_refused_before_it_is_made(tmp_path):
     after_two = private.claim.epsilon(Spent(2)).value
     private = sums(tmp_path, sigma=2.0, budget=after_two + 1e-6)
     released(private, round_number=1)
-    assert private.over() is None
+    assert private.over(2) is None
     released(private, round_number=2)
-    assert private.over().startswith(f"the privacy budget is spent: ε = {after_two:.3g} at δ = 1e-05, another round")
+    assert private.over(3).startswith(f"the privacy budget is spent: ε = {after_two:.3g} at δ = 1e-05, another round")
     with pytest.raises(PrivacyBudgetExceeded, match="round 3: the privacy budget is spent"):
         released(private, round_number=3)
     assert private.spent == Spent(2, 0)
@@ -102,6 +102,33 @@ def test_a_round_that_is_begun_again_spends_again(tmp_path):
     again = released(private, round_number=1).measures["privacy/epsilon"]
     assert again > once
     assert again == pytest.approx(private.claim.epsilon(Spent(2)).value)
+
+
+@pytest.mark.parametrize(
+    "mechanism", [Gaussian(2.0, Cyclic(10)), DPFTRL(2.0, Cyclic(10), rounds=40), Gaussian(2.0, Poisson(0.1))]
+)
+def test_a_repeated_round_may_not_exceed_the_budget_either(tmp_path, mechanism):
+    """Once more round 1 costs a whole participation where groups take turns: more than round 2 would."""
+    normal = lambda number: normal_from(insecure_key(1, number))  # noqa: E731
+    free = Claim(mechanism, 1e-5, None, CLIP, 40, 4.0, spread=0.5, normal=normal)
+    claim = replace(free, budget=free.epsilon(Spent(1)).value + 1e-9)
+    private = PrivateSum(claim, Ledger(tmp_path / "privacy.jsonl", claim.terms), FORMS)
+    released(private, round_number=1)
+    with pytest.raises(PrivacyBudgetExceeded):
+        released(private, round_number=1)
+    assert private.spent == Spent(1, 0)
+    assert (private.over(2) is None) == (free.epsilon(Spent(2)).value <= claim.budget)
+
+
+def test_noise_that_clients_add_is_spent_before_they_begin(tmp_path):
+    """However the attempt ends: here nobody answers, twice."""
+    claim = Claim(Gaussian(2.0, Cyclic(1)), 1e-5, None, CLIP, 40, 4.0, spread=0.5)
+    private = PrivateSum(claim, Ledger(tmp_path / "privacy.jsonl", claim.terms), FORMS)
+    for spent in (Spent(1, 0), Spent(1, 1)):
+        aggregator = private.around(WeightedMean(), 1, {})
+        assert private.spent == spent
+        assert aggregator.result() is None
+        assert private.spent == spent
 
 
 def test_a_client_sends_a_clipped_update_of_weight_one_and_few_metrics():

@@ -42,6 +42,9 @@ class AllowSection(Section):
         description="least privacy: the largest ε that a run with differential privacy may spend, counted here from "
         "its configuration; a run without it is refused",
     )
+    max_delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        1e-5, description="with max_epsilon: the largest δ at which ε may be counted; near 1, any noise has a small ε"
+    )
 
 
 class SiteConfig(Section):

@@ -68,11 +68,11 @@ class Coordinator:
         measure: Measure | None = None,
         describe: Describe = lambda _total, _reports, _clients: {},
         malicious: frozenset[str] = frozenset(),
-        over: Callable[[], str | None] = lambda: None,
+        over: Callable[[int], str | None] = lambda _round: None,
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`trainable`: names that clients train; `describe` says what else to record of a round; `malicious`: clients
-        that attack; `over` says after a round why no other may follow, None where one may; `note` is called with a line
+        that attack; `over` says why a round may not follow, None where it may; `note` is called with a line
         when a round is repeated."""
         self._plan = plan
         self._strategy = strategy
@@ -110,7 +110,7 @@ class Coordinator:
         if self._runtime.virtual_time is not None:
             self._runtime.virtual_time = checkpoint.virtual_time
         self._protocol.resume(checkpoint)
-        checkpoint = replace(checkpoint, finished=checkpoint.finished or self._over())
+        checkpoint = replace(checkpoint, finished=checkpoint.finished or self._over(checkpoint.round + 1))
         while checkpoint.finished is None and checkpoint.round < self._plan.num_rounds:
             try:
                 checkpoint = self._round(checkpoint)
@@ -132,7 +132,7 @@ class Coordinator:
             virtual_time=self._runtime.virtual_time or before.virtual_time,
             pending_tasks=self._protocol.pending(),
             kept=collected.kept,
-            finished=self._over(),
+            finished=self._over(number + 1),
         )
         with timer.phase("evaluate"):
             record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)

@@ -66,7 +66,7 @@ class TrainingSite:
             partition=config.partition_id,
             identity=identity(config.state),
             class_names=tuple(table.class_names[label] for label in held),
-            images=len(table.labels),
+            images=0 if config.allow.max_epsilon is not None else len(table.labels),
             native_size=table.native_size or 0,
             channels=table.channels,
             device=str(resolve_device(config.device, "device")),
@@ -109,6 +109,8 @@ class TrainingSite:
             return f"the run was to have {rounds} rounds, and this is round {task.round}"
         if kind.aggregated and config.privacy.secure_aggregation:
             return "the run has secure aggregation, and the task asks for an update that is not masked"
+        if kind.flower_type == "evaluate" and experiment.unmeasured:
+            return "the run's privacy keeps what is measured on this site's images here, and the task asks for it"
         if kind.needs_model and not experiment.trainer.shared <= task.payload.keys():
             return "the task lacks parts of the model"
         return None

@@ -85,10 +85,10 @@ def refusal(config: Config, site: SiteConfig) -> str | None:
             return f"this site's allow.{key} is {limit}, and the run asks for {wanted} {what}"
     if allow.secure_aggregation_only and not config.privacy.secure_aggregation:
         return "this site's allow.secure_aggregation_only is true, and the run's updates are not aggregated securely"
-    return None if allow.max_epsilon is None else _too_little_privacy(config, allow.max_epsilon)
+    return None if allow.max_epsilon is None else _too_little_privacy(config, allow.max_epsilon, allow.max_delta)
 
 
-def _too_little_privacy(config: Config, most: float) -> str | None:
+def _too_little_privacy(config: Config, most: float, largest_delta: float) -> str | None:
     """Why the run's claim, counted here, is not enough."""
     begin, claim = f"this site's allow.max_epsilon is {most:g}, and the run", build_claim(config, 0)
     if claim is None:
@@ -97,6 +97,11 @@ def _too_little_privacy(config: Config, most: float) -> str | None:
         return f"{begin} has a privacy.insecure_seed, from which its noise can be computed"
     if claim.normal is None and claim.budget is None:  # the noise is made here
         return f"{begin} has no privacy.budget: without one this site would do a round as often as it is asked"
-    whole = claim.epsilon(Spent(config.federated.num_rounds)).value
-    spent = whole if claim.budget is None else min(whole, claim.budget)
-    return f"{begin} may spend ε = {spent:.3g} at δ = {claim.delta:g}" if spent > most else None
+    spent = claim.cost(Spent(config.federated.num_rounds)).value
+    if claim.budget is not None:  # this site's own ledger stops at the budget alone, whatever the server plans
+        spent = claim.budget if claim.normal is None else min(spent, claim.budget)
+    if spent > most:
+        return f"{begin} may spend ε = {spent:.3g} at δ = {claim.delta:g}"
+    if claim.delta > largest_delta:
+        return f"{begin} counts it at δ = {claim.delta:g}, and allow.max_delta is {largest_delta:g}"
+    return None

@@ -26,6 +26,10 @@ class Spent:
     rounds: int = 0
     repeats: int = 0
 
+    def and_round(self, number: int) -> Spent:
+        """These and one more release, of round `number`."""
+        return Spent(max(self.rounds, number), self.repeats + (number <= self.rounds))
+
 
 LEDGER_FILE = "privacy.jsonl"
 

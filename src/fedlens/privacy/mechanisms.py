@@ -3,7 +3,7 @@
 Both need to know how clients are chosen:
 
     Poisson  each client with the same probability, by an independent secret coin in every round
-    Cyclic   the population is divided into groups by a secret permutation, and the groups take turns
+    Cyclic   the population is divided into groups, and the groups take turns
 
 All noise is for the sum of clipped updates, in units of the clip. A round that is begun again after something of it was
 released counts as if the whole run had been released once more: its noise is drawn anew, and no client contributes more

@@ -70,11 +70,11 @@ class Claim:
         """The expected length of a round's noise, divided by the longest that the mean of clipped updates can be."""
         return self.spread * math.sqrt(coordinates)
 
-    def over(self, spent: Spent) -> str | None:
-        """Why no round may follow; None: the budget allows another one."""
+    def over(self, spent: Spent, following: int) -> str | None:
+        """Why round `following` may not be released; None: the budget allows it."""
         if self.budget is None or self.each_client:
             return None
-        after = self.epsilon(replace(spent, rounds=spent.rounds + 1)).value
+        after = self.epsilon(spent.and_round(following)).value
         if after <= self.budget:
             return None
         now = self.epsilon(spent).value
@@ -97,16 +97,23 @@ class PrivateSum:
     def spent(self) -> Spent:
         return self._ledger.spent
 
-    def over(self) -> str | None:
-        """Why no round may follow."""
-        return self.claim.over(self._ledger.spent)
+    def over(self, following: int) -> str | None:
+        """Why round `following` may not be released."""
+        return self.claim.over(self._ledger.spent, following)
 
     def resume(self, round_number: int) -> None:
         """Go on after that round, each of which has released something, whatever became of the ledger."""
         self._ledger.reach(round_number)
 
     def around(self, inner: Aggregator, round_number: int, kept: State) -> Aggregator:
-        """`inner`, whose result is released. `kept`: what the aggregator before it kept."""
+        """`inner`, whose result is released. `kept`: what the aggregator before it kept. Called before the clients
+        begin: where they add the noise, each attempt at a round is a release, whoever answers.
+
+        Raises:
+            PrivacyBudgetExceeded, CheckpointError: as `released`.
+        """
+        if self.claim.normal is None:
+            self._spend(round_number)
         return _Released(inner, self, round_number, kept)
 
     def released(
@@ -118,17 +125,20 @@ class PrivateSum:
             PrivacyBudgetExceeded: the budget does not allow it. Nothing was released.
             CheckpointError: it cannot be written down. Nothing was released.
         """
-        if reason := self.over():
-            raise PrivacyBudgetExceeded(f"round {round_number}: {reason}. The run is kept as it was before")
-        self._ledger.spend(round_number)
         left: State = {}
         if self.claim.normal is not None:
+            self._spend(round_number)
             total, left = self._noised(total, self.claim.normal(round_number), round_number, kept)
         if total is None:
             return None, left
         loudness = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
         told = {"privacy/epsilon": self.claim.epsilon(self.spent).value, "privacy/noise": loudness}
         return replace(total, measures={**total.measures, **told}), left
+
+    def _spend(self, round_number: int) -> None:
+        if reason := self.over(round_number):
+            raise PrivacyBudgetExceeded(f"round {round_number}: {reason}. The run is kept as it was before")
+        self._ledger.spend(round_number)
 
     def _noised(
         self, total: AggregatedUpdate | None, normal: Normal, round_number: int, kept: State

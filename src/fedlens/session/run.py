@@ -189,7 +189,7 @@ def coordinating(
                 experiment.unmeasured,
             ),
             malicious=experiment.malicious,
-            over=privacy.over if privacy else lambda: None,
+            over=privacy.over if privacy else lambda _round: None,
             note=note,
         )
     finally:

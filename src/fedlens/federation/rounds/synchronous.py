@@ -49,11 +49,11 @@ class SynchronousRounds(RoundProtocol):
         clients = runtime.clients(sampler.min_fit_clients)
         cohort = sampler.choose(number, clients, spare=runtime.may_be_late)
         ctx = self.setup.context(number, len(cohort))
+        aggregator = self.setup.make_aggregator(ctx, before.kept)
         with timer.phase("broadcast"):
             enough = min(sampler.size(len(clients)), len(cohort))
             runtime.submit(self._tasks(before, cohort, ctx), enough=enough)
         with timer.phase("train"):
-            aggregator = self.setup.make_aggregator(ctx, before.kept)
             reports, failures = aggregate(runtime.completed(), aggregator, self.setup.decoder(before))
         return ctx, aggregator, reports, failures
 
