@@ -253,7 +253,9 @@ def test_clients_that_keep_something_need_a_folder_that_all_nodes_see(cluster, t
     place = on(cluster, tmp_path, settings=settings)
     assert all(actor.sees_run_folder for actor in place._actors)
     place._actors[1] = replace(place._actors[1], sees_run_folder=False)
-    with pytest.raises(RuntimeFailure, match=r"clients keep tensors .*and actor-1 on .* cannot see .*tracking\.dir"):
+    with pytest.raises(
+        RuntimeFailure, match=r"clients keep tensors or ledgers .*and actor-1 on .* cannot see .*tracking\.dir"
+    ):
         three_rounds(place)
 
 

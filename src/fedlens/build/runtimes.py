@@ -11,7 +11,7 @@ from torch import nn
 
 from fedlens.build.builders import build_plan
 from fedlens.build.experiment import Experiment
-from fedlens.config.blocks import CLOCK, SCHEDULE
+from fedlens.config.blocks import CLOCK, PRIVACY, SCHEDULE
 from fedlens.config.schema import Config
 from fedlens.core.machine import cores
 from fedlens.core.types import ClientInfo, Split
@@ -97,6 +97,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
             threads_per_worker=section.threads_per_worker,
             gpu=device.type == "cuda",
             folder=experiment.folder,
+            ledgers=PRIVACY.choose(experiment.config.privacy).ledgers,
         )
     workers = section.workers or (cores() if device.type == "cpu" else 1)
     workers = min(workers, len(clients))

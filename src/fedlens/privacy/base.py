@@ -43,6 +43,7 @@ class PrivacyMode:
     """One mode. The fields of the dataclass are its configuration keys under `privacy`. The defaults protect nothing.
 
     protects  what a client reports of its images stays with it: losses, norms, weights, counts and accuracies
+    ledgers   each client keeps a ledger of its own
     by_image  single images are hidden, by how clients train (`dp_sgd`); else whole updates
     sampling  how cohorts are drawn
     insecure_seed  seed of all that is random in the mode, for experiments only; None: the operating system's randomness
@@ -50,6 +51,7 @@ class PrivacyMode:
 
     protects: ClassVar[bool] = False
     by_image: ClassVar[bool] = False
+    ledgers: ClassVar[bool] = False
     sampling: Sampling = "fixed"
     insecure_seed: int | None = None
 

@@ -50,6 +50,7 @@ class Example(ClientLevel):
         Field(description="training images that every client has at least; default: those of the simulation"),
     ] = None
     by_image: ClassVar[bool] = True
+    ledgers: ClassVar[bool] = True
 
     def transform(self, federation: Federation) -> UpdateTransform:
         return EqualWeight()

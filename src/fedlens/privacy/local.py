@@ -43,6 +43,8 @@ class Local(ClientLevel):
         Field(description="fixed: as many clients as `federated` says; cyclic: group after group of clients"),
     ] = "fixed"
 
+    ledgers: ClassVar[bool] = True
+
     def transform(self, federation: Federation) -> UpdateTransform:
         return NoisyUpdate(self.clip, self.sigma(federation), self.delta, self.budget, self.normal)
 

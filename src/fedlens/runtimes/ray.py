@@ -48,6 +48,7 @@ class RayRuntime:
         threads_per_worker: int,
         gpu: bool,
         folder: Path,
+        ledgers: bool = False,
     ) -> None:
         """Find the cluster, start the actors, and build their trainers.
 
@@ -56,6 +57,7 @@ class RayRuntime:
         workers  how many actors; None: as many as the cluster has room for
         gpu      each actor gets a GPU of its own
         folder   the run's; only nodes that see it can keep what clients store
+        ledgers  clients write what they spend of privacy into that folder
 
         Raises:
             ConfigError: Ray is not installed.
@@ -77,6 +79,8 @@ class RayRuntime:
             count = room(self._ray, workers, threads_per_worker, gpu, len(clients))
             self._start(count, threads_per_worker, gpu)
             self._build(make_trainer)
+            if ledgers:
+                self._check_folder()
         except BaseException:
             self.close()
             raise
@@ -175,14 +179,17 @@ class RayRuntime:
 
     def _outcomes(self, share: _Share, timeout: float | None) -> list[Outcome]:
         outcomes: list[Outcome] = unpacked(self._get(share.actor, share.answer, timeout))
-        apart = [actor.name for actor in self._actors if not actor.sees_run_folder]
-        keeps = any(_kept(outcome) for outcome in outcomes) or kind_of(share.tasks[0].kind).staged
-        if apart and keeps:
-            raise RuntimeFailure(
-                f"clients keep tensors from task to task, and {', '.join(apart)} cannot see {self._folder}: set "
-                "tracking.dir to a folder that all nodes share, under the same path"
-            )
+        if any(_kept(outcome) for outcome in outcomes) or kind_of(share.tasks[0].kind).staged:
+            self._check_folder()
         return outcomes
+
+    def _check_folder(self) -> None:
+        """Raises RuntimeFailure: an actor does not see the run's folder, where clients keep what they need again."""
+        if apart := [actor.name for actor in self._actors if not actor.sees_run_folder]:
+            raise RuntimeFailure(
+                f"clients keep tensors or ledgers from task to task, and {', '.join(apart)} cannot see {self._folder}: "
+                "set tracking.dir to a folder that all nodes share, under the same path"
+            )
 
     def _go_on_without(self, actor: _Actor, loss: _Lost) -> None:
         self._actors.remove(actor)
