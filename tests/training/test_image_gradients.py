@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -112,6 +113,16 @@ def test_activations_in_place_and_bf16_work():
     module = copy.deepcopy(network())
     module[2] = nn.ReLU(inplace=True)
     assert all(value.isfinite().all() for value in clipped_sum(*batch(), module=module, precision="bf16").values())
+
+
+def test_in_bf16_one_image_changes_the_sum_by_at_most_the_clip():
+    """A sum of 256 images that agree is long, and bf16 has 8 bits: rounded to it, it would change by more."""
+    images, labels = batch(1)
+    inputs, truth = images.expand(257, -1, -1, -1).clone(), labels.expand(257)
+    sums = [clipped_sum(inputs[:size], truth[:size], precision="bf16") for size in range(250, 258)]
+    for before, after in pairwise(sums):
+        change = torch.cat([(after[name] - before[name]).flatten() for name in after]).norm()
+        assert float(change) <= CLIP * (1 + 1e-3)
 
 
 @pytest.mark.parametrize(("norm", "layer"), [(nn.BatchNorm2d(4), "1"), (nn.GroupNorm(2, 4), None)])

@@ -69,11 +69,14 @@ class ImageGradients:
         size = max(1, MOST_BYTES // sum(value.nbytes for value in parameters.values()))
         size = min(size, self._piece or size)
         views = model.unflatten(model.gradient)
-        with autocast(self._precision, model.device):
-            for images, truth in zip(inputs.split(size), labels.split(size), strict=True):
-                self._add(views, self._each(parameters, images, truth))
+        for images, truth in zip(inputs.split(size), labels.split(size), strict=True):
+            with autocast(self._precision, model.device):
+                gradients = self._each(parameters, images, truth)
+            self._add(views, gradients)
 
     def _add(self, views: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+        """In float32: under autocast the sum would be rounded to bf16, and one image could change it by more than
+        clip."""
         rows = {name: gradient.detach().flatten(1) for name, gradient in gradients.items()}
         norms = torch.stack([row.norm(dim=1) for row in rows.values()]).norm(dim=0)
         finite = norms.isfinite()
