@@ -10,6 +10,7 @@ from tests.secure_aggregation.driven import Attempt
 
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation import client as clients
+from fedlens.secure_aggregation.graph import holders_needed
 from fedlens.secure_aggregation.keys import ADVERT_BYTES, PrivateKeys
 from fedlens.secure_aggregation.session import Session
 
@@ -76,7 +77,7 @@ def begun(count: int = 4):
     return state, {name: PrivateKeys.new().advert(name, session).to_bytes() for name in NAMES[1:count]}
 
 
-@pytest.mark.parametrize("threshold", [-1, 0, 1, 5, 10**9])
+@pytest.mark.parametrize("threshold", [-1, 0, 1, 2, 5, 10**9])
 def test_a_client_refuses_a_threshold_that_is_absurd(threshold: int) -> None:
     state, adverts = begun()
     with pytest.raises(ProtocolError, match=f"a threshold of {threshold} by which shares open a secret"):
@@ -132,6 +133,13 @@ def test_a_client_opens_nothing_after_it_was_shown_another_list_than_its_neighbo
             states[name], signatures[name] = clients.consent(attempt.states[name], told)
     with pytest.raises(ProtocolError, match="a forged signature of the survivors by c"):
         clients.unmask(states["a"], {"b": signatures["b"], "c": signatures["c"]}, attempt.server.sealed_for("a"))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 9, 10])
+def test_no_two_lists_of_survivors_are_both_opened(count: int) -> None:
+    """Two lists need twice the threshold of holders, and each holder signs one: with half, each part of the holders
+    would open one of a client's two secrets."""
+    assert 2 * holders_needed(count, 0.5) > count
 
 
 def test_a_client_gives_one_kind_of_share_of_each_other_client() -> None:

@@ -39,6 +39,6 @@ def test_small_cohorts_mask_with_everybody_and_large_ones_with_few() -> None:
     assert ten_thousand / thousand < math.log(10_000) / math.log(1_000)
 
 
-@pytest.mark.parametrize(("clients", "share", "needed"), [(3, 2 / 3, 2), (10, 2 / 3, 7), (2, 0.5, 2), (10, 0.5, 5)])
+@pytest.mark.parametrize(("clients", "share", "needed"), [(3, 2 / 3, 2), (10, 2 / 3, 7), (2, 0.5, 2), (10, 0.5, 6)])
 def test_how_many_are_needed(clients: int, share: float, needed: int) -> None:
     assert holders_needed(clients, share) == needed

@@ -147,7 +147,8 @@ class PrivacySection(BlockSection):
     mode: str = Field("none", description="who adds noise, to what: a mode that `fedlens strategies` lists")
     secure_aggregation: bool = Field(False, description="the server sees the sum of a round's updates, and no update")
     secure_threshold: Annotated[float, Field(ge=0.5, le=1)] = Field(
-        2 / 3, description="share of a round's clients that has to stay to its end; fewer open nothing"
+        2 / 3,
+        description="share of a round's clients that has to stay to its end, always more than half; fewer open nothing",
     )
     secure_neighbours: Clients | None = Field(
         None, description="clients with which each client has masks; default: all, in large rounds as SecAgg+ has it"

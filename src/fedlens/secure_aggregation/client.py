@@ -227,9 +227,10 @@ def survivors_label(session: Session, survivors: Collection[str]) -> bytes:
 
 
 def _check_numbers(least: int, of: int, what: str) -> None:
-    """Raises ProtocolError: `least` is less than half of all, or cannot be had."""
-    if not (2 <= least <= of and 2 * least >= of):
-        raise ProtocolError(f"a threshold of {least} by which {what}, with {of} clients; it has to be half at least")
+    """Raises ProtocolError: `least` is not more than half of all, or cannot be had. Were it half, a server could give
+    two halves different lists of survivors, and open both secrets of one client."""
+    if not (2 <= least <= of and 2 * least > of):
+        raise ProtocolError(f"a threshold of {least} by which {what}, with {of} clients; it has to be more than half")
 
 
 def _checked(state: ClientState, adverts: Mapping[str, bytes], known: RegisteredKeys) -> dict[str, Advert]:

@@ -41,8 +41,9 @@ def graph(clients: Sequence[str], neighbours: int) -> Graph:
 
 
 def holders_needed(clients: int, share: float) -> int:
-    """How many of `clients` are at least the share `share`; never fewer than two, of which none knows the other."""
-    return max(2, math.ceil(share * clients - 1e-9))
+    """How many of `clients` are at least the share `share`; always two, and more than half: two halves could each be
+    told another list of survivors, and one would open a client's key, the other one its seed."""
+    return max(2, clients // 2 + 1, math.ceil(share * clients - 1e-9))
 
 
 @lru_cache

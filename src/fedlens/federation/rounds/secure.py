@@ -97,8 +97,8 @@ class SecureRounds(RoundProtocol):
         masked = MaskedSum(
             Session.new(number, attempt), graph(names, self._how.degree(len(names))), self._how.threshold
         )
-        enough = min(sampler.size(len(clients)), len(cohort))
         quorum = max(self.setup.quorum, holders_needed(len(cohort), self._how.threshold))
+        enough = max(min(sampler.size(len(clients)), len(cohort)), quorum)
         return Attempt(runtime, masked, cohort, enough, quorum, before.versions)
 
     def _collected(
