@@ -11,6 +11,7 @@ from tests.runs import run
 
 from fedlens.build.builders import build_plan
 from fedlens.build.load import load
+from fedlens.build.secure import described
 from fedlens.errors import NotEnoughClients
 from fedlens.federation.rounds.secure import SecureAggregation
 from fedlens.flower.serve import check_serving
@@ -78,6 +79,13 @@ def test_keys_reach_the_protocol() -> None:
     keys = ["threshold=0.6", "neighbours=4", "bits=32", "largest=8"]
     plan = build_plan(load(None, [ON, *(f"privacy.secure_{key}" for key in keys)]))
     assert plan.protocol.keywords == {"how": SecureAggregation(0.6, 4, 32, 8.0)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("neighbours", "warned"), [("null", False), ("4", True), ("9", False), ("20", False)])
+def test_too_few_neighbours_are_told(neighbours: str, warned: bool) -> None:
+    """Ten clients need all nine others (`graph.neighbours_needed`)."""
+    line = described(load(None, [ON, f"privacy.secure_neighbours={neighbours}"]), 10)
+    assert ("below the 9 that the bounds of SecAgg+ ask for" in line) == warned
 
 
 QUICK = ("runtime.name=in_process", "federated.num_rounds=1")

@@ -59,17 +59,18 @@ class Watched:
             yield outcome
 
 
-def run(folder, how=None, *, lose=None, strategy=None, workers=0, rounds=2, quorum=1, notes=None):
+def run(folder, how=None, *, lose=None, strategy=None, workers=0, rounds=2, quorum=1, notes=None, data=DATA, seen=None):
     """One run, securely aggregated with `how`. Gives the end, the records and the runtime."""
     strategy = strategy or FedAvg()
-    make = partial(tiny_trainer, strategy, DATA, folder / "clients", SETTINGS)
+    make = partial(tiny_trainer, strategy, data, folder / "clients", SETTINGS)
     trainer = make()
     inner = (
-        LocalRuntime(infos(DATA), make, workers=workers, threads_per_worker=1, start_method="fork")
+        LocalRuntime(infos(data), make, workers=workers, threads_per_worker=1, start_method="fork")
         if workers
-        else InProcessRuntime(infos(DATA), lambda: trainer)
+        else InProcessRuntime(infos(data), lambda: trainer)
     )
     runtime = Watched(inner, lose or {})
+    (seen if seen is not None else []).append(runtime)
     protocol = partial(SecureRounds, how=how) if how else SynchronousRounds
     plan = RunPlan(rounds, ClientSampler(1.0, 1, seed=3), lambda _round: 0.1, quorum=quorum, protocol=protocol)
     memory = Memory()
@@ -148,6 +149,19 @@ def test_after_three_attempts_the_run_ends_with_a_line(tmp_path) -> None:
     lose = {("secure_train", attempt): {"client0", "client1"} for attempt in range(3)}
     with pytest.raises(NotEnoughClients, match=r"3 of 5 clients are left, and 4 are needed; lost"):
         run(tmp_path, SecureAggregation(), rounds=1, lose=lose)
+
+
+def test_survivors_whose_masks_are_in_parts_are_not_opened(tmp_path, monkeypatch) -> None:
+    """A ring of nine, of which every third client is lost: each pair's sum would be seen."""
+    data = tiny_data(clients=9)
+    names = [info.name for info in infos(data)]
+    ring = {name: frozenset({names[place - 1], names[(place + 1) % 9]}) for place, name in enumerate(names)}
+    monkeypatch.setattr("fedlens.federation.rounds.secure.graph", lambda *_: ring)
+    lose = {("secure_train", attempt): set(names[2::3]) for attempt in range(3)}
+    runtimes: list[Watched] = []
+    with pytest.raises(NotEnoughClients, match="masks do not connect the 6 clients that are left"):
+        run(tmp_path, SecureAggregation(neighbours=2), data=data, rounds=1, lose=lose, seen=runtimes)
+    assert {task.kind for task in runtimes[0].tasks} == set(STAGES[:3]), "nobody is asked for a share"
 
 
 def test_a_quorum_above_the_threshold_counts(tmp_path) -> None:

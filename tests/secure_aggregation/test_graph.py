@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from fedlens.secure_aggregation.graph import _at_least, graph, holders_needed, neighbours_needed
+from fedlens.secure_aggregation.graph import _at_least, connected, graph, holders_needed, neighbours_needed
 
 NAMES = [f"client{index}" for index in range(20)]
 
@@ -20,6 +20,14 @@ def test_every_client_has_as_many_neighbours(asked: int, there: int) -> None:
 
 def test_places_are_drawn_anew() -> None:
     assert graph(NAMES, 4) != graph(NAMES, 4)
+
+
+def test_a_ring_with_gaps_is_in_parts() -> None:
+    """Of nine places in a ring, every third one is gone: three pairs are left, with no masks between the pairs."""
+    ring = {str(place): frozenset({str((place - 1) % 9), str((place + 1) % 9)}) for place in range(9)}
+    assert connected(ring, ring)
+    assert connected(ring, [name for name in ring if name != "4"]), "an open ring is still a chain"
+    assert not connected(ring, ["0", "1", "3", "4", "6", "7"])
 
 
 def test_hypergeometric_tail_by_counting() -> None:

@@ -12,7 +12,7 @@ from fedlens.errors import ConfigError, Problem
 from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
 from fedlens.federation.rounds.secure import SecureAggregation, SecureRounds
 from fedlens.schedules.base import Asynchronous
-from fedlens.secure_aggregation.graph import holders_needed
+from fedlens.secure_aggregation.graph import holders_needed, neighbours_needed
 
 Refuse = Callable[[str, str], Problem]
 """(a section's own key, what is wrong with its value) → the problem."""
@@ -44,10 +44,11 @@ def described(config: Config, cohort: int) -> str:
     """ "secure aggregation, each of 10 clients in a round with 9 others; 7 have to stay, or nothing is opened"."""
     how = settings_of(config)
     others = min(how.degree(cohort), max(cohort - 1, 0))
-    least = holders_needed(cohort, how.threshold)
+    least, needed = holders_needed(cohort, how.threshold), neighbours_needed(cohort, how.threshold)
+    few = f" (privacy.secure_neighbours is below the {needed:,} that the bounds of SecAgg+ ask for)"
     return (
-        f"secure aggregation, each of {cohort:,} clients in a round with {others:,} others; {least:,} have to stay, or "
-        "nothing is opened"
+        f"secure aggregation, each of {cohort:,} clients in a round with {others:,} others"
+        f"{few if others < needed else ''}; {least:,} have to stay, or nothing is opened"
     )
 
 

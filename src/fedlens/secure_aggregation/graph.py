@@ -14,7 +14,7 @@ the probability is at most
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from random import SystemRandom
 
@@ -38,6 +38,18 @@ def graph(clients: Sequence[str], neighbours: int) -> Graph:
         client: frozenset(ring[(place + step) % len(ring)] for step in steps) - {client}
         for place, client in enumerate(ring)
     }
+
+
+def connected(graph: Graph, clients: Collection[str]) -> bool:
+    """Whether masks connect all of `clients` with each other. Where they do not, each part's masks cancel out on their
+    own, and whoever adds up a part alone learns its sum."""
+    left, waiting = set(clients), list(clients)[:1]
+    while waiting:
+        client = waiting.pop()
+        if client in left:
+            left.remove(client)
+            waiting += graph[client] & left
+    return not left
 
 
 def holders_needed(clients: int, share: float) -> int:

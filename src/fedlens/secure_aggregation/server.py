@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.client import commitment, holders_of, own_mask, pair_mask, survivors_label
-from fedlens.secure_aggregation.graph import Graph, holders_needed
+from fedlens.secure_aggregation.graph import Graph, connected, holders_needed
 from fedlens.secure_aggregation.keys import Advert, public_key, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
 from fedlens.secure_aggregation.session import Session
@@ -46,6 +46,11 @@ class MaskedSum:
     def survivors(self) -> tuple[str, ...]:
         """The clients whose masked updates are in the sum."""
         return tuple(sorted(self._added))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the survivors' masks hide the sum of every part of them."""
+        return connected(self._graph, self._added)
 
     # -- keys and shares -----------------------------------------------------------------------------------------------
 

@@ -111,11 +111,16 @@ class Attempt:
         """The last two stages, and the sum of the updates.
 
         Raises:
-            TooFew: fewer clients than the threshold have finished them.
+            TooFew: fewer clients than the threshold have finished them, or masks do not connect those that are left.
             ProtocolError: a secret cannot be opened.
         """
         masked = self.masked
         survivors = self._left(list(masked.survivors))
+        if not masked.connected:
+            raise TooFew(
+                f"masks do not connect the {len(survivors)} clients that are left, so the sums of parts of them would "
+                "be seen; use a larger privacy.secure_neighbours, or leave it out"
+            )
         consenting = SurvivorsSettings(survivors=tuple(survivors))
         signed = []
         for result in self._stage("secure_survivors", 3, survivors, lambda _name: (consenting, NOTHING)):
