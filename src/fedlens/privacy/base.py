@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fedlens.core.registry import Registry
-from fedlens.core.types import Metrics
 from fedlens.privacy.dp_sgd import DPSGD
 from fedlens.privacy.release import Claim
 from fedlens.transforms.base import UpdateTransform
@@ -81,11 +80,6 @@ class PrivacyMode:
 def groups_of(fraction: float) -> int:
     """The number of groups that take turns, where each round asks that share of the clients."""
     return int(1 / fraction + 1e-9)  # 1 / 0.1 may lie just below 10 in binary
-
-
-def released(metrics: Metrics) -> Metrics:
-    """Those of a client's metrics that may leave it in a mode that protects."""
-    return {name: metric for name, metric in metrics.items() if name in LEAVES}
 
 
 privacy_modes: Registry[PrivacyMode] = Registry("privacy mode", "fedlens.privacy")

@@ -7,30 +7,22 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedlens.aggregation.receivers import Receiver
-from fedlens.core.types import ClientResult, Metrics
-from fedlens.privacy.base import released
+from fedlens.core.types import ClientResult, State
 from fedlens.privacy.clipping import clipped
-from fedlens.strategies.base import ClientUpdate
-from fedlens.transforms.base import Encoded, EncodingContext, ReceivingContext, UpdateTransform
+from fedlens.privacy.protected import ProtectedUpdate
+from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 
 @dataclass(frozen=True)
-class BoundedUpdate(UpdateTransform):
+class BoundedUpdate(ProtectedUpdate):
     """A client clips its update to the L2 norm `clip` and gives it the weight 1. Where it is added up it is clipped
     again: the claim does not rest on what a client says, or on how an encoding rounds."""
 
     clip: float
     name: ClassVar[str] = "bounded"
 
-    def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
-        return Encoded(replace(update, payload=clipped(update.payload, self.clip), weight=1.0))
-
-    @classmethod
-    def encodes(cls) -> bool:
-        return False  # its updates travel as others do
-
-    def released(self, metrics: Metrics) -> Metrics:
-        return released(metrics)
+    def protected(self, payload: State, ctx: EncodingContext) -> State:
+        return clipped(payload, self.clip)
 
     def receiver(self, ctx: ReceivingContext) -> Receiver:
         return Bound(self.clip)

@@ -12,15 +12,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from fedlens.core.limits import Number, Seed
-from fedlens.core.types import Metrics
 from fedlens.errors import ConfigError
 from fedlens.privacy.accounting import noise_for, rdp_epsilon
-from fedlens.privacy.base import Federation, privacy_modes, released
+from fedlens.privacy.base import Federation, privacy_modes
 from fedlens.privacy.client_level import ClientLevel, Positive
 from fedlens.privacy.dp_sgd import DPSGD, Steps, batches_of
+from fedlens.privacy.protected import ProtectedUpdate
 from fedlens.privacy.release import Claim
-from fedlens.strategies.base import ClientUpdate
-from fedlens.transforms.base import Encoded, EncodingContext, UpdateTransform
+from fedlens.transforms.base import UpdateTransform
 
 MORE = (1.0, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256)
 """Sizes of a client at which ε is computed, in units of the smallest: with little noise a few more batches cost more,
@@ -130,17 +129,7 @@ def _steps(
 
 
 @dataclass(frozen=True)
-class EqualWeight(UpdateTransform):
+class EqualWeight(ProtectedUpdate):
     """Every update weighs 1: how many images a client has stays with it, as its metrics do."""
 
     name: ClassVar[str] = "equal_weight"
-
-    def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
-        return Encoded(replace(update, weight=1.0))
-
-    @classmethod
-    def encodes(cls) -> bool:
-        return False  # its updates travel as others do
-
-    def released(self, metrics: Metrics) -> Metrics:
-        return released(metrics)

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedlens.core.types import Metrics
+from fedlens.core.types import State
 from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded
 from fedlens.privacy.accounting import Release, epsilon
-from fedlens.privacy.base import Federation, groups_of, privacy_modes, released
+from fedlens.privacy.base import Federation, groups_of, privacy_modes
 from fedlens.privacy.client_level import ClientLevel
 from fedlens.privacy.clipping import clipped
 from fedlens.privacy.ledger import LEDGER_FILE, Ledger
 from fedlens.privacy.mechanisms import Cyclic, Gaussian, Mechanism
 from fedlens.privacy.noise import Normal
+from fedlens.privacy.protected import ProtectedUpdate
 from fedlens.privacy.release import Claim
-from fedlens.strategies.base import ClientUpdate
-from fedlens.transforms.base import Encoded, EncodingContext, UpdateTransform
+from fedlens.transforms.base import EncodingContext, UpdateTransform
 
 SENSITIVITY = 2.0
 """Two updates of norm 1 at most differ by so much at most."""
@@ -67,7 +67,7 @@ class Local(ClientLevel):
 
 
 @dataclass(frozen=True)
-class NoisyUpdate(UpdateTransform):
+class NoisyUpdate(ProtectedUpdate):
     """Clips an update, writes its release into the client's own ledger, and adds noise.
 
     noise_multiplier  standard deviation of the noise, divided by the clip
@@ -82,8 +82,8 @@ class NoisyUpdate(UpdateTransform):
     normal: Callable[..., Normal]
     name: ClassVar[str] = "noisy"
 
-    def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
-        """As `UpdateTransform.encode`.
+    def protected(self, payload: State, ctx: EncodingContext) -> State:
+        """As `ProtectedUpdate.protected`.
 
         Raises:
             PrivacyBudgetExceeded: this client's budget does not allow another release.
@@ -93,20 +93,12 @@ class NoisyUpdate(UpdateTransform):
             self._spend(
                 Ledger(ctx.folder / LEDGER_FILE, {"name": self.name, "noise_multiplier": self.noise_multiplier}), ctx
             )
-        normal, payload = self.normal("noise", ctx.round, ctx.client), clipped(update.payload, self.clip)
+        normal, payload = self.normal("noise", ctx.round, ctx.client), clipped(payload, self.clip)
         spread = self.noise_multiplier * self.clip
-        noised = {
+        return {
             name: (payload[name].double() + spread * normal(payload[name])).to(payload[name].dtype)
             for name in sorted(payload)
         }
-        return Encoded(replace(update, payload=noised, weight=1.0))
-
-    @classmethod
-    def encodes(cls) -> bool:
-        return False  # its updates travel as others do
-
-    def released(self, metrics: Metrics) -> Metrics:
-        return released(metrics)
 
     def _spend(self, ledger: Ledger, ctx: EncodingContext) -> None:
         after = epsilon({Release(self.noise_multiplier / SENSITIVITY): ledger.releases + 1}, self.delta).value
