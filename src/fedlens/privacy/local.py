@@ -81,6 +81,7 @@ class NoisyUpdate(ProtectedUpdate):
     budget: float | None
     normal: Callable[..., Normal]
     name: ClassVar[str] = "noisy"
+    hides_divergence: ClassVar[bool] = True
 
     def protected(self, payload: State, ctx: EncodingContext) -> State:
         """As `ProtectedUpdate.protected`.

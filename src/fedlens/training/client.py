@@ -276,10 +276,19 @@ class ClientTrainer:
         """The stored state of update transforms, by name."""
         return under(TRANSFORM, kept)
 
+    def kept_before(self, task: Task) -> dict[str, Tensor]:
+        """What the client stored before the task, as it is on disk: training may change loaded tensors in place.
+
+        Raises:
+            CheckpointError: it is missing.
+        """
+        return self._store.read(task.client, task.store_version)
+
     def keep(
         self, task: Task, update: ClientUpdate, optimizer: VectorOptimizer, personal: State, transforms: State
     ) -> bool:
-        """Store the client's state under the task's version; False if there is no state to store.
+        """Store the client's state under the task's version; False if there is no state to store. Where a divergence is
+        hidden, a state without tensors is stored, too: the server learns whether there is one.
 
         Raises:
             CheckpointError: the state cannot be written.
@@ -293,9 +302,10 @@ class ClientTrainer:
             | prefixed(PERSONAL, personal)
             | prefixed(TRANSFORM, transforms)
         )
-        if tensors:
+        stored = bool(tensors) or self.algorithm.chain.hides_divergence
+        if stored:
             self._store.save(task.client, task.version, tensors)
-        return bool(tensors)
+        return stored
 
     def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, seconds: float) -> Metrics:
         """The metrics of a training task. `drift` is the distance between the client's model after and before training;

@@ -76,10 +76,12 @@ class UpdateTransform(ABC):
 
     name   prefix of what it keeps at clients, and of its state at the server
     dense  its decoded updates are whole tensors in their own scale, as rules of aggregation and norms expect them
+    hides_divergence  nobody may learn whether a client's training diverged, because that depends on its images
     """
 
     name: ClassVar[str]
     dense: ClassVar[bool] = True
+    hides_divergence: ClassVar[bool] = False
 
     def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
         """The update as it travels. Shapes and types must not depend on the numbers in it: the server expects those
@@ -156,6 +158,11 @@ class TransformChain:
         for transform in reversed(self.transforms):
             payload = transform.decode_model(payload)
         return payload
+
+    @property
+    def hides_divergence(self) -> bool:
+        """Whether one of them does."""
+        return any(transform.hides_divergence for transform in self.transforms)
 
     def released(self, metrics: Metrics) -> Metrics:
         """The metrics that all of them let out."""

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedlens.aggregation.norms import all_finite, l2_norm
-from fedlens.core.types import ClientFailure, ClientInfo, ClientReport, ClientResult, MeanMetric, State, Task, part_of
+from fedlens.core.types import (
+    ClientFailure,
+    ClientInfo,
+    ClientReport,
+    ClientResult,
+    MeanMetric,
+    Metrics,
+    State,
+    Task,
+    part_of,
+)
 from fedlens.errors import ConfigError, PrivacyBudgetExceeded
 from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
@@ -34,10 +44,29 @@ UPDATE_DIVERGED = "training diverged: what it would send is not finite"
 NO_STEP = "no step was taken: every gradient overflowed fp16"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What local training has made.
+
+    delta      after − before, of the shared tensors
+    update     what the strategy makes of it
+    optimizer  with its state after the last step
+    personal   what the personalization keeps
+    metrics    of the training
+    """
+
+    delta: State
+    update: ClientUpdate
+    optimizer: VectorOptimizer
+    personal: State
+    metrics: Metrics
+
+
 @task_kinds.register("train", summary="local training; the result is the client's update")
 @dataclass(frozen=True)
 class Train(TaskKind):
-    """If a client's training diverges, only that client fails, not the run."""
+    """If a client's training diverges, only that client fails, not the run. Where a transform hides that, the client
+    sends what it would send if training had not changed the model."""
 
     flower_type = "train"
     writes_store = True
@@ -62,7 +91,29 @@ class Train(TaskKind):
             PrivacyBudgetExceeded: the client would spend more privacy than it may.
         """
         started = time.perf_counter()
-        fail = partial(ClientFailure, task.client, task.round)
+        algorithm = trainer.algorithm
+        trained = self._trained(trainer, task, kept, stepped)
+        if isinstance(trained, str):
+            if not algorithm.chain.hides_divergence:
+                return ClientFailure(task.client, task.round, trained)
+            kept = trainer.kept_before(task)
+            trained = self._untrained(trainer, task, kept)
+        weight = algorithm.rule.weight(trained.update.weight, trainer.images_of(task.client))
+        update = in_main_memory(replace(trained.update, weight=weight))
+        encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
+        stored = trainer.keep(task, update, trained.optimizer, trained.personal, encoded.kept)
+        sent = encoded.update
+        measured = trainer.measured(task, trained.delta, update, sent, time.perf_counter() - started)
+        metrics = {**trained.metrics, **measured}
+        report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored, sent.part_weights)
+        return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
+
+    def _trained(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> Trained | str:
+        """Train; the reason if training diverged.
+
+        Raises:
+            PrivacyBudgetExceeded: the client would spend more privacy than it may.
+        """
         algorithm, settings = trainer.algorithm, trainer.settings
         optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
         local = trainer.local_context(task, kept, optimizer, stepped, trainer.private_steps(task))
@@ -70,25 +121,27 @@ class Train(TaskKind):
         algorithm.personalization.initialize(local)
         metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
         if not trainer.model.is_finite() or not math.isfinite(metrics["loss"].total):
-            return fail(MODEL_DIVERGED)
+            return MODEL_DIVERGED
         if not all_finite(local.kept.values()):
-            return fail(OWN_MODEL_DIVERGED)
+            return OWN_MODEL_DIVERGED
         taken = metrics.pop(STEPS, MeanMetric(ctx.steps, 1)).total
         if not taken:
-            return fail(NO_STEP)
+            return NO_STEP
         delta = trainer.delta(task)
         update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
         check_parts(update, algorithm.strategy)
-        update = replace(update, weight=algorithm.rule.weight(update.weight, ctx.examples))
         if not all_finite([*update.payload.values(), *update.extra.values()]):
-            return fail(UPDATE_DIVERGED)
-        update = in_main_memory(update)
-        encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
-        stored = trainer.keep(task, update, optimizer, local.kept, encoded.kept)
-        sent = encoded.update
-        metrics |= trainer.measured(task, delta, update, sent, time.perf_counter() - started)
-        report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored, sent.part_weights)
-        return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
+            return UPDATE_DIVERGED
+        return Trained(delta, update, optimizer, local.kept, metrics)
+
+    def _untrained(self, trainer: ClientTrainer, task: Task, kept: State) -> Trained:
+        """As if training had not changed the model, nor what the client keeps."""
+        optimizer = VectorOptimizer(trainer.settings.optimizer, trainer.kept_optimizer(kept))
+        local = trainer.local_context(task, kept, optimizer)
+        delta = {name: torch.zeros_like(value) for name, value in trainer.delta(task).items()}
+        ctx = replace(trainer.client_context(task, kept, local.start), steps=1)
+        update = trainer.algorithm.strategy.finish(ctx, delta)
+        return Trained(delta, update, optimizer, local.kept, {})
 
     def expected(self, task: Task, client: ClientInfo | None, view: ServerView) -> Expected:
         """Shapes and dtypes are derived by applying the strategy and the transforms to a zero update."""
