@@ -19,6 +19,7 @@ from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.federation.sampling import ClientSampler
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
+from fedlens.secure_aggregation.server import MaskedSum
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fednova import FedNova
 from fedlens.strategies.scaffold import Scaffold
@@ -162,6 +163,22 @@ def test_survivors_whose_masks_are_in_parts_are_not_opened(tmp_path, monkeypatch
     with pytest.raises(NotEnoughClients, match="masks do not connect the 6 clients that are left"):
         run(tmp_path, SecureAggregation(neighbours=2), data=data, rounds=1, lose=lose, seen=runtimes)
     assert {task.kind for task in runtimes[0].tasks} == set(STAGES[:3]), "nobody is asked for a share"
+
+
+def test_a_client_that_gives_wrong_shares_is_named_and_the_round_goes_on(tmp_path, monkeypatch) -> None:
+    honest = MaskedSum.opened
+
+    def opened(self, client, shares):
+        lies = client == "client1"
+        honest(self, client, {owner: share[::-1] if lies else share for owner, share in shares.items()})
+
+    monkeypatch.setattr(MaskedSum, "opened", opened)
+    plain, _, _ = run(tmp_path / "plain", rounds=1)
+    secure, (record,), _ = run(tmp_path / "secure", SecureAggregation(), rounds=1)
+    assert close(secure.state.shared, plain.state.shared)
+    assert [
+        (failure.client, "secret was wrong, and was left out" in failure.reason) for failure in record.failures
+    ] == [("client1", True)]
 
 
 def test_a_quorum_above_the_threshold_counts(tmp_path) -> None:

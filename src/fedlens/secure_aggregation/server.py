@@ -7,15 +7,15 @@ seed of its own mask (its update is in the sum) or its mask key (it is not). So 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.client import commitment, holders_of, own_mask, pair_mask, survivors_label
 from fedlens.secure_aggregation.graph import Graph, connected, holders_needed
 from fedlens.secure_aggregation.keys import Advert, public_key, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
-from fedlens.secure_aggregation.session import Session
-from fedlens.secure_aggregation.shares import combine
+from fedlens.secure_aggregation.session import KEY_BYTES, Session
+from fedlens.secure_aggregation.shares import combine_right
 
 
 class MaskedSum:
@@ -23,6 +23,7 @@ class MaskedSum:
 
     graph      client → its neighbours
     threshold  the share of the cohort that must stay, and of a client's neighbours that open its secrets
+    wrong      after the last stage: clients whose wrong share was left out → the client whose secret it was of
     """
 
     def __init__(self, session: Session, graph: Graph, threshold: float) -> None:
@@ -37,6 +38,7 @@ class MaskedSum:
         self._added: list[str] = []
         self._signatures: dict[str, bytes] = {}
         self._opened: dict[str, Mapping[str, bytes]] = {}
+        self.wrong: dict[str, str] = {}
 
     @property
     def cohort(self) -> int:
@@ -112,7 +114,9 @@ class MaskedSum:
         return {name: self._sealed[name][client] for name in self.present(client)}
 
     def opened(self, client: str, shares: Mapping[str, bytes]) -> None:
-        """The shares that the client holds."""
+        """The shares that the client holds. Raises ProtocolError: one has another length."""
+        if any(len(share) != KEY_BYTES for share in shares.values()):
+            raise ProtocolError(f"a share of a wrong length from {client}")
         self._opened[client] = shares
 
     def total(self) -> Words:
@@ -144,25 +148,24 @@ class MaskedSum:
             add_mask(self._sum, mask, subtract=name < gone)
 
     def _seed(self, client: str) -> bytes:
-        seed = self._combined(client)
-        if commitment(seed) != self._commitments[client]:
-            raise ProtocolError(f"wrong shares of {client}'s mask: they do not give the seed that it announced")
-        return seed
+        return self._combined(client, lambda seed: commitment(seed) == self._commitments[client])
 
     def _key(self, client: str) -> bytes:
-        key = self._combined(client)
-        if public_key(key) != Advert.from_bytes(self._adverts[client]).mask_key:
-            raise ProtocolError(f"wrong shares of {client}'s key: they do not give the key it has advertised")
-        return key
+        mask_key = Advert.from_bytes(self._adverts[client]).mask_key
+        return self._combined(client, lambda key: public_key(key) == mask_key)
 
-    def _combined(self, client: str) -> bytes:
-        holders: Sequence[str] = holders_of(client, self.adverts_for(client))
+    def _combined(self, client: str, right: Callable[[bytes], bool]) -> bytes:
+        """The client's secret, from the shares of those that gave no wrong one yet."""
+        holders = dict(enumerate(holders_of(client, self.adverts_for(client)), start=1))
         found = {
             index: self._opened[name][client]
-            for index, name in enumerate(holders, start=1)
-            if client in self._opened.get(name, {})
+            for index, name in holders.items()
+            if name not in self.wrong and client in self._opened.get(name, {})
         }
         try:
-            return combine(found, self.threshold(client))
+            secret, wrong = combine_right(found, self.threshold(client), right)
         except ProtocolError as error:
             raise ProtocolError(f"{client}'s mask cannot be opened: {error}") from error
+        if wrong:
+            self.wrong[holders[wrong]] = client
+        return secret

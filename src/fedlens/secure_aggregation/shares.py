@@ -3,7 +3,7 @@ secret is shared in two halves, each with a polynomial of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from Crypto.Protocol.SecretSharing import Shamir
 from cryptography.exceptions import InvalidTag
@@ -30,15 +30,30 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """The secret from `threshold` of the shares, by index.
 
     Raises:
-        ProtocolError: there are too few, or one has another length.
+        ProtocolError: there are too few.
     """
     if len(shares) < threshold:
         raise ProtocolError(f"{len(shares)} shares of a secret, of which {threshold} are needed")
     used = sorted(shares.items())[:threshold]
-    if any(len(share) != KEY_BYTES for _, share in used):
-        raise ProtocolError("a share of a wrong length")
     halves = ([(index, share[at : at + HALF]) for index, share in used] for at in (0, HALF))
     return b"".join(Shamir.combine(half, ssss=False) for half in halves)
+
+
+def combine_right(shares: Mapping[int, bytes], threshold: int, right: Callable[[bytes], bool]) -> tuple[bytes, int]:
+    """The secret that is `right`, and the index of the one wrong share; 0 where none of those used is wrong.
+
+    Where the first `threshold` shares give a wrong secret, and the right one with one of them left out, that one is
+    wrong: all the others were needed for the right secret.
+
+    Raises:
+        ProtocolError: there are too few shares; or more are wrong, or the secret itself.
+    """
+    spare = len(shares) > threshold
+    for without in (0, *(sorted(shares)[:threshold] if spare else ())):
+        secret = combine({index: share for index, share in shares.items() if index != without}, threshold)
+        if right(secret):
+            return secret, without
+    raise ProtocolError(f"of its {len(shares)} shares more are wrong than can be left out")
 
 
 def seal(key: bytes, content: bytes, label: bytes) -> bytes:

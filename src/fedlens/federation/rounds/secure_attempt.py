@@ -130,6 +130,11 @@ class Attempt:
             self._use(result, self._take_opened)
         assert self.quantization is not None
         sums = self.quantization.sums(masked.total(), self.forms)
+        for client, owner in sorted(masked.wrong.items()):
+            reason = (
+                f"its share of {owner}'s secret was wrong, and was left out: it lied, or {owner} gave it that share"
+            )
+            self.failures.append(ClientFailure(client, self.number, reason))
         reports = tuple(self._with_traffic(report) for report in self.reports)
         return PartialSum(self.number, under(UPDATE, sums), float(sums[WEIGHT]), under(EXTRA, sums), reports)
 
