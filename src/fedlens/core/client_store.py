@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedlens.core.files import discard
+from fedlens.core.files import STAGES, discard
 from fedlens.core.types import Stage, State
 from fedlens.errors import CheckpointError
 
@@ -96,7 +96,7 @@ class ClientStore:
                 path.unlink()
 
     def _stage_path(self, client: str, round_number: int, stage: Stage) -> Path:
-        return self._path(client, 0).parent / "stages" / f"{round_number:08d}-{stage.attempt}.safetensors"
+        return self._path(client, 0).parent / STAGES / f"{round_number:08d}-{stage.attempt}.safetensors"
 
     def _path(self, client: str, version: int) -> Path:
         return self.folder(client) / f"{version:08d}.safetensors"

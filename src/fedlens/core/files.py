@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+STAGES = "stages"
+"""The folder of what a client keeps between the stages of a round, in the client's own folder; it may hold secrets."""
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content` (text is UTF-8) in one step.

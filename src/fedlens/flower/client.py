@@ -18,6 +18,7 @@ from fedlens.flower.message_handler import Done, Goodbye, refusal_reply
 from fedlens.flower.messages import Refusal
 from fedlens.flower.proxy import place_of, proxy_for
 from fedlens.flower.pulse import Pulse
+from fedlens.flower.site_state import forget_stages
 from fedlens.flower.worker import MakeSite, Watcher, Worker
 
 POLL_SECONDS = 0.05
@@ -58,12 +59,13 @@ class RunEnded(Exception):
 
 
 class ResidentClient:
-    """One site. `folder` holds its journal, its outbox and its sign of life."""
+    """One site. `folder` holds its journal, its outbox, its sign of life, and what it keeps of runs."""
 
     def __init__(self, place: Place, terms: Terms, make_site: MakeSite, folder: Path, watcher: Watcher) -> None:
         self._place = place
         self._terms = terms
         self._watcher = watcher
+        self._folder = folder
         self._pulse = Pulse(folder)
         self._worker = Worker(make_site, watcher, self._pulse.beat)
         self._journal = Journal(folder / "journal")
@@ -83,12 +85,14 @@ class ResidentClient:
                 try:
                     self._visit()
                 except RunEnded as ended:
+                    forget_stages(self._folder)
                     self._watcher.note(f"the run is over: {ended}" if str(ended) else "the server has ended the run")
                     if not self._terms.stay:
                         return
         finally:
             self._worker.close()
             self._pulse.stop()
+            forget_stages(self._folder)
 
     def _visit(self) -> None:
         """Serve over one connection, from joining until it is lost."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedlens.config.site import SiteConfig
-from fedlens.core.files import write_atomic
+from fedlens.core.files import STAGES, write_atomic
 from fedlens.errors import ConfigError
 
 
@@ -20,6 +21,12 @@ def identity(state: Path) -> str:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, secrets.token_hex(16))
     return path.read_text().strip()
+
+
+def forget_stages(state: Path) -> None:
+    """Remove what this site keeps between the stages of a round, of all runs: it has no further part in them."""
+    for folder in state.glob(f"*/clients/*/{STAGES}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
