@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from flwr.app import Message, RecordDict
 from tests.flower.fakes import TinySite
 
 from fedlens.core.client_store import ClientStore
 from fedlens.core.types import Stage
+from fedlens.flower import app
 from fedlens.flower.client import Place, ResidentClient, RunEnded, Terms
+from fedlens.flower.message_handler import MessageHandler
+from fedlens.flower.messages import HEAD, head
 
 
 class Quiet:
@@ -51,4 +56,14 @@ def test_a_site_that_is_ended_wipes_its_secrets(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(client, "_visit", visit)
     with pytest.raises(KeyboardInterrupt):
         client.run()
+    assert not [*tmp_path.rglob("stages/*")]
+
+
+@pytest.mark.parametrize("kind", ["finish", "refuse"])
+def test_a_site_under_a_supernode_wipes_its_secrets_when_its_part_ends(tmp_path: Path, monkeypatch, kind: str) -> None:
+    ClientStore(tmp_path / "run-1" / "clients").stage("client1", 1, Stage(1)).save({"secrets": torch.ones(3)})
+    site = SimpleNamespace(state=tmp_path, client="client1", partition_id=0)
+    monkeypatch.setattr(app, "_handler", lambda _about: (site, MessageHandler(None)))  # type: ignore[arg-type]
+    message = Message(RecordDict({HEAD: head(kind, None, text="because")}), 7, "query", group_id="run-1")
+    app.answer(message, SimpleNamespace(node_config={}, run_config={}, node_id=7))
     assert not [*tmp_path.rglob("stages/*")]

@@ -36,7 +36,7 @@ from fedlens.flower.messages import Refusal, reply
 from fedlens.flower.runtime import FlowerRuntime
 from fedlens.flower.serve import NO_DEADLINE, bounds, check_serving, conduct_sites
 from fedlens.flower.site import TrainingSite
-from fedlens.flower.site_state import exclusive_lock
+from fedlens.flower.site_state import exclusive_lock, forget_stages
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
@@ -64,6 +64,7 @@ def answer(message: Message, context: Context) -> Message:
             said = handler.answer(message)
             if isinstance(said, Reply):
                 return _sent(said, message, site, context.node_id)
+            forget_stages(site.state)
             refusal = Refusal(said.text)  # the run has ended, or continues without this site: this reply is not read
     except FedLensError as error:
         refusal = Refusal(str(error))
