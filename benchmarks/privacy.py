@@ -29,9 +29,10 @@ from speed import compete, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.models.lenet import Layers
 from fedlens.privacy.dp_sgd import PrivateSteps, Steps
-from fedlens.privacy.noise import coins_from, normal_from, secure_key
+from fedlens.privacy.noise import coins_from, normal_from
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop
@@ -69,7 +70,9 @@ def lenet_for_opacus() -> nn.Module:
 def fedlens_step(images: Tensor, labels: Tensor) -> Callable[[], object]:
     model = FlatModel(lenet(), torch.device("cpu"))
     settings, many = LocalSettings(batch_size=BATCH), Steps.of(1.0, batches=10, epochs=10**6)
-    steps = PrivateSteps(many, 1.0, 10 * BATCH, normal_from(secure_key()), coins_from(secure_key()))
+    steps = PrivateSteps(
+        many, 1.0, 10 * BATCH, normal_from(random_bytes(KEY_BYTES)), coins_from(random_bytes(KEY_BYTES))
+    )
     loop = LocalLoop(model, settings, LocalTerms(), private=steps)
     optimizer, generator, coins = VectorOptimizer(settings.optimizer, {}), torch.Generator(), steps.batches()
 

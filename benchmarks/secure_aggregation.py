@@ -19,11 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.secure_aggregation.client import ClientState, advertise, mask, own_mask, share
 from fedlens.secure_aggregation.graph import holders_needed, neighbours_needed
 from fedlens.secure_aggregation.keys import ADVERT_BYTES, SIGNATURE_BYTES
 from fedlens.secure_aggregation.masks import add_mask
-from fedlens.secure_aggregation.session import KEY_BYTES, Session, random_bytes
+from fedlens.secure_aggregation.session import Session
 from fedlens.secure_aggregation.shares import SEALED_BYTES, combine, split
 
 COORDINATES = 1_528_106

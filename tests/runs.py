@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import fedlens
+from fedlens.core.types import ClientFailure, ClientResult
+from fedlens.training.client import ClientTrainer
 
 QUICK = (
     "model.name=lenet",
@@ -25,6 +30,21 @@ QUICK = (
 def run(tmp_path: Path, *overrides: str, config=None, **given) -> fedlens.Run:
     quick = QUICK[1:] if "model" in given else QUICK  # a model that is given has no name
     return fedlens.run(config, *quick, f"tracking.dir={tmp_path}", *overrides, show=False, **given)
+
+
+@contextmanager
+def recorded() -> Iterator[list[ClientResult | ClientFailure]]:
+    """What clients of in-process runs inside send, in order."""
+    sent: list[ClientResult | ClientFailure] = []
+    run_task = ClientTrainer.run
+
+    def running(trainer: ClientTrainer, *given) -> ClientResult | ClientFailure:
+        sent.append(outcome := run_task(trainer, *given))
+        return outcome
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClientTrainer, "run", running)
+        yield sent
 
 
 class Clothes(nn.Module):

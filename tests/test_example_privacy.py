@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 from tests.problems import refuses, refuses_with
-from tests.runs import Clothes, run, separable
+from tests.runs import Clothes, recorded, run, separable
 from tests.test_private_runs import spent
 
 import fedlens
 from fedlens.build.load import load
-from fedlens.core.types import ClientResult
 from fedlens.errors import Code
 from fedlens.privacy.base import LEAVES
-from fedlens.runtimes import in_process
 from fedlens.tracking.metrics import read_metrics
 
 PRIVATE = (
@@ -56,18 +54,9 @@ def test_it_learns(tmp_path: Path):
     assert read_metrics(done.folder / "metrics.jsonl")[-1]["test"]["accuracy"] > 0.8
 
 
-def test_nothing_but_a_noisy_update_of_weight_1_leaves_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    seen: list[ClientResult] = []
-    work = in_process.work
-
-    def recorded(trainer, tasks, meter=None):
-        run_task = trainer.run
-        trainer.run = lambda *given: seen.append(outcome := run_task(*given)) or outcome
-        yield from work(trainer, tasks, meter)
-        trainer.run = run_task
-
-    monkeypatch.setattr(in_process, "work", recorded)
-    run(tmp_path, *PRIVATE)
+def test_nothing_but_a_noisy_update_of_weight_1_leaves_a_client(tmp_path: Path):
+    with recorded() as seen:
+        run(tmp_path, *PRIVATE)
     assert len(seen) == 20
     for result in seen:
         assert result.kind == "train"

@@ -10,17 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.problems import refuses, refuses_with
-from tests.runs import QUICK, run
+from tests.runs import QUICK, recorded, run
 
 import fedlens
 from fedlens.build.load import load
 from fedlens.core.records import RoundRecord
-from fedlens.core.types import ClientResult
 from fedlens.errors import CheckpointError, Code
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.privacy.base import LEAVES
 from fedlens.reports.compare import as_table, compare_runs, write_comparison
-from fedlens.runtimes import in_process
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.tensorboard import scalars_of
 
@@ -59,19 +57,10 @@ def test_epsilon_rises_in_every_round_and_the_ledger_has_a_line_for_each(tmp_pat
     assert ledger[1:] == [{"round": 1}, {"round": 2}, {"round": 3}]
 
 
-def test_nothing_that_tells_of_images_leaves_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_that_tells_of_images_leaves_a_client(tmp_path: Path) -> None:
     """What crosses between server and clients is recorded: kinds of tasks, metrics, weights and norms of updates."""
-    seen: list[ClientResult] = []
-    work = in_process.work
-
-    def recorded(trainer, tasks, meter=None):
-        run_task = trainer.run
-        trainer.run = lambda *given: seen.append(outcome := run_task(*given)) or outcome
-        yield from work(trainer, tasks, meter)
-        trainer.run = run_task
-
-    monkeypatch.setattr(in_process, "work", recorded)
-    done = run(tmp_path, *PRIVATE, "privacy.clip=0.05")
+    with recorded() as seen:
+        done = run(tmp_path, *PRIVATE, "privacy.clip=0.05")
     assert len(seen) > 6
     for result in seen:
         assert result.kind == "train"

@@ -17,6 +17,7 @@ from fedlens.federation.coordinator import Coordinator, RunPlan
 from fedlens.federation.rounds.secure import SecureAggregation, SecureRounds
 from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.federation.sampling import ClientSampler
+from fedlens.privacy.base import LEAVES
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.secure_aggregation.server import MaskedSum
@@ -24,7 +25,6 @@ from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fednova import FedNova
 from fedlens.strategies.scaffold import Scaffold
 from fedlens.training.settings import LocalSettings
-from fedlens.training.tasks.secure_train import METRICS
 
 SETTINGS = LocalSettings(batch_size=4)
 STAGES = ("secure_keys", "secure_shares", "secure_train", "secure_survivors", "secure_unmask")
@@ -201,10 +201,10 @@ def test_what_leaves_a_client_tells_nothing_of_its_update(tmp_path) -> None:
         for outcome in runtime.outcomes:
             report = outcome.report
             assert report.weight == 1
-            assert set(report.metrics) == (set(METRICS) if outcome.kind == "secure_train" else set())
+            assert set(report.metrics) == (set(LEAVES) if outcome.kind == "secure_train" else set())
             seen |= {value.numpy().tobytes() for value in outcome.payload.values()}
         assert sum(len(outcome.payload) for outcome in runtime.outcomes) == sum(1 for _ in every(runtime))
-        assert all(set(report.metrics) == set(METRICS) for record in records for report in record.reports)
+        assert all(set(report.metrics) == set(LEAVES) for record in records for report in record.reports)
         assert records[0].train_loss != records[0].train_loss, "NaN: losses stay at home"
     assert len(seen) == 2 * sum(1 for _ in every(runtime)), "no tensor came twice"
 

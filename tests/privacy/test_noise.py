@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from fedlens.errors import FedLensError
-from fedlens.privacy.noise import insecure_key, normal_from, secure_key
+from fedlens.core.randomness import KEY_BYTES, random_bytes
+from fedlens.errors import RuntimeFailure
+from fedlens.privacy.noise import insecure_key, normal_from
 
 
 def test_the_numbers_are_standard_normal_and_independent():
@@ -31,10 +32,10 @@ def test_tails_are_not_cut():
 
 
 def test_two_sources_never_give_the_same(monkeypatch: pytest.MonkeyPatch):
-    one, other = (normal_from(secure_key())(torch.empty(1000)) for _ in range(2))
+    one, other = (normal_from(random_bytes(KEY_BYTES))(torch.empty(1000)) for _ in range(2))
     assert not bool((one == other).any())
     assert abs(np.corrcoef(one, other)[0, 1]) < 4 / 1000**0.5
-    source = normal_from(secure_key())
+    source = normal_from(random_bytes(KEY_BYTES))
     assert not bool((source(torch.empty(1000)) == source(torch.empty(1000))).any())
 
 
@@ -53,5 +54,5 @@ def test_a_system_without_randomness_is_refused(monkeypatch: pytest.MonkeyPatch)
         raise NotImplementedError
 
     monkeypatch.setattr(os, "urandom", none)
-    with pytest.raises(FedLensError, match="no secure source of random numbers"):
-        secure_key()
+    with pytest.raises(RuntimeFailure, match="no secure source of random numbers"):
+        random_bytes(KEY_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -181,11 +182,10 @@ def test_a_client_refuses_a_list_without_it_or_too_short(survivors) -> None:
 
 def test_a_machine_without_randomness_is_one_line(monkeypatch) -> None:
     from fedlens.errors import RuntimeFailure
-    from fedlens.secure_aggregation import session
 
     def none(_count: int) -> bytes:
         raise NotImplementedError("/dev/urandom not found")
 
-    monkeypatch.setattr(session.secrets, "token_bytes", none)
-    with pytest.raises(RuntimeFailure, match="gives no random numbers"):
+    monkeypatch.setattr(os, "urandom", none)
+    with pytest.raises(RuntimeFailure, match="no secure source of random numbers"):
         clients.advertise("a", Session("00" * 16, 1, 0))

@@ -15,8 +15,8 @@ Sampling = Literal["fixed", "poisson", "cyclic"]
 group after group, each client once in so many rounds."""
 
 LEAVES = ("seconds", "bytes_down", "bytes_up")
-"""Metrics that leave a client although its images are protected: they do not depend on what an image shows. How long a
-client trains tells how many images it has (docs/privacy.md)."""
+"""Metrics that leave a client although its images are protected, or its update is masked: they do not depend on what an
+image shows. How long a client trains tells how many images it has (docs/privacy.md)."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from fedlens.core.limits import Seed
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.privacy.accounting import noise_for
 from fedlens.privacy.base import Federation, PrivacyMode
 from fedlens.privacy.mechanisms import Mechanism
-from fedlens.privacy.noise import Normal, insecure_key, normal_from, secure_key
+from fedlens.privacy.noise import Normal, insecure_key, normal_from
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -78,4 +79,4 @@ class ClientLevel(PrivacyMode):
 
     def key(self, *place: str | int) -> bytes:
         """The key of a stream of random bits, as `normal`."""
-        return secure_key() if self.insecure_seed is None else insecure_key(self.insecure_seed, *place)
+        return random_bytes(KEY_BYTES) if self.insecure_seed is None else insecure_key(self.insecure_seed, *place)

@@ -102,10 +102,11 @@ class NoisyUpdate(ProtectedUpdate):
         }
 
     def _spend(self, ledger: Ledger, ctx: EncodingContext) -> None:
-        after = epsilon({Release(self.noise_multiplier / SENSITIVITY): ledger.releases + 1}, self.delta).value
-        if self.budget is not None and after > self.budget:
-            raise PrivacyBudgetExceeded(
-                f"{BUDGET_SPENT}: another update would make its ε {after:.3g} at δ = "
-                f"{self.delta:g}, and privacy.budget is {self.budget:g}"
-            )
+        if self.budget is not None:
+            after = epsilon({Release(self.noise_multiplier / SENSITIVITY): ledger.releases + 1}, self.delta).value
+            if after > self.budget:
+                raise PrivacyBudgetExceeded(
+                    f"{BUDGET_SPENT}: another update would make its ε {after:.3g} at δ = {self.delta:g}, and "
+                    f"privacy.budget is {self.budget:g}"
+                )
         ledger.spend(ctx.round)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,9 +25,7 @@ from fedlens.core.types import State, prefixed, under
 from fedlens.errors import ConfigError
 from fedlens.privacy.accounting import Release
 from fedlens.privacy.factorization import BufferedToeplitz, best
-
-Normal = Callable[[Tensor], Tensor]
-"""Independent standard Gaussian noise in the shape of a tensor."""
+from fedlens.privacy.noise import Normal
 
 PLAN, LAST_ROUND = "plan", "round"
 """Names of kept tensors: what correlated noise was made for, and the round that it was last drawn for."""

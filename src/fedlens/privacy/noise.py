@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedlens.errors import FedLensError
+from fedlens.core.randomness import key_stream
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 Normal = Callable[[Tensor], Tensor]
 """A tensor, of which only the shape counts → independent standard normal numbers of that shape, float64."""
@@ -35,35 +37,9 @@ _CHUNK = 1 << 20
 """Numbers made at a time, which bounds the memory."""
 
 
-class _Encryptor(Protocol):
-    def update(self, data: bytes) -> bytes: ...
-
-
-def secure_key() -> bytes:
-    """32 bytes from the operating system.
-
-    Raises:
-        FedLensError: it has no source of randomness.
-    """
-    try:
-        return os.urandom(32)
-    except (NotImplementedError, OSError) as error:
-        raise FedLensError(
-            "this system has no secure source of random numbers (os.urandom), so noise would protect nobody: "
-            "run on a system that has one"
-        ) from error
-
-
 def insecure_key(seed: int, *place: str | int) -> bytes:
     """32 bytes that everybody who knows `seed` can compute: for experiments that are to be repeated."""
     return hashlib.blake2b("\0".join(["insecure", str(seed), *map(str, place)]).encode(), digest_size=32).digest()
-
-
-def key_stream(key: bytes) -> _Encryptor:
-    """The key stream of AES-256 in counter mode: encrypt zeros. `key`: 32 bytes, never used for another stream."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
 
 def normal_from(key: bytes) -> Normal:
@@ -84,7 +60,7 @@ def coins_from(key: bytes) -> Coins:
     return lambda size, probability: _uniform(stream, size) < probability
 
 
-def _numbers(stream: _Encryptor, size: int) -> Tensor:
+def _numbers(stream: CipherContext, size: int) -> Tensor:
     """(size,) float64. Box and Muller 1958: √(−2 ln u₁) · (cos 2πu₂, sin 2πu₂), u₁ in (0, 1], u₂ in [0, 1)."""
     first, second = _uniform(stream, _SAMPLES * size).reshape(2, _SAMPLES // 2, size)
     radius = first.neg_().add_(1).log_().mul_(-2).sqrt_()
@@ -93,7 +69,7 @@ def _numbers(stream: _Encryptor, size: int) -> Tensor:
     return numbers.div_(math.sqrt(_SAMPLES))
 
 
-def _uniform(stream: _Encryptor, size: int) -> Tensor:
+def _uniform(stream: CipherContext, size: int) -> Tensor:
     """(size,) float64 in [0, 1)."""
     bits = stream.update(bytes(8 * size))
     return torch.frombuffer(bytearray(bits), dtype=torch.int64).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)

@@ -22,12 +22,13 @@ from dataclasses import field, replace
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.core.types import State
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.keys import Advert, PrivateKeys, agree, derived, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
 from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
-from fedlens.secure_aggregation.session import KEY_BYTES, Session, random_bytes
+from fedlens.secure_aggregation.session import Session
 from fedlens.secure_aggregation.shares import seal, split, unseal
 from fedlens.secure_aggregation.tensors import from_tensor, to_tensor
 

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.registered import NO_KEYS, REGISTERED_BYTES, RegisteredKeys
-from fedlens.secure_aggregation.session import KEY_BYTES, Session, random_bytes
+from fedlens.secure_aggregation.session import Session
 
 SIGNATURE_BYTES = 64
 ADVERT_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES + REGISTERED_BYTES

@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
+
+from fedlens.core.randomness import key_stream
 
 Words = NDArray[np.unsignedinteger[Any]]
 """A vector of uint32 or uint64; arithmetic is modulo 2³² or 2⁶⁴."""
@@ -19,9 +20,8 @@ _ZEROS = bytes(CHUNK_BYTES)
 
 
 def add_mask(vector: Words, key: bytes, *, subtract: bool = False) -> None:
-    """Add the mask of a 256-bit key to `vector`, in place, or subtract it. A key is used for one vector only, so the
-    counter starts at 0."""
-    encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    """Add the mask of a 256-bit key to `vector`, in place, or subtract it. A key is used for one vector only."""
+    encryptor = key_stream(key)
     words = CHUNK_BYTES // vector.itemsize
     stream = bytearray(CHUNK_BYTES + 15)  # as much as `update_into` asks for
     mask = np.frombuffer(stream, vector.dtype, words)

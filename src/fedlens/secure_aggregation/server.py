@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from fedlens.core.randomness import KEY_BYTES
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.client import commitment, holders_of, own_mask, pair_mask, survivors_label
 from fedlens.secure_aggregation.graph import Graph, connected, holders_needed
 from fedlens.secure_aggregation.keys import Advert, public_key, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
-from fedlens.secure_aggregation.session import KEY_BYTES, Session
+from fedlens.secure_aggregation.session import Session
 from fedlens.secure_aggregation.shares import combine_right
 
 

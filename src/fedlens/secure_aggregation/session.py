@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass
 
-from fedlens.errors import RuntimeFailure
-
-KEY_BYTES = 32
+from fedlens.core.randomness import random_bytes
 
 
 @dataclass(frozen=True)
@@ -27,19 +24,3 @@ class Session:
         """What a key, a ciphertext or a signature is bound to: a message of another attempt, round, purpose, sender or
         receiver does not fit."""
         return json.dumps(["fedlens secure aggregation", self.name, self.round, self.attempt, purpose, *names]).encode()
-
-
-def random_bytes(count: int) -> bytes:
-    """Random bytes from the operating system. Never derived from the run's seed, which the server knows; sums do not
-    depend on them, so a simulation repeats all the same.
-
-    Raises:
-        RuntimeFailure: the system has no source of randomness.
-    """
-    try:
-        return secrets.token_bytes(count)
-    except (NotImplementedError, OSError) as error:
-        raise RuntimeFailure(
-            f"this machine gives no random numbers ({error}), and secure aggregation needs them for its keys. Repair "
-            "the system's random source, or use privacy.secure_aggregation=false"
-        ) from error

@@ -9,8 +9,8 @@ from Crypto.Protocol.SecretSharing import Shamir
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.errors import ProtocolError
-from fedlens.secure_aggregation.session import KEY_BYTES, random_bytes
 
 HALF = 16
 NONCE_BYTES, TAG_BYTES = 12, 16

@@ -82,7 +82,7 @@ class SecureRounds(RoundProtocol):
             except (TooFew, ProtocolError) as error:
                 reasons.append(str(error))
                 lost = (*lost, *trial.failures)
-                self.setup.note(f"round {number}: {error}; nothing of it was opened, and it begins again with new keys")
+                self.setup.note(f"round {number}: {error}; it begins again with new keys")
         causes = sorted({*reasons, *(failure.reason for failure in lost)})
         raise NotEnoughClients(
             f"round {number}: secure aggregation has failed {ROUND_TRIES} times over ({'; '.join(causes)}). The run is "

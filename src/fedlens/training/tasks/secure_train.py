@@ -20,6 +20,7 @@ from fedlens.core.types import (
     prefixed,
 )
 from fedlens.errors import ProtocolError
+from fedlens.privacy.base import LEAVES
 from fedlens.secure_aggregation.client import ClientState, mask
 from fedlens.secure_aggregation.quantization import Bits, Quantization, travelling
 from fedlens.training import secure
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
 """Names in a masked update: tensors of w·update under the first, the strategy's under the second; and w."""
-
-METRICS = ("seconds", "bytes_down", "bytes_up")
-"""Metrics that leave the client: they say nothing of its update."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class SecureTrain(TaskKind):
         except ProtocolError as error:
             return secure.failure(task, error)
         own.save(state.kept())
-        metrics = {name: value for name, value in trained.report.metrics.items() if name in METRICS}
+        metrics = {name: value for name, value in trained.report.metrics.items() if name in LEAVES}
         metrics["bytes_up"] = MeanMetric(nbytes(masked), 1)
         report = ClientReport(task.client, 1.0, metrics, trained.report.stored)
         return ClientResult(task.round, task.kind, report, masked)
@@ -94,7 +92,7 @@ class SecureTrain(TaskKind):
             **{f"{EXTRA}/{name}": (dtype, shape) for name, (_, shape) in plain.extra.items()},
             WEIGHT: (dtype, ()),
         }
-        return Expected(1, METRICS, shapes)
+        return Expected(1, LEAVES, shapes)
 
     def record(self, result: ClientResult) -> str:
         seconds = result.report.metrics["seconds"].total

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedlens.core.randomness import KEY_BYTES
 from fedlens.core.types import ClientInfo, ClientResult, State, Task, TaskSettings
 from fedlens.secure_aggregation.client import ClientState, unmask
-from fedlens.secure_aggregation.session import KEY_BYTES
 from fedlens.secure_aggregation.tensors import parts, rows
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
