@@ -12,6 +12,28 @@ from fedlens.cli.run import split_arguments
 
 AUTO = Path("auto")
 
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="server.insecure: other machines without TLS and keys. Never over the internet."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Resume a run (or latest) from its last checkpoint; auto: the newest of this name where it is "
+        "unfinished, else start one.",
+    ),
+]
+Service = Annotated[
+    bool,
+    typer.Option(
+        "--service",
+        help="For systemd and Kubernetes, which start a server again and again: resume the newest run of "
+        "this name where it is unfinished, else start one; when it has ended, wait until stopped.",
+    ),
+]
+
 
 def server(
     arguments: Annotated[
@@ -38,32 +60,12 @@ def server(
     certs: Annotated[
         str | None, typer.Option("--certs", metavar="FOLDER", help="server.certs: the folder of `fedlens certs create`")
     ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure", help="server.insecure: other machines without TLS and keys. Never over the internet."
-        ),
-    ] = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="RUN",
-            help="Resume a run (or latest) from its last checkpoint; auto: the newest of this name where it is "
-            "unfinished, else start one.",
-        ),
-    ] = None,
+    insecure: Insecure = False,
+    resume: Resume = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="tracking.name: how the run folder begins")
     ] = None,
-    service: Annotated[
-        bool,
-        typer.Option(
-            "--service",
-            help="For systemd, compose and Kubernetes, which start a server again and again: resume the newest run of "
-            "this name where it is unfinished, else start one; when it has ended, wait until stopped.",
-        ),
-    ] = False,
+    service: Service = False,
 ) -> None:
     """Wait for clients, and train with them. Without certificates: clients on this machine only."""
     from fedlens.config.overrides import quoted

@@ -36,6 +36,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append `line` to a text file, and have it on the disk before this returns.
+
+    Raises:
+        OSError: the disk is full, the folder is missing or not writable.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def discard(temporary: Path) -> None:
     """Remove what is left of a failed write, where that is possible: the write's own error is the one to be told."""
     with suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fedlens.core.files import to_json
+from fedlens.core.files import append_line, to_json
 from fedlens.errors import DataError
 from fedlens.flower.internals.parts import Incoming
 
@@ -85,10 +85,8 @@ class Outbox:
         digest = hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
         time = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = to_json({"time": time, "to": to, "run": run, "what": what, "bytes": size, "sha256": digest})
-        with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with _writing(self._path):
+            append_line(self._path, line)
         return size
 
 

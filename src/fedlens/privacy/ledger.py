@@ -10,12 +10,12 @@ spent, and going on from an older checkpoint never forgets a release.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlens.core.files import append_line, read_regular
 from fedlens.errors import CheckpointError
 
 
@@ -74,13 +74,10 @@ class Ledger:
             CheckpointError: it cannot be written; nothing may be released then.
         """
         before = "" if self._path.exists() else json.dumps({"mechanism": self._mechanism}) + "\n"
-        text = "\n" * self._cut_off + before + json.dumps({"round": round_number}) + "\n"
+        line = "\n" * self._cut_off + before + json.dumps({"round": round_number})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._path, line)
         except OSError as error:
             raise CheckpointError(
                 f"{self._path}: the spent privacy cannot be written down ({error.strerror}), so nothing was released. "
@@ -91,7 +88,7 @@ class Ledger:
 
     def _read(self) -> list[int]:
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = read_regular(self._path).decode()
             first, *lines = text.splitlines()
             mechanism = json.loads(first)["mechanism"]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlens.core.files import read_regular, to_json, write_atomic, write_json
+from fedlens.core.files import append_line, read_regular, to_json, write_atomic, write_json
 from fedlens.errors import FedLensError
 from fedlens.tracking.clients import summarize_clients
 from fedlens.tracking.intervals import wilson
@@ -44,10 +43,7 @@ class MetricsFile:
         try:
             if record.test or record.validation:
                 write_json(self._confusion, confusion_of(record))
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(to_json(line_of(record)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._path, to_json(line_of(record)))
         except OSError as error:
             raise FedLensError(
                 f"{self._path}: round {record.round} cannot be written ({error.strerror}). "

@@ -13,14 +13,22 @@ from fedlens.core.types import ClientFailure, ClientReport, ClientResult, State,
 from fedlens.errors import ProtocolError
 from fedlens.secure_aggregation.client import ClientState
 from fedlens.training.screening import Expected, Shapes
+from fedlens.training.tasks.base import TaskKind
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
 
+
+class SecureStage(TaskKind):
+    """A stage of which the messages are keys and shares, and no model."""
+
+    staged = True
+    needs_model = False
+    label = "secure aggregation: "
+
+
 Names = tuple[Annotated[str, Field(min_length=1, max_length=clean.LONGEST_NAME)], ...]
 Outcome = ClientResult | ClientFailure
-
-LABEL = "secure aggregation: "
 
 
 def stage(

@@ -15,7 +15,7 @@ from fedlens.secure_aggregation.tensors import to_tensor
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
 from fedlens.training.screening import Expected
-from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
+from fedlens.training.tasks.base import ServerView, task_kinds
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
@@ -30,13 +30,10 @@ class KeysSettings(TaskSettings):
 
 @task_kinds.register("secure_keys", summary="secure aggregation: public keys of this attempt at a round")
 @dataclass(frozen=True)
-class SecureKeys(TaskKind):
+class SecureKeys(secure.SecureStage):
     """Result: `keys`, an advert (`secure_aggregation.keys`)."""
 
     settings = KeysSettings
-    staged = True
-    needs_model = False
-    label = secure.LABEL
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult:
         assert isinstance(task.settings, KeysSettings)

@@ -12,7 +12,7 @@ from fedlens.secure_aggregation.tensors import parts, rows, to_tensor
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
 from fedlens.training.screening import Expected
-from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
+from fedlens.training.tasks.base import ServerView, task_kinds
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
@@ -33,13 +33,10 @@ class SharesSettings(TaskSettings):
 
 @task_kinds.register("secure_shares", summary="secure aggregation: encrypted shares of a client's secrets")
 @dataclass(frozen=True)
-class SecureShares(TaskKind):
+class SecureShares(secure.SecureStage):
     """Result: `shares`, encrypted, one row for each neighbour, and `commitment`, the hash of a seed."""
 
     settings = SharesSettings
-    staged = True
-    needs_model = False
-    label = secure.LABEL
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> secure.Outcome:
         settings = task.settings

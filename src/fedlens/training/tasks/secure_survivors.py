@@ -12,7 +12,7 @@ from fedlens.secure_aggregation.tensors import to_tensor
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
 from fedlens.training.screening import Expected
-from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
+from fedlens.training.tasks.base import ServerView, task_kinds
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
@@ -25,13 +25,10 @@ class SurvivorsSettings(TaskSettings):
 
 @task_kinds.register("secure_survivors", summary="secure aggregation: a client's signature of the list of survivors")
 @dataclass(frozen=True)
-class SecureSurvivors(TaskKind):
+class SecureSurvivors(secure.SecureStage):
     """Result: `signature`."""
 
     settings = SurvivorsSettings
-    staged = True
-    needs_model = False
-    label = secure.LABEL
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> secure.Outcome:
         settings = task.settings

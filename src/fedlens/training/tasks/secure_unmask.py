@@ -12,7 +12,7 @@ from fedlens.secure_aggregation.tensors import parts, rows
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
 from fedlens.training.screening import Expected
-from fedlens.training.tasks.base import ServerView, TaskKind, task_kinds
+from fedlens.training.tasks.base import ServerView, task_kinds
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
@@ -30,13 +30,10 @@ class UnmaskSettings(TaskSettings):
 
 @task_kinds.register("secure_unmask", summary="secure aggregation: the shares that a client holds")
 @dataclass(frozen=True)
-class SecureUnmask(TaskKind):
+class SecureUnmask(secure.SecureStage):
     """Result: `shares`, a row for each sender and one for the client itself; zeros for a share that cannot be read."""
 
     settings = UnmaskSettings
-    staged = True
-    needs_model = False
-    label = secure.LABEL
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> secure.Outcome:
         settings = task.settings
