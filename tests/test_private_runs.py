@@ -229,6 +229,7 @@ def test_doubts_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "NOBODY IS PROTECTED" in said
     assert "use one far below 1/10 = 0.1" in said
     assert "privacy          NONE: privacy.insecure_seed is set" in said
+    assert "privacy   NONE: privacy.insecure_seed is set (else ε = " in said, "the header claims no more"
 
 
 def test_console_report_tensorboard_and_comparison_show_what_was_spent(

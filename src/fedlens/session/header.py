@@ -18,7 +18,7 @@ from fedlens.runtimes.base import Runtime
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.summary import algorithm_name
-from fedlens.tracking.wording import epsilon
+from fedlens.tracking.wording import claimed, epsilon
 
 ENOUGH_VALIDATION = 100
 """Images; with fewer, a 95 % interval is wider than 20 points."""
@@ -54,11 +54,9 @@ def claim(privacy: Claim, rounds: int) -> str:
     """ "ε = 3.2 at δ = 1e-05 after 100 rounds, by PLD · σ 1.1 · clip 1 · 100 of 1,000 clients a round"."""
     after = privacy.epsilon(Spent(rounds))
     terms = ", ".join(f"{name} {value:.4g}" for name, value in privacy.terms.items() if not isinstance(value, str))
-    return (
-        f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant} · "
-        f"{terms} · clip {privacy.clip:g} · {privacy.cohort:,.4g} of "
-        f"{privacy.population:,} clients a round"
-    )
+    told = f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant}"
+    cohort = f"{privacy.cohort:,.4g} of {privacy.population:,} clients a round"
+    return " · ".join((claimed(told, insecure=privacy.insecure), terms, f"clip {privacy.clip:g}", cohort))
 
 
 def data_line(data: FederatedData, clients: int) -> str:

@@ -66,4 +66,9 @@ def spent_privacy(value: float | None, config: Mapping[str, Any]) -> str:
     privacy = config.get("privacy", {})
     whose = "single images, the largest of the clients" if privacy.get("mode") == "example" else "whole clients"
     told = f"ε = {epsilon(value)} at δ = {privacy.get('delta', math.nan):g}, for {whose}"
-    return f"NONE: privacy.insecure_seed is set (else {told})" if privacy.get("insecure_seed") is not None else told
+    return claimed(told, insecure=privacy.get("insecure_seed") is not None)
+
+
+def claimed(told: str, *, insecure: bool) -> str:
+    """What is told of a run's privacy; of noise that can be foretold, that there is none."""
+    return f"NONE: privacy.insecure_seed is set (else {told})" if insecure else told
