@@ -44,7 +44,7 @@ def accuracy_under(attack: Attack | None, rule: AggregationRule, folder, rounds:
     place, state = InProcessRuntime(infos(DATA), lambda: trainer), trainer.model.state()
     for number in range(1, rounds + 1):
         place.submit(Task(name, number, "train", state, TaskSettings(lr=0.1)) for name in NAMES)
-        total = combined(place.completed(), trainer.partial_sum(1))
+        total = combined(place.completed(), trainer.partial_sum(1, {}))
         assert total is not None
         state = add(state, total.delta)
     trainer.model.load(state)
@@ -172,7 +172,7 @@ def test_worker_processes_attack_alike(workers: int, tmp_path) -> None:
         LocalRuntime(infos(DATA), make, workers=workers, threads_per_worker=1, start_method="fork"),
     ):
         place.submit(Task(name, 1, "train", state, TaskSettings(lr=0.1)) for name in NAMES)
-        total = combined(place.completed(), trainer.partial_sum(1))
+        total = combined(place.completed(), trainer.partial_sum(1, {}))
         place.close()
         assert total is not None
         deltas.append(total.delta)

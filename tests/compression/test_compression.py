@@ -155,7 +155,7 @@ def test_worker_processes_decode_what_one_process_does(transform, tmp_path) -> N
         )
         payload = algorithm.chain.encode_model(trainer.model.state())
         try:
-            sums = trainer.partial_sum(1)
+            sums = trainer.partial_sum(1, {})
             place.submit([Task(one.name, 1, "train", payload, TaskSettings(lr=0.1)) for one in infos(DATA)])
             for outcome in place.completed():
                 sums.merge(outcome)

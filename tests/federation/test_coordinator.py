@@ -231,7 +231,7 @@ def unsteady(folder, plan, silent, data=None, rule=None):
         runtime,
         trainer.model.trainable,
         books,
-        lambda _ctx, _kept: trainer.partial_sum(0),
+        lambda _ctx, _kept: trainer.partial_sum(0, {}),
         note=notes.append,
     )
     try:

@@ -72,7 +72,7 @@ def federate(
             runtime,
             trained,
             books,
-            lambda _ctx, _kept: trainer.partial_sum(0),
+            lambda _ctx, _kept: trainer.partial_sum(0, {}),
             validation=lambda checkpoint: survey("val", checkpoint),
         )
         return coordinator.run(start or beginning(trainer)), memory.records

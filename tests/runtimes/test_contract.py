@@ -55,7 +55,7 @@ def three_rounds(place, algorithm):
             place.submit(
                 Task(name, number, "train", payload, TaskSettings(lr=0.1), versions.get(name)) for name in clients
             )
-            reports, _ = aggregate(place.completed(), aggregator := trainer.partial_sum(1))
+            reports, _ = aggregate(place.completed(), aggregator := trainer.partial_sum(1, {}))
             versions |= {report.client: number for report in reports if report.stored}
             state = strategy.step(state, aggregator.result(), ctx)
     finally:

@@ -97,7 +97,7 @@ def test_worker_processes_measure_the_same(tmp_path) -> None:
     place = LocalRuntime(infos(data), make, workers=2, threads_per_worker=1, start_method="fork")
     try:
         place.submit(tasks)
-        total = combined(place.completed(), trainer.partial_sum(1))
+        total = combined(place.completed(), trainer.partial_sum(1, {}))
     finally:
         place.close()
     expected = float(cosine_similarity(rows, rows.mean(0, keepdim=True)).mean())

@@ -78,7 +78,7 @@ def test_the_key_reaches_the_clients_sums(tmp_path) -> None:
     algorithm = build_algorithm(load(None, ["server.max_weight_share=0.5"]))
     assert not algorithm.summed
     data = tiny_data(clients=2)
-    sums = tiny_trainer(algorithm, data, tmp_path, LocalSettings(batch_size=4)).partial_sum(1)
+    sums = tiny_trainer(algorithm, data, tmp_path, LocalSettings(batch_size=4)).partial_sum(1, {})
     assert not sums.mergeable
     names = sorted(tiny_trainer(algorithm, data, tmp_path, LocalSettings(batch_size=4)).shared)
     for name, value, images in (("a", 1.0, 12.0), ("b", 3.0, 4.0)):

@@ -9,6 +9,7 @@ cosine/…             how far the updates agree (`transforms.directions`), wher
 privacy/epsilon      ε that the run has spent so far (`privacy.release`)
 privacy/noise        expected length of a round's noise, divided by the longest that the mean of clipped updates can be;
                      for privacy.mode=example of a local step, and of clipped gradients
+privacy/clip         the round's clip, where it is adaptive
 labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from fedlens.core.limits import Clients
 from fedlens.errors import ConfigError
+from fedlens.privacy.adaptive_clip import AdaptiveClip
 from fedlens.privacy.base import Federation, groups_of, privacy_modes
 from fedlens.privacy.bounded import BoundedUpdate
-from fedlens.privacy.client_level import ClientLevel
+from fedlens.privacy.client_level import ClientLevel, Positive
 from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Mechanism, Poisson
 from fedlens.privacy.release import Claim
 from fedlens.transforms.base import UpdateTransform
@@ -29,6 +30,23 @@ from fedlens.transforms.base import UpdateTransform
 class Central(ClientLevel):
     """Δ = (Σ clip(Δᵢ) + N(0, (σ · clip)² I)) / expected cohort."""
 
+    clip: Annotated[
+        Positive | Literal["adaptive"],
+        Field(
+            description="largest L2 norm of one client's update; adaptive: it follows a quantile of their norms, which "
+            "costs nothing more"
+        ),
+    ] = 1.0
+    first_clip: Annotated[
+        Positive | None, Field(description="clip=adaptive: the clip of the first round; default 0.1")
+    ] = None
+    clip_quantile: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Field(description="clip=adaptive: the share of the updates that are to be within the clip; default 0.5"),
+    ] = None
+    clip_rate: Annotated[Positive | None, Field(description="clip=adaptive: how quickly it follows; default 0.2")] = (
+        None
+    )
     sampling: Annotated[
         Literal["poisson", "cyclic"],
         Field(description="poisson: each client by a coin of its own; cyclic: group after group of clients"),
@@ -46,10 +64,16 @@ class Central(ClientLevel):
     def contradiction(self) -> str | None:
         if self.mechanism == "dp_ftrl" and self.sampling == "poisson":
             return "mechanism = 'dp_ftrl': counts how often each client takes part; use privacy.sampling=cyclic"
+        if self.mechanism == "dp_ftrl" and self.clip == "adaptive":
+            return "clip = 'adaptive': noise that spans rounds needs one clip for all; use a number"
+        if self.clip != "adaptive":
+            for name in ("first_clip", "clip_quantile", "clip_rate"):
+                if getattr(self, name) is not None:
+                    return f"{name} = {getattr(self, name):g}: counts with privacy.clip=adaptive alone"
         return super().contradiction()
 
     def transform(self, federation: Federation) -> UpdateTransform:
-        return BoundedUpdate(self.clip)
+        return BoundedUpdate(self._first_clip, adaptive=self.clip == "adaptive")
 
     def claim(self, federation: Federation) -> Claim:
         """As `PrivacyMode.claim`.
@@ -66,16 +90,18 @@ class Central(ClientLevel):
                 key="privacy.population",
             )
         mechanism, cohort = self.noise(federation), self._cohort(federation)
+        adaptive = self._adaptive(mechanism.noise_multiplier, cohort)
         return Claim(
             mechanism,
             self.delta,
             self.budget,
-            self.clip,
+            self._first_clip,
             federation.population,
             cohort,
-            spread=mechanism.deviation(1) / cohort,
+            spread=mechanism.deviation(1) * (adaptive.inflation if adaptive else 1.0) / cohort,
             normal=lambda number: self.normal("noise", number),
             insecure=self.insecure_seed is not None,
+            adaptive=adaptive,
         )
 
     def mechanism_with(self, noise_multiplier: float, federation: Federation) -> Mechanism:
@@ -85,6 +111,29 @@ class Central(ClientLevel):
         if self.mechanism == "dp_ftrl":
             return DPFTRL(noise_multiplier, turns, federation.rounds)
         return Gaussian(noise_multiplier, turns)
+
+    @property
+    def _first_clip(self) -> float:
+        return (self.first_clip or 0.1) if self.clip == "adaptive" else self.clip
+
+    def _adaptive(self, noise_multiplier: float, cohort: float) -> AdaptiveClip | None:
+        """How the clip follows the updates; None: it stays.
+
+        Raises:
+            ConfigError: a round has too few clients for the noise on their bits.
+        """
+        if self.clip != "adaptive":
+            return None
+        adaptive = AdaptiveClip(self.clip_quantile or 0.5, self.clip_rate or 0.2, noise_multiplier, cohort)
+        if not adaptive.enough:
+            raise ConfigError(
+                f"privacy.clip = 'adaptive': whether updates are within the clip gets noise, too, and with σ = "
+                f"{noise_multiplier:.4g} that takes more than {adaptive.fewest * noise_multiplier:.4g} clients in a "
+                f"round on average, not {cohort:.4g}; use a number, or a larger federated.fraction_fit",
+                code="incompatible",
+                key="privacy.clip",
+            )
+        return adaptive
 
     def _cohort(self, federation: Federation) -> float:
         """The mean number of clients in a round."""

@@ -21,7 +21,6 @@ Positive = Annotated[float, Field(gt=0)]
 class ClientLevel(PrivacyMode):
     """Clips whole updates, and has noise of a given size added."""
 
-    clip: Annotated[Positive, Field(description="largest L2 norm of one client's update")] = 1.0
     noise_multiplier: Annotated[
         Annotated[float, Field(ge=0)] | None,
         Field(description="σ: standard deviation of the noise, divided by clip; default 1"),

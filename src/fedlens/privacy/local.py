@@ -18,7 +18,7 @@ from fedlens.core.types import State
 from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded
 from fedlens.privacy.accounting import Release, epsilon
 from fedlens.privacy.base import Federation, groups_of, privacy_modes
-from fedlens.privacy.client_level import ClientLevel
+from fedlens.privacy.client_level import ClientLevel, Positive
 from fedlens.privacy.clipping import clipped
 from fedlens.privacy.ledger import LEDGER_FILE, Ledger
 from fedlens.privacy.mechanisms import Cyclic, Gaussian, Mechanism
@@ -38,6 +38,7 @@ SENSITIVITY = 2.0
 class Local(ClientLevel):
     """Δᵢ = clip(Δᵢ) + N(0, (σ · clip)² I) at every client; the server takes their mean, as without privacy."""
 
+    clip: Annotated[Positive, Field(description="largest L2 norm of one client's update")] = 1.0
     sampling: Annotated[
         Literal["fixed", "cyclic"],
         Field(description="fixed: as many clients as `federated` says; cyclic: group after group of clients"),

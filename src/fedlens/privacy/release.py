@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.core.types import ClientResult, PartialSum, State, prefixed, under
 from fedlens.errors import PrivacyBudgetExceeded
 from fedlens.privacy.accounting import Epsilon, epsilon
+from fedlens.privacy.adaptive_clip import CLIP, FORM, AdaptiveClip, clip_of
 from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import Mechanism
 from fedlens.privacy.noise import Normal
@@ -28,7 +30,8 @@ class Claim:
     mechanism   how noise is made over the rounds, and what it costs
     delta       the δ at which ε is told
     budget      the largest ε at that δ that the run may spend; None: no limit
-    clip        largest L2 norm of one client's update
+    clip        largest L2 norm of one client's update; adaptive: in the first round
+    adaptive    how the clip follows the clients' updates; None: it stays
     population  all clients that may take part; 0: not known
     cohort      clients of a round on average
     spread      standard deviation of one coordinate of the noise in a round's mean update, divided by the clip
@@ -49,6 +52,12 @@ class Claim:
     insecure: bool = False
     each_client: bool = False
     images: int = 0
+    adaptive: AdaptiveClip | None = None
+
+    @property
+    def clipping(self) -> str:
+        """ "clip 1", or "adaptive clip, 0.1 at first"."""
+        return f"adaptive clip, {self.clip:g} at first" if self.adaptive else f"clip {self.clip:g}"
 
     @property
     def terms(self) -> dict[str, Any]:
@@ -92,6 +101,7 @@ class PrivateSum:
         self.claim = claim
         self._ledger = ledger
         self._forms = forms
+        self._beside = FORM if claim.adaptive else {}
 
     @property
     def spent(self) -> Spent:
@@ -133,6 +143,8 @@ class PrivateSum:
             return None, left
         loudness = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
         told = {"privacy/epsilon": self.claim.epsilon(self.spent).value, "privacy/noise": loudness}
+        if self.claim.adaptive:
+            told["privacy/clip"] = clip_of(kept, self.claim.clip)
         return replace(total, measures={**total.measures, **told}), left
 
     def _spend(self, round_number: int) -> None:
@@ -143,16 +155,24 @@ class PrivateSum:
     def _noised(
         self, total: AggregatedUpdate | None, normal: Normal, round_number: int, kept: State
     ) -> tuple[AggregatedUpdate, State]:
-        """(Σ clipped updates + noise) / mean cohort. A round without any update is noise alone."""
-        if total is None:
-            zeros = {name: torch.zeros_like(form, device="cpu") for name, form in self._forms.items()}
-            total = AggregatedUpdate(zeros, {}, 0.0, 0)
-        noise, left = self.claim.mechanism.draw(round_number, self._forms, normal, kept)
-        share, scale = total.count / self.claim.cohort, self.claim.clip / self.claim.cohort
-        delta = {
-            name: (mean.double() * share + noise[name] * scale).to(mean.dtype) for name, mean in total.delta.items()
-        }
-        return replace(total, delta=delta), left
+        """(Σ clipped updates + noise) / mean cohort, and what to keep. A round without any update is noise alone."""
+        total = total or AggregatedUpdate(zeros(self._forms), zeros(self._beside), 0.0, 0)
+        noise, left = self.claim.mechanism.draw(round_number, {**self._forms, **self._beside}, normal, kept)
+        clip, adaptive = clip_of(kept, self.claim.clip), self.claim.adaptive
+        delta = self._shared_out(total.delta, total.count, noise, clip * (adaptive.inflation if adaptive else 1.0))
+        if adaptive:
+            bits = self._shared_out(total.extra, total.count, noise, adaptive.bit_inflation)
+            left = {**left, CLIP: adaptive.following(clip, bits)}
+        return replace(total, delta=delta, extra={}), left
+
+    def _shared_out(self, means: State, count: int, noise: State, scale: float) -> dict[str, Tensor]:
+        """(Σ + scale · noise) / mean cohort. means: Σ / count."""
+        share, spread = count / self.claim.cohort, scale / self.claim.cohort
+        return {name: (mean.double() * share + noise[name] * spread).to(mean.dtype) for name, mean in means.items()}
+
+
+def zeros(forms: State) -> State:
+    return {name: torch.zeros_like(form, device="cpu") for name, form in forms.items()}
 
 
 class _Released(Aggregator):

@@ -24,7 +24,7 @@ def plan_lines(run: PlannedRun) -> Iterator[tuple[str, str]]:
     yield "clients", f"{claim.population:,} may take part, {claim.cohort:,.4g} in a round on average"
     target = section.parameters.get("target_epsilon")
     why = f", computed from target_epsilon = {target:g}" if target is not None else ""
-    yield "noise", f"σ = {run.noise_multiplier:.4g} × clip {claim.clip:g}{why}"
+    yield "noise", f"σ = {run.noise_multiplier:.4g} × {claim.clipping}{why}"
     after = run.plan.after
     yield "cost", f"ε = {epsilon(after.value)} at δ = {claim.delta:g} after {rounds}, by {after.accountant}"
     if claim.budget is not None:

@@ -19,7 +19,7 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
     and the task allow it."""
     meter = meter or Meter()
     meter.begin([trainer.steps(task) for task in tasks])
-    sums = trainer.partial_sum(tasks[0].round) if tasks else None
+    sums = trainer.partial_sum(tasks[0].round, tasks[0].payload) if tasks else None
     added = False
     for task in tasks:
         outcome = trainer.run(task, meter.step)

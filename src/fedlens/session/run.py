@@ -200,7 +200,9 @@ def coordinating(
 
 def aggregator_of(experiment: Experiment, privacy: PrivateSum | None, ctx: RoundContext, kept: State) -> Aggregator:
     """A new aggregator for one round's decoded results. `kept`: what the one before kept."""
-    aggregator = experiment.algorithm.aggregator(ReceivingContext(ctx.round, experiment.trained, ctx.cohort, kept))
+    algorithm = experiment.algorithm
+    told = algorithm.chain.told(kept)
+    aggregator = algorithm.aggregator(ReceivingContext(ctx.round, experiment.trained, ctx.cohort, kept, told))
     return privacy.around(aggregator, ctx.round, kept) if privacy else aggregator
 
 

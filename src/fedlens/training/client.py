@@ -135,9 +135,10 @@ class ClientTrainer:
         """The maximum number of gradient computations in a task; 0 where steps are not counted."""
         return kind_of(task.kind).steps(self, task)
 
-    def partial_sum(self, round_number: int) -> Aggregator:
-        """A new aggregator for the results of this process' clients in one round."""
-        return self.algorithm.aggregator(ReceivingContext(round_number, self.model.trainable & self.shared))
+    def partial_sum(self, round_number: int, payload: State) -> Aggregator:
+        """A new aggregator for the results of this process' clients in one round. `payload`: that of their tasks."""
+        trainable = self.model.trainable & self.shared
+        return self.algorithm.aggregator(ReceivingContext(round_number, trainable, told=payload))
 
     def decode(self, result: ClientResult) -> ClientResult:
         """The result in decoded form, as an aggregator adds it."""
@@ -258,7 +259,8 @@ class ClientTrainer:
         seed = derive(self.settings.seed, "encode", *place(task))
         trainable = self.model.trainable & self.shared
         folder = self._store.folder(task.client)
-        return EncodingContext(task.round, task.client, trainable, {}, seed, self.secret_seed(task), folder)
+        secret = self.secret_seed(task)
+        return EncodingContext(task.round, task.client, trainable, {}, seed, secret, folder, told=task.payload)
 
     def secret_seed(self, task: Task) -> int:
         """The seed of the task's draws that the server must not foretell."""

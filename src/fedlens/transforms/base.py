@@ -35,6 +35,7 @@ class EncodingContext:
     seed         of this task's own draws: a repeated task draws the same again
     secret_seed  of draws that the server must not foretell, such as noise and masks: a site takes it from its operating
                  system, so a repeated task draws anew; a simulation derives it from the run's seed
+    told         what this transform's part at the server tells the clients in this round (`UpdateTransform.told`)
     folder       the client's own: what is written there stays when a server goes back to an earlier round. None at the
                  server, which asks for the form of an update alone
     """
@@ -46,6 +47,7 @@ class EncodingContext:
     seed: int
     secret_seed: int
     folder: Path | None = None
+    told: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class ReceivingContext:
     trainable  names that clients train; the others are running statistics
     cohort     clients that are asked in the round; None in a worker, which sees its own clients only
     kept       what this transform kept at the server after the round before
+    told       what it tells the clients in this round
     """
 
     round: int
     trainable: frozenset[str]
     cohort: int | None = None
     kept: State = field(default_factory=dict)
+    told: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ class UpdateTransform(ABC):
         """The inverse of `encode_model`, at the client."""
         return payload
 
+    def told(self, kept: State) -> State:
+        """What clients and receivers of a round are told, beside the model. `kept`: as `ReceivingContext.kept`."""
+        return {}
+
     def released(self, metrics: Metrics) -> Metrics:
         """The metrics of a client that may leave it."""
         return metrics
@@ -129,7 +137,8 @@ class TransformChain:
         """The update after all of them, and what all keep; `kept`: what they kept the last time."""
         left: dict[str, Tensor] = {}
         for transform in self.transforms:
-            encoded = transform.encode(update, replace(ctx, kept=under(transform.name, kept)))
+            own = replace(ctx, kept=under(transform.name, kept), told=under(transform.name, ctx.told))
+            encoded = transform.encode(update, own)
             update = encoded.update
             left |= prefixed(transform.name, encoded.kept)
         return Encoded(update, left)
@@ -159,6 +168,13 @@ class TransformChain:
             payload = transform.decode_model(payload)
         return payload
 
+    def told(self, kept: State) -> State:
+        """What all of them tell the clients of a round, each under its name: travels beside the model, not encoded."""
+        told: dict[str, Tensor] = {}
+        for transform in self.transforms:
+            told |= prefixed(transform.name, transform.told(under(transform.name, kept)))
+        return told
+
     @property
     def hides_divergence(self) -> bool:
         """Whether one of them does."""
@@ -172,9 +188,10 @@ class TransformChain:
 
     def around(self, aggregator: Aggregator, ctx: ReceivingContext) -> Aggregator:
         """`aggregator` behind the receivers: results pass that of the client's last transform first."""
-        receivers = [
-            (transform.name, transform.receiver(replace(ctx, kept=under(transform.name, ctx.kept))))
-            for transform in reversed(self.transforms)
-        ]
-        there = {name: receiver for name, receiver in receivers if receiver is not None}
+
+        def own(name: str) -> ReceivingContext:
+            return replace(ctx, kept=under(name, ctx.kept), told=under(name, ctx.told))
+
+        receivers = {one.name: one.receiver(own(one.name)) for one in reversed(self.transforms)}
+        there = {name: receiver for name, receiver in receivers.items() if receiver is not None}
         return ReceivingAggregator(aggregator, there) if there else aggregator

@@ -13,7 +13,7 @@ from fedlens.core.types import ClientFailure, ClientReport, ClientResult, Pendin
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.sampling import Sampler
 from fedlens.runtimes.base import Runtime
-from fedlens.strategies.base import RoundContext, ServerState, Strategy
+from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.transforms.base import TransformChain
 
 
@@ -48,9 +48,10 @@ class RoundSetup:
         """Decodes the results of a round that starts from `before`."""
         return lambda result: self.chain.decode(result, before.state.shared)
 
-    def broadcast(self, state: ServerState, ctx: RoundContext) -> State:
-        """The payload for every client of the round, encoded."""
-        return self.chain.encode_model(self.strategy.broadcast(state, ctx))
+    def broadcast(self, before: Checkpoint, ctx: RoundContext) -> State:
+        """The payload for every client of a round that starts from `before`, encoded."""
+        model = self.chain.encode_model(self.strategy.broadcast(before.state, ctx))
+        return {**model, **self.chain.told(before.kept)}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class BufferedRounds(RoundProtocol):
 
     def _filled(self, before: Checkpoint, ctx: RoundContext) -> CollectedRound:
         aggregator = self.setup.make_aggregator(ctx, before.kept)
-        payload = self.setup.broadcast(before.state, ctx)
+        payload = self.setup.broadcast(before, ctx)
         filling = _Filling(ctx, payload, before.state.shared, dict(before.versions), aggregator)
         concurrency = self._concurrency
         while len(filling.reports) < ctx.cohort and filling.failed_in_a_row < MOST_FAILURES * concurrency:

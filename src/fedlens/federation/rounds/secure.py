@@ -107,7 +107,7 @@ class SecureRounds(RoundProtocol):
         ctx = self.setup.context(trial.number, len(trial.cohort))
         with timer.phase("broadcast"):
             trial.exchange_keys()
-            payload = self.setup.broadcast(before.state, ctx)
+            payload = self.setup.broadcast(before, ctx)
         with timer.phase("train"):
             trial.collect(payload, self.setup.lr(trial.number), self._quantization(trial.cohort))
         with timer.phase("aggregate"):

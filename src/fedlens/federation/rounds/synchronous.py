@@ -58,7 +58,7 @@ class SynchronousRounds(RoundProtocol):
         return ctx, aggregator, reports, failures
 
     def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:
-        payload = self.setup.broadcast(before.state, ctx)
+        payload = self.setup.broadcast(before, ctx)
         settings = TaskSettings(lr=self.setup.lr(ctx.round))
         return [
             Task(client.name, ctx.round, "train", payload, settings, before.versions.get(client.name))
