@@ -4,14 +4,15 @@ cache."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fedlens.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from fedlens.config.schema import Config
@@ -68,9 +69,9 @@ def partition(
     }
     config = _configured({key: value for key, value in options.items() if value is not None}, settings or [])
     table, plan = _wanted(config)
-    with _progress("decoding images") as progress:
+    with progress_bar("decoding images") as progress:
         table = _readable(table, config, progress)
-    with _progress("writing images") as progress:
+    with progress_bar("writing images") as progress:
         done = export(table, plan, out, link=link, overwrite=overwrite, progress=progress)
     _say(done, out)
 
@@ -94,7 +95,7 @@ def sample(
 
     table = excerpt(clients, images, seed)
     plan = DivisionPlan(Natural(), clients, 0.0, 0.0, 0.0, seed)
-    with _progress("writing images") as progress:
+    with progress_bar("writing images") as progress:
         done = export(table, plan, out, overwrite=overwrite, progress=progress)
     _say(done, out)
 
@@ -169,7 +170,7 @@ def _held(arguments: Sequence[str], fast: bool) -> tuple[Path | None, Holdings]:
     config = load(None, overrides, {} if path is None else {"data.path": str(path)})
     table, _ = build_table(config.data)
     if not fast:
-        with _progress("decoding images") as progress:
+        with progress_bar("decoding images") as progress:
             table = _readable(table, config, progress)
     return None, of_table(table)
 
@@ -278,18 +279,6 @@ def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], 
     from fedlens.data.readable import readable
 
     return readable(table, decoding(config, table), progress)
-
-
-@contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _say(done: Export, out: Path) -> None:

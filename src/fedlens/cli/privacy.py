@@ -1,18 +1,29 @@
-"""`fedlens privacy`: what a run costs in privacy."""
+"""`fedlens privacy`: what a run costs in privacy, and whether its claim holds."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="What differential privacy costs a run.", no_args_is_help=True, rich_markup_mode=None)
+from fedlens.cli.progress import progress_bar
+
+_LABELS = 18
+"""Columns of a line's label."""
+
+app = typer.Typer(
+    help="What differential privacy costs a run, and whether its claim holds.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
 def privacy() -> None:
-    """Differential privacy: what it costs a run."""
+    """Differential privacy: what it costs a run, and whether its claim holds."""
 
 
 @app.command()
@@ -37,11 +48,45 @@ def plan(
 
     path, overrides = split_arguments(arguments or [])
     run = planned(load(path, overrides), clients)
-    columns, width = shutil.get_terminal_size().columns, 18
-    for label, text in plan_lines(run):
-        typer.echo(folded(f"{label:{width}}{text}", columns, hang=width))
+    _show(plan_lines(run))
     typer.echo("")
     for line in curve_lines(run):
         typer.echo(line)
     for note in notes(run):
-        typer.echo(folded(f"note: {note}", columns, hang=2), err=True)
+        typer.echo(folded(f"note: {note}", _columns(), hang=2), err=True)
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="a run's folder; latest: the newest run")],
+    draws: Annotated[int, typer.Option(min=1, help="of each of two worlds, with a canary and without")] = 10_000,
+    plot: Annotated[Path | None, typer.Option(help="write a page with what was released in both worlds")] = None,
+) -> None:
+    """Try a run's claim: how well can be told from what is released whether a canary took part?
+
+    Plays the run's own clipping, sampling and noise on a small model. The run itself stays untouched. The exit status
+    is 1 if the claim is contradicted.
+    """
+    from fedlens.core.lines import folded
+    from fedlens.reports.privacy_audit import audit_run, lines, meaning, write_audit
+
+    with progress_bar("playing") as progress:
+        done = audit_run(run, draws, progress)
+    _show(lines(done))
+    typer.echo("")
+    typer.echo(folded(meaning(done), _columns()))
+    if plot is not None:
+        write_audit(done, plot)
+    if done.contradicted:
+        raise typer.Exit(1)
+
+
+def _show(lines: Iterable[tuple[str, str]]) -> None:
+    from fedlens.core.lines import folded
+
+    for label, text in lines:
+        typer.echo(folded(f"{label:{_LABELS}}{text}", _columns(), hang=_LABELS))
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns

@@ -45,12 +45,14 @@ class PrivacyMode:
     ledgers   each client keeps a ledger of its own
     by_image  single images are hidden, by how clients train (`dp_sgd`); else whole updates
     sampling  how cohorts are drawn
+    opposite  what is hidden is which of two updates of opposite directions a client has; else whether it has one at all
     insecure_seed  seed of all that is random in the mode, for experiments only; None: the operating system's randomness
     """
 
     protects: ClassVar[bool] = False
     by_image: ClassVar[bool] = False
     ledgers: ClassVar[bool] = False
+    opposite: ClassVar[bool] = False
     sampling: Sampling = "fixed"
     insecure_seed: int | None = None
 

@@ -70,9 +70,9 @@ class DPSGD:
     min_images: int
     key: Callable[..., bytes]
 
-    def begin(self, folder: Path, client: str, round_number: int, images: int) -> PrivateSteps:
+    def begin(self, folder: Path | None, client: str, round_number: int, images: int) -> PrivateSteps:
         """The steps of one round, written into the client's own ledger in `folder` before the first of them: whatever
-        becomes of the round, something of it may have left.
+        becomes of the round, something of it may have left. Without a folder nothing is written.
 
         Raises:
             PrivacyBudgetExceeded: the budget does not allow them, or the client has too few images.
@@ -84,7 +84,7 @@ class DPSGD:
                 "does not hold for it"
             )
         mechanism = self.mechanism(batches_of(images, self.batch_size))
-        ledger = Ledger(folder / LEDGER_FILE, mechanism.terms)
+        ledger = Ledger(None if folder is None else folder / LEDGER_FILE, mechanism.terms)
         if self.budget is not None and _cost(mechanism, ledger.releases + 1, self.delta) > self.budget:
             raise PrivacyBudgetExceeded(f"{BUDGET_SPENT} (privacy.budget = {self.budget:g}): it takes no further part")
         ledger.spend(round_number)

@@ -35,9 +35,9 @@ LEDGER_FILE = "privacy.jsonl"
 
 
 class Ledger:
-    """The ledger of one run in the file `path`."""
+    """The ledger of one run in the file `path`. None: it is kept in memory alone, for releases that nobody will see."""
 
-    def __init__(self, path: Path, mechanism: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | None, mechanism: Mapping[str, Any]) -> None:
         """`mechanism`: what the releases are counted by, as plain JSON values.
 
         Raises:
@@ -46,7 +46,7 @@ class Ledger:
         self._path = path
         self._mechanism = dict(mechanism)
         self._cut_off = False
-        self._rounds = self._read() if path.exists() else []
+        self._rounds = self._read(path) if path is not None and path.exists() else []
 
     @property
     def spent(self) -> Spent:
@@ -73,32 +73,36 @@ class Ledger:
         Raises:
             CheckpointError: it cannot be written; nothing may be released then.
         """
-        before = "" if self._path.exists() else json.dumps({"mechanism": self._mechanism}) + "\n"
+        if self._path is not None:
+            self._write(self._path, round_number)
+        self._rounds.append(round_number)
+
+    def _write(self, path: Path, round_number: int) -> None:
+        before = "" if path.exists() else json.dumps({"mechanism": self._mechanism}) + "\n"
         line = "\n" * self._cut_off + before + json.dumps({"round": round_number})
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            append_line(self._path, line)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(path, line)
         except OSError as error:
             raise CheckpointError(
-                f"{self._path}: the spent privacy cannot be written down ({error.strerror}), so nothing was released. "
+                f"{path}: the spent privacy cannot be written down ({error.strerror}), so nothing was released. "
                 "Mend that (free some space), then `fedlens resume`"
             ) from error
         self._cut_off = False
-        self._rounds.append(round_number)
 
-    def _read(self) -> list[int]:
+    def _read(self, path: Path) -> list[int]:
         try:
-            text = read_regular(self._path).decode()
+            text = read_regular(path).decode()
             first, *lines = text.splitlines()
             mechanism = json.loads(first)["mechanism"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self._path} cannot be read, so nobody knows how much privacy is spent: put it back from a backup, "
+                f"{path} cannot be read, so nobody knows how much privacy is spent: put it back from a backup, "
                 "or start a new run"
             ) from error
         if mechanism != self._mechanism:
             raise CheckpointError(
-                f"{self._path}: this run's noise was {_said(mechanism)}, and the configuration asks for "
+                f"{path}: this run's noise was {_said(mechanism)}, and the configuration asks for "
                 f"{_said(self._mechanism)}. A run keeps its mechanism: use the same privacy and federated keys, or "
                 "start a new run"
             )

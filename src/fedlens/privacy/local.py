@@ -45,6 +45,7 @@ class Local(ClientLevel):
     ] = "fixed"
 
     ledgers: ClassVar[bool] = True
+    opposite: ClassVar[bool] = True
 
     def transform(self, federation: Federation) -> UpdateTransform:
         return NoisyUpdate(self.clip, self.sigma(federation), self.delta, self.budget, self.normal)

@@ -27,6 +27,9 @@ from fedlens.privacy.accounting import Release
 from fedlens.privacy.factorization import BufferedToeplitz, best
 from fedlens.privacy.noise import Normal
 
+_TELLING = 4
+"""So many rounds of correlated noise are enough to see whether it is taken back as the matrix says."""
+
 PLAN, LAST_ROUND = "plan", "round"
 """Names of kept tensors: what correlated noise was made for, and the round that it was last drawn for."""
 
@@ -71,6 +74,11 @@ class Mechanism(ABC):
     @abstractmethod
     def deviation(self, rounds: int) -> float:
         """The standard deviation of one coordinate of the noise of the first `rounds` rounds together."""
+
+    @property
+    def telling(self) -> int:
+        """Rounds in which noise of every kind is drawn: as many as an audit has to play."""
+        return 1
 
     @property
     def terms(self) -> dict[str, Any]:
@@ -136,8 +144,9 @@ class DPFTRL(Mechanism):
             raise ValueError(f"the noise of round {round} was drawn before")
         drawn: State = {}
         buffers: list[State] = [under(f"buffer{number}", kept) for number in range(len(self.matrix.decays))]
+        scale = self._scale
         for _ in range(last, round):
-            drawn, buffers = self._row({name: self._scale * normal(tensor) for name, tensor in like.items()}, buffers)
+            drawn, buffers = self._row({name: scale * normal(tensor) for name, tensor in like.items()}, buffers)
         left = {PLAN: self._plan(), LAST_ROUND: torch.tensor(round)}
         for number, buffer in enumerate(buffers):
             left |= prefixed(f"buffer{number}", buffer)
@@ -169,6 +178,11 @@ class DPFTRL(Mechanism):
 
     def deviation(self, rounds: int) -> float:
         return self._scale * float(self.matrix.errors(rounds)[-1])
+
+    @property
+    def telling(self) -> int:
+        """Up to a client's second participation, if that comes soon."""
+        return min(self.sampling.groups + 1, self.rounds, _TELLING)
 
     @property
     def _scale(self) -> float:
