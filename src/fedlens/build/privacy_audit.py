@@ -6,10 +6,12 @@ one by the accountant's arithmetic, which needs no experiment (it is compared wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from fedlens.build.builders import federation_of
 from fedlens.build.canaries import LONG, CanaryClient, CanaryImage, World
@@ -135,13 +137,25 @@ def _worlds(config: Config, claim: Claim | None, rounds: int) -> list[tuple[floa
 def _drawn(world: World, draws: int, played: Callable[[int], None]) -> tuple[Array, Array]:
     """(draws, rounds) of the world without and with the canary, in turns."""
     absent, present = [], []
-    for done in range(1, draws + 1):
-        absent.append(world.play(False))
-        present.append(world.play(True))
-        if done % 50 == 0 or done == draws:
-            played(done)
+    with _one_thread():
+        for done in range(1, draws + 1):
+            absent.append(world.play(False))
+            present.append(world.play(True))
+            if done % 50 == 0 or done == draws:
+                played(done)
     # a function of the user's may give anything
     return np.nan_to_num(np.array(absent), posinf=0, neginf=0), np.nan_to_num(np.array(present), posinf=0, neginf=0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads take three times as long for tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _delta(claim: Claim | None) -> float:

@@ -76,10 +76,10 @@ class Examination:
 
 def limit(errors: Array, draws: int) -> Array:
     """The upper limit of a rate of which `errors` were counted in so many draws (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     miss = (1 - CONFIDENCE) / LIMITS
-    return np.where(errors < draws, beta.ppf(1 - miss, errors + 1, np.maximum(draws - errors, 1)), 1.0)
+    return np.where(errors < draws, betaincinv(errors + 1, np.maximum(draws - errors, 1), 1 - miss), 1.0)
 
 
 def bound(positives: Array, negatives: Array, delta: float) -> Array:

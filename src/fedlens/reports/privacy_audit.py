@@ -34,6 +34,12 @@ def audit_run(folder: Path, draws: int, progress: Callable[[int, int], None]) ->
     if config.privacy.parameters.get("insecure_seed") is not None:  # every draw would have the same noise
         config = load_saved(run.folder.config, ["privacy.insecure_seed=null"])
     images = _images(run.partition)
+    if not run.partition:
+        raise ConfigError(
+            f"{folder}: this run has not begun, so nobody knows its clients; `fedlens resume {folder}` begins it",
+            code="not_found",
+            key=str(folder),
+        )
     return audit(config, len(images), images, draws, progress)
 
 
@@ -60,7 +66,8 @@ def lines(done: Audit) -> Iterator[tuple[str, str]]:
     yield "shown", _shown(done, found.own)
     if found.sharpest.contradicts and not found.own.contradicts:
         yield "", f"{_shown(done, found.sharpest)}, where ε ≤ {epsilon(found.sharpest.claimed)} is claimed"
-    yield "half the noise", _power(done)
+    if done.claim.mechanism.noise_multiplier:
+        yield "half the noise", _power(done)
     yield "verdict", _verdict(found)
 
 
@@ -107,9 +114,9 @@ def _played(done: Audit) -> str:
 
 
 def _shown(done: Audit, found: Finding) -> str:
-    sure = f"ε ≥ {epsilon(found.bound)} at δ = {found.delta:g}, with {CONFIDENCE:.0%} confidence"
-    full = found.bound > 0.99 * done.most and found is not None
-    return f"{sure}; {done.draws:,} draws cannot show more" if full else sure
+    full = found.bound > 0.99 * done.most
+    sure = f"the most that {done.draws:,} draws can show" if full else f"with {100 * CONFIDENCE:.0f} % confidence"
+    return f"ε ≥ {epsilon(found.bound)} at δ = {found.delta:g}, {sure}"
 
 
 def _power(done: Audit) -> str:
