@@ -68,7 +68,7 @@ def doubts(claim: Claim) -> Iterator[str]:
             "privacy.insecure_seed: noise and cohorts can be computed by everybody who knows it, so NOBODY IS "
             "PROTECTED; for experiments only"
         )
-    if claim.delta >= 1 / crowd:
+    if crowd and claim.delta >= 1 / crowd:
         yield (
             f"privacy.delta = {claim.delta:g}: with {crowd} {what} a mechanism that shows one of them whole could have "
             f"that δ; use one far below 1/{crowd} = {1 / crowd:.1g}"

@@ -33,7 +33,7 @@ class Claim:
     clip        largest L2 norm of one client's update; adaptive: in the first round
     adaptive    how the clip follows the clients' updates; None: it stays
     population  all clients that may take part; 0: not known
-    cohort      clients of a round on average
+    cohort      clients of a round on average; 0: not known
     spread      standard deviation of one coordinate of the noise in a round's mean update, divided by the clip
     normal      round → a source of noise for it; None: the clients have added the noise
     insecure    the noise can be foretold
@@ -141,8 +141,9 @@ class PrivateSum:
             total, left = self._noised(total, self.claim.normal(round_number), round_number, kept)
         if total is None:
             return None, left
-        loudness = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
-        told = {"privacy/epsilon": self.claim.epsilon(self.spent).value, "privacy/noise": loudness}
+        told = {"privacy/epsilon": self.claim.epsilon(self.spent).value}
+        if self.claim.cohort or self.claim.images:  # of single images it is that of a step, whoever takes part
+            told["privacy/noise"] = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
         if self.claim.adaptive:
             told["privacy/clip"] = clip_of(kept, self.claim.clip)
         return replace(total, measures={**total.measures, **told}), left

@@ -55,8 +55,8 @@ def claim(privacy: Claim, rounds: int) -> str:
     after = privacy.epsilon(Spent(rounds))
     terms = ", ".join(f"{name} {value:.4g}" for name, value in privacy.terms.items() if not isinstance(value, str))
     told = f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant}"
-    cohort = f"{privacy.cohort:,.4g} of {privacy.population:,} clients a round"
-    return " · ".join((claimed(told, insecure=privacy.insecure), terms, privacy.clipping, cohort))
+    cohort = [f"{privacy.cohort:,.4g} of {privacy.population:,} clients a round"] if privacy.population else []
+    return " · ".join((claimed(told, insecure=privacy.insecure), terms, privacy.clipping, *cohort))
 
 
 def data_line(data: FederatedData, clients: int) -> str:
