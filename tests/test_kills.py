@@ -33,11 +33,15 @@ COHORTS = ("federated.fraction_fit=0.4",)
 WORKERS = ("runtime.workers=2",)
 SETTINGS = (*BASE, *COHORTS, *WORKERS)
 CLOCK = ("clock.name=half_normal", "clock.dropout=0.1", "clock.available=0.8", "clock.cycle=7")
+GROUPS = ("federated.fraction_fit=0.5", "privacy.sampling=cyclic", "privacy.insecure_seed=1", "data.validation=0")
 RUNS = {
     "synchronous": SETTINGS,
     "ditto": (*SETTINGS, "personalization.name=ditto"),  # models of their own, a round ahead when all is killed
     "fedbuff": (*BASE, *WORKERS, *CLOCK, "schedule.name=fedbuff", "schedule.buffer_size=3", "schedule.concurrency=6"),
     "fedasync": (*BASE, *COHORTS, *CLOCK, "strategy.name=fedprox", "schedule.name=fedasync", "runtime.name=in_process"),
+    "secure": (*SETTINGS, "privacy.secure_aggregation=true"),
+    "dp_ftrl": (*BASE, *WORKERS, *GROUPS, "privacy.mode=central", "privacy.mechanism=dp_ftrl"),
+    "local": (*BASE, *WORKERS, *GROUPS, "privacy.mode=local", "privacy.noise_multiplier=0.01"),
 }
 
 Result = tuple[bytes, list[dict]]
@@ -132,16 +136,45 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path, undisturbed, run:
     assert_same(folder, undisturbed(run))
 
 
-@pytest.mark.parametrize("run", ["synchronous", "fedbuff", "fedasync"])
+@pytest.mark.parametrize("run", ["synchronous", "fedbuff", "fedasync", "secure"])
 def test_killed_again_and_again(tmp_path, undisturbed, run: str) -> None:
+    kill_again_and_again(tmp_path, run)
+    assert_same(only_run(tmp_path), undisturbed(run))
+
+
+@pytest.mark.parametrize(("run", "ledgers"), [("dp_ftrl", "privacy.jsonl"), ("local", "clients/*/privacy.jsonl")])
+def test_privacy_that_was_spent_is_never_forgotten(tmp_path, undisturbed, run: str, ledgers: str) -> None:
+    """With an `insecure_seed` a round that is done again has the same noise, so the model is that of an undisturbed
+    run, and nothing in a ledger is ever less than before."""
+    seen: dict[Path, int] = {}
+
+    def look(folder: Path) -> None:
+        found = {path: path.read_bytes().count(b"\n") for path in folder.glob(ledgers)}
+        assert found
+        assert all(found[path] >= lines for path, lines in seen.items())
+        seen.update(found)
+
+    kill_again_and_again(tmp_path, run, look)
+    folder = only_run(tmp_path)
+    look(folder)
+    weights, lines = result(folder)
+    expected, alike = undisturbed(run)
+    assert weights == expected
+    spent = [line["measures"]["privacy/epsilon"] for line in lines]
+    assert spent == sorted(spent)
+    assert all(found >= line["measures"]["privacy/epsilon"] for found, line in zip(spent, alike, strict=True))
+
+
+def kill_again_and_again(tmp_path: Path, run: str, look: Callable[[Path], None] = lambda _folder: None) -> None:
+    """Four times on its way to the end; `look` is called with the run's folder after each."""
     process = Started("run", *RUNS[run], f"tracking.dir={tmp_path}")
     for count in (1, 3, 5, 6):
         wait_for(lambda: process.running, lines_written(tmp_path, count))  # noqa: B023 - called at once
         os.killpg(process.pid, signal.SIGKILL)
         process.ended(20)
+        look(only_run(tmp_path))
         process = Started("resume", str(only_run(tmp_path)))
     finish(process)
-    assert_same(only_run(tmp_path), undisturbed(run))
 
 
 def test_what_clients_keep_survives_with_the_run(tmp_path, undisturbed) -> None:
