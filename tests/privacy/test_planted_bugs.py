@@ -17,6 +17,7 @@ from fedlens.build.privacy_audit import Audit, audit
 from fedlens.core.types import State
 from fedlens.federation.sampling import PoissonSampler
 from fedlens.privacy import bounded, client_level, dp_sgd, local
+from fedlens.privacy.adaptive_clip import AdaptiveClip
 from fedlens.privacy.clipping import clipped
 from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL
@@ -29,6 +30,7 @@ Plant = Callable[[Patch], None]
 
 CENTRAL = "privacy.mode=central privacy.noise_multiplier=0.7 federated.fraction_fit=0.5"
 CYCLIC = f"{CENTRAL} privacy.sampling=cyclic"
+ADAPTIVE = f"{CYCLIC} privacy.clip=adaptive"
 FTRL = f"{CYCLIC} privacy.mechanism=dp_ftrl"
 LOCAL = "privacy.mode=local privacy.noise_multiplier=1.4"  # σ / 2 counts: 2 · clip apart
 EXAMPLE = "privacy.mode=example privacy.noise_multiplier=0.7 federated.batch_size=100"  # 3 batches a client
@@ -83,12 +85,19 @@ def noise_for_one_participation(patch: Patch) -> None:
     patch.setattr(DPFTRL, "_scale", property(lambda self: self.noise_multiplier))
 
 
+def bits_for_nothing(patch: Patch) -> None:
+    """As if an adaptive clip's bits needed hardly any noise."""
+    patch.setattr(AdaptiveClip, "bit_inflation", 0.2)
+    patch.setattr(AdaptiveClip, "inflation", 1.0)
+
+
 AUDITED = {
     "half the server's noise": (CYCLIC, half_the_servers_noise),
     "half a client's noise": (LOCAL, half_the_servers_noise),
     "clip of each tensor": (CYCLIC, clip_of_each_tensor),
     "weight of the client": (CYCLIC, weight_of_the_client),
     "noise before the clip": (LOCAL, noise_before_the_clip),
+    "an adaptive clip's bits for nothing": (ADAPTIVE, bits_for_nothing),
 }
 """name → configuration that is audited, and the bug."""
 
@@ -109,7 +118,7 @@ def test_an_audit_contradicts_the_claim(bug: str, monkeypatch: Patch) -> None:
     assert played(keys).contradicted
 
 
-@pytest.mark.parametrize("keys", [CYCLIC, LOCAL])
+@pytest.mark.parametrize("keys", [CYCLIC, LOCAL, ADAPTIVE])
 def test_an_audit_does_not_contradict_the_code_as_it_is(keys: str) -> None:
     assert not played(keys).contradicted
 

@@ -21,11 +21,12 @@ from fedlens.build.builders import build_algorithm, build_sampler
 from fedlens.config.blocks import PRIVACY
 from fedlens.config.schema import Config
 from fedlens.core.seeds import from_system
-from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State
+from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, under
 from fedlens.data.types import ClientRows, DataReport, FederatedData
+from fedlens.privacy.adaptive_clip import CLIP
 from fedlens.privacy.dp_sgd import Steps
 from fedlens.privacy.ledger import Ledger
-from fedlens.privacy.release import Claim, PrivateSum
+from fedlens.privacy.release import KEPT, Claim, PrivateSum
 from fedlens.strategies.base import ClientUpdate
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Examples
@@ -48,13 +49,14 @@ class World(ABC):
 
     @abstractmethod
     def play(self, present: bool) -> list[float]:
-        """What is released in each round along the canary's direction. Every call draws anew."""
+        """What is released in each round, along the canary's direction. Every call draws anew."""
 
 
 class CanaryClient(World):
     """A client with a canary for its update, beside one whose update is zero.
 
-    Where the server adds the noise, its result is what is released; else what leaves the client.
+    Where the server adds the noise, its result is what is released, with an adaptive clip that of the next round, too;
+    else what leaves the client.
     """
 
     def __init__(self, config: Config, claim: Claim | None, rounds: int, length: float) -> None:
@@ -80,34 +82,38 @@ class CanaryClient(World):
         kept: State = {}
         seen = []
         for number in range(1, self._rounds + 1):
-            sent = {name: self._sent(name, number, present, stored) for name in self._cohort(number, present)}
+            told = self._algorithm.chain.told(kept)
+            cohort = self._cohort(number, present)
+            sent = {name: self._sent(name, number, present, told, stored) for name in cohort}
             if private is None or not by_server:
-                seen.append(self._along(sent[CANARY].payload) if CANARY in sent else 0.0)
+                seen.append(_dot(sent[CANARY].payload, self._direction) if CANARY in sent else 0.0)
                 continue
-            ctx = ReceivingContext(number, frozenset(SHAPES), len(sent), kept)
+            ctx = ReceivingContext(number, frozenset(SHAPES), len(sent), kept, told)
             aggregator = private.around(self._algorithm.aggregator(ctx), number, kept)
             for result in sent.values():
                 aggregator.add(result)
             total = aggregator.result()
             assert total is not None
             kept = aggregator.kept()
-            seen.append(self._along(total.delta))
+            seen.append(_dot(total.delta, self._direction))
+            seen.extend(math.log(float(clip)) for name, clip in under(KEPT, kept).items() if name == CLIP)
         return seen
 
     def _cohort(self, number: int, present: bool) -> Iterator[str]:
-        """Whom the run's own sampler chooses. Where it draws no coins, the canary takes part as early as it can."""
-        clients = [ClientInfo(name, 1, {"train": (1,)}) for name in (CANARY, OTHER)]
-        if self._left_out and not present:
-            del clients[0]
-        chosen = self._sampler.choose(number, clients) if self._sampler else clients
-        return (client.name for client in chosen)
+        """The other client in every round, and the canary where the run's own sampler chooses it. Where that draws no
+        coins, the canary takes part as early as it can."""
+        canary = [ClientInfo(CANARY, 1, {"train": (1,)})]
+        if present or not self._left_out:
+            chosen = self._sampler.choose(number, canary) if self._sampler else canary
+            yield from (client.name for client in chosen)
+        yield OTHER
 
-    def _sent(self, name: str, number: int, present: bool, stored: dict[str, State]) -> ClientResult:
+    def _sent(self, name: str, number: int, present: bool, told: State, stored: dict[str, State]) -> ClientResult:
         """What the server gets of a client, decoded."""
         payload = self._zeros if name == OTHER else self._with if present else self._without
         own = 1.0 if name == OTHER else LONG
         weight = self._algorithm.rule.weight(own, int(own))
-        ctx = EncodingContext(number, name, frozenset(SHAPES), {}, from_system(0), from_system(0))
+        ctx = EncodingContext(number, name, frozenset(SHAPES), {}, from_system(0), from_system(0), told=told)
         encoded = self._algorithm.chain.encode(ClientUpdate(dict(payload), weight), stored.get(name, {}), ctx)
         stored[name] = encoded.kept
         update = encoded.update
@@ -115,9 +121,6 @@ class CanaryClient(World):
         return self._algorithm.chain.decode(
             ClientResult(number, "train", report, update.payload, update.extra), self._zeros
         )
-
-    def _along(self, state: State) -> float:
-        return _dot(state, self._direction)
 
 
 class CanaryImage(World):
