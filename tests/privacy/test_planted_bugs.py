@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.privacy.test_release import sums
+from torch import Tensor
 
 from fedlens.build.load import load
 from fedlens.build.privacy_audit import Audit, audit
@@ -23,6 +24,7 @@ from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL
 from fedlens.privacy.noise import Normal, normal_from
 from fedlens.privacy.protected import ProtectedUpdate
+from fedlens.training.image_gradients import ImageGradients
 from fedlens.transforms.base import Encoded
 
 Patch = pytest.MonkeyPatch
@@ -59,6 +61,16 @@ def clip_of_each_tensor(patch: Patch) -> None:
 
     patch.setattr(bounded, "clipped", each)
     patch.setattr(local, "clipped", each)
+
+
+def clip_of_each_layer(patch: Patch) -> None:
+    add = ImageGradients._add
+
+    def adding(self: ImageGradients, views: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+        for name, gradient in gradients.items():
+            add(self, views, {name: gradient})
+
+    patch.setattr(ImageGradients, "_add", adding)
 
 
 def weight_of_the_client(patch: Patch) -> None:
@@ -107,6 +119,7 @@ SLOWLY_AUDITED = {
     "clip of each tensor, at the client": (LOCAL, 1000, clip_of_each_tensor),
     "noise for one participation": (FTRL, 1000, noise_for_one_participation),
     "half the noise of a local step": (EXAMPLE, 2000, half_the_noise_of_a_step),
+    "clip of each layer of an image's gradient": (EXAMPLE, 2000, clip_of_each_layer),
 }
 """The same with the number of draws."""
 

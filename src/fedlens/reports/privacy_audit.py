@@ -53,7 +53,8 @@ def lines(done: Audit) -> Iterator[tuple[str, str]]:
     mode = PRIVACY.choose(done.config.privacy)
     parts = [getattr(mode, "mechanism", ""), mode.sampling if done.claim else ""]
     yield "privacy", ", ".join([done.config.privacy.mode, *filter(None, parts)])
-    yield "played", f"{done.draws:,} times {_played(done)} with a canary, and as often without"
+    other = "with the opposite update" if mode.opposite else "without"
+    yield "played", f"{done.draws:,} times {_played(done)} with a canary, and as often {other}"
     if done.claim is None:
         yield "claimed", "nothing"
         for length, found in done.trials:
@@ -120,11 +121,12 @@ def _shown(done: Audit, found: Finding) -> str:
 
 
 def _power(done: Audit) -> str:
-    if done.needed is None:
+    needed = done.needed
+    if needed is None:
         return f"would not show, even with {MOST_DRAWS:,} draws"
-    if done.needed <= done.draws:
+    if needed <= done.draws:
         return "would contradict the claim with these draws"
-    return f"would not show with these draws: use --draws {done.needed}"
+    return f"would not show with these draws: use --draws {needed}"
 
 
 def _verdict(found: Examination) -> str:
@@ -147,7 +149,8 @@ def _unclaimed(done: Audit) -> str:
 def _histograms(done: Audit, found: Examination) -> Figure:
     unit = float(found.absent.std()) or 1.0
     figure = blank("released", "draws")
-    names = ("zeros", "canary") if done.claim is None else ("without the canary", "with the canary")
+    opposite = PRIVACY.choose(done.config.privacy).opposite
+    names = "with the opposite update" if opposite else "without the canary", "with the canary"
     ends = min(found.absent.min(), found.present.min()) / unit, max(found.absent.max(), found.present.max()) / unit
     bins = {"start": ends[0], "end": ends[1], "size": (ends[1] - ends[0]) / BARS or 1.0}
     for name, values, colour in zip(names, (found.absent, found.present), COLOURS, strict=False):
