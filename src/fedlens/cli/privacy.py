@@ -1,4 +1,4 @@
-"""`fedlens privacy`: what a run costs in privacy, and whether its claim holds."""
+"""`fedlens privacy`: what a run costs in privacy, whether its claim holds, and what it protects from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABELS = 18
 """Columns of a line's label."""
 
 app = typer.Typer(
-    help="What differential privacy costs a run, and whether its claim holds.",
+    help="What differential privacy costs a run, whether its claim holds, and what it protects from.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -79,6 +79,35 @@ def audit(
         write_audit(done, plot)
     if done.contradicted:
         raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="as for `fedlens run`")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=8, help="images of the client that is attacked")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="of each attack; more make clearer pictures")] = 200,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the page to write")] = Path("privacy.html"),
+) -> None:
+    """Reconstruct a client's pictures from its update, with and without protection.
+
+    Writes a page with the pictures side by side.
+    """
+    from fedlens.build.load import load
+    from fedlens.build.privacy_show import shown
+    from fedlens.cli.run import split_arguments
+    from fedlens.privacy.inversion import Inversion
+    from fedlens.reports.privacy_show import lines, unwritable, write_page
+
+    if not out.absolute().parent.is_dir():
+        raise unwritable(out, "there is no such folder")
+    path, overrides = split_arguments(arguments or [])
+    with progress_bar("attacking") as progress:
+        found = shown(load(path, overrides), images, Inversion(steps), lambda _label: progress)
+    write_page(found, out)
+    for line in (*lines(found), f"Page: {out}"):
+        typer.echo(line)
 
 
 def _show(lines: Iterable[tuple[str, str]]) -> None:

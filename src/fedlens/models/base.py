@@ -75,7 +75,11 @@ class Recognizer(nn.Module):
 def prepare(images: Tensor, how: Preprocessing) -> Tensor:
     if images.is_floating_point():
         return images
-    pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
+    return normalized(images.permute(0, 3, 1, 2).float().div_(255.0), how)
+
+
+def normalized(pixels: Tensor, how: Preprocessing) -> Tensor:
+    """Pixels from 0 to 1, (B, C, S, S) → the backbone's input, (B, C', S, S)."""
     if pixels.shape[1] != how.channels:
         pixels = pixels.expand(-1, how.channels, -1, -1) if how.channels == 3 else pixels.mean(1, keepdim=True)
     if how.mean == (0.0,) and how.std == (1.0,):

@@ -42,7 +42,7 @@ class Own(PrivacyMode):
     def disclaimer(self) -> str:
         return f"NO claim: {self.function} changes updates, but nothing is clipped, and so nothing is bounded"
 
-    def transform(self, federation: Federation) -> UpdateTransform:
+    def transform(self, federation: Federation) -> OwnNoise:
         """As `PrivacyMode.transform`.
 
         Raises:
