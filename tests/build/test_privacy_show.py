@@ -64,6 +64,10 @@ def test_a_configured_mode_is_shown() -> None:
     assert list(views)[1:3] == ["central: the server sees", "central: all others see"]
     mean, opened = views["central: all others see"], views["secure aggregation: the sum"]
     assert mean.cosine == pytest.approx(opened.cosine, abs=1e-5)  # without noise it is the sum of the same updates
+
+
+@pytest.mark.slow
+def test_training_with_noise_is_shown() -> None:
     view = attacked("privacy.mode=example", "privacy.noise_multiplier=0").views[1]
     assert (view.title, view.cosine) == ("example", pytest.approx(1, abs=1e-4))
 
