@@ -78,6 +78,8 @@ def test_the_noise_is_that_of_the_whole_run() -> None:
     mode = settled(config, [100] * 10)
     assert mode.noise_multiplier > 2
     assert mode.target_epsilon is None
+    first = settled(load(None, ["privacy.mode=central", "privacy.clip=adaptive"]), [100] * 40)
+    assert first.clip == 0.1
 
 
 def test_attacks_repeat() -> None:

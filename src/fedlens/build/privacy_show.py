@@ -132,12 +132,14 @@ def settled(config: Config, images: Sequence[int]) -> PrivacyMode:
         ConfigError: no noise reaches `privacy.target_epsilon`.
     """
     mode = PRIVACY.choose(config.privacy)
-    if not isinstance(mode, ClientLevel):
-        return mode
     federation = federation_of(config, getattr(mode, "population", None) or len(images), images)
-    unit = mode.mechanism_with(1.0, federation).noise_multiplier
+    claim = mode.claim(federation)
+    if claim is None or not isinstance(mode, ClientLevel):
+        return mode
     changed: dict[str, Any] = {
-        "noise_multiplier": mode.noise(federation).noise_multiplier / unit,
+        "noise_multiplier": claim.mechanism.noise_multiplier / mode.mechanism_with(1.0, federation).noise_multiplier,
+        "clip": claim.clip,
+        **dict.fromkeys(("first_clip", "clip_quantile", "clip_rate")),
         "target_epsilon": None,
         "budget": None,
         "population": None,

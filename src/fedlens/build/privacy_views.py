@@ -18,6 +18,7 @@ from fedlens.privacy.base import Federation, PrivacyMode
 from fedlens.privacy.central import Central
 from fedlens.privacy.client_level import ClientLevel
 from fedlens.privacy.clipping import exact_norm
+from fedlens.privacy.example import Example
 from fedlens.privacy.ledger import LEDGER_FILE, Ledger
 from fedlens.privacy.local import Local
 from fedlens.privacy.own import Own, OwnNoise
@@ -73,7 +74,7 @@ class Views:
         if isinstance(mode, Central):
             yield self._clipped(mode)
             yield self._released(mode)
-        elif isinstance(mode, ClientLevel):
+        elif isinstance(mode, Local | Example):
             yield self._noisy(mode)
         elif isinstance(mode, Own):
             yield from self._tutorial([mode.transform(self._federation)])
@@ -96,7 +97,7 @@ class Views:
         before, after = exact_norm(self.plain.values()), exact_norm(sent.values())
         cut = f"from length {before:.2g} to {after:.2g}"
         if after == before:
-            cut = f"but its length of {before:.2g} is below {mode.clip:g} already"
+            cut = f"but its length of {before:.2g} is below {mode.clip} already"
         told = (
             f"Clipped, {cut}, and without noise yet. The direction stays, so clipping alone hides nothing: in this "
             "mode the clients trust the server."
@@ -120,7 +121,7 @@ class Views:
         )
         return Seen("central: all others see", told, total.delta, len(self._clients))
 
-    def _noisy(self, mode: ClientLevel) -> Seen:
+    def _noisy(self, mode: Local | Example) -> Seen:
         """Noise that a client adds by itself."""
         transform, dp_sgd = mode.transform(self._federation), mode.dp_sgd(self._federation)
         sent = self._sent(replace(self._bare, privacy=transform, dp_sgd=dp_sgd)).payload
