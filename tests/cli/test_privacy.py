@@ -100,7 +100,12 @@ def audited(run: str, draws: int = 40, status: int = 0) -> str:
         ),
         ("central privacy.noise_multiplier=0 federated.fraction_fit=0.5", "40 times 1 round with", "∞"),
         ("local privacy.insecure_seed=3", "local, fixed played 40 times 1 round with", "10"),  # σ / 2 = 0.5
-        ("example federated.batch_size=100", "40 times 1 round of 2 local steps with a canary", r"3\.93"),
+        pytest.param(
+            "example federated.batch_size=100",
+            "40 times 1 round of 2 local steps with a canary",
+            r"3\.93",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_audit_finds_no_contradiction(tmp_path: Path, keys: str, played: str, claimed: str) -> None:
@@ -117,7 +122,8 @@ def test_an_audit_finds_no_contradiction(tmp_path: Path, keys: str, played: str,
 
 def test_an_audit_contradicts_too_little_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_level, "normal_from", lambda key: lambda like: torch.zeros(like.shape))
-    run = a_run(tmp_path, "privacy.mode=central federated.fraction_fit=0.5 privacy.noise_multiplier=3")
+    cyclic = "privacy.mode=central privacy.sampling=cyclic federated.fraction_fit=0.5 privacy.noise_multiplier=3"
+    run = a_run(tmp_path, cyclic)
     text = audited(run, draws=200, status=1)
     assert re.search(
         r"verdict CONTRADICTED at δ = [\de.-]+: ε is [\d.]+ at least, and [\d.]+ at most was claimed", text
@@ -145,7 +151,7 @@ def test_without_clipping_what_shows_grows_with_the_update(tmp_path: Path) -> No
 
 
 def test_a_page_shows_both_worlds(tmp_path: Path) -> None:
-    run, page = a_run(tmp_path, "privacy.mode=central federated.fraction_fit=0.5"), tmp_path / "page.html"
+    run, page = a_run(tmp_path, "privacy.mode=local"), tmp_path / "page.html"
     said(f"privacy audit {run} --draws 50 --plot {page}")
     text = page.read_text()
     assert "with the canary" in text

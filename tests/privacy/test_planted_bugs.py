@@ -105,17 +105,17 @@ def bits_for_nothing(patch: Patch) -> None:
 
 AUDITED = {
     "half the server's noise": (CYCLIC, half_the_servers_noise),
-    "half a client's noise": (LOCAL, half_the_servers_noise),
     "clip of each tensor": (CYCLIC, clip_of_each_tensor),
     "weight of the client": (CYCLIC, weight_of_the_client),
     "noise before the clip": (LOCAL, noise_before_the_clip),
-    "an adaptive clip's bits for nothing": (ADAPTIVE, bits_for_nothing),
 }
 """name → configuration that is audited, and the bug."""
 
 SLOWLY_AUDITED = {
     "half the server's noise, Poisson": (f"{CENTRAL} privacy.noise_multiplier=1", 10_000, half_the_servers_noise),
     "coins without effect": (f"{CENTRAL} federated.fraction_fit=0.2", 2000, everybody_in_each_round),
+    "half a client's noise": (LOCAL, 1000, half_the_servers_noise),
+    "an adaptive clip's bits for nothing": (ADAPTIVE, 1000, bits_for_nothing),
     "clip of each tensor, at the client": (LOCAL, 1000, clip_of_each_tensor),
     "noise for one participation": (FTRL, 1000, noise_for_one_participation),
     "half the noise of a local step": (EXAMPLE, 2000, half_the_noise_of_a_step),
@@ -131,7 +131,7 @@ def test_an_audit_contradicts_the_claim(bug: str, monkeypatch: Patch) -> None:
     assert played(keys).contradicted
 
 
-@pytest.mark.parametrize("keys", [CYCLIC, LOCAL, ADAPTIVE])
+@pytest.mark.parametrize("keys", [CYCLIC, LOCAL])
 def test_an_audit_does_not_contradict_the_code_as_it_is(keys: str) -> None:
     assert not played(keys).contradicted
 
