@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,79 @@ def test_dp_ftrl_goes_on_with_the_same_noise_after_a_stop(tmp_path: Path) -> Non
     assert spent(again)[-1] > spent(whole)[-1]  # round 4 was released twice
     independent = run(tmp_path / "gaussian", *ftrl, "privacy.mechanism=gaussian", "federated.num_rounds=4")
     assert not torch.equal(final(independent)["head.weight"], final(whole)["head.weight"])
+
+
+SHARED = (
+    "runtime.name=in_process", "privacy.mode=central", "privacy.secure_aggregation=true", "privacy.clip=0.01",
+    "federated.fraction_fit=0.5", "federated.num_rounds=2",
+)  # fmt: skip
+
+
+def test_secure_sums_without_noise_are_those_that_a_server_would_see(tmp_path: Path) -> None:
+    """The clip of the second round follows the bits of the first, which are masked, too."""
+    adaptive = ("privacy.clip=adaptive", "privacy.first_clip=0.01", "privacy.clip_rate=1")
+    free = (*SHARED, *adaptive, "privacy.noise_multiplier=0", "privacy.sampling=cyclic")
+    seen = run(tmp_path / "seen", *free, "privacy.secure_aggregation=false")
+    shared = run(tmp_path / "shared", *free)
+    for name, value in final(seen).items():
+        assert torch.allclose(value, final(shared)[name], rtol=0, atol=1e-7), name
+    clips = [line["measures"]["privacy/clip"] for line in read_metrics(shared.folder / "metrics.jsonl")]
+    assert clips == [0.01, pytest.approx(0.01 * math.exp(0.5), rel=1e-6)], "all five updates were longer"
+
+
+def test_clients_share_the_noise_of_a_sum_and_every_attempt_is_counted(tmp_path: Path) -> None:
+    with recorded() as sent:
+        done = run(tmp_path, *SHARED, "privacy.noise_multiplier=3")
+    updates = [one for one in sent if one.kind == "secure_train"]
+    assert len(updates) == 10 and "train" not in {one.kind for one in sent}
+    assert all(set(one.report.metrics) == set(LEAVES) and one.report.weight == 1 for one in updates)
+    once = spent(done)
+    assert 0 < once[0] == once[1], "groups of clients take turns"
+    line = read_metrics(done.folder / "metrics.jsonl")[-1]
+    lenet = sum(value.numel() for value in final(done).values())
+    assert line["measures"]["privacy/noise"] == pytest.approx(3 * (lenet / 5 / 3) ** 0.5)  # 5 shares of 3 add up
+    shutil.rmtree(done.folder / "checkpoints" / "round-00000002")
+    (done.folder / "result.json").unlink()
+    again = spent(fedlens.resume(done.folder, show=False))
+    assert again[0] == once[0] < again[1], "round 2 was opened twice"
+    ledger = (done.folder / "privacy.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(one) for one in ledger] == [{"round": 1}, {"round": 2}, {"round": 2}]
+
+
+def test_a_budget_ends_a_run_of_shared_noise_before_a_sum_is_opened(tmp_path: Path) -> None:
+    with recorded() as sent:
+        done = run(tmp_path, *SHARED, "federated.num_rounds=3", "privacy.noise_multiplier=3", "privacy.budget=1.7")
+    assert len(spent(done)) == 2, "in the third round clients would take part for the second time"
+    assert "the privacy budget is spent" in (done.folder / "result.json").read_text()
+    assert {one.round for one in sent} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "overrides"),
+    [
+        ("incompatible", "privacy.sampling = 'poisson': with privacy.secure_aggregation", "privacy.sampling=poisson"),
+        ("incompatible", "privacy.mechanism = 'dp_ftrl': takes noise of earlier", "privacy.mechanism=dp_ftrl"),
+        ("idle_key", "privacy.secure_largest = 8: privacy.mode=central clips updates", "privacy.secure_largest=8"),
+        ("contradiction", "privacy.mode = 'local': has no noise that clients can add to masked", "privacy.mode=local"),
+        ("contradiction", "privacy.mode = 'example': has no noise that clients can add", "privacy.mode=example"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_shared_noise(code: Code, line: str, overrides: str) -> None:
+    with refuses_with(code, line):
+        load(None, ["privacy.mode=central", "privacy.secure_aggregation=true", overrides])
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "overrides"),
+    [
+        ("incompatible", "privacy.secure_aggregation = true: a round may have one", "federated.fraction_fit=0.12"),
+        ("incompatible", "privacy.secure_bits=32: so that the sum of", "privacy.secure_bits=32 privacy.clip=1e-7"),
+        ("incompatible", "privacy.secure_bits=32: so that", "privacy.secure_bits=32 privacy.noise_multiplier=1e7"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_summed_with_its_noise(tmp_path: Path, code: Code, line: str, overrides: str) -> None:
+    with refuses_with(code, line):
+        run(tmp_path, *SHARED, *overrides.split())
 
 
 def test_locally_every_client_keeps_a_ledger_that_no_server_can_take_back(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from fedlens.build.load import load
 from fedlens.build.privacy import private_sum
 from fedlens.build.privacy_plan import PlannedRun, planned
 from fedlens.data import federate
+from fedlens.reports.privacy_plan import plan_lines
 
 CENTRAL = ("privacy.mode=central", "model.name=lenet", "data.validation=0", "data.client_test=0")
 MANY = (*CENTRAL, "federated.num_rounds=40", "federated.fraction_fit=0.1")
@@ -82,6 +83,19 @@ def test_correlated_noise_adds_up_to_less() -> None:
     # the same noise multiplier costs dp_ftrl less; four participations of each client would cost the other as much
     # with twice the noise
     assert correlated.loudness_in_all < 2 * plain.loudness_in_all * 0.6
+
+
+def test_noise_in_shares_of_the_clients() -> None:
+    """100 of 1,000 clients a round, of which 67 have to stay and 20 may be dishonest."""
+    run = plan_of(*MANY, "privacy.secure_aggregation=true", clients=1000)
+    alone = plan_of(*MANY, "privacy.sampling=cyclic", clients=1000)
+    assert run.plan.after == alone.plan.after
+    assert run.loudness == pytest.approx(alone.loudness * (100 / 47) ** 0.5)
+    said = dict(plan_lines(run))
+    assert said["privacy"] == "central, gaussian noise, cyclic sampling"
+    assert said["shares"].startswith(
+        "each client adds σ = 0.1459 × clip: enough where 67 of 100 clients stay, of which 20 "
+    )
 
 
 def test_a_mode_without_a_claim() -> None:

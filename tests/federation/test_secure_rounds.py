@@ -60,7 +60,10 @@ class Watched:
             yield outcome
 
 
-def run(folder, how=None, *, lose=None, strategy=None, workers=0, rounds=2, quorum=1, notes=None, data=DATA, seen=None):
+def run(
+    folder, how=None, *, lose=None, strategy=None, workers=0, rounds=2, quorum=1, notes=None, data=DATA, seen=None,
+    make_aggregator=plain_mean,
+):  # fmt: skip
     """One run, securely aggregated with `how`. Gives the end, the records and the runtime."""
     strategy = strategy or FedAvg()
     make = partial(tiny_trainer, strategy, data, folder / "clients", SETTINGS)
@@ -77,7 +80,7 @@ def run(folder, how=None, *, lose=None, strategy=None, workers=0, rounds=2, quor
     memory = Memory()
     books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
     note = (notes if notes is not None else []).append
-    coordinator = Coordinator(plan, strategy, runtime, trainer.model.trainable, books, plain_mean, note=note)
+    coordinator = Coordinator(plan, strategy, runtime, trainer.model.trainable, books, make_aggregator, note=note)
     try:
         end = coordinator.run(Checkpoint(0, strategy.init(trainer.model.state())))
         return end, memory.records, runtime
@@ -144,6 +147,22 @@ def test_below_the_threshold_the_round_begins_again_with_new_keys(tmp_path, kind
     assert len(first) == len(second) == 1 and first != second
     opened = [task for task in runtime.tasks if task.kind == "secure_unmask" and task.stage.attempt == 0]
     assert not opened or kind == "secure_unmask"
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_an_attempt_counts_as_a_release_just_before_anything_of_it_may_be_opened(tmp_path, kind: str) -> None:
+    """An aggregator is made then: where clients have added noise, that spends. An attempt of which nothing can have
+    been opened costs nothing."""
+    seen: list[Watched] = []
+    before: list[str] = []
+
+    def made(ctx, kept):
+        before.append(seen[0].tasks[-1].kind)
+        return plain_mean(ctx, kept)
+
+    lost = {(kind, 0): {"client0", "client1", "client2"}}
+    run(tmp_path, SecureAggregation(), rounds=1, lose=lost, seen=seen, make_aggregator=made)
+    assert before == ["secure_survivors"] * (2 if kind == "secure_unmask" else 1)
 
 
 def test_after_three_attempts_the_run_ends_with_a_line(tmp_path) -> None:

@@ -209,7 +209,7 @@ def build_plan(config: Config) -> RunPlan:
         lr=LearningRate(config.optimizer, federated.num_rounds).at,
         evaluate_every=federated.evaluate_every,
         evaluate_clients_every=0 if unmeasured(config) else federated.evaluate_clients_every,
-        quorum=federated.quorum if privacy.sampling == "fixed" else 0,
+        quorum=federated.quorum if privacy.cohorts == "fixed" else 0,
         stopping=config.stopping,
         protocol=protocol_of(config),
     )
@@ -232,8 +232,8 @@ def federation_of(config: Config, clients: int = 0, images: Sequence[int] = ()) 
 def build_sampler(config: Config) -> Sampler:
     """How cohorts are drawn: as Flower does, or as a claim of privacy needs it."""
     federated, privacy = config.federated, PRIVACY.choose(config.privacy)
-    if privacy.sampling == "poisson":
+    if privacy.cohorts == "poisson":
         return PoissonSampler(federated.fraction_fit, config.seed, privacy.insecure_seed)
-    if privacy.sampling == "cyclic":
+    if privacy.cohorts == "cyclic":
         return CyclicSampler(groups_of(federated.fraction_fit), config.seed)
     return ClientSampler(federated.fraction_fit, federated.min_fit_clients, config.seed, federated.over_selection)

@@ -25,7 +25,7 @@ def build_claim(config: Config, clients: int, images: Sequence[int] = ()) -> Cla
     claim = PRIVACY.choose(config.privacy).claim(federation_of(config, clients, images))
     if claim is None:
         return None
-    if claim.normal is not None and claim.cohort <= 1:
+    if claim.of_sum and claim.cohort <= 1:
         text = (
             f"a round has {claim.cohort:g} clients on average, and noise that hides one of them hides "
             "everything; use more clients, or a larger share of them"

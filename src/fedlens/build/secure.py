@@ -13,6 +13,7 @@ from fedlens.federation.rounds.base import RoundProtocol, RoundSetup
 from fedlens.federation.rounds.secure import SecureAggregation, SecureRounds
 from fedlens.schedules.base import Asynchronous
 from fedlens.secure_aggregation.graph import holders_needed, neighbours_needed
+from fedlens.transforms.base import SumNoise
 
 Refuse = Callable[[str, str], Problem]
 """(a section's own key, what is wrong with its value) → the problem."""
@@ -77,8 +78,9 @@ def _single_updates(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("attack.name", f"makes updates up where they arrive, and {SUM}; use label_flip or backdoor")
     if config.tracking.updates:
         yield refuse("tracking.updates", f"{SUM}, and this compares updates; leave it out")
-    if config.privacy.mode != PRIVACY.default:
-        yield refuse("privacy.mode", "has no noise yet that clients can add to masked updates; use privacy.mode=none")
+    if config.privacy.mode != PRIVACY.default and not PRIVACY.choose(config.privacy).masks:
+        text = "has no noise that clients can add to masked updates; use privacy.mode=central, or none"
+        yield refuse("privacy.mode", text)
 
 
 def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
@@ -100,8 +102,9 @@ def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("federated.over_selection", text)
 
 
-def check_secure(config: Config, cohort: int, examples: int = 1) -> None:
-    """Look whether `cohort` clients, none of which has more than so many training images, can be aggregated securely.
+def check_secure(config: Config, cohort: int, examples: int = 1, noise: SumNoise | None = None) -> None:
+    """Look whether `cohort` clients, none of which has more than so many training images, can be aggregated securely,
+    and their noise with them.
 
     Raises:
         ConfigError: one update alone is its own sum; or the sum does not fit into the modulus.
@@ -110,8 +113,8 @@ def check_secure(config: Config, cohort: int, examples: int = 1) -> None:
         return
     if cohort < 2:
         text = (
-            "a round has one client, and the sum of one update is that update; use federated.min_fit_clients=3, or a "
-            "larger federated.fraction_fit"
+            "a round may have one client alone, and the sum of one update is that update; use a larger "
+            "federated.fraction_fit, or federated.min_fit_clients=3"
         )
         raise ConfigError(problems.problem("incompatible", "privacy.secure_aggregation", text, True))
-    settings_of(config).quantization(cohort, examples)
+    settings_of(config).quantization(cohort, examples, noise)

@@ -17,6 +17,7 @@ from fedlens.config.blocks import (
     CLOCK,
     MODEL,
     OPTIMIZER,
+    PRIVACY,
     PYTHON,
     SCHEDULE,
     SCHEME,
@@ -123,6 +124,9 @@ def _algorithm(config: Config) -> Iterator[Idle]:
         text = "updates are not aggregated securely; set privacy.secure_aggregation=true, or leave it out"
         for name in ("threshold", "neighbours", "bits", "largest"):
             yield Idle(f"privacy.secure_{name}", text, ("privacy.secure_aggregation",))
+    if config.privacy.secure_aggregation and find(PRIVACY, config.privacy.mode).factory.masks:
+        text = f"privacy.mode={config.privacy.mode} clips updates, so no coordinate is above privacy.clip; leave it out"
+        yield Idle("privacy.secure_largest", text, ("privacy.mode",))
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous) and schedule.concurrency is not None:
         text = "schedule.concurrency says how many clients work at a time; use one of the two"

@@ -36,6 +36,10 @@ class Sampler(Protocol):
         """How many results a round takes at most, of `available` clients."""
         ...
 
+    def fewest(self, available: int) -> int:
+        """How many of `available` clients a round asks at least, if no partition is missing."""
+        ...
+
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         """The clients that are asked in a round, in the clients' own order. `spare`: including those that
         over-selection adds."""
@@ -67,6 +71,9 @@ class ClientSampler:
             )
         # 0.3 × 10 is 2.9999999999999996 in binary
         return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
+
+    def fewest(self, available: int) -> int:
+        return self.size(available)
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         """The clients that are asked in a round, in the clients' own order; depends on seed and round only. `spare`:
@@ -101,6 +108,9 @@ class PoissonSampler:
     def size(self, available: int) -> int:
         return available
 
+    def fewest(self, available: int) -> int:
+        return 0
+
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         known = self.insecure_seed
         coins = random.SystemRandom() if known is None else random.Random(derive(known, "cohort", round_number))
@@ -120,6 +130,9 @@ class CyclicSampler:
 
     def size(self, available: int) -> int:
         return available
+
+    def fewest(self, available: int) -> int:
+        return available // self.groups
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         turn = round_number % self.groups

@@ -95,11 +95,11 @@ def _too_little_privacy(config: Config, most: float, largest_delta: float) -> st
         return f"{begin} promises no differential privacy"
     if claim.insecure:
         return f"{begin} has a privacy.insecure_seed, from which its noise can be computed"
-    if claim.normal is None and claim.budget is None:  # the noise is made here
+    if not claim.of_sum and claim.budget is None:  # this site counts, not the server
         return f"{begin} has no privacy.budget: without one this site would do a round as often as it is asked"
     spent = claim.cost(Spent(config.federated.num_rounds)).value
     if claim.budget is not None:  # this site's own ledger stops at the budget alone, whatever the server plans
-        spent = claim.budget if claim.normal is None else min(spent, claim.budget)
+        spent = min(spent, claim.budget) if claim.of_sum else claim.budget
     if spent > most:
         return f"{begin} may spend ε = {spent:.3g} at δ = {claim.delta:g}"
     if claim.delta > largest_delta:

@@ -44,8 +44,9 @@ class PrivacyMode:
     protects  what a client reports of its images stays with it: losses, norms, weights, counts and accuracies
     ledgers   each client keeps a ledger of its own
     by_image  single images are hidden, by how clients train (`dp_sgd`); else whole updates
-    sampling  how cohorts are drawn
     opposite  what is hidden is which of two updates of opposite directions a client has; else whether it has one at all
+    masks     with secure aggregation, clients add the noise to masked updates (`UpdateTransform.sum_noise`)
+    sampling  how cohorts are drawn; None: as it is best
     insecure_seed  seed of all that is random in the mode, for experiments only; None: the operating system's randomness
     """
 
@@ -53,8 +54,14 @@ class PrivacyMode:
     by_image: ClassVar[bool] = False
     ledgers: ClassVar[bool] = False
     opposite: ClassVar[bool] = False
-    sampling: Sampling = "fixed"
+    masks: ClassVar[bool] = False
+    sampling: Sampling | None = "fixed"
     insecure_seed: int | None = None
+
+    @property
+    def cohorts(self) -> Sampling:
+        """How cohorts are drawn."""
+        return self.sampling or "fixed"
 
     @property
     def disclaimer(self) -> str | None:

@@ -2,24 +2,28 @@
 https://arxiv.org/abs/1710.06963, Algorithm 1 with the fixed-denominator estimator f̃_f of its section 3.2 and w_k = 1.
 
 The server sees clipped updates and is trusted with them; whoever sees the models that it sends out learns, of one
-client's taking part, no more than ε tells.
+client's taking part, no more than ε tells. With secure aggregation it sees sums alone, to which clients have added the
+noise (`privacy.distributed`): then it learns no more than the others.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from fedlens.core.limits import Clients
 from fedlens.errors import ConfigError
 from fedlens.privacy.adaptive_clip import AdaptiveClip
-from fedlens.privacy.base import Federation, groups_of, privacy_modes
+from fedlens.privacy.base import Federation, Sampling, groups_of, privacy_modes
 from fedlens.privacy.bounded import BoundedUpdate
 from fedlens.privacy.client_level import ClientLevel, Positive
+from fedlens.privacy.distributed import DistributedGaussian, SharedNoiseUpdate
 from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Mechanism, Poisson
 from fedlens.privacy.release import Claim
+from fedlens.secure_aggregation.graph import holders_needed, honest_survivors
 from fedlens.transforms.base import UpdateTransform
 
 
@@ -48,9 +52,12 @@ class Central(ClientLevel):
         None
     )
     sampling: Annotated[
-        Literal["poisson", "cyclic"],
-        Field(description="poisson: each client by a coin of its own; cyclic: group after group of clients"),
-    ] = "poisson"
+        Literal["poisson", "cyclic"] | None,
+        Field(
+            description="poisson: each client by a coin of its own; cyclic: group after group of clients; default: "
+            "poisson, with secure_aggregation cyclic"
+        ),
+    ] = None
     mechanism: Annotated[
         Literal["gaussian", "dp_ftrl"],
         Field(
@@ -61,8 +68,30 @@ class Central(ClientLevel):
         Clients | None, Field(description="all clients that may take part; default: those of the simulation")
     ] = None
 
+    secure_aggregation: Annotated[
+        bool, Field(description="the clients add the noise in shares, and no server sees a sum without it")
+    ] = False
+    secure_threshold: Annotated[
+        float, Field(description="share of a round's clients whose noise is enough, less those that are dishonest")
+    ] = 2 / 3
+    masks: ClassVar[bool] = True
+
+    @property
+    def cohorts(self) -> Sampling:
+        return self.sampling or ("cyclic" if self.secure_aggregation else "poisson")
+
     def contradiction(self) -> str | None:
-        if self.mechanism == "dp_ftrl" and self.sampling == "poisson":
+        if self.secure_aggregation and self.sampling == "poisson":
+            return (
+                "sampling = 'poisson': with privacy.secure_aggregation the claim holds against the server, which knows "
+                "who takes part, so that coins amplify nothing; use privacy.sampling=cyclic"
+            )
+        if self.secure_aggregation and self.mechanism == "dp_ftrl":
+            return (
+                "mechanism = 'dp_ftrl': takes noise of earlier rounds back, and with privacy.secure_aggregation nobody "
+                "knows that; use privacy.mechanism=gaussian"
+            )
+        if self.mechanism == "dp_ftrl" and self.cohorts == "poisson":
             return "mechanism = 'dp_ftrl': counts how often each client takes part; use privacy.sampling=cyclic"
         if self.mechanism == "dp_ftrl" and self.clip == "adaptive":
             return "clip = 'adaptive': noise that spans rounds needs one clip for all; use a number"
@@ -73,7 +102,11 @@ class Central(ClientLevel):
         return super().contradiction()
 
     def transform(self, federation: Federation) -> UpdateTransform:
-        return BoundedUpdate(self._first_clip, adaptive=self.clip == "adaptive")
+        bounded = BoundedUpdate(self._first_clip, adaptive=self.clip == "adaptive")
+        if not self.secure_aggregation:
+            return bounded
+        sigma = self.sigma(federation)
+        return SharedNoiseUpdate(bounded.clip, bounded.adaptive, noise_multiplier=sigma, key=self.key)
 
     def claim(self, federation: Federation) -> Claim:
         """As `PrivacyMode.claim`.
@@ -98,16 +131,19 @@ class Central(ClientLevel):
             self._first_clip,
             federation.population,
             cohort,
-            spread=mechanism.deviation(1) * (adaptive.inflation if adaptive else 1.0) / cohort,
-            normal=lambda number: self.normal("noise", number),
+            spread=self._surplus(cohort) * mechanism.deviation(1) * (adaptive.inflation if adaptive else 1.0) / cohort,
+            normal=None if self.secure_aggregation else lambda number: self.normal("noise", number),
+            shared=self.secure_aggregation,
             insecure=self.insecure_seed is not None,
             adaptive=adaptive,
         )
 
     def mechanism_with(self, noise_multiplier: float, federation: Federation) -> Mechanism:
-        if self.sampling == "poisson":
+        if self.cohorts == "poisson":
             return Gaussian(noise_multiplier, Poisson(federation.fraction))
         turns = Cyclic(groups_of(federation.fraction))
+        if self.secure_aggregation:
+            return DistributedGaussian(noise_multiplier, turns)
         if self.mechanism == "dp_ftrl":
             return DPFTRL(noise_multiplier, turns, federation.rounds)
         return Gaussian(noise_multiplier, turns)
@@ -137,6 +173,13 @@ class Central(ClientLevel):
 
     def _cohort(self, federation: Federation) -> float:
         """The mean number of clients in a round."""
-        if self.sampling == "cyclic":
+        if self.cohorts == "cyclic":
             return federation.population / groups_of(federation.fraction)
         return federation.population * federation.fraction
+
+    def _surplus(self, cohort: float) -> float:
+        """Deviation of a sum's noise when nobody drops out or is dishonest, divided by what the claim needs."""
+        if not self.secure_aggregation:
+            return 1.0
+        clients = max(round(cohort), 1)
+        return math.sqrt(clients / honest_survivors(clients, holders_needed(clients, self.secure_threshold)))

@@ -36,6 +36,7 @@ class Claim:
     cohort      clients of a round on average; 0: not known
     spread      standard deviation of one coordinate of the noise in a round's mean update, divided by the clip
     normal      round → a source of noise for it; None: the clients have added the noise
+    shared      the clients have added it in shares: no server sees the sum without it
     insecure    the noise can be foretold
     each_client each client has a ledger and keeps the budget by itself; what is told here is the largest ε of them
     images      among so many at least each image is hidden; 0: whole clients are
@@ -50,6 +51,7 @@ class Claim:
     spread: float
     normal: Callable[[int], Normal] | None = None
     insecure: bool = False
+    shared: bool = False
     each_client: bool = False
     images: int = 0
     adaptive: AdaptiveClip | None = None
@@ -58,6 +60,12 @@ class Claim:
     def clipping(self) -> str:
         """ "clip 1", or "adaptive clip, 0.1 at first"."""
         return f"adaptive clip, {self.clip:g} at first" if self.adaptive else f"clip {self.clip:g}"
+
+    @property
+    def of_sum(self) -> bool:
+        """The noise hides a client in a round's sum, which is divided by `cohort`, whoever answers; else each update
+        hides its own client."""
+        return self.shared or self.normal is not None
 
     @property
     def terms(self) -> dict[str, Any]:
@@ -116,8 +124,8 @@ class PrivateSum:
         self._ledger.reach(round_number)
 
     def around(self, inner: Aggregator, round_number: int, kept: State) -> Aggregator:
-        """`inner`, whose result is released. `kept`: what the aggregator before it kept. Called before the clients
-        begin: where they add the noise, each attempt at a round is a release, whoever answers.
+        """`inner`, whose result is released. `kept`: what the aggregator before it kept. Called before anything with
+        the clients' noise comes to the server: there each attempt at a round is a release, whoever answers.
 
         Raises:
             PrivacyBudgetExceeded, CheckpointError: as `released`.
@@ -138,7 +146,8 @@ class PrivateSum:
         left: State = {}
         if self.claim.normal is not None:
             self._spend(round_number)
-            total, left = self._noised(total, self.claim.normal(round_number), round_number, kept)
+        if self.claim.of_sum:
+            total, left = self._of_cohort(total, round_number, kept)
         if total is None:
             return None, left
         told = {"privacy/epsilon": self.claim.epsilon(self.spent).value}
@@ -153,12 +162,16 @@ class PrivateSum:
             raise PrivacyBudgetExceeded(f"round {round_number}: {reason}. The run is kept as it was before")
         self._ledger.spend(round_number)
 
-    def _noised(
-        self, total: AggregatedUpdate | None, normal: Normal, round_number: int, kept: State
+    def _of_cohort(
+        self, total: AggregatedUpdate | None, round_number: int, kept: State
     ) -> tuple[AggregatedUpdate, State]:
         """(Σ clipped updates + noise) / mean cohort, and what to keep. A round without any update is noise alone."""
         total = total or AggregatedUpdate(zeros(self._forms), zeros(self._beside), 0.0, 0)
-        noise, left = self.claim.mechanism.draw(round_number, {**self._forms, **self._beside}, normal, kept)
+        noise: State = {}
+        left: State = {}
+        if self.claim.normal is not None:
+            forms, normal = {**self._forms, **self._beside}, self.claim.normal(round_number)
+            noise, left = self.claim.mechanism.draw(round_number, forms, normal, kept)
         clip, adaptive = clip_of(kept, self.claim.clip), self.claim.adaptive
         delta = self._shared_out(total.delta, total.count, noise, clip * (adaptive.inflation if adaptive else 1.0))
         if adaptive:
@@ -167,9 +180,10 @@ class PrivateSum:
         return replace(total, delta=delta, extra={}), left
 
     def _shared_out(self, means: State, count: int, noise: State, scale: float) -> dict[str, Tensor]:
-        """(Σ + scale · noise) / mean cohort. means: Σ / count."""
+        """(Σ + scale · noise) / mean cohort. means: Σ / count; noise: empty where it is in the sum already."""
         share, spread = count / self.claim.cohort, scale / self.claim.cohort
-        return {name: (mean.double() * share + noise[name] * spread).to(mean.dtype) for name, mean in means.items()}
+        added = {name: value * spread for name, value in noise.items()}
+        return {name: (mean.double() * share + added.get(name, 0.0)).to(mean.dtype) for name, mean in means.items()}
 
 
 def zeros(forms: State) -> State:

@@ -9,6 +9,7 @@ from fedlens.build.privacy import doubts
 from fedlens.build.privacy_plan import PlannedRun
 from fedlens.config.blocks import PRIVACY
 from fedlens.core.words import count
+from fedlens.secure_aggregation.graph import holders_needed, honest_survivors
 from fedlens.tracking.wording import epsilon
 
 BAR = 50
@@ -25,6 +26,8 @@ def plan_lines(run: PlannedRun) -> Iterator[tuple[str, str]]:
     target = section.parameters.get("target_epsilon")
     why = f", computed from target_epsilon = {target:g}" if target is not None else ""
     yield "noise", f"σ = {run.noise_multiplier:.4g} × {claim.clipping}{why}"
+    if claim.shared and run.noise_multiplier:
+        yield "shares", _shares(run)
     after = run.plan.after
     yield "cost", f"ε = {epsilon(after.value)} at δ = {claim.delta:g} after {rounds}, by {after.accountant}"
     if claim.budget is not None:
@@ -54,8 +57,19 @@ def _how(run: PlannedRun) -> Iterator[str]:
     mode = PRIVACY.choose(run.config.privacy)
     if mechanism := getattr(mode, "mechanism", None):
         yield f"{mechanism} noise"
-    if mode.sampling:
-        yield f"{mode.sampling} sampling"
+    yield f"{mode.cohorts} sampling"
+
+
+def _shares(run: PlannedRun) -> str:
+    """What each client adds, and for whom it is enough."""
+    clients = round(run.claim.cohort)
+    least = holders_needed(clients, run.config.privacy.secure_threshold)
+    honest = honest_survivors(clients, least)
+    return (
+        f"each client adds σ = {run.noise_multiplier / math.sqrt(honest):.4g} × clip: enough where {least:,} of "
+        f"{clients:,} clients stay, of which {least - honest:,} may work together with the server; where all stay, the "
+        f"sum has {math.sqrt(clients / honest):.3g} times the noise"
+    )
 
 
 def _reach(run: PlannedRun) -> str:
@@ -76,7 +90,7 @@ def _loudness(run: PlannedRun) -> str:
         f"{run.loudness:.3g} times as long as the mean update can be, over {run.coordinates:,} shared parameters that "
         "are trained"
     )
-    if run.claim.normal is None:
+    if not run.claim.of_sum:
         return text
     return f"{text}; as long with {count(math.ceil(run.claim.cohort * run.loudness), 'client')} in a round"
 

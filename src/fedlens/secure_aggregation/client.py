@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from fedlens.core.randomness import KEY_BYTES, random_bytes
 from fedlens.core.types import State
 from fedlens.errors import ProtocolError
+from fedlens.secure_aggregation.graph import honest_survivors
 from fedlens.secure_aggregation.keys import Advert, PrivateKeys, agree, derived, verify
 from fedlens.secure_aggregation.masks import Words, add_mask
 from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
@@ -44,7 +45,7 @@ class ClientState:
     seed       the secret that its own mask is made of
     own_share  its share of that secret
     threshold  shares that open a secret
-    least      clients whose updates are added up, at least
+    least      clients of `cohort` whose updates are added up, at least
     adverts    the public keys of its neighbours
     present    the neighbours with which it has masks
     survivors  the list that it has signed
@@ -58,6 +59,7 @@ class ClientState:
     own_share: bytes = b""
     threshold: int = 0
     least: int = 0
+    cohort: int = 0
     adverts: Mapping[str, bytes] = field(default_factory=dict)
     present: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
@@ -73,6 +75,11 @@ class ClientState:
             return _adapter.validate_json(from_tensor(kept["secrets"]))
         except (KeyError, ValidationError) as error:
             raise ProtocolError("this client has no part in this attempt at the round") from error
+
+    @property
+    def honest(self) -> int:
+        """The survivors at least that do not work together with the server."""
+        return honest_survivors(self.cohort, self.least)
 
     def after(self, stage: int) -> ClientState:
         """Itself, if `stage` was the last one.
@@ -130,6 +137,7 @@ def share(
         own_share=held[state.client][KEY_BYTES:],
         threshold=threshold,
         least=least,
+        cohort=cohort,
         adverts=dict(adverts),
     )
     return kept, sealed, commitment(seed)

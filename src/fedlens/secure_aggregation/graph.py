@@ -58,6 +58,12 @@ def holders_needed(clients: int, share: float) -> int:
     return max(2, clients // 2 + 1, math.ceil(share * clients - 1e-9))
 
 
+def honest_survivors(clients: int, least: int) -> int:
+    """Of at least `least` survivors among `clients`, how many do not work together with the server: all but the share
+    `CORRUPT` of the clients, and one always."""
+    return max(1, least - math.ceil(CORRUPT * clients - 1e-9))
+
+
 @lru_cache
 def neighbours_needed(clients: int, threshold: float) -> int:
     """The least even number of neighbours that keeps the probabilities of this file's docstring, or all others."""

@@ -7,6 +7,7 @@ exponent is the largest one with which a cohort's sum cannot overflow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
@@ -23,6 +24,9 @@ Bits = Literal[32, 64]
 
 COARSEST = 1e-4
 """The largest step of a coordinate of the heaviest client's update. Coordinates of useful updates are larger."""
+
+TAIL = 32
+"""Standard deviations of the noise for which there is room."""
 
 LARGEST: dict[Bits, float] = {32: 4.0, 64: 2.0**16}
 """The largest coordinate of an update that is expected, unless another one is configured."""
@@ -49,20 +53,28 @@ class Quantization:
             ConfigError: the modulus is too small for that.
         """
         bound = largest * weight
-        room = Fraction(2 ** (bits - 1) - 1, cohort) - 1  # for one client, and for its rounding
-        exponent = math.floor(math.log2(max(float(room), 1.0) / bound))
-        while Fraction(bound) * Fraction(2) ** exponent > room > 0:  # a logarithm is not exact
-            exponent -= 1
+        exponent = _exponent(bits, bound, cohort)
         step = 2.0**-exponent / weight
         if step > COARSEST:
-            raise ConfigError(
-                f"privacy.secure_bits={bits}: so that the sum of {cohort:,} clients' updates fits, numbers would be "
-                f"rounded to steps of {step:.2g}; use privacy.secure_bits=64, a smaller privacy.secure_largest (now "
-                f"{largest:g}), or fewer clients in a round (federated.fraction_fit)",
-                code="incompatible",
-                key="privacy.secure_bits",
-            )
+            raise _too_coarse(bits, cohort, step, f"a smaller privacy.secure_largest (now {largest:g})")
         return cls(bits, exponent, weight, bound)
+
+    @classmethod
+    def with_noise(cls, bits: Bits, numbers: Sequence[tuple[float, float]], cohort: int) -> Quantization:
+        """For updates of weight 1 of `cohort` clients, each of which adds noise. numbers: of each kind of them, how
+        large they are at most, and the standard deviation of the noise that is added to them. A sum overflows where its
+        noise is `TAIL` standard deviations from 0, with a probability below 2^−700.
+
+        Raises:
+            ConfigError: the modulus is too small for that.
+        """
+        bound = max(1.0, *(largest for largest, _ in numbers))
+        spread = max(spread for _, spread in numbers)
+        exponent = _exponent(bits, bound + TAIL * spread / math.sqrt(cohort), cohort)
+        step, finest = 2.0**-exponent, min(min(largest, spread or largest) for largest, spread in numbers)
+        if step > COARSEST * finest:
+            raise _too_coarse(bits, cohort, step, "a larger privacy.clip, less noise")
+        return cls(bits, exponent, 1.0, bound)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,6 +106,25 @@ class Quantization:
             )
         integers = (numbers * 2.0**self.exponent).round_().long().numpy()
         return cast(Words, integers.astype(np.int32).view(np.uint32) if self.bits == 32 else integers.view(np.uint64))
+
+
+def _exponent(bits: Bits, largest: float, cohort: int) -> int:
+    """The largest one with which numbers up to `largest` of so many clients add up to less than half the modulus."""
+    room = Fraction(2 ** (bits - 1) - 1, cohort) - 1  # for one client, and for its rounding
+    exponent = math.floor(math.log2(max(float(room), 1.0) / largest))
+    while Fraction(largest) * Fraction(2) ** exponent > room > 0:  # a logarithm is not exact
+        exponent -= 1
+    return exponent
+
+
+def _too_coarse(bits: Bits, cohort: int, step: float, way_out: str) -> ConfigError:
+    return ConfigError(
+        f"privacy.secure_bits={bits}: so that the sum of {cohort:,} clients' updates fits, numbers would be rounded to "
+        f"steps of {step:.2g}; use privacy.secure_bits=64, {way_out}, or fewer clients in a round "
+        "(federated.fraction_fit)",
+        code="incompatible",
+        key="privacy.secure_bits",
+    )
 
 
 def packed(state: State, bits: Bits) -> Words:

@@ -44,10 +44,11 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
 
 def _privacy(config: Config, claimed: Claim | None, clients: int) -> Mapping[str, str]:
     """What the run claims and hides, or that it claims nothing although updates are changed."""
-    if config.privacy.secure_aggregation:
-        return {"privacy": described(config, build_plan(config).sampler.size(clients))}
     said = claim(claimed, config.federated.num_rounds) if claimed else PRIVACY.choose(config.privacy).disclaimer
-    return {"privacy": said} if said else {}
+    parts = [said] if said else []
+    if config.privacy.secure_aggregation:
+        parts += [described(config, build_plan(config).sampler.fewest(clients))]
+    return {"privacy": " · ".join(parts)} if parts else {}
 
 
 def claim(privacy: Claim, rounds: int) -> str:
@@ -56,7 +57,8 @@ def claim(privacy: Claim, rounds: int) -> str:
     terms = ", ".join(f"{name} {value:.4g}" for name, value in privacy.terms.items() if not isinstance(value, str))
     told = f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant}"
     cohort = [f"{privacy.cohort:,.4g} of {privacy.population:,} clients a round"] if privacy.population else []
-    return " · ".join((claimed(told, insecure=privacy.insecure), terms, privacy.clipping, *cohort))
+    shared = ["noise in shares of the clients"] if privacy.shared else []
+    return " · ".join((claimed(told, insecure=privacy.insecure), terms, privacy.clipping, *cohort, *shared))
 
 
 def data_line(data: FederatedData, clients: int) -> str:

@@ -71,7 +71,8 @@ def execute(
     # report too few clients before a run exists
     data, sampler = experiment.train_data, build_plan(config).sampler
     check_rule(config, sampler.size(len(data.clients)))
-    check_secure(config, sampler.size(len(data.clients)), max(len(client.train) for client in data.clients))
+    most, fewest = max(len(client.train) for client in data.clients), sampler.fewest(len(data.clients))
+    check_secure(config, fewest, most, experiment.algorithm.chain.sum_noise({}, fewest))
     check_stopping(config, len(data.val))
     check_clients(config, [client.name for client in data.clients])
     return run_rounds(

@@ -10,11 +10,14 @@ chain, of which each transform may
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlens.aggregation.base import Aggregator
@@ -65,6 +68,42 @@ class ReceivingContext:
     cohort: int | None = None
     kept: State = field(default_factory=dict)
     told: State = field(default_factory=dict)
+
+
+class NoiseShare(ABC):
+    """A client's share of the noise on one kind of numbers in the sum of a securely aggregated round.
+
+    largest  none of the numbers is larger
+    """
+
+    largest: float
+
+    @abstractmethod
+    def spread(self, honest: int) -> float:
+        """The standard deviation of a share where those of so many honest clients are enough."""
+
+    @abstractmethod
+    def draw(self, size: int, step: float, honest: int, *place: str | int) -> NDArray[np.int64] | None:
+        """A share for `size` numbers, in multiples of `step`: the numbers are rounded to them. None: there is no noise.
+        `place`: what else is drawn with a known seed has another one.
+
+        Raises:
+            ProtocolError: it cannot be had in such steps.
+        """
+
+
+@dataclass(frozen=True)
+class SumNoise:
+    """update  for the update
+    extra   for what is sent beside it
+    """
+
+    update: NoiseShare
+    extra: NoiseShare | None = None
+
+    @property
+    def shares(self) -> Mapping[str, NoiseShare]:
+        return {"update": self.update, **({"extra": self.extra} if self.extra else {})}
 
 
 @dataclass(frozen=True)
@@ -119,6 +158,11 @@ class UpdateTransform(ABC):
 
     def receiver(self, ctx: ReceivingContext) -> Receiver | None:
         """Its part in one round; None: it has none."""
+        return None
+
+    def sum_noise(self, told: State, clients: int) -> SumNoise | None:
+        """What each of a round's clients adds to its masked update, where its numbers are integers already. `told`: as
+        `EncodingContext.told`; clients: that are asked in the round."""
         return None
 
     @classmethod
@@ -179,6 +223,11 @@ class TransformChain:
     def hides_divergence(self) -> bool:
         """Whether one of them does."""
         return any(transform.hides_divergence for transform in self.transforms)
+
+    def sum_noise(self, told: State, clients: int) -> SumNoise | None:
+        """The noise of the one transform that has any. `told`: to all of them."""
+        found = (one.sum_noise(under(one.name, told), clients) for one in self.transforms)
+        return next((noise for noise in found if noise is not None), None)
 
     def released(self, metrics: Metrics) -> Metrics:
         """The metrics that all of them let out."""

@@ -21,17 +21,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedlens.aggregation.base import Aggregator
 from fedlens.core.types import ClientFailure, ClientInfo, PartialSum, State
 from fedlens.errors import NotEnoughClients, ProtocolError
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.secure_attempt import Attempt, TooFew
 from fedlens.federation.rounds.synchronous import ROUND_TRIES
-from fedlens.secure_aggregation.graph import graph, holders_needed, neighbours_needed
+from fedlens.secure_aggregation.graph import graph, holders_needed, honest_survivors, neighbours_needed
 from fedlens.secure_aggregation.quantization import LARGEST, Bits, Quantization
 from fedlens.secure_aggregation.server import MaskedSum
 from fedlens.secure_aggregation.session import Session
 from fedlens.strategies.base import RoundContext
+from fedlens.transforms.base import SumNoise
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,17 @@ class SecureAggregation:
         """Neighbours of each client in a cohort of that size."""
         return neighbours_needed(cohort, self.threshold) if self.neighbours is None else self.neighbours
 
-    def quantization(self, cohort: int, examples: int) -> Quantization:
-        """For clients of at most so many training images, which no weight is above.
+    def quantization(self, cohort: int, examples: int, noise: SumNoise | None = None) -> Quantization:
+        """For clients of at most so many training images, which no weight is above; with `noise` all weigh 1.
 
         Raises:
             ConfigError: the cohort's sum does not fit into `bits`.
         """
+        if noise is not None:
+            clients = max(cohort, 2)
+            honest = honest_survivors(clients, holders_needed(clients, self.threshold))
+            numbers = [(share.largest, share.spread(honest)) for share in noise.shares.values()]
+            return Quantization.with_noise(self.bits, numbers, clients)
         return Quantization.of(self.bits, self.largest or LARGEST[self.bits], float(max(examples, 1)), max(cohort, 1))
 
 
@@ -69,7 +76,7 @@ class SecureRounds(RoundProtocol):
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Raises ConfigError: updates of all clients that are there do not fit into the modulus."""
-        self._quantization(self.setup.runtime.known())
+        self._quantization(self.setup.runtime.known(), checkpoint)
 
     def collect(self, before: Checkpoint, number: int, timer: PhaseTimer) -> CollectedRound:
         """Collect a round; where too few clients stay, begin it again, with new keys."""
@@ -109,18 +116,25 @@ class SecureRounds(RoundProtocol):
             trial.exchange_keys()
             payload = self.setup.broadcast(before, ctx)
         with timer.phase("train"):
-            trial.collect(payload, self.setup.lr(trial.number), self._quantization(trial.cohort))
+            trial.collect(payload, self.setup.lr(trial.number), self._quantization(trial.cohort, before))
         with timer.phase("aggregate"):
-            total = trial.opened()
-            return self._aggregated(total, trial, before, ctx, lost)
+            trial.agree()
+            aggregator = self.setup.make_aggregator(ctx, before.kept)  # counts a release: before anything is opened
+            return self._aggregated(trial.opened(), aggregator, trial, before, ctx, lost)
 
-    def _quantization(self, cohort: Sequence[ClientInfo]) -> Quantization:
-        return self._how.quantization(len(cohort), max((client.examples for client in cohort), default=0))
+    def _quantization(self, cohort: Sequence[ClientInfo], before: Checkpoint) -> Quantization:
+        chain, most = self.setup.chain, max((client.examples for client in cohort), default=0)
+        return self._how.quantization(len(cohort), most, chain.sum_noise(chain.told(before.kept), len(cohort)))
 
     def _aggregated(
-        self, total: PartialSum, trial: Attempt, before: Checkpoint, ctx: RoundContext, lost: tuple[ClientFailure, ...]
+        self,
+        total: PartialSum,
+        aggregator: Aggregator,
+        trial: Attempt,
+        before: Checkpoint,
+        ctx: RoundContext,
+        lost: tuple[ClientFailure, ...],
     ) -> CollectedRound:
-        aggregator = self.setup.make_aggregator(ctx, before.kept)
         payload, extra = (in_own_types(part, before.state.shared) for part in (total.payload, total.extra))
         aggregator.merge(replace(total, payload=payload, extra=extra))
         return CollectedRound.of(ctx, aggregator, total.reports, (*lost, *trial.failures))

@@ -50,6 +50,7 @@ class Attempt:
     """One attempt: sends the stages' tasks, and gives what comes back to the masked sum.
 
     quorum    fewest clients whose updates make a round
+    signed    clients that have signed the list of survivors
     traffic   bytes of every client's messages: from the server, to the server
     """
 
@@ -63,6 +64,7 @@ class Attempt:
     reports: list[ClientReport] = field(default_factory=list)
     forms: State = field(default_factory=dict)
     quantization: Quantization | None = None
+    signed: Sequence[str] = ()
     traffic: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -107,12 +109,11 @@ class Attempt:
             self.reports.append(result.report)
             del result  # its memory is free before the next one comes
 
-    def opened(self) -> PartialSum:
-        """The last two stages, and the sum of the updates.
+    def agree(self) -> None:
+        """The fourth stage: clients sign the list of those whose updates are added up. Nothing is opened yet.
 
         Raises:
-            TooFew: fewer clients than the threshold have finished them, or masks do not connect those that are left.
-            ProtocolError: a secret cannot be opened.
+            TooFew: fewer clients than the threshold have finished it, or masks do not connect those that are left.
         """
         masked = self.masked
         survivors = self._left(list(masked.survivors))
@@ -126,7 +127,16 @@ class Attempt:
         for result in self._stage("secure_survivors", 3, survivors, lambda _name: (consenting, NOTHING)):
             if self._use(result, lambda client, sent: masked.consented(client, from_tensor(sent["signature"]))):
                 signed.append(result.client)
-        for result in self._stage("secure_unmask", 4, self._left(signed), self._unmasking):
+        self.signed = self._left(signed)
+
+    def opened(self) -> PartialSum:
+        """The last stage, and the sum of the updates.
+
+        Raises:
+            ProtocolError: a secret cannot be opened.
+        """
+        masked = self.masked
+        for result in self._stage("secure_unmask", 4, self.signed, self._unmasking):
             self._use(result, self._take_opened)
         assert self.quantization is not None
         sums = self.quantization.sums(masked.total(), self.forms)

@@ -18,15 +18,18 @@ from fedlens.core.types import (
     TaskSettings,
     nbytes,
     prefixed,
+    under,
 )
 from fedlens.errors import ProtocolError
 from fedlens.privacy.base import LEAVES
 from fedlens.secure_aggregation.client import ClientState, mask
+from fedlens.secure_aggregation.masks import Words
 from fedlens.secure_aggregation.quantization import Bits, Quantization, travelling
 from fedlens.training import secure
 from fedlens.training.loop import Stepped
 from fedlens.training.screening import Expected
 from fedlens.training.tasks.base import ServerView, TaskKind, kind_of, task_kinds
+from fedlens.transforms.base import SumNoise
 
 if TYPE_CHECKING:
     from fedlens.training.client import ClientTrainer
@@ -74,7 +77,9 @@ class SecureTrain(TaskKind):
         if isinstance(trained, ClientFailure):
             return trained
         try:
-            state, masked = masked_update(ClientState.of(own.read()), trained, task.settings)
+            state = ClientState.of(own.read())
+            noise = trainer.algorithm.chain.sum_noise(task.payload, state.cohort)
+            state, masked = masked_update(state, trained, task.settings, noise)
         except ProtocolError as error:
             return secure.failure(task, error)
         own.save(state.kept())
@@ -100,12 +105,12 @@ class SecureTrain(TaskKind):
 
 
 def masked_update(
-    state: ClientState, trained: ClientResult, settings: SecureTrainSettings
+    state: ClientState, trained: ClientResult, settings: SecureTrainSettings, noise: SumNoise | None = None
 ) -> tuple[ClientState, dict[str, torch.Tensor]]:
-    """The client's next state, and its masked update.
+    """The client's next state, and its masked update, to which this client's share of `noise` is added.
 
     Raises:
-        ProtocolError: a number or the weight is too large; a stage is repeated or missed.
+        ProtocolError: a number or the weight is too large; a stage is repeated or missed; noise cannot be had.
     """
     weight = trained.report.weight
     if weight > settings.weight:  # how large it is stays with the client
@@ -117,4 +122,23 @@ def masked_update(
         WEIGHT: torch.tensor(weight, dtype=torch.float64),
     }
     vector = settings.quantization.quantized(summed)
+    if noise is not None:
+        add_noise(noise, vector, summed, state, settings.quantization)
     return mask(state, settings.present, vector), travelling(vector, summed)
+
+
+def add_noise(noise: SumNoise, vector: Words, shapes: State, state: ClientState, quantization: Quantization) -> None:
+    """Add the client's shares to its quantized numbers, in place; none to the weight, which is everybody's 1. `shapes`:
+    tensors with the names and shapes of the numbers.
+
+    Raises:
+        ProtocolError: there is none in such steps.
+    """
+    step, round_number, stop = 2.0**-quantization.exponent, state.session.round, 0
+    for kind in (EXTRA, UPDATE):  # in the order of names
+        start, stop = stop, stop + sum(value.numel() for value in under(kind, shapes).values())
+        if kind not in noise.shares:
+            continue
+        drawn = noise.shares[kind].draw(stop - start, step, state.honest, round_number, state.client, kind)
+        if drawn is not None:
+            vector[start:stop] += drawn.astype(vector.dtype)  # modulo 2³² or 2⁶⁴
