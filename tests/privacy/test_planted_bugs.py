@@ -17,9 +17,10 @@ from fedlens.build.load import load
 from fedlens.build.privacy_audit import Audit, audit
 from fedlens.core.types import State
 from fedlens.federation.sampling import PoissonSampler
-from fedlens.privacy import bounded, client_level, dp_sgd, local
+from fedlens.privacy import bounded, client_level, distributed, dp_sgd, local
 from fedlens.privacy.adaptive_clip import AdaptiveClip
 from fedlens.privacy.clipping import clipped
+from fedlens.privacy.discrete import discrete_gaussian
 from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL
 from fedlens.privacy.noise import Normal, normal_from
@@ -34,6 +35,7 @@ CENTRAL = "privacy.mode=central privacy.noise_multiplier=0.7 federated.fraction_
 CYCLIC = f"{CENTRAL} privacy.sampling=cyclic"
 ADAPTIVE = f"{CYCLIC} privacy.clip=adaptive"
 FTRL = f"{CYCLIC} privacy.mechanism=dp_ftrl"
+SHARED = f"{CENTRAL} privacy.secure_aggregation=true"
 LOCAL = "privacy.mode=local privacy.noise_multiplier=1.4"  # σ / 2 counts: 2 · clip apart
 EXAMPLE = "privacy.mode=example privacy.noise_multiplier=0.7 federated.batch_size=100"  # 3 batches a client
 
@@ -49,6 +51,10 @@ def half(key: bytes) -> Normal:
 
 def half_the_servers_noise(patch: Patch) -> None:
     patch.setattr(client_level, "normal_from", half)
+
+
+def half_a_share(patch: Patch) -> None:
+    patch.setattr(distributed, "discrete_gaussian", lambda *given: discrete_gaussian(*given) // 2)
 
 
 def half_the_noise_of_a_step(patch: Patch) -> None:
@@ -112,6 +118,7 @@ AUDITED = {
 """name → configuration that is audited, and the bug."""
 
 SLOWLY_AUDITED = {
+    "half a client's share": (SHARED, 600, half_a_share),
     "half the server's noise, Poisson": (f"{CENTRAL} privacy.noise_multiplier=1", 10_000, half_the_servers_noise),
     "coins without effect": (f"{CENTRAL} federated.fraction_fit=0.2", 2000, everybody_in_each_round),
     "half a client's noise": (LOCAL, 1000, half_the_servers_noise),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlens.build.builders import build_algorithm, build_sampler
+from fedlens.build.secure import settings_of
 from fedlens.config.blocks import PRIVACY
 from fedlens.config.schema import Config
 from fedlens.core.seeds import from_system
@@ -27,6 +28,9 @@ from fedlens.privacy.adaptive_clip import CLIP
 from fedlens.privacy.dp_sgd import Steps
 from fedlens.privacy.ledger import Ledger
 from fedlens.privacy.release import KEPT, Claim, PrivateSum
+from fedlens.secure_aggregation.client import ClientState
+from fedlens.secure_aggregation.keys import PrivateKeys
+from fedlens.secure_aggregation.session import Session
 from fedlens.strategies.base import ClientUpdate
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Examples
@@ -34,6 +38,7 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.settings import LocalSettings
+from fedlens.training.tasks.secure_train import UPDATE, SecureTrainSettings, quantized_update
 from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 LONG = 1000.0
@@ -42,6 +47,7 @@ LONG = 1000.0
 SHAPES = {"a": (1,), "b": (2, 2), "c": (3,), "d": (2, 1, 4)}
 
 CANARY, OTHER = "canary", "other"
+PLAYERS = 2
 
 
 class World(ABC):
@@ -56,15 +62,19 @@ class CanaryClient(World):
     """A client with a canary for its update, beside one whose update is zero.
 
     Where the server adds the noise, its result is what is released, with an adaptive clip that of the next round, too;
-    else what leaves the client.
+    else what leaves the client. A mask hides nothing here: the other client works together with the server, and tells
+    it its share of the noise.
     """
 
     def __init__(self, config: Config, claim: Claim | None, rounds: int, length: float) -> None:
         """`length`: of the canary's update."""
         mode = PRIVACY.choose(config.privacy)
         self._algorithm = build_algorithm(config)
-        self._sampler = build_sampler(config) if mode.sampling != "fixed" else None
-        self._left_out = mode.sampling == "poisson"
+        self._sampler = build_sampler(config) if mode.cohorts != "fixed" else None
+        self._left_out = mode.cohorts == "poisson"
+        self._noise = self._algorithm.chain.sum_noise({}, PLAYERS)
+        self._quantization = settings_of(config).quantization(PLAYERS, 1, self._noise)
+        self._keys = PrivateKeys.new()
         self._claim = claim
         self._rounds = rounds
         self._direction = {
@@ -86,7 +96,7 @@ class CanaryClient(World):
             cohort = self._cohort(number, present)
             sent = {name: self._sent(name, number, present, told, stored) for name in cohort}
             if private is None or not by_server:
-                seen.append(_dot(sent[CANARY].payload, self._direction) if CANARY in sent else 0.0)
+                seen.append(_dot(self._unmasked(sent[CANARY]), self._direction) if CANARY in sent else 0.0)
                 continue
             ctx = ReceivingContext(number, frozenset(SHAPES), len(sent), kept, told)
             aggregator = private.around(self._algorithm.aggregator(ctx), number, kept)
@@ -121,6 +131,15 @@ class CanaryClient(World):
         return self._algorithm.chain.decode(
             ClientResult(number, "train", report, update.payload, update.extra), self._zeros
         )
+
+    def _unmasked(self, result: ClientResult) -> State:
+        """The update without its mask: with the client's share of noise, where it adds one."""
+        if self._noise is None:
+            return result.payload
+        session, how = Session("", result.round, 0), self._quantization
+        state = ClientState(CANARY, session, self._keys, least=PLAYERS, cohort=PLAYERS)
+        settings = SecureTrainSettings(bits=how.bits, exponent=how.exponent, weight=how.weight, bound=how.bound)
+        return under(UPDATE, how.sums(*quantized_update(state, result, settings, self._noise)))
 
 
 class CanaryImage(World):

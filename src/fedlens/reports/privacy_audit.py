@@ -51,7 +51,7 @@ def _images(partition: Mapping[str, Any]) -> list[int]:
 def lines(done: Audit) -> Iterator[tuple[str, str]]:
     """(label, text): what was played, what was claimed, and what was found."""
     mode = PRIVACY.choose(done.config.privacy)
-    parts = [getattr(mode, "mechanism", ""), mode.sampling if done.claim else ""]
+    parts = [getattr(mode, "mechanism", ""), mode.cohorts if done.claim else ""]
     yield "privacy", ", ".join([done.config.privacy.mode, *filter(None, parts)])
     other = "with the opposite update" if mode.opposite else "without"
     yield "played", f"{done.draws:,} times {_played(done)} with a canary, and as often {other}"

@@ -107,10 +107,23 @@ class SecureTrain(TaskKind):
 def masked_update(
     state: ClientState, trained: ClientResult, settings: SecureTrainSettings, noise: SumNoise | None = None
 ) -> tuple[ClientState, dict[str, torch.Tensor]]:
-    """The client's next state, and its masked update, to which this client's share of `noise` is added.
+    """The client's next state, and its masked update.
 
     Raises:
-        ProtocolError: a number or the weight is too large; a stage is repeated or missed; noise cannot be had.
+        ProtocolError: as `quantized_update`; or a stage is repeated or missed.
+    """
+    vector, shapes = quantized_update(state, trained, settings, noise)
+    return mask(state, settings.present, vector), travelling(vector, shapes)
+
+
+def quantized_update(
+    state: ClientState, trained: ClientResult, settings: SecureTrainSettings, noise: SumNoise | None
+) -> tuple[Words, State]:
+    """What is masked: w·update, extras and w as integers, with this client's shares of `noise`; and tensors with their
+    names and shapes.
+
+    Raises:
+        ProtocolError: a number or the weight is too large, or the noise cannot be had in such steps.
     """
     weight = trained.report.weight
     if weight > settings.weight:  # how large it is stays with the client
@@ -124,7 +137,7 @@ def masked_update(
     vector = settings.quantization.quantized(summed)
     if noise is not None:
         add_noise(noise, vector, summed, state, settings.quantization)
-    return mask(state, settings.present, vector), travelling(vector, summed)
+    return vector, summed
 
 
 def add_noise(noise: SumNoise, vector: Words, shapes: State, state: ClientState, quantization: Quantization) -> None:
