@@ -1,11 +1,15 @@
 """What differential privacy costs.
 
     .venv/bin/python benchmarks/privacy.py dpsgd      a step of DP-SGD on LeNet beside a bare Opacus loop
+    .venv/bin/python benchmarks/privacy.py vit        gradients of single images beside those of whole batches, on a ViT
     .venv/bin/python benchmarks/privacy.py rounds     a round with privacy or secure aggregation beside one without
 
 `dpsgd`: both take the same batches of 28 × 28 images in turns, in one process with one thread. FedLens' step is the
 shared local loop with its coins and noise from AES-256; Opacus' is GradSampleModule and DPOptimizer with torch's own
 generator, on the same layers without activations in place, which its hooks do not allow.
+
+`vit`: clipped gradients of single images (`training.image_gradients`) beside backpropagation of the batch, on timm's
+ViT-Ti/16 with 16 images of 32 and of 224 pixels, one thread: all of it, adapters of LoRA, and the head alone.
 
 `rounds`: FedAvg on MobileNetV3 with GroupNorm, ten clients in the local runtime. They are `fedlens run`s that take
 turns, as in `speed.py`; ε is computed after every round.
@@ -21,10 +25,12 @@ from statistics import median
 from typing import Any
 
 import machine
+import timm
 import torch
 from contender import HERE, Contender
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from peft import LoraConfig, inject_adapter_in_model
 from speed import compete, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +41,7 @@ from fedlens.privacy.dp_sgd import PrivateSteps, Steps
 from fedlens.privacy.noise import coins_from, normal_from
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
+from fedlens.training.image_gradients import ImageGradients
 from fedlens.training.loop import LocalLoop
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.settings import LocalSettings
@@ -113,6 +120,46 @@ def dpsgd(small: bool) -> dict[str, Any]:
     return {"ms_a_step": found, "ratio": found["fedlens"] / found["opacus"], "asked": MOST_RATIO}
 
 
+def vit(small: bool) -> dict[str, Any]:
+    """Seconds of a step, of single images and of the batch; each has the median of its turns."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for side in (32,) if small else (32, 224):
+        for name, trained in {"all": ("",), "lora": ("lora_", "head."), "head": ("head.",)}.items():
+            found[f"{name} {side}"] = _vit(name, trained, side, turns=1 if small else 7)
+    return found
+
+
+def _vit(name: str, trained: Sequence[str], side: int, turns: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.rand(16, 3, side, side, generator=generator), torch.randint(10, (16,), generator=generator)
+    module: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=side)
+    if name == "lora":
+        module = inject_adapter_in_model(LoraConfig(target_modules=["qkv"], r=8), module)
+    for parameter, value in module.named_parameters():
+        value.requires_grad_(any(part in parameter for part in trained))
+    return _times(module, *batch, turns=turns)
+
+
+def _times(module: nn.Module, images: Tensor, labels: Tensor, turns: int) -> dict[str, float]:
+    model = FlatModel(module, torch.device("cpu"))
+    single = ImageGradients(model, clip=1.0)
+
+    def whole() -> None:
+        F.cross_entropy(module(images), labels).backward()
+
+    steps: Mapping[str, Callable[[], None]] = {"batch": whole, "images": lambda: single.add_clipped(images, labels)}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(turns + 1):
+        for name, work in steps.items():
+            started = time.perf_counter()
+            work()
+            if turn:
+                taken[name].append(time.perf_counter() - started)
+    found = {name: median(times) for name, times in taken.items()}
+    return {**found, "ratio": found["images"] / found["batch"]}
+
+
 def rounds(small: bool) -> dict[str, Any]:
     """Seconds of a round, and the ratio to one without privacy."""
     script, workload = HERE / "peers" / "fedlens_fedavg.py", "lenet" if small else "mobilenetv3"
@@ -137,7 +184,7 @@ def rounds(small: bool) -> dict[str, Any]:
     return found
 
 
-PARTS = {"dpsgd": dpsgd, "rounds": rounds}
+PARTS = {"dpsgd": dpsgd, "vit": vit, "rounds": rounds}
 
 
 def main() -> None:
