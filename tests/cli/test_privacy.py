@@ -171,15 +171,17 @@ def test_what_cannot_be_audited_is_one_line(tmp_path: Path) -> None:
     refused_in_one_line(f"privacy audit {tmp_path / 'other'}", "is no run")
 
 
-def test_show_writes_a_page(tmp_path) -> None:
-    page = tmp_path / "page.html"
+@pytest.mark.parametrize(("name", "begins"), [("page.html", b"<!DOCTYPE html>"), ("picture.png", b"\x89PNG")])
+def test_show_writes_a_page_or_a_picture(tmp_path: Path, name: str, begins: bytes) -> None:
+    page = tmp_path / name
     output = said(f"privacy show model.name=lenet --images 1 --steps 1 --out {page}")
-    assert output.splitlines()[-1] == f"Page: {page}"
+    assert output.splitlines()[-1] == f"Written: {page}"
+    assert page.read_bytes().startswith(begins)
     assert "secure aggregation: one client" in output
     assert page.stat().st_size < 200_000
 
 
-def test_bad_input_of_show_is_one_line(tmp_path) -> None:
+def test_bad_input_of_show_is_one_line(tmp_path: Path) -> None:
     refused_in_one_line("privacy show --out nowhere/page.html", "--out nowhere/page.html", "no such folder")
     refused_in_one_line(f"privacy show model.name=lenet --steps 1 --out {tmp_path}", "--out", "give another file")
     refused_in_one_line("privacy show data.path=nowhere", "nowhere", status=1)

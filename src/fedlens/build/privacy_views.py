@@ -69,7 +69,7 @@ class Views:
         Raises:
             FedLensError: a client fails.
         """
-        yield Seen("privacy.mode=none", "What the client sends. The server can do this.", self.plain)
+        yield Seen("no protection", "What the client sends. The server can do this.", self.plain)
         mode = self._mode
         if isinstance(mode, Central):
             yield self._clipped(mode)

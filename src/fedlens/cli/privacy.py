@@ -88,7 +88,9 @@ def show(
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=8, help="images of the client that is attacked")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="of each attack; more make clearer pictures")] = 200,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="the page to write")] = Path("privacy.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the page to write; .png: a picture")] = Path(
+        "privacy.html"
+    ),
 ) -> None:
     """Reconstruct a client's pictures from its update, with and without protection.
 
@@ -98,15 +100,15 @@ def show(
     from fedlens.build.privacy_show import shown
     from fedlens.cli.run import split_arguments
     from fedlens.privacy.inversion import Inversion
-    from fedlens.reports.privacy_show import lines, unwritable, write_page
+    from fedlens.reports.privacy_show import lines, unwritable, write
 
     if not out.absolute().parent.is_dir():
         raise unwritable(out, "there is no such folder")
     path, overrides = split_arguments(arguments or [])
     with progress_bar("attacking") as progress:
         found = shown(load(path, overrides), images, Inversion(steps), lambda _label: progress)
-    write_page(found, out)
-    for line in (*lines(found), f"Page: {out}"):
+    write(found, out)
+    for line in (*lines(found), f"Written: {out}"):
         typer.echo(line)
 
 

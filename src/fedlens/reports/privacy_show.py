@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,6 +17,9 @@ from fedlens.core.words import count
 from fedlens.errors import ConfigError
 from fedlens.reports.page import page, paragraph
 from fedlens.tracking.pictures import thumbnail
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLEAR, TRACES = 6.0, 2.0
 """dB above a picture of one colour from which a picture counts as clear, or as a trace. Not more than a guide: look."""
@@ -32,10 +37,17 @@ NOTES = (
 GIVEN_LABELS = "The bias of the last layer is not in the update, so the attacker was told the labels."
 
 
-def write_page(shown: Shown, file: Path) -> None:
-    """Raises ConfigError: the file cannot be written."""
+def write(shown: Shown, file: Path) -> None:
+    """The page, or where the file's name ends in .png, a picture of it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     try:
-        write_atomic(file, render(shown))
+        if file.suffix.lower() == ".png":
+            figure_of(shown).savefig(file, dpi=150)
+        else:
+            write_atomic(file, render(shown))
     except OSError as error:
         raise unwritable(file, error.strerror or str(error)) from error
 
@@ -57,6 +69,24 @@ def render(shown: Shown) -> str:
     box = f'<div class="box">{"".join(map(paragraph, notes))}</div>'
     sections = (f'<div class="views">{views}</div>', f"<h2>What this shows, and what not</h2>{box}")
     return page("What an update shows", subtitle, sections, plotted=False)
+
+
+def figure_of(shown: Shown) -> Figure:
+    """A column for each view, the client's own pictures first; a row for each picture."""
+    from matplotlib.figure import Figure
+
+    own = ("the client's own", shown.originals, [""] * len(shown.originals))
+    views = [(one.title, one.found.pictures, [f"{value:.1f} dB" for value in one.found.psnr]) for one in shown.views]
+    columns, rows = [own, *views], len(shown.originals)
+    figure = Figure(figsize=(1.25 * len(columns), 1.45 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for place, (title, pictures, under) in enumerate(columns):
+        axes[0][place].set_title(fill(title, 16), fontsize=8)
+        for row, (picture, text) in enumerate(zip(pictures, under, strict=True)):
+            axes[row][place].imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+            axes[row][place].set(xticks=[], yticks=[])
+            axes[row][place].set_xlabel(text, fontsize=8)
+    return figure
 
 
 def lines(shown: Shown) -> Iterator[str]:
