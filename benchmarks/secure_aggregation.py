@@ -1,6 +1,7 @@
 """What secure aggregation costs.
 
     .venv/bin/python benchmarks/secure_aggregation.py masks     MB of mask a second, one core
+    .venv/bin/python benchmarks/secure_aggregation.py noise     seconds for a client's share of noise, one core
     .venv/bin/python benchmarks/secure_aggregation.py cohorts   keys, bytes and seconds of a client as the cohort grows
 
 `cohorts` plays the server and one client of each cohort, with an update of 1.5 million numbers; the server's seconds
@@ -19,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedlens.core.randomness import KEY_BYTES, random_bytes
+from fedlens.core.randomness import KEY_BYTES, key_stream, random_bytes
+from fedlens.privacy.discrete import discrete_gaussian
 from fedlens.secure_aggregation.client import ClientState, advertise, mask, own_mask, share
 from fedlens.secure_aggregation.graph import holders_needed, neighbours_needed
 from fedlens.secure_aggregation.keys import ADVERT_BYTES, SIGNATURE_BYTES
@@ -32,6 +34,10 @@ COORDINATES = 1_528_106
 THRESHOLD = 2 / 3
 LEAST_MB = 500
 """What is asked: megabytes of mask a second and core."""
+
+
+MOST_SECONDS = 1.0
+"""What is asked: seconds for a client's share of noise."""
 
 
 def seconds(work: Callable[[], object], repetitions: int) -> float:
@@ -55,6 +61,17 @@ def masks(small: bool) -> dict[str, Any]:
         found[vector.dtype.name] = {"mb_a_second": vector.nbytes / 1e6 / taken, "asked": LEAST_MB}
         print(f"{vector.dtype.name}: {found[vector.dtype.name]['mb_a_second']:,.0f} MB/s; asked: {LEAST_MB}")
     return {"masks": found}
+
+
+def noise(small: bool) -> dict[str, Any]:
+    """A share of discrete Gaussian noise for an update, as large as clients add it, with either size of numbers."""
+    count, found = 10_000 if small else COORDINATES, {}
+    for bits, deviation in ((32, 2.0**21 * 1.3), (64, 2.0**53 * 1.3)):
+        stream = key_stream(random_bytes(KEY_BYTES))
+        taken = seconds(lambda stream=stream, s=deviation: discrete_gaussian(stream, count, s), 2 if small else 15)  # type: ignore[misc]
+        found[f"{bits} bits"] = {"numbers": count, "seconds": taken, "asked": MOST_SECONDS}
+        print(f"{bits} bits: {taken:.3f} s for {count:,} numbers; asked: {MOST_SECONDS:g} s for {COORDINATES:,}")
+    return {"noise": found}
 
 
 def cohorts(small: bool) -> dict[str, Any]:
@@ -104,10 +121,11 @@ def server_seconds(neighbours: int, threshold: int, coordinates: int) -> float:
 
 def main() -> None:
     parser = machine.parser(__doc__)
-    parser.add_argument("what", nargs="?", choices=["masks", "cohorts"], default="masks")
+    parser.add_argument("what", nargs="?", choices=["masks", "noise", "cohorts"], default="masks")
     options, before = parser.parse_args(), machine.facts()
     measured = {
         "masks": lambda: masks(options.small),
+        "noise": lambda: noise(options.small),
         "cohorts": lambda: cohorts(options.small),
     }[options.what]()
     print(machine.save(f"secure-aggregation-{options.what}", before, measured, small=options.small))

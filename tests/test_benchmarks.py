@@ -54,11 +54,12 @@ def test_help_is_shown_and_nothing_started(
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("words", [*((name,) for name in HERE), ("secure_aggregation", "noise")])
 def test_the_smallest_work(
-    name: str, script: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], script: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script.setattr(sys, "argv", [f"{name}.py", "--small"])
+    name, *what = words
+    script.setattr(sys, "argv", [f"{name}.py", *what, "--small"])
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
     assert "figures of the least work are not kept" in capsys.readouterr().out
 

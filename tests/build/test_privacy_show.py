@@ -66,6 +66,14 @@ def test_a_configured_mode_is_shown() -> None:
     assert mean.cosine == pytest.approx(opened.cosine, abs=1e-5)  # without noise it is the sum of the same updates
 
 
+def test_shared_noise_is_in_the_sum_that_the_server_opens() -> None:
+    shared = ("privacy.mode=central", "privacy.secure_aggregation=true", "privacy.noise_multiplier=9")
+    views = {view.title: view for view in attacked(*shared).views}
+    assert list(views) == ["privacy.mode=none", "secure aggregation: one client", "secure aggregation: the sum"]
+    assert abs(views["secure aggregation: the sum"].cosine) < 0.05
+    assert "shares of noise to it, of 9\u00a0×\u00a0clip at least" in views["secure aggregation: the sum"].told
+
+
 @pytest.mark.slow
 def test_training_with_noise_is_shown() -> None:
     view = attacked("privacy.mode=example", "privacy.noise_multiplier=0").views[1]

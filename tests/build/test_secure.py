@@ -96,6 +96,9 @@ def test_a_cohort_of_one_is_refused_before_a_run_exists(tmp_path: Path) -> None:
         run(tmp_path, *QUICK, ON, "federated.fraction_fit=0.1", "federated.min_fit_clients=1")
     with refuses(("incompatible", "privacy.secure_aggregation")):
         check_serving(load(None, [ON, "federated.min_fit_clients=1"], use="server"))
+    uneven = ("privacy.mode=central", "privacy.population=3", "federated.fraction_fit=0.5")  # groups of 2 and 1
+    with refuses(("incompatible", "privacy.secure_aggregation")):
+        check_serving(load(None, [ON, *uneven], use="server"))
     assert not find_runs(tmp_path)
 
 

@@ -20,6 +20,7 @@ from fedlens.secure_aggregation.session import Session
 from fedlens.strategies.base import RoundContext
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.tasks.secure_train import UPDATE, WEIGHT, SecureTrainSettings, masked_update
+from fedlens.transforms.base import SumNoise
 
 
 def update_of(
@@ -56,8 +57,11 @@ class SecureRound:
     mean: State
 
 
-def secure_round(results: Sequence[ClientResult], how: SecureAggregation, images: int) -> SecureRound:
-    """A round with every stage, in which nobody is lost. `images`: no client has more.
+def secure_round(
+    results: Sequence[ClientResult], how: SecureAggregation, images: int, noise: SumNoise | None = None
+) -> SecureRound:
+    """A round with every stage, in which nobody is lost. `images`: no client has more; `noise`: of which each client
+    adds a share.
 
     Raises:
         ConfigError: the sum does not fit into the modulus.
@@ -74,7 +78,7 @@ def secure_round(results: Sequence[ClientResult], how: SecureAggregation, images
         adverts, needed = server.adverts_for(name), server.threshold(name)
         states[name], sealed, committed = share(states[name], adverts, needed, server.least, server.cohort)
         server.shared(name, sealed, committed)
-    numbers = how.quantization(len(trained), images)
+    numbers = how.quantization(len(trained), images, noise)
     masked: dict[str, dict[str, Tensor]] = {}
     for name, result in trained.items():
         settings = SecureTrainSettings(
@@ -84,7 +88,7 @@ def secure_round(results: Sequence[ClientResult], how: SecureAggregation, images
             weight=numbers.weight,
             bound=numbers.bound,
         )
-        states[name], masked[name] = masked_update(states[name], result, settings)
+        states[name], masked[name] = masked_update(states[name], result, settings, noise)
         server.add(name, packed(masked[name], numbers.bits))
     for name in trained:
         states[name], signature = consent(states[name], server.survivors)

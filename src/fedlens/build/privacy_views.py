@@ -71,14 +71,14 @@ class Views:
         """
         yield Seen("no protection", "What the client sends. The server can do this.", self.plain)
         mode = self._mode
-        if isinstance(mode, Central):
+        if isinstance(mode, Central) and not self._in_shares:
             yield self._clipped(mode)
             yield self._released(mode)
         elif isinstance(mode, Local | Example):
             yield self._noisy(mode)
         elif isinstance(mode, Own):
             yield from self._tutorial([mode.transform(self._federation)])
-        else:
+        elif not isinstance(mode, Central):
             yield from self._examples()
         if len(self._clients) > 1:
             yield from self._secure()
@@ -156,18 +156,30 @@ class Views:
     # -- secure aggregation --------------------------------------------------------------------------------------------
 
     def _secure(self) -> Iterator[Seen]:
-        count = len(self._clients)
-        results = [self._sent(self._bare, client=client) for client in self._clients]
-        done = secure_round(results, settings_of(self._experiment.config), self._images)
+        count, config = len(self._clients), self._experiment.config
+        algorithm = self._with(self._mode.transform(self._federation)) if self._in_shares else self._bare
+        results = [self._sent(algorithm, client=client) for client in self._clients]
+        done = secure_round(results, settings_of(config), self._images, algorithm.chain.sum_noise({}, count))
         told = "What the server receives of this client: every number is uniformly random."
         yield Seen("secure aggregation: one client", told, done.masked[self._clients[0]])
         told = (
             f"All that the server can open: the sum of {count} clients, as of one batch of {count * self._images} "
-            "images. It hides whose they are, and more clients make it harder; it has no noise."
+            f"images. It hides whose they are, and more clients make it harder; {self._noise_of_sum}."
         )
         yield Seen("secure aggregation: the sum", told, done.mean, count)
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _in_shares(self) -> bool:
+        """Clients add noise to masked updates."""
+        return isinstance(self._mode, Central) and self._mode.secure_aggregation
+
+    @property
+    def _noise_of_sum(self) -> str:
+        if not isinstance(self._mode, Central) or not self._in_shares:
+            return "it has no noise"
+        return f"the clients have added shares of noise to it, of {_times_clip(self._mode)} at least"
 
     @property
     def _federation(self) -> Federation:
