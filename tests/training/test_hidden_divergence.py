@@ -1,4 +1,5 @@
-"""With `privacy.mode=local` nobody learns whether a client's training diverged: one image can decide that."""
+"""Where the server is trusted with nothing, nobody learns whether training diverged at a client: one image can decide
+that."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from fedlens.core.client_store import ClientStore
 from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.privacy.accounting import Release, epsilon
 from fedlens.privacy.bounded import BoundedUpdate
+from fedlens.privacy.distributed import SharedNoiseUpdate
 from fedlens.privacy.local import SENSITIVITY, NoisyUpdate
 from fedlens.privacy.noise import insecure_key, normal_from
 from fedlens.training.client import ClientTrainer
@@ -54,6 +56,13 @@ def test_a_diverged_client_sends_what_others_send(personalization: str, tmp_path
     assert reports[0] == reports[1]
     ledgers = [(tmp_path / name / "client0" / "privacy.jsonl").read_text() for name in "ab"]
     assert ledgers[0] == ledgers[1]
+
+
+def test_a_diverged_client_masks_an_update_of_zeros_where_clients_share_the_noise(tmp_path) -> None:
+    shared = SharedNoiseUpdate(CLIP, noise_multiplier=1.0, key=lambda *place: insecure_key(0, *place))
+    diverged = trained(trainer(tmp_path, shared), TOO_FAST)
+    assert isinstance(diverged, ClientResult)
+    assert not any(bool(value.any()) for value in diverged.payload.values())
 
 
 def test_it_keeps_what_it_kept_before(tmp_path) -> None:

@@ -99,6 +99,7 @@ class SharedNoiseUpdate(BoundedUpdate):
     noise_multiplier: float = field(kw_only=True)
     key: Callable[..., bytes] = field(kw_only=True)
     name: ClassVar[str] = BoundedUpdate.name
+    hides_divergence: ClassVar[bool] = True
 
     def sum_noise(self, told: State, clients: int) -> SumNoise:
         """As `UpdateTransform.sum_noise`. Bits of adaptive clipping have at least the noise multiplier of the whole, so
