@@ -69,7 +69,7 @@ def test_a_configured_mode_is_shown() -> None:
 def test_shared_noise_is_in_the_sum_that_the_server_opens() -> None:
     shared = ("privacy.mode=central", "privacy.secure_aggregation=true", "privacy.noise_multiplier=9")
     views = {view.title: view for view in attacked(*shared).views}
-    assert list(views) == ["privacy.mode=none", "secure aggregation: one client", "secure aggregation: the sum"]
+    assert list(views) == ["no protection", "secure aggregation: one client", "secure aggregation: the sum"]
     assert abs(views["secure aggregation: the sum"].cosine) < 0.05
     assert "shares of noise to it, of 9\u00a0×\u00a0clip at least" in views["secure aggregation: the sum"].told
 
