@@ -56,8 +56,9 @@ RUNS: Mapping[str, Sequence[str]] = {
     "central": CENTRAL,
     "dp_ftrl": (*CENTRAL, "privacy.mechanism=dp_ftrl"),
     "secure": ("federated.fraction_fit=1", "privacy.secure_aggregation=true"),
+    "distributed": (*CENTRAL, "privacy.secure_aggregation=true"),
 }
-ASKED = {"central": 1.05, "dp_ftrl": 1.15, "secure": 2.0}
+ASKED = {"central": 1.05, "dp_ftrl": 1.15, "secure": 2.0, "distributed": 2.0}
 """Largest ratio of a round to a plain one."""
 
 

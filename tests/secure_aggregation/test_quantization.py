@@ -24,6 +24,23 @@ def test_the_largest_sum_does_not_overflow(bits, cohort: int) -> None:
     assert 2 ** (bits - 1) <= 4 * cohort * how.bound * 2.0**how.exponent, "no more than two bits are given away"
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(("largest", "spread"), [(1.0, 0.2), (0.01, 0.5), (30.0, 1.0)])
+def test_there_is_room_for_the_noise_of_all(bits, largest: float, spread: float) -> None:
+    """Sums of 100 clients: of the largest numbers or weights, and 32 standard deviations of noise: TAIL."""
+    how = Quantization.with_noise(bits, [(largest, spread)], 100)
+    exact = (100 * max(largest, 1.0) + 32 * spread * 100**0.5) * 2.0**how.exponent + 100
+    assert 2 ** (bits - 3) < exact < 2 ** (bits - 1)
+    assert (how.weight, how.bound) == (1.0, max(largest, 1.0))
+
+
+@pytest.mark.parametrize("numbers", [[(1e-7, 1.0)], [(1.0, 1e-7)], [(1.0, 1e6)], [(1.0, 1.0), (0.5, 1e6)]])
+def test_noise_that_needs_finer_steps_than_there_are_is_refused(numbers) -> None:
+    Quantization.with_noise(64, numbers, 100)
+    with refuses(("incompatible", "privacy.secure_bits")):
+        Quantization.with_noise(32, numbers, 100)
+
+
 def test_sums_are_those_of_the_rounded_numbers() -> None:
     """2⁻²⁰ is far above the steps: sums of its multiples are exact."""
     how = Quantization.of(64, 100.0, 10.0, 5)
