@@ -1,7 +1,7 @@
 """What accuracy each ε buys: differential privacy of whole clients, and of single images, against none.
 
     .venv/bin/python benchmarks/privacy_utility.py
-    .venv/bin/python benchmarks/privacy_utility.py --seeds 0 --epsilons 8 2 --ways poisson
+    .venv/bin/python benchmarks/privacy_utility.py --seeds 0 --epsilons none 8 2 --ways poisson
 
 LeNet on Fashion-MNIST. Whole clients: dealt out evenly to 1,000 clients of 60 images, 100 of them a round on average,
 100 rounds of two local epochs, clip 1, δ = 1e-5. Ways to spend the same ε:
@@ -108,28 +108,32 @@ def _cell(values: Sequence[float]) -> str:
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[8, 4, 2, 1])
+    parser.add_argument("--epsilons", type=level, nargs="+", default=[None, 8.0, 4.0, 2.0, 1.0], help="none: no noise")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--work", type=Path, default=Path("logs/privacy-utility"), help="folder of the runs")
     arguments = parser.parse_args()
     before, small = machine.facts(), arguments.small
     seeds = [0] if small else arguments.seeds
-    levels: list[float | None] = [None, *([8.0] if small else arguments.epsilons)]
+    levels: list[float | None] = [None, 8.0] if small else arguments.epsilons
     found: dict[str, dict[str, list[float]]] = {}
     for way in SMALL if small else arguments.ways:
-        for level in levels:
+        for target in levels:
             more = SMALL[way] if small else ()
-            scores = [accuracy(way, level, seed, arguments.work, *more) for seed in seeds]
-            found.setdefault(way, {})[label(level)] = scores
-            print(f"{way:8} ε {label(level):8} {_cell(scores)}", flush=True)
-    Console().print(table(found, [label(level) for level in levels]))
-    unamplified = {label(level): claimable(level) for level in levels if level is not None}
+            scores = [accuracy(way, target, seed, arguments.work, *more) for seed in seeds]
+            found.setdefault(way, {})[label(target)] = scores
+            print(f"{way:8} ε {label(target):8} {_cell(scores)}", flush=True)
+    Console().print(table(found, [label(target) for target in levels]))
+    unamplified = {label(target): claimable(target) for target in levels if target is not None}
     print(f"ε of Flower's runs, without amplification: {unamplified}")
     print(machine.save("privacy-utility", before, {"accuracies": found, "flower_epsilon": unamplified}, small=small))
 
 
-def label(level: float | None) -> str:
-    return "no noise" if level is None else f"{level:g}"
+def level(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def label(target: float | None) -> str:
+    return "no noise" if target is None else f"{target:g}"
 
 
 if __name__ == "__main__":
