@@ -5,7 +5,7 @@ The audits play the code of a run with σ such that half the noise, or twice the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL
 from fedlens.privacy.noise import Normal, normal_from
 from fedlens.privacy.protected import ProtectedUpdate
+from fedlens.training.ghost_clipping import Layer, Tapped
 from fedlens.training.image_gradients import ImageGradients
 from fedlens.transforms.base import Encoded
 
@@ -72,9 +73,13 @@ def clip_of_each_tensor(patch: Patch) -> None:
 def clip_of_each_layer(patch: Patch) -> None:
     add = ImageGradients._add
 
-    def adding(self: ImageGradients, views: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
-        for name, gradient in gradients.items():
-            add(self, views, {name: gradient})
+    def adding(
+        self: ImageGradients, views: dict[str, Tensor], rows: dict[str, Tensor], layers: Mapping[Tapped, Layer]
+    ) -> None:
+        for name, row in rows.items():
+            add(self, views, {name: row}, {})
+        for one, layer in layers.items():
+            add(self, views, {}, {one: layer})
 
     patch.setattr(ImageGradients, "_add", adding)
 

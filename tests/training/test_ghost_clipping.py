@@ -65,6 +65,17 @@ class Flattened(Tokens):
         return torch.tanh(self.second(tokens.flatten(0, 1))).reshape(tokens.shape)
 
 
+def with_a_zero_head(network: type[Tokens]) -> Callable[[], nn.Module]:
+    """As a new head begins: every gradient but its own is zero."""
+
+    def begun() -> nn.Module:
+        module = network()
+        nn.init.zeros_(module.last.weight)
+        return module
+
+    return begun
+
+
 def made(network: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return network()
@@ -110,6 +121,8 @@ def both(network: Callable[[], nn.Module], inputs: Tensor, labels: Tensor) -> se
         (Flattened, {"first", "second", "last"}),
         (Elsewhere, {"first", "last"}),
         (Tied, {"first", "last"}),
+        (with_a_zero_head(Tokens), {"first", "second", "last"}),
+        (with_a_zero_head(Elsewhere), {"first", "last"}),
     ],
 )
 def test_the_sums_are_those_of_images_that_were_clipped_one_by_one(network, ghosts: set[str]):

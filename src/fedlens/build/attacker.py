@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +16,7 @@ from fedlens.core.seeds import derive
 from fedlens.core.types import State
 from fedlens.models.base import normalized
 from fedlens.privacy.inversion import Inversion, Progress, distance, labels_of, psnr
+from fedlens.training.device import one_thread
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Attacker:
         start = torch.rand(batch, *self.originals.shape[1:], generator=torch.Generator().manual_seed(seed))
         experiment.model.train()
         gradients = partial(self._gradients, labels)
-        with one_thread():
+        with one_thread():  # the same pictures on every machine: one bit sends a search another way
             found = self._inversion.run(gradients, observed, start.to(experiment.device), progress)
         return self._in_place(found.cpu(), labels.cpu())
 
@@ -101,18 +100,6 @@ class Attacker:
             chosen[place], values[place] = image, float(near[image, place])
             near[image], near[:, place] = -torch.inf, -torch.inf
         return Reconstruction(found[chosen], tuple(labels[chosen].tolist()), tuple(values))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch uses one thread, so that the same pictures are found on every machine: with more, sums differ in their
-    last bits, and a search goes another way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def pixels(images: Tensor) -> Tensor:

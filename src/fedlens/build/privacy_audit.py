@@ -6,12 +6,10 @@ one by the accountant's arithmetic, which needs no experiment (it is compared wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from fedlens.build.builders import federation_of
 from fedlens.build.canaries import LONG, CanaryClient, CanaryImage, World
@@ -25,6 +23,7 @@ from fedlens.privacy.audit import DELTAS, Array, Examination, draws_to_show, exa
 from fedlens.privacy.dp_sgd import Steps
 from fedlens.privacy.ledger import Spent
 from fedlens.privacy.release import Claim
+from fedlens.training.device import one_thread
 
 UNCLAIMED_DELTA = 1e-5
 """At which ε is bounded where a mode has no δ."""
@@ -137,7 +136,7 @@ def _worlds(config: Config, claim: Claim | None, rounds: int) -> list[tuple[floa
 def _drawn(world: World, draws: int, played: Callable[[int], None]) -> tuple[Array, Array]:
     """(draws, rounds) of the world without and with the canary, in turns."""
     absent, present = [], []
-    with _one_thread():
+    with one_thread():
         for done in range(1, draws + 1):
             absent.append(world.play(False))
             present.append(world.play(True))
@@ -145,17 +144,6 @@ def _drawn(world: World, draws: int, played: Callable[[int], None]) -> tuple[Arr
                 played(done)
     # a function of the user's may give anything
     return np.nan_to_num(np.array(absent), posinf=0, neginf=0), np.nan_to_num(np.array(present), posinf=0, neginf=0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads take three times as long for tensors this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _delta(claim: Claim | None) -> float:

@@ -13,6 +13,7 @@ https://arxiv.org/abs/2205.10683, count it; so each layer is decided about by it
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -121,8 +122,10 @@ def ghost_layers(module: nn.Module, trained: State, loss: Loss) -> tuple[Tapped,
     which calls `module`.
 
     A weight that is used otherwise than by calling its layer would have a part of its gradient missed. So each is
-    compared with what differentiation gives, and is left out if it differs.
+    compared with what differentiation gives, and is left out if it differs. That is done with random parameters: with
+    the model's own, gradients may be zero (all behind a head that begins with zeros), and a comparison tells nothing.
     """
+    trained = _random(trained)
     uses = Counter(id(value) for _, value in module.named_parameters(remove_duplicate=False))
     linear = {
         name: layer
@@ -132,6 +135,15 @@ def ghost_layers(module: nn.Module, trained: State, loss: Loss) -> tuple[Tapped,
     found = [Tapped(name, linear[name], forms) for name, forms in _forms(linear, trained, loss).items()]
     paying = [one for one in found if one.pays]
     return tuple(one for one, agrees in zip(paying, _agree(paying, trained, loss), strict=True) if agrees)
+
+
+def _random(state: State) -> dict[str, Tensor]:
+    """Normal numbers, always the same, with which a layer's outputs are about as large as its inputs."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(value.shape, generator=generator).div(math.sqrt(value.shape[1:].numel())).to(value)
+        for name, value in state.items()
+    }
 
 
 def _forms(layers: Mapping[str, nn.Linear], trained: State, loss: Loss) -> dict[str, tuple[torch.Size, ...]]:
@@ -164,6 +176,6 @@ def _agree(layers: Sequence[Tapped], trained: State, loss: Loss) -> list[bool]:
     agree = []
     for layer in layers:
         made = Layer.of([a[None] for a in inputs[layer.name]], [g[None] for g in outputs[layer.name]]).summed(one)
-        right = expected[layer.weight]
-        agree.append(bool((made - right).norm() <= AGREES * right.norm()))
+        length, difference = expected[layer.weight].norm(), (made - expected[layer.weight]).norm()
+        agree.append(0 < length < math.inf and bool(difference <= AGREES * length))
     return agree
