@@ -201,7 +201,7 @@ class _Parts(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         first, second, third, fourth = images.unbind(1)
-        called = self.layers[0](first) + self.layers[1](second)
+        called: Tensor = self.layers[0](first) + self.layers[1](second)
         return called + F.linear(third, self.weights[0]) + F.linear(fourth, self.weights[1])
 
 
