@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from tests.privacy.test_release import sums
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from fedlens.federation.sampling import PoissonSampler
 from fedlens.privacy import bounded, client_level, distributed, dp_sgd, local
 from fedlens.privacy.adaptive_clip import AdaptiveClip
 from fedlens.privacy.clipping import clipped
-from fedlens.privacy.discrete import discrete_gaussian
+from fedlens.privacy.discrete import Integers, discrete_gaussian
 from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL
 from fedlens.privacy.noise import Normal, normal_from
@@ -56,6 +57,15 @@ def half_the_servers_noise(patch: Patch) -> None:
 
 def half_a_share(patch: Patch) -> None:
     patch.setattr(distributed, "discrete_gaussian", lambda *given: discrete_gaussian(*given) // 2)
+
+
+def bits_without_a_share(patch: Patch) -> None:
+    """The one number beside an update gets hardly any noise."""
+
+    def drawn(stream: CipherContext, size: int, deviation: float) -> Integers:
+        return discrete_gaussian(stream, size, deviation) // (8 if size == 1 else 1)
+
+    patch.setattr(distributed, "discrete_gaussian", drawn)
 
 
 def half_the_noise_of_a_step(patch: Patch) -> None:
@@ -124,6 +134,7 @@ AUDITED = {
 
 SLOWLY_AUDITED = {
     "half a client's share": (SHARED, 600, half_a_share),
+    "an adaptive clip's bits without shares": (f"{SHARED} privacy.clip=adaptive", 600, bits_without_a_share),
     "half the server's noise, Poisson": (f"{CENTRAL} privacy.noise_multiplier=1", 10_000, half_the_servers_noise),
     "coins without effect": (f"{CENTRAL} federated.fraction_fit=0.2", 2000, everybody_in_each_round),
     "half a client's noise": (LOCAL, 1000, half_the_servers_noise),

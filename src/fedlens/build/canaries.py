@@ -39,7 +39,7 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.settings import LocalSettings
-from fedlens.training.tasks.secure_train import UPDATE, SecureTrainSettings, quantized_update
+from fedlens.training.tasks.secure_train import EXTRA, UPDATE, SecureTrainSettings, quantized_update
 from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 LONG = 1000.0
@@ -97,7 +97,7 @@ class CanaryClient(World):
             cohort = self._cohort(number, present)
             sent = {name: self._sent(name, number, present, told, stored) for name in cohort}
             if private is None or not by_server:
-                seen.append(_dot(self._unmasked(sent[CANARY]), self._direction) if CANARY in sent else 0.0)
+                seen.extend(self._seen(sent[CANARY], present) if CANARY in sent else [0.0])
                 continue
             ctx = ReceivingContext(number, frozenset(SHAPES), len(sent), kept, told)
             aggregator = private.around(self._algorithm.aggregator(ctx), number, kept)
@@ -133,14 +133,18 @@ class CanaryClient(World):
             ClientResult(number, "train", report, update.payload, update.extra), self._zeros
         )
 
-    def _unmasked(self, result: ClientResult) -> State:
-        """The update without its mask: with the client's share of noise, where it adds one."""
+    def _seen(self, result: ClientResult, present: bool) -> list[float]:
+        """What a client sends, without its mask: with its share of noise, where it adds one, and its bit then. That
+        share hides whether it contributes anything else."""
         if self._noise is None:
-            return result.payload
+            return [_dot(result.payload, self._direction)]
+        if not present:
+            result = replace(result, extra=_scaled(result.extra, 0.0))
         session, how = Session("", result.round, 0), self._quantization
         state = ClientState(CANARY, session, self._keys, least=PLAYERS, cohort=PLAYERS)
         settings = SecureTrainSettings(bits=how.bits, exponent=how.exponent, weight=how.weight, bound=how.bound)
-        return under(UPDATE, how.sums(*quantized_update(state, result, settings, self._noise)))
+        sums = how.sums(*quantized_update(state, result, settings, self._noise))
+        return [_dot(under(UPDATE, sums), self._direction), *(float(bit) for bit in under(EXTRA, sums).values())]
 
 
 class CanaryImage(World):
