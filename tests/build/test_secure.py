@@ -9,9 +9,10 @@ import torch
 from tests.problems import refuses, refuses_with
 from tests.runs import run
 
-from fedlens.build.builders import build_plan
+from fedlens.build.builders import build_algorithm, build_plan, build_sampler
 from fedlens.build.load import load
-from fedlens.build.secure import described
+from fedlens.build.privacy import build_claim
+from fedlens.build.secure import described, settings_of
 from fedlens.errors import NotEnoughClients
 from fedlens.federation.rounds.secure import SecureAggregation
 from fedlens.flower.serve import check_serving
@@ -132,3 +133,33 @@ def test_a_run_ends_with_the_model_of_a_plain_one(tmp_path: Path, runtime: str) 
         "bytes_down",
         "bytes_up",
     }
+
+
+SHARED = (ON, "privacy.mode=central", "privacy.population=100", "federated.fraction_fit=1")
+
+
+def test_a_claim_needs_as_many_neighbours_as_the_bounds_ask_for() -> None:
+    """In a round of 100 clients: 70 and more. Without a claim fewer are told, and taken."""
+    assert build_claim(load(None, SHARED), 0) is not None
+    assert build_claim(load(None, [*SHARED, "privacy.secure_neighbours=99"]), 0) is not None
+    with refuses_with("contradiction", "privacy.secure_neighbours = 20: ε would not hold against the server"):
+        build_claim(load(None, [*SHARED, "privacy.secure_neighbours=20"]), 0)
+
+
+def test_a_clip_that_moves_needs_the_larger_modulus() -> None:
+    load(None, [*SHARED, "privacy.clip=adaptive"])
+    with refuses_with("contradiction", "privacy.secure_bits = 32: a clip that follows the updates"):
+        load(None, [*SHARED, "privacy.clip=adaptive", "privacy.secure_bits=32"])
+
+
+def test_there_has_to_be_room_for_a_round_and_not_for_everybody(tmp_path: Path) -> None:
+    """500 clients of whom 50 take part: with 32 bits noise of all of them would not fit."""
+    shared = (*SHARED[:2], "privacy.secure_bits=32", "privacy.clip=0.3", "federated.fraction_fit=0.1")
+    noise = build_algorithm(load(None, shared)).chain.sum_noise({}, 50)
+    how = settings_of(load(None, shared))
+    how.quantization(50, 1, noise)
+    with refuses_with("incompatible", "privacy.secure_bits=32: so that the sum of 5,000 clients' updates fits"):
+        how.quantization(5_000, 1, noise)
+    sampler = build_sampler(load(None, shared))
+    assert (sampler.fewest(505), sampler.most(505)) == (50, 51)
+    assert build_sampler(load(None, ["federated.fraction_fit=0.1", "federated.over_selection=0.5"])).most(100) == 15

@@ -149,3 +149,9 @@ def test_a_run_with_it_resumes_to_the_same_model(tmp_path):
     rest = fedlens.resume(part.folder, "federated.num_rounds=3", show=False)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name])
+
+
+def test_a_step_of_any_size_leaves_a_clip():
+    adaptive = AdaptiveClip(0.5, 10.0, 0.0, 1.0)
+    assert adaptive.following(1.0, {BELOW: torch.tensor([-1e6])}) == 1e9
+    assert adaptive.following(1.0, {BELOW: torch.tensor([1e6])}) == 1e-9

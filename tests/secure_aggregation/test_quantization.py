@@ -34,8 +34,11 @@ def test_there_is_room_for_the_noise_of_all(bits, largest: float, spread: float)
     assert (how.weight, how.bound) == (1.0, max(largest, 1.0))
 
 
-@pytest.mark.parametrize("numbers", [[(1e-7, 1.0)], [(1.0, 1e-7)], [(1.0, 1e6)], [(1.0, 1.0), (0.5, 1e6)]])
+@pytest.mark.parametrize(
+    "numbers", [[(1e-7, 1.0)], [(1.0, 1e-7)], [(1.0, 1e6)], [(1.0, 1.0), (0.5, 1e6)], [(1e9, 1e9)]]
+)
 def test_noise_that_needs_finer_steps_than_there_are_is_refused(numbers) -> None:
+    """The last has steps of 32, and a weight of 1 would be rounded to 0."""
     Quantization.with_noise(64, numbers, 100)
     with refuses(("incompatible", "privacy.secure_bits")):
         Quantization.with_noise(32, numbers, 100)

@@ -72,8 +72,8 @@ class CanaryClient(World):
         mode = PRIVACY.choose(config.privacy)
         self._algorithm = build_algorithm(config)
         self._sampler = build_sampler(config) if mode.cohorts != "fixed" else None
-        self._left_out = mode.cohorts == "poisson"
         self._noise = self._algorithm.chain.sum_noise({}, PLAYERS)
+        self._left_out = mode.cohorts != "fixed" and not mode.opposite and self._noise is None
         self._quantization = settings_of(config).quantization(PLAYERS, 1, self._noise)
         self._keys = PrivateKeys.new()
         self._claim = claim

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedlens.build.builders import federation_of
 from fedlens.build.experiment import Experiment
+from fedlens.build.secure import check_neighbours
 from fedlens.config import problems
 from fedlens.config.blocks import PRIVACY
 from fedlens.config.schema import Config
@@ -20,7 +21,8 @@ def build_claim(config: Config, clients: int, images: Sequence[int] = ()) -> Cla
     `images`, those of each client, where privacy.min_images is not.
 
     Raises:
-        ConfigError: nobody says how many clients there are, or a cohort or a budget is too small.
+        ConfigError: nobody says how many clients there are; or a cohort, a budget, or the number of clients with which
+            each has masks is too small.
     """
     claim = PRIVACY.choose(config.privacy).claim(federation_of(config, clients, images))
     if claim is None:
@@ -33,6 +35,8 @@ def build_claim(config: Config, clients: int, images: Sequence[int] = ()) -> Cla
         raise ConfigError(
             problems.problem("incompatible", "federated.fraction_fit", text, config.federated.fraction_fit)
         )
+    if claim.shared:
+        check_neighbours(config, round(claim.cohort))
     if claim.budget is not None and (least := claim.cost(Spent(1)).value) > claim.budget:
         text = f"one round alone costs ε = {least:.3g} at δ = {claim.delta:g}; use more noise"
         raise ConfigError(problems.problem("contradiction", "privacy.budget", text, claim.budget))

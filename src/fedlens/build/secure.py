@@ -81,6 +81,9 @@ def _single_updates(config: Config, refuse: Refuse) -> Iterator[Problem]:
     if config.privacy.mode != PRIVACY.default and not PRIVACY.choose(config.privacy).masks:
         text = "has no noise that clients can add to masked updates; use privacy.mode=central, or none"
         yield refuse("privacy.mode", text)
+    if config.privacy.secure_bits == 32 and config.privacy.parameters.get("clip") == "adaptive":
+        text = "a clip that follows the updates may come to need finer or larger numbers; use privacy.secure_bits=64"
+        yield refuse("privacy.secure_bits", text)
 
 
 def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
@@ -100,6 +103,25 @@ def _single_clients(config: Config, refuse: Refuse) -> Iterator[Problem]:
             f"use at most {most:.2f}, or a smaller privacy.secure_threshold"
         )
         yield refuse("federated.over_selection", text)
+
+
+def check_neighbours(config: Config, cohort: int) -> None:
+    """Look whether clients in a round of so many hide each other as the bounds of SecAgg+ ask for, on which a claim of
+    differential privacy rests.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    how, most = settings_of(config), cohort - 1
+    needed = min(neighbours_needed(cohort, how.threshold), most)
+    if min(how.degree(cohort), most) < needed:
+        text = (
+            f"ε would not hold against the server: in a round of {cohort:,} clients each needs masks with {needed:,} "
+            "others; leave it out"
+        )
+        raise ConfigError(
+            problems.problem("contradiction", "privacy.secure_neighbours", text, config.privacy.secure_neighbours)
+        )
 
 
 def check_secure(config: Config, cohort: int, examples: int = 1, noise: SumNoise | None = None) -> None:

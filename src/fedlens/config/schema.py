@@ -148,7 +148,7 @@ class PrivacySection(BlockSection):
     secure_aggregation: bool = Field(False, description="the server sees the sum of a round's updates, and no update")
     secure_threshold: Annotated[float, Field(ge=0.5, le=1)] = Field(
         2 / 3,
-        description="share of a round's clients that has to stay to its end, always more than half; fewer open nothing",
+        description="fraction of a round's clients that has to stay to its end, always above half; fewer open nothing",
     )
     secure_neighbours: Clients | None = Field(
         None, description="clients with which each client has masks; default: all, in large rounds as SecAgg+ has it"

@@ -40,6 +40,10 @@ class Sampler(Protocol):
         """How many of `available` clients a round asks at least, if no partition is missing."""
         ...
 
+    def most(self, available: int) -> int:
+        """How many of `available` clients a round asks at most, if no partition is missing."""
+        ...
+
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         """The clients that are asked in a round, in the clients' own order. `spare`: including those that
         over-selection adds."""
@@ -69,11 +73,14 @@ class ClientSampler:
                 f"federated.min_fit_clients={self.min_fit_clients}, but the data has {available} client(s): "
                 f"use federated.min_fit_clients={available} or more clients (data.partition.clients)"
             )
-        # 0.3 × 10 is 2.9999999999999996 in binary
-        return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
+        return self._wanted(available)
 
     def fewest(self, available: int) -> int:
         return self.size(available)
+
+    def most(self, available: int) -> int:
+        size = self._wanted(available)
+        return min(size + math.ceil(size * self.over_selection - 1e-9), available)
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         """The clients that are asked in a round, in the clients' own order; depends on seed and round only. `spare`:
@@ -84,9 +91,13 @@ class ClientSampler:
         """
         size = self.size(len(clients))
         if spare:
-            size = min(size + math.ceil(size * self.over_selection - 1e-9), len(clients))
+            size = self.most(len(clients))
         generator = np.random.default_rng(derive(self.seed, "cohort", round_number))
         return [clients[index] for index in sorted(generator.choice(len(clients), size, replace=False))]
+
+    def _wanted(self, available: int) -> int:
+        """0.3 × 10 is 2.9999999999999996 in binary."""
+        return max(int(available * self.fraction_fit + 1e-9), self.min_fit_clients)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,9 @@ class PoissonSampler:
     def fewest(self, available: int) -> int:
         return 0
 
+    def most(self, available: int) -> int:
+        return available
+
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         known = self.insecure_seed
         coins = random.SystemRandom() if known is None else random.Random(derive(known, "cohort", round_number))
@@ -133,6 +147,9 @@ class CyclicSampler:
 
     def fewest(self, available: int) -> int:
         return available // self.groups
+
+    def most(self, available: int) -> int:
+        return math.ceil(available / self.groups)
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
         turn = round_number % self.groups

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fedlens.build.builders import build_data, build_plan, build_sampler
+from fedlens.build.builders import build_algorithm, build_data, build_plan, build_sampler
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.scoring import Scoring, shared_model_scorer
@@ -97,7 +97,7 @@ def check_serving(config: Config) -> None:
     check_rule(config, config.federated.min_fit_clients)
     population = config.privacy.parameters.get("population")
     fewest = build_sampler(config).fewest(population) if population else config.federated.min_fit_clients
-    check_secure(config, fewest)
+    check_secure(config, fewest, noise=build_algorithm(config).chain.sum_noise({}, fewest))
 
 
 def conduct_sites(

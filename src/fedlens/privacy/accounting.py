@@ -11,9 +11,9 @@ PLD is nearly exact, so RDP wins only where PLD has no finite answer: δ is too 
 Opacus' PRV accountant (Gopi, Lee, Wutschitz 2021, https://arxiv.org/abs/2106.02848) bounds the same quantity as PLD
 with a wider margin, so it could never win: tests compare with it.
 
-What the guarantee is about: two data sets are neighbours if one has one client more (Poisson sampling), or if the
-updates of one client are replaced by zeros (cyclic sampling, where the others' turns must not change). For Gaussian
-noise on a sum of clipped updates both have the sensitivity `clip`.
+What the guarantee is about: two data sets are neighbours if one has one client more (Poisson sampling), or if all that
+one client contributes to sums is replaced by zeros (cyclic sampling, where the others' turns must not change). For
+Gaussian noise on a sum of clipped updates both have the sensitivity `clip`.
 """
 
 from __future__ import annotations

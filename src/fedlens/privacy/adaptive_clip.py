@@ -4,13 +4,12 @@ The clip follows a quantile of the norms of the clients' updates. Each client sa
 within the clip; the mean of these bits gets noise as the updates do, and the budget pays for both: a little more noise
 on the updates makes the ε that of the same noise multiplier with a fixed clip (Theorem 1).
 
-A client sends b − ½, which is b of the paper centred: it moves the sum by ½ at most, and where a client is missing
-nothing has to be known of it.
+A client sends b − ½, which is b of the paper centred: it moves the sum by ½ at most, against a client that contributes
+nothing. (Two clients, one with a short update and one with a long one, differ by 1.)
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -71,8 +70,7 @@ class AdaptiveClip:
         """The clip of the next round. means: of what clients sent beside their updates, over the expected cohort and
         with noise."""
         step = self.rate * (float(means[BELOW]) + 0.5 - self.quantile)
-        following = min(max(clip * math.exp(-step), SMALLEST), LARGEST)
-        return torch.tensor(following, dtype=torch.float64)
+        return (clip * torch.tensor(-step, dtype=torch.float64).exp()).clamp(SMALLEST, LARGEST)
 
 
 def bit(within: bool) -> Tensor:

@@ -37,8 +37,8 @@ class Central(ClientLevel):
     clip: Annotated[
         Positive | Literal["adaptive"],
         Field(
-            description="largest L2 norm of one client's update; adaptive: it follows a quantile of their norms, which "
-            "costs nothing more"
+            description="largest L2 norm of one client's update; adaptive: it follows a quantile of their norms, "
+            "at the same ε and with a little more noise"
         ),
     ] = 1.0
     first_clip: Annotated[
@@ -48,9 +48,10 @@ class Central(ClientLevel):
         Annotated[float, Field(gt=0, lt=1)] | None,
         Field(description="clip=adaptive: the share of the updates that are to be within the clip; default 0.5"),
     ] = None
-    clip_rate: Annotated[Positive | None, Field(description="clip=adaptive: how quickly it follows; default 0.2")] = (
-        None
-    )
+    clip_rate: Annotated[
+        Annotated[float, Field(gt=0, le=10)] | None,
+        Field(description="clip=adaptive: how quickly it follows; default 0.2"),
+    ] = None
     sampling: Annotated[
         Literal["poisson", "cyclic"] | None,
         Field(
@@ -72,7 +73,12 @@ class Central(ClientLevel):
         bool, Field(description="the clients add the noise in shares, and no server sees a sum without it")
     ] = False
     secure_threshold: Annotated[
-        float, Field(description="share of a round's clients whose noise is enough, less those that are dishonest")
+        float,
+        Field(
+            ge=0.5,
+            le=1,
+            description="fraction of a round's clients whose noise is enough, less those that are dishonest",
+        ),
     ] = 2 / 3
     masks: ClassVar[bool] = True
 

@@ -150,12 +150,12 @@ class PrivateSum:
             total, left = self._of_cohort(total, round_number, kept)
         if total is None:
             return None, left
-        told = {"privacy/epsilon": self.claim.epsilon(self.spent).value}
+        measures = {**total.measures, "privacy/epsilon": self.claim.epsilon(self.spent).value}
         if self.claim.cohort or self.claim.images:  # of single images it is that of a step, whoever takes part
-            told["privacy/noise"] = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
+            measures["privacy/noise"] = self.claim.loudness(sum(form.numel() for form in self._forms.values()))
         if self.claim.adaptive:
-            told["privacy/clip"] = clip_of(kept, self.claim.clip)
-        return replace(total, measures={**total.measures, **told}), left
+            measures["privacy/clip"] = clip_of(kept, self.claim.clip)
+        return replace(total, measures=measures), left
 
     def _spend(self, round_number: int) -> None:
         if reason := self.over(round_number):

@@ -72,7 +72,7 @@ class Quantization:
         spread = max(spread for _, spread in numbers)
         exponent = _exponent(bits, bound + TAIL * spread / math.sqrt(cohort), cohort)
         step, finest = 2.0**-exponent, min(min(largest, spread or largest) for largest, spread in numbers)
-        if step > COARSEST * finest:
+        if step > min(COARSEST * finest, 1.0):  # a weight is 1
             raise _too_coarse(bits, cohort, step, "a larger privacy.clip, less noise")
         return cls(bits, exponent, 1.0, bound)
 

@@ -47,7 +47,8 @@ def _privacy(config: Config, claimed: Claim | None, clients: int) -> Mapping[str
     said = claim(claimed, config.federated.num_rounds) if claimed else PRIVACY.choose(config.privacy).disclaimer
     parts = [said] if said else []
     if config.privacy.secure_aggregation:
-        parts += [described(config, build_plan(config).sampler.fewest(clients))]
+        cohort = round(claimed.cohort) if claimed else build_plan(config).sampler.fewest(clients)
+        parts += [described(config, cohort)]
     return {"privacy": " · ".join(parts)} if parts else {}
 
 
@@ -57,7 +58,7 @@ def claim(privacy: Claim, rounds: int) -> str:
     terms = ", ".join(f"{name} {value:.4g}" for name, value in privacy.terms.items() if not isinstance(value, str))
     told = f"ε = {epsilon(after.value)} at δ = {privacy.delta:g} after {count(rounds, 'round')}, by {after.accountant}"
     cohort = [f"{privacy.cohort:,.4g} of {privacy.population:,} clients a round"] if privacy.population else []
-    shared = ["noise in shares of the clients"] if privacy.shared else []
+    shared = ["noise added by the clients"] if privacy.shared else []
     return " · ".join((claimed(told, insecure=privacy.insecure), terms, privacy.clipping, *cohort, *shared))
 
 

@@ -75,8 +75,9 @@ class SecureRounds(RoundProtocol):
         self._how = how
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Raises ConfigError: updates of all clients that are there do not fit into the modulus."""
-        self._quantization(self.setup.runtime.known(), checkpoint)
+        """Raises ConfigError: the updates of a round of the clients that are there do not fit into the modulus."""
+        known = sorted(self.setup.runtime.known(), key=lambda client: client.examples, reverse=True)
+        self._quantization(known[: self.setup.sampler.most(len(known))], checkpoint)
 
     def collect(self, before: Checkpoint, number: int, timer: PhaseTimer) -> CollectedRound:
         """Collect a round; where too few clients stay, begin it again, with new keys."""
