@@ -173,7 +173,7 @@ def rounds(small: bool) -> dict[str, Any]:
             one.start()
             running.callback(one.close)
             one.burst(1 if small else 3)
-        compete(contenders, 1 if small else 7, 1 if small else 3)
+        compete(contenders, 1 if small else 5, 1 if small else 3)
     found = {}
     for one in contenders:
         ratio = ratios(one, contenders[0])
