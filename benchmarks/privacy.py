@@ -48,6 +48,8 @@ from fedlens.training.settings import LocalSettings
 
 BATCH, SIDE = 64, 4
 """Images in a batch; side of LeNet's last feature map on 28 × 28 pixels."""
+TURNS = 3
+"""Of `rounds`, of two rounds each."""
 MOST_RATIO = 1.1
 """What is asked of a step of DP-SGD: beside Opacus'."""
 CENTRAL = ("privacy.mode=central", "privacy.sampling=cyclic", "federated.fraction_fit=1")
@@ -172,8 +174,14 @@ def rounds(small: bool) -> dict[str, Any]:
         for one in contenders:
             one.start()
             running.callback(one.close)
-            one.burst(1 if small else 3)
-        compete(contenders, 1 if small else 5, 1 if small else 3)
+            one.burst(1)
+            print(f"{one.name} has begun", flush=True)
+        for turn in range(1 if small else TURNS):
+            compete(contenders[turn:] + contenders[:turn], 1, 1 if small else 2)
+            print(
+                f"turn {turn + 1}: {', '.join(f'{one.name} {median(one.bursts[-1]):.2f} s' for one in contenders)}",
+                flush=True,
+            )
     found = {}
     for one in contenders:
         ratio = ratios(one, contenders[0])
