@@ -10,6 +10,7 @@ import torch
 
 import fedlens
 from fedlens.aggregation.mean import WeightedMean
+from fedlens.build.load import load
 from fedlens.core.types import ClientReport, ClientResult
 from fedlens.errors import ConfigError, ProtocolError
 from fedlens.privacy.adaptive_clip import BELOW, CLIP, AdaptiveClip
@@ -155,3 +156,8 @@ def test_a_step_of_any_size_leaves_a_clip():
     adaptive = AdaptiveClip(0.5, 10.0, 0.0, 1.0)
     assert adaptive.following(1.0, {BELOW: torch.tensor([-1e6])}) == 1e9
     assert adaptive.following(1.0, {BELOW: torch.tensor([1e6])}) == 1e-9
+
+
+def test_what_a_clip_may_be_is_told():
+    with pytest.raises(ConfigError, match=r"privacy\.clip = 'adaptiv': must be a number above 0 or adaptive"):
+        load(None, ["privacy.mode=central", "privacy.clip=adaptiv"])

@@ -123,6 +123,8 @@ def allowed(schema: Mapping[str, Any], value: Any = ...) -> str:
 
 
 def _choices(names: list[Any], value: Any) -> str:
+    if len(names) == 1:
+        return str(names[0])
     near = nearest(str(value), map(str, names))
     hint = f" (did you mean {near}?)" if near and near != value else ""
     return f"one of {', '.join(map(str, names))}{hint}"
