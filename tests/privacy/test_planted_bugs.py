@@ -146,6 +146,13 @@ SLOWLY_AUDITED = {
 }
 """The same with the number of draws."""
 
+MINUTES = {
+    "half the server's noise, Poisson",
+    "half the noise of a local step",
+    "clip of each layer of an image's gradient",
+}
+"""Of these, left to `make test-full`: quicker tests of coins and of DP-SGD notice such bugs, too."""
+
 
 @pytest.mark.parametrize("bug", AUDITED)
 def test_an_audit_contradicts_the_claim(bug: str, monkeypatch: Patch) -> None:
@@ -159,8 +166,10 @@ def test_an_audit_does_not_contradict_the_code_as_it_is(keys: str) -> None:
     assert not played(keys).contradicted
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("bug", SLOWLY_AUDITED)
+@pytest.mark.parametrize(
+    "bug",
+    [pytest.param(bug, marks=pytest.mark.full if bug in MINUTES else pytest.mark.slow) for bug in SLOWLY_AUDITED],
+)
 def test_an_audit_of_more_draws_contradicts_the_claim(bug: str, monkeypatch: Patch) -> None:
     keys, draws, plant = SLOWLY_AUDITED[bug]
     assert not played(keys, draws).contradicted
