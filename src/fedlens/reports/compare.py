@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedlens.core.files import write_atomic
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.reports.page import page, paragraph, plot, section, table, warning
+from fedlens.reports.page import page, paragraph, plot, section, table, warning, write_plot
 from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.run_dir import find_runs, newest
@@ -59,12 +58,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet", code="incompatible", key="--plot")
     sections = [*map(warning, told), table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
     text = page("Runs side by side", f"{len(runs)} runs", sections)
-    try:
-        write_atomic(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"--plot {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
-        ) from error
+    write_plot(text, path)
 
 
 _WIDEST = 80

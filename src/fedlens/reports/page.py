@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 from string import Template
 
 from fedlens.core.clean import escape
+from fedlens.core.files import write_atomic
+from fedlens.errors import ConfigError
 from fedlens.reports.figures.base import Figure
 from fedlens.reports.uses import USES
 
@@ -88,3 +91,17 @@ def warning(text: str) -> str:
 
 def _cells(row: Iterable[object]) -> str:
     return "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+
+
+def write_plot(text: str, path: Path) -> None:
+    """Write the page that `--plot` asks for.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise ConfigError(
+            f"--plot {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
+        ) from error

@@ -10,13 +10,12 @@ from fedlens.build.load import load_saved
 from fedlens.build.privacy_audit import MOST_DRAWS, Audit, audit
 from fedlens.config.blocks import PRIVACY
 from fedlens.core.clean import escape
-from fedlens.core.files import write_atomic
 from fedlens.core.words import count
 from fedlens.errors import ConfigError
 from fedlens.privacy.audit import CONFIDENCE, Examination, Finding
 from fedlens.reports.figures.base import COLOURS, Figure, blank
 from fedlens.reports.load import load_run
-from fedlens.reports.page import page, paragraph, plot, section, table
+from fedlens.reports.page import page, paragraph, plot, section, table, write_plot
 from fedlens.tracking.wording import epsilon
 
 BARS = 60
@@ -101,12 +100,7 @@ def write_audit(done: Audit, path: Path) -> None:
     text = page(
         "Privacy audit", escape(done.config.privacy.mode), [told, paragraph(meaning(done)), section("Released", *plots)]
     )
-    try:
-        write_atomic(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"--plot {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
-        ) from error
+    write_plot(text, path)
 
 
 def _played(done: Audit) -> str:

@@ -63,7 +63,7 @@ def render(shown: Shown) -> str:
         f"{images} of {escape(shown.client)} · model {escape(shown.config.model.name)} · a picture of one colour would "
         f"have a PSNR of {mean(shown.flat):.1f} dB"
     )
-    own = _card("The client's own", "They never leave it.", shown.originals, shown.labels, "")
+    own = _card("The client's own", "They never leave the client.", shown.originals, shown.labels, "")
     views = "".join([own, *(_card(one.title, one.told, *_found(one, shown)) for one in shown.views)])
     notes = [note.format(images=images) for note in NOTES] + ([] if shown.read_labels else [GIVEN_LABELS])
     box = f'<div class="box">{"".join(map(paragraph, notes))}</div>'
