@@ -23,7 +23,7 @@ from fedlens.privacy.client_level import ClientLevel, Positive
 from fedlens.privacy.distributed import DistributedGaussian, SharedNoiseUpdate
 from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Mechanism, Poisson
 from fedlens.privacy.release import Claim
-from fedlens.secure_aggregation.graph import holders_needed, honest_survivors
+from fedlens.secure_aggregation.graph import honest_at_threshold
 from fedlens.transforms.base import UpdateTransform
 
 
@@ -188,4 +188,4 @@ class Central(ClientLevel):
         if not self.secure_aggregation:
             return 1.0
         clients = max(round(cohort), 1)
-        return math.sqrt(clients / honest_survivors(clients, holders_needed(clients, self.secure_threshold)))
+        return math.sqrt(clients / honest_at_threshold(clients, self.secure_threshold))

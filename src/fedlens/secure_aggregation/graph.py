@@ -58,6 +58,11 @@ def holders_needed(clients: int, share: float) -> int:
     return max(2, clients // 2 + 1, math.ceil(share * clients - 1e-9))
 
 
+def honest_at_threshold(clients: int, threshold: float) -> int:
+    """`honest_survivors` of a round of which that fraction of the clients has to stay."""
+    return honest_survivors(clients, holders_needed(clients, threshold))
+
+
 def honest_survivors(clients: int, least: int) -> int:
     """Of at least `least` survivors among `clients`, how many do not work together with the server: all but the share
     `CORRUPT` of the clients, and one always."""

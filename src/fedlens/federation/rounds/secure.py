@@ -28,7 +28,7 @@ from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.secure_attempt import Attempt, TooFew
 from fedlens.federation.rounds.synchronous import ROUND_TRIES
-from fedlens.secure_aggregation.graph import graph, holders_needed, honest_survivors, neighbours_needed
+from fedlens.secure_aggregation.graph import graph, holders_needed, honest_at_threshold, neighbours_needed
 from fedlens.secure_aggregation.quantization import LARGEST, Bits, Quantization
 from fedlens.secure_aggregation.server import MaskedSum
 from fedlens.secure_aggregation.session import Session
@@ -61,7 +61,7 @@ class SecureAggregation:
         """
         if noise is not None:
             clients = max(cohort, 2)
-            honest = honest_survivors(clients, holders_needed(clients, self.threshold))
+            honest = honest_at_threshold(clients, self.threshold)
             numbers = [(share.largest, share.spread(honest)) for share in noise.shares.values()]
             return Quantization.with_noise(self.bits, numbers, clients)
         return Quantization.of(self.bits, self.largest or LARGEST[self.bits], float(max(examples, 1)), max(cohort, 1))
