@@ -11,8 +11,8 @@ generator, on the same layers without activations in place, which its hooks do n
 `vit`: clipped gradients of single images (`training.image_gradients`) beside backpropagation of the batch, on timm's
 ViT-Ti/16 with 16 images of 32 and of 224 pixels, one thread: all of it, adapters of LoRA, and the head alone.
 
-`rounds`: FedAvg on MobileNetV3 with GroupNorm, ten clients in the local runtime. They are `fedlens run`s that take
-turns, as in `speed.py`; ε is computed after every round.
+`rounds`: FedAvg on MobileNetV3 with GroupNorm, ten clients of 96 images in the local runtime. They are `fedlens run`s
+that take turns, as in `speed.py`; ε is computed after every round.
 """
 
 from __future__ import annotations
@@ -48,16 +48,17 @@ from fedlens.training.settings import LocalSettings
 
 BATCH, SIDE = 64, 4
 """Images in a batch; side of LeNet's last feature map on 28 × 28 pixels."""
-TURNS = 3
-"""Of `rounds`, of two rounds each."""
+TURNS, BURST = 5, 3
+"""Of `rounds`: how often each contender has its turn, and rounds of a turn."""
 MOST_RATIO = 1.1
 """What is asked of a step of DP-SGD: beside Opacus'."""
-CENTRAL = ("privacy.mode=central", "privacy.sampling=cyclic", "federated.fraction_fit=1")
+TEN = ("federated.fraction_fit=1", "data.partition.clients=10")
+CENTRAL = (*TEN, "privacy.mode=central", "privacy.sampling=cyclic")
 RUNS: Mapping[str, Sequence[str]] = {
-    "plain": ("federated.fraction_fit=1",),
+    "plain": TEN,
     "central": CENTRAL,
     "dp_ftrl": (*CENTRAL, "privacy.mechanism=dp_ftrl"),
-    "secure": ("federated.fraction_fit=1", "privacy.secure_aggregation=true"),
+    "secure": (*TEN, "privacy.secure_aggregation=true"),
     "distributed": (*CENTRAL, "privacy.secure_aggregation=true"),
 }
 ASKED = {"central": 1.05, "dp_ftrl": 1.15, "secure": 2.0, "distributed": 2.0}
@@ -163,13 +164,11 @@ def _times(module: nn.Module, images: Tensor, labels: Tensor, turns: int) -> dic
     return {**found, "ratio": found["images"] / found["batch"]}
 
 
-def rounds(small: bool) -> dict[str, Any]:
-    """Seconds of a round, and the ratio to one without privacy."""
+def rounds(small: bool, runs: Sequence[str] = tuple(RUNS)) -> dict[str, Any]:
+    """Seconds of a round, and the ratio to one without privacy, of those `runs`."""
     script, workload = HERE / "peers" / "fedlens_fedavg.py", "lenet" if small else "mobilenetv3"
-    same = ("federated.num_rounds=1000", "data.source=sample" if small else "model.norm=group")
-    contenders = [
-        Contender(name, [sys.executable, str(script), workload, *same, *overrides]) for name, overrides in RUNS.items()
-    ]
+    same = ("federated.num_rounds=1000", *(["data.source=sample"] if small else ["model.norm=group", "data.rows=960"]))
+    contenders = [Contender(name, [sys.executable, str(script), workload, *same, *RUNS[name]]) for name in runs]
     with ExitStack() as running:
         for one in contenders:
             one.start()
@@ -177,7 +176,8 @@ def rounds(small: bool) -> dict[str, Any]:
             one.burst(1)
             print(f"{one.name} has begun", flush=True)
         for turn in range(1 if small else TURNS):
-            compete(contenders[turn:] + contenders[:turn], 1, 1 if small else 2)
+            turned = turn % len(contenders)
+            compete(contenders[turned:] + contenders[:turned], 1, 1 if small else BURST)
             print(
                 f"turn {turn + 1}: {', '.join(f'{one.name} {median(one.bursts[-1]):.2f} s' for one in contenders)}",
                 flush=True,
@@ -193,14 +193,18 @@ def rounds(small: bool) -> dict[str, Any]:
     return found
 
 
-PARTS = {"dpsgd": dpsgd, "vit": vit, "rounds": rounds}
+PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {"dpsgd": dpsgd, "vit": vit, "rounds": rounds}
 
 
 def main() -> None:
     arguments = machine.parser(__doc__)
     arguments.add_argument("part", choices=PARTS)
+    arguments.add_argument(
+        "--runs", nargs="+", choices=RUNS, default=list(RUNS), help="of `rounds`; the first is plain"
+    )
     options, before = arguments.parse_args(), machine.facts()
-    figures = PARTS[options.part](options.small)
+    more = {"runs": options.runs} if options.part == "rounds" else {}
+    figures = PARTS[options.part](options.small, **more)
     for name, value in figures.items():
         print(f"{name:10} {value}")
     print(machine.save(f"privacy-{options.part}", before, figures, small=options.small))
