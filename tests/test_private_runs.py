@@ -15,6 +15,7 @@ from tests.runs import QUICK, recorded, run
 
 import fedlens
 from fedlens.build.load import load
+from fedlens.build.privacy import build_claim, doubts
 from fedlens.core.records import RoundRecord
 from fedlens.errors import CheckpointError, Code
 from fedlens.federation.checkpoints import Checkpoints
@@ -304,6 +305,16 @@ def test_doubts_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "use one far below 1/10 = 0.1" in said
     assert "privacy          NONE: privacy.insecure_seed is set" in said
     assert "privacy   NONE: privacy.insecure_seed is set (else ε = " in said, "the header claims no more"
+
+
+def test_a_large_delta_is_doubted_against_the_sites_that_have_come() -> None:
+    config = load(None, ["privacy.mode=local", "privacy.noise_multiplier=1", "privacy.delta=0.01"])
+    claim = build_claim(config, clients=0)
+    assert claim is not None
+    assert not [*doubts(claim)], "a server does not know how many will come"
+    (line,) = doubts(claim, 200)
+    assert "use one far below 1/200 = 0.005" in line
+    assert not [*doubts(claim, 50)]
 
 
 def test_console_report_tensorboard_and_comparison_show_what_was_spent(

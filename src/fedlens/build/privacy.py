@@ -64,9 +64,10 @@ def private_sum(experiment: Experiment) -> PrivateSum | None:
     return PrivateSum(claim, ledger, {name: value.to("meta") for name, value in experiment.shared.items()})
 
 
-def doubts(claim: Claim) -> Iterator[str]:
-    """What a user has to know of a claim before it is believed."""
-    crowd, what = (claim.images, "training images") if claim.images else (claim.population, "clients")
+def doubts(claim: Claim, clients: int = 0) -> Iterator[str]:
+    """What a user has to know of a claim before it is believed. `clients`: how many are known, where the claim does not
+    say how many may take part."""
+    crowd, what = (claim.images, "training images") if claim.images else (claim.population or clients, "clients")
     if claim.insecure:
         yield (
             "privacy.insecure_seed: noise and cohorts can be computed by everybody who knows it, so NOBODY IS "

@@ -105,14 +105,15 @@ def run_rounds(
     `make_scoring` says how the shared model is evaluated, where there is one.
     """
     config, privacy = experiment.config, private_sum(experiment)
-    claimed = doubts(privacy.claim) if privacy else ()
-    for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment), *claimed):
+    for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment)):
         observer.note(note)
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = [starting_point(folder, experiment, checkpoints, observer)]
     begun = start[0].round
     with running(make_runtime()) as runtime:
         runtime.watch = observer.standing
+        for doubt in doubts(privacy.claim, len(runtime.known())) if privacy else ():
+            observer.note(doubt)
         prepare_folder(folder, experiment, runtime)
         observer.start(
             header(experiment, folder, runtime, privacy.claim if privacy else None),
