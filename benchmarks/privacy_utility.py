@@ -120,9 +120,7 @@ def picture(found: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> N
         halves = [100 * half_interval(values) for values in scores.values()]
         axes.errorbar(list(scores), means, halves, marker="o", capsize=3, label=way)
     axes.invert_xaxis()
-    axes.set(
-        xlabel="ε", ylabel="test accuracy in %", title="Fashion-MNIST, LeNet, mean of three seeds and 95 % interval"
-    )
+    axes.set(xlabel="ε", ylabel="test accuracy in %", title="Mean over the seeds and its 95 % interval")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=130)
