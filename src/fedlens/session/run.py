@@ -112,8 +112,8 @@ def run_rounds(
     begun = start[0].round
     with running(make_runtime()) as runtime:
         runtime.watch = observer.standing
-        for doubt in doubts(privacy.claim, len(runtime.known())) if privacy else ():
-            observer.note(doubt)
+        for note in doubts(privacy.claim, len(runtime.known())) if privacy else ():
+            observer.note(note)
         prepare_folder(folder, experiment, runtime)
         observer.start(
             header(experiment, folder, runtime, privacy.claim if privacy else None),
