@@ -200,7 +200,7 @@ def main() -> None:
     arguments = machine.parser(__doc__)
     arguments.add_argument("part", choices=PARTS)
     arguments.add_argument(
-        "--runs", nargs="+", choices=RUNS, default=list(RUNS), help="of `rounds`; the first is plain"
+        "--runs", nargs="+", choices=RUNS, default=list(RUNS), help="of `rounds`; others are compared with the first"
     )
     options, before = arguments.parse_args(), machine.facts()
     more = {"runs": options.runs} if options.part == "rounds" else {}

@@ -102,7 +102,8 @@ def markdown(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def cell(values: Sequence[float]) -> str:
-    return f"{100 * mean(values):.1f}" + (f" ± {100 * half_interval(values):.1f}" if of_mean(values) else "")
+    half = half_interval(values)
+    return f"{100 * mean(values):.1f}" + (f" ± {100 * half:.1f}" if half else "")
 
 
 def half_interval(values: Sequence[float]) -> float:
