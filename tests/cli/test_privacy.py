@@ -140,8 +140,8 @@ def test_an_audit_says_how_many_draws_it_takes(tmp_path: Path) -> None:
 def test_without_clipping_what_shows_grows_with_the_update(tmp_path: Path) -> None:
     plugin = tmp_path / "noise.py"
     plugin.write_text(
-        "import numpy as np\n\ndef add_dp_noise(parameters, noise_scale):\n"
-        "    return [p + np.random.normal(0, noise_scale, p.shape).astype(p.dtype) for p in parameters]\n"
+        "import numpy as np\n\ngenerator = np.random.default_rng(0)\n\n\ndef add_dp_noise(parameters, noise_scale):\n"
+        "    return [p + generator.normal(0, noise_scale, p.shape).astype(p.dtype) for p in parameters]\n"
     )
     own = f"privacy.mode=own privacy.function=noise.add_dp_noise privacy.noise_scale=10 plugins=[{plugin}]"
     text = audited(a_run(tmp_path, own), 100)
