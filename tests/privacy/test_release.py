@@ -14,7 +14,7 @@ from fedlens.privacy.base import LEAVES
 from fedlens.privacy.bounded import BoundedUpdate
 from fedlens.privacy.ledger import Ledger, Spent
 from fedlens.privacy.mechanisms import DPFTRL, Cyclic, Gaussian, Poisson
-from fedlens.privacy.noise import insecure_key, normal_from
+from fedlens.privacy.noise import insecure_key, normal_from, normal_like
 from fedlens.privacy.release import Claim, PrivateSum
 from fedlens.strategies.base import ClientUpdate
 from fedlens.transforms.base import EncodingContext, ReceivingContext, TransformChain
@@ -53,8 +53,7 @@ def test_the_sum_of_clipped_updates_is_divided_by_the_expected_cohort(tmp_path):
 
 def test_a_round_without_an_answer_is_noise_alone(tmp_path):
     total = released(sums(tmp_path, sigma=1.5))
-    normal = normal_from(insecure_key(1, 1))
-    drawn = {name: normal(form) for name, form in FORMS.items()}
+    drawn = normal_like(FORMS, normal_from(insecure_key(1, 1)))
     for name, value in total.delta.items():  # σ · clip / expected cohort
         assert torch.equal(value, (drawn[name] * 1.5 * CLIP / 4).float())
     assert total.count == 0

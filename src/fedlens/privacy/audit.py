@@ -110,7 +110,9 @@ def examine(absent: Array, present: Array, delta: float, claimed: Mapping[float,
     chosen: dict[float, tuple[float, float]] = {}  # δ → by how much the bound exceeds the claim, threshold
     for one in {delta: 0.0, **claimed}:
         found = bound(*rates, one)
-        best = np.flatnonzero(found == found.max())  # many where the worlds lie apart: farthest from both is their middle
+        best = np.flatnonzero(
+            found == found.max()
+        )  # many where the worlds lie apart: farthest from both is their middle
         chosen[one] = float(found.max()) - claimed.get(one, 0.0), float(thresholds[best[len(best) // 2]])
     weakest = max(chosen, key=lambda one: chosen[one][0])
 

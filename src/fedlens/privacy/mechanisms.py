@@ -25,7 +25,7 @@ from fedlens.core.types import State, prefixed, under
 from fedlens.errors import ConfigError
 from fedlens.privacy.accounting import Release
 from fedlens.privacy.factorization import BufferedToeplitz, best
-from fedlens.privacy.noise import Normal
+from fedlens.privacy.noise import Normal, normal_like
 
 _TELLING = 4
 """So many rounds of correlated noise are enough to see whether it is taken back as the matrix says."""
@@ -101,7 +101,7 @@ class Gaussian(Mechanism):
         return {Release(self.noise_multiplier): self.sampling.participations(rounds) + repeats}
 
     def draw(self, round: int, like: State, normal: Normal, kept: State) -> tuple[State, State]:
-        return {name: self.noise_multiplier * normal(tensor) for name, tensor in like.items()}, {}
+        return {name: value.mul_(self.noise_multiplier) for name, value in normal_like(like, normal).items()}, {}
 
     def deviation(self, rounds: int) -> float:
         return self.noise_multiplier * math.sqrt(rounds)
@@ -146,7 +146,9 @@ class DPFTRL(Mechanism):
         buffers: list[State] = [under(f"buffer{number}", kept) for number in range(len(self.matrix.decays))]
         scale = self._scale
         for _ in range(last, round):
-            drawn, buffers = self._row({name: scale * normal(tensor) for name, tensor in like.items()}, buffers)
+            drawn, buffers = self._row(
+                {name: value.mul_(scale) for name, value in normal_like(like, normal).items()}, buffers
+            )
         left = {PLAN: self._plan(), LAST_ROUND: torch.tensor(round)}
         for number, buffer in enumerate(buffers):
             left |= prefixed(f"buffer{number}", buffer)

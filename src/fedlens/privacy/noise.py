@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedlens.core.randomness import key_stream
+from fedlens.core.types import State
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
@@ -33,8 +34,10 @@ Coins = Callable[[int, float], Tensor]
 _SAMPLES = 4
 """Box–Muller samples in one number; they come in pairs, each from two words of 64 bits."""
 
-_CHUNK = 1 << 20
-"""Numbers made at a time, which bounds the memory."""
+_CHUNK = 1 << 16
+"""Numbers made at a time: their words stay in the processor's cache."""
+
+_ZEROS = bytes(8 * _SAMPLES * _CHUNK)
 
 
 def insecure_key(seed: int, *place: str | int) -> bytes:
@@ -47,11 +50,19 @@ def normal_from(key: bytes) -> Normal:
     stream = key_stream(key)
 
     def normal(like: Tensor) -> Tensor:
-        size = like.numel()
-        parts = [_numbers(stream, min(_CHUNK, size - start)) for start in range(0, size, _CHUNK)]
-        return torch.cat(parts).reshape(like.shape) if parts else torch.zeros(like.shape, dtype=torch.float64)
+        numbers = torch.empty(like.numel(), dtype=torch.float64)
+        for chunk in numbers.split(_CHUNK):
+            chunk.copy_(_numbers(stream, len(chunk)))
+        return numbers.reshape(like.shape)
 
     return normal
+
+
+def normal_like(forms: State, normal: Normal) -> State:
+    """Standard normal numbers with the names and shapes of `forms`, all drawn at once."""
+    sizes = [form.numel() for form in forms.values()]
+    parts = normal(torch.empty(sum(sizes))).split(sizes)
+    return {name: part.reshape(form.shape) for (name, form), part in zip(forms.items(), parts, strict=True)}
 
 
 def coins_from(key: bytes) -> Coins:
@@ -71,5 +82,7 @@ def _numbers(stream: CipherContext, size: int) -> Tensor:
 
 def _uniform(stream: CipherContext, size: int) -> Tensor:
     """(size,) float64 in [0, 1)."""
-    bits = stream.update(bytes(8 * size))
-    return torch.frombuffer(bytearray(bits), dtype=torch.int64).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
+    words = bytearray(8 * (size + 2))  # two more than needed, as `update_into` asks for
+    stream.update_into(_ZEROS[: 8 * size] if size <= _SAMPLES * _CHUNK else bytes(8 * size), words)
+    bits = torch.frombuffer(words, dtype=torch.int64)[:size]
+    return bits.bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
