@@ -17,6 +17,7 @@ from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ DOUBT = 2.0**-42
 
 _CHUNK = 1 << 16
 """Proposals at a time: they stay in the processor's cache."""
+
+_ZEROS = bytes(8 * _CHUNK)
 
 
 def discrete_gaussian(stream: CipherContext, size: int, deviation: float) -> Integers:
@@ -57,20 +60,22 @@ def _accepted(stream: CipherContext, proposals: int, deviation: float) -> Intege
     unit, curve = 2.0**bits, 2.0 ** (2 * bits) / (2 * deviation**2)
     place = _words(stream, proposals, np.uint64)
     levels = _trailing_ones(_words(stream, proposals, np.uint32))
-    negative = (place >> np.uint64(63)).astype(bool)
-    magnitude = (place & np.uint64(2**bits - 1)).astype(np.int64) + (levels.astype(np.int64) << bits)
+    sign = place.view(np.int64) >> 63  # −1 or 0
+    magnitude = (place & np.uint64(2**bits - 1)).view(np.int64) + (levels.astype(np.int64) << bits)
     exponent = np.multiply(magnitude, 1 / unit)
     np.multiply(exponent, exponent, out=exponent)
     exponent *= -curve
     exponent += levels * math.log(2)
     exponent -= math.log(2) * (top := _top(curve)) - curve * top**2
-    probability = np.exp(exponent, out=exponent)
+    probability = torch.from_numpy(exponent).exp_().numpy()  # half the time of NumPy's where there is no AVX-512
     tossed = (_words(stream, proposals, np.uint64) >> np.uint64(11)) * 2.0**-53
     heads = tossed < probability
     for index in np.flatnonzero(np.abs(tossed - probability) < DOUBT):
         heads[index] = _settled(stream, tossed[index], int(magnitude[index]), int(levels[index]), bits, deviation)
-    heads &= (magnitude != 0) | ~negative  # one zero is enough
-    numbers: Integers = np.where(negative, -magnitude, magnitude)[heads]
+    heads &= (magnitude != 0) | (sign == 0)  # one zero is enough
+    accepted = np.flatnonzero(heads)  # `take` of it is quicker than to choose by a mask
+    sign, magnitude = sign.take(accepted), magnitude.take(accepted)
+    numbers: Integers = (magnitude ^ sign) - sign
     return numbers
 
 
@@ -98,4 +103,7 @@ def _trailing_ones(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
 
 def _words(stream: CipherContext, count: int, dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
     """The next random words."""
-    return np.frombuffer(stream.update(bytes(np.dtype(dtype).itemsize * count)), dtype)
+    size = np.dtype(dtype).itemsize * count
+    words = bytearray(size + 15)  # as much as `update_into` asks for
+    stream.update_into(_ZEROS[:size], words)
+    return np.frombuffer(words, dtype, count)
