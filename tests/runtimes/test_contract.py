@@ -1,6 +1,7 @@
 """Every runtime over every strategy gives the same run; and what only worker processes can do wrong."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import struct
@@ -117,6 +118,31 @@ class Talkative(Strategy):
         return ClientUpdate(
             delta, 1.0, extra=prefixed("c", whole), client_state=prefixed("own", ctx.unflatten(ctx.start))
         )
+
+
+class Together(Strategy):
+    """Every client waits until the other worker has come as far, and then sends more than a pipe holds."""
+
+    def __init__(self) -> None:
+        self._met = multiprocessing.get_context("fork").Barrier(2)
+
+    def finish(self, ctx: ClientContext, delta: State) -> ClientUpdate:
+        self._met.wait(20)
+        return ClientUpdate(delta, 1.0, extra={"large": torch.zeros(1 << 20)})
+
+
+def test_workers_train_side_by_side_when_every_result_is_sent(tmp_path) -> None:
+    """The second client of one worker and that of the other can only meet if nobody's first result had to wait for the
+    other's last one."""
+    place = runtime("local", Together(), tmp_path)
+    names = [client.name for client in place.clients()][:4]
+    trainer = tiny_trainer(FedAvg(), DATA, None, SETTINGS)
+    payload = {name: value for name, value in trainer.model.state().items() if name in trainer.shared}
+    try:
+        place.submit(Task(name, 1, "train", payload, TaskSettings(lr=0.1), unaggregated=True) for name in names)
+        assert sorted(outcome.client for outcome in place.completed()) == names
+    finally:
+        place.close()
 
 
 def overheard(monkeypatch) -> bytearray:

@@ -76,10 +76,13 @@ class LocalRuntime:
             self._talk(index, partial(wire.send, message=shares[index]))
 
     def completed(self, timeout: float | None = None) -> Iterator[Outcome]:
-        for index in self._busy:
-            while (message := self._receive(index, timeout)) is not None:
-                yield message
-        self._busy = []
+        """The workers take turns: an order that repeats, in which none waits long until its outcome is taken."""
+        while self._busy:
+            for index in list(self._busy):
+                if (message := self._receive(index, timeout)) is None:
+                    self._busy.remove(index)
+                else:
+                    yield message
 
     def close(self) -> None:
         for process, connection in self._workers:
