@@ -48,7 +48,7 @@ from fedlens.training.settings import LocalSettings
 
 BATCH, SIDE = 64, 4
 """Images in a batch; side of LeNet's last feature map on 28 × 28 pixels."""
-TURNS, BURST = 5, 3
+TURNS, BURST = 7, 3
 """Of `rounds`: how often each contender has its turn, and rounds of a turn."""
 MOST_RATIO = 1.1
 """What is asked of a step of DP-SGD: beside Opacus'."""

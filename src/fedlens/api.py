@@ -333,14 +333,14 @@ def _given(
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.session.run import execute
 
-    with folder.exclusive_lock():
+    with folder.exclusive_lock(), folder.last_word():
         return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
 
 
 def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.flower.serve import serve as serve_sites
 
-    with folder.exclusive_lock():
+    with folder.exclusive_lock(), folder.last_word():
         return Run(folder.path, serve_sites(config, folder, _observer(show), trackers))
 
 

@@ -76,6 +76,8 @@ def test_the_final_model_is_that_of_a_local_run(place: Federation, clients: list
     assert cohorts(lines) == cohorts(alike)
     assert not any(line["failures"] for line in lines)
     assert all(client.running for client in clients)
+    doubted = " ".join(server.said.split()).count("use one far below 1/3 = 0.3")
+    assert doubted == ("privacy.delta=0.4" in overrides), "a δ is doubted against the sites that have come"
 
 
 def test_a_run_leaves_nothing_running_and_no_update_on_the_disk(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ ALGORITHMS = {
         *("privacy.mode=central", "privacy.sampling=cyclic", "privacy.clip=adaptive", "privacy.noise_multiplier=0.1"),
         *("privacy.population=3", *PRIVATE),
     ),
-    "local privacy, where clients keep ledgers": ("privacy.mode=local", "privacy.noise_multiplier=0.001", *PRIVATE),
+    "local privacy, where clients keep ledgers": (
+        "privacy.mode=local",
+        "privacy.noise_multiplier=0.001",
+        "privacy.delta=0.4",
+        *PRIVATE,
+    ),
     "privacy of images, where clients train by DP-SGD": (
         *("privacy.mode=example", "privacy.noise_multiplier=0.1", "privacy.min_images=2", *PRIVATE),
     ),

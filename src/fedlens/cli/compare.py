@@ -30,7 +30,7 @@ def compare(
 
     from fedlens.reports.compare import compare_runs, write_comparison
 
-    rows = sorted_by(compare_runs(folders or [Path("logs")], _note), sort)
+    rows = sorted_by(compare_runs(folders or [Path("logs")], note), sort)
     if csv is not None:
         write_csv(rows, csv)
     if plot is not None:
@@ -41,7 +41,8 @@ def compare(
         show(rows)
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Print it on standard error."""
     from fedlens.core import clean
 
     typer.echo(clean.block(f"note: {text}"), err=True)

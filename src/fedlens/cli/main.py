@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from fedlens.cli import (
     certs,
+    clean,
     client,
     compare,
     config,
@@ -27,13 +28,15 @@ from fedlens.cli import (
     privacy,
     resume,
     run,
+    runs,
     server,
     signals,
     strategies,
     surroundings,
     sweep,
+    watch,
 )
-from fedlens.core import clean
+from fedlens.core import clean as cleaned
 from fedlens.core.lines import folded
 from fedlens.errors import ConfigError, FedLensError
 
@@ -55,8 +58,8 @@ class CommandGroup(TyperGroup):
             if ctx.params["debug"]:
                 raise
             for note in getattr(error, "__notes__", ()):
-                typer.echo(f"note: {clean.line(note)}", err=True)
-            complain(clean.block(str(error)))
+                typer.echo(f"note: {cleaned.line(note)}", err=True)
+            complain(cleaned.block(str(error)))
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:
@@ -106,6 +109,9 @@ app.command()(run.run)
 app.command()(resume.resume)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
+app.command()(runs.runs)
+app.command()(watch.watch)
+app.command()(clean.clean)
 app.command()(predict.predict)
 app.command()(server.server)
 app.command()(client.client)

@@ -180,7 +180,7 @@ def serve_grid(grid: Grid, context: Context) -> None:
         bounds=bounds(config),
         note=observer.note,
     )
-    with folder.exclusive_lock():
+    with folder.exclusive_lock(), folder.last_word():
         conduct_sites(config, folder, runtime, observer, (), watch)
 
 

@@ -16,7 +16,7 @@ from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table, warning, write_plot
 from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.missing_rounds import missing_note
-from fedlens.tracking.run_dir import find_runs, newest
+from fedlens.tracking.run_dir import runs_in
 from fedlens.tracking.summary import duration, percent
 from fedlens.tracking.wording import UNUSED, basis, epsilon
 
@@ -184,13 +184,8 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
 
 
 def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headline]]:
-    places = [run.path for folder in folders for run in find_runs(newest(folder))]
-    if not places:
-        raise ConfigError(
-            f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one", code="not_found", key=str(folders[0])
-        )
     runs, damaged = [], []
-    for place in places:
+    for place in (run.path for run in runs_in(folders)):
         try:
             run = load_run(place)
             runs.append((run, headline(run)))

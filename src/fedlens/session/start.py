@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from fedlens.build.experiment import Experiment
 from fedlens.config.blocks import PYTHON
 from fedlens.config.load import dump
@@ -35,13 +37,20 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
         )
     write_json(fingerprint, experiment.images.cache_key)
     first = Checkpoint(0, experiment.algorithm.strategy.init(experiment.shared))
-    start = checkpoints.latest(observer.note) or first
+    found = checkpoints.latest(observer.note)
+    if found is None and folder.result.exists():
+        raise CheckpointError(
+            f"{folder.path}: this run has finished and its checkpoints were removed, so it cannot go on: start a new "
+            f"one with `fedlens run {shlex.quote(str(folder.config))}`"
+        )
+    start = found or first
     start.check_model(first.state.shared)
     return start
 
 
 def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:
     """Write the files that a reader of the folder needs, before the first round."""
+    folder.result.unlink(missing_ok=True)  # a finished run may go on
     write_atomic(folder.config, dump(experiment.config))
     save_paths(folder.config.with_name(PATHS_FILE), experiment.config)
     folder.save_versions(str(experiment.device))

@@ -107,6 +107,13 @@ class Bars:
         )
         self._redraw()
 
+    def wait(self) -> None:
+        """Show that time goes by."""
+        if self._rounds is not None:
+            self._line_if_due(f"{self._name(self._done + 1)}: {self._time()}")
+            self._bars.update(self._rounds, state=self._time())
+            self._redraw()
+
     def close(self) -> None:
         """Remove the bars; lines may still follow."""
         for task in self._bars.task_ids:

@@ -12,9 +12,9 @@ from fedlens.core.clean import escape
 from fedlens.tracking.advice import advice
 from fedlens.tracking.curve import Curve
 from fedlens.tracking.metrics import read_metrics
-from fedlens.tracking.next_steps import commands_of, configuration
+from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.result import result_lines
-from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.run_dir import RunDir, configuration
 from fedlens.tracking.saved import Result, read_saved
 from fedlens.tracking.summary import algorithm_name, is_personal
 

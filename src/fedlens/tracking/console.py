@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
@@ -20,10 +21,10 @@ from fedlens.core.records import RoundRecord
 from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.barred import Barred
 from fedlens.tracking.metrics import line_of, read_metrics
-from fedlens.tracking.next_steps import configuration, from_python, next_commands, resuming
+from fedlens.tracking.next_steps import from_python, next_commands, resuming
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable
-from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.run_dir import RunDir, configuration
 from fedlens.tracking.summary import duration, is_personal
 from fedlens.tracking.wording import basis
 
@@ -64,33 +65,39 @@ class ConsoleTracker(Barred):
         self._say(f"note: {text}", "cyan")
 
     def round(self, record: RoundRecord) -> None:
-        """Print one row, and a line for each failed client."""
-        self._round = record.round
+        self.line(line_of(record))
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """Print one row for a line of the metrics file, and a line for each failed client."""
+        self._round = line["round"]
         if self._table is None:
-            self._lines(_without_learning(record))
-            self._table = RoundTable(
-                self._num_rounds,
-                timed=record.virtual_seconds is not None,
-                private="privacy/epsilon" in record.measures,
-            )
+            self._lines(_without_learning(line))
+            self._table = RoundTable.like(line, self._num_rounds)
             self._say(self._table.header(), "bold")
-        self._say(self._table.row(record), "yellow" if record.failures else "")
-        for failure in record.failures[:_MOST_FAILURES]:
-            self._say(f"    {failure.client}: {failure.reason}", "yellow")
-        if len(record.failures) > _MOST_FAILURES:
-            self._say(f"    and {len(record.failures) - _MOST_FAILURES} more", "yellow")
-        self._bars.round(record.round)
+        failures = line["failures"]
+        self._say(self._table.row(line), "yellow" if failures else "")
+        for failure in failures[:_MOST_FAILURES]:
+            self._say(f"    {failure['client']}: {failure['reason']}", "yellow")
+        if len(failures) > _MOST_FAILURES:
+            self._say(f"    and {len(failures) - _MOST_FAILURES} more", "yellow")
+        self._bars.round(self._round)
+
+    def wait(self) -> None:
+        """Show that time goes by."""
+        self._bars.wait()
 
     def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """Print the result, its folder, advice if the result is poor, and three commands for the next steps."""
+        """Print the result, its folder, advice if the result is poor, and three commands for the next steps. `spent`
+        may be empty: seconds of another process."""
         self.close()
         run = RunDir(folder)
         metrics, config = read_metrics(run.metrics), configuration(run)
         lines = result_lines(metrics, run, is_personal(config))
-        if self._began is not None:
+        if spent and self._began is not None:
             before = time.time() - self._began - sum(spent.values())
             spent = {"start": spent.get("start", 0.0) + before} | {key: spent[key] for key in spent if key != "start"}
-        lines["this call"] = split_time(spent)
+        if spent:
+            lines["this call"] = split_time(spent)
         again = "" if from_python(config) else self._again or f"fedlens run {shlex.quote(str(run.config))}"
         problem = advice(metrics, config, Commands(again, resuming(str(folder), self._resume)))
         if self._console.is_terminal:
@@ -115,9 +122,8 @@ class ConsoleTracker(Barred):
             self._say(f"{name:{width}}  {value}", hang=width + 2)
 
 
-def _without_learning(record: RoundRecord) -> dict[str, str]:
+def _without_learning(line: Mapping[str, Any]) -> dict[str, str]:
     """The basis of the rounds' accuracies: number of images, and the floors that need no learning."""
-    line = line_of(record)
     columns = {"test": "test", "val": "validation"}
     return {column: basis(line[name]) for column, name in columns.items() if line[name]}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fedlens.core.types import BatchProgress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importing torch would delay commands that only read runs
+    from fedlens.core.types import BatchProgress
 
 FIRST_STEPS = 10
 """Training steps before the first estimate."""

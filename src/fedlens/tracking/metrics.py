@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,19 +62,13 @@ def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
     Raises:
         FedLensError: the file cannot be read, or a checked line is not a round.
     """
-    if not path.exists():
-        return []
     lines: list[dict[str, Any]] = []
-    try:
-        texts = read_regular(path).decode(errors="replace").split("\n")
-    except OSError as error:
-        raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, text in enumerate(texts[:-1], start=1):  # the last piece lacks its newline: incomplete
-        where = f"{path}, line {number}"
+    texts = _texts(path)
+    for number, text in enumerate(texts, start=1):
         try:
-            line = formed(with_names_of_today(parse_line(text, where)), Round, where)
+            line = _line(text, f"{path}, line {number}")
         except FedLensError:
-            if until is not None and number == len(texts) - 1:
+            if until is not None and number == len(texts):
                 break
             raise
         if until is None or line["round"] <= until:
@@ -82,6 +76,26 @@ def read_metrics(path: Path, until: int | None = None) -> list[dict[str, Any]]:
         if until is not None and line["round"] >= until:
             break
     return lines
+
+
+def newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_metrics`, backwards; a line is read as JSON when it is asked for."""
+    texts = _texts(path)
+    for number in range(len(texts), 0, -1):
+        yield _line(texts[number - 1], f"{path}, line {number}")
+
+
+def _texts(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    try:
+        return read_regular(path).decode(errors="replace").split("\n")[:-1]  # the last piece lacks its newline
+    except OSError as error:
+        raise FedLensError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _line(text: str, where: str) -> dict[str, Any]:
+    return formed(with_names_of_today(parse_line(text, where)), Round, where)  # type: ignore[no-any-return]
 
 
 def line_of(record: RoundRecord) -> dict[str, Any]:

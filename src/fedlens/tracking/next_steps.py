@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlens.core.yaml_text import read_file
 from fedlens.tracking.advice import Commands
 from fedlens.tracking.metrics import read_metrics
-from fedlens.tracking.run_dir import RunDir, find_runs
+from fedlens.tracking.run_dir import RunDir, configuration, find_runs
 from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.summary import is_personal, last_with
 
@@ -76,11 +75,3 @@ def whose(run: RunDir) -> str:
     evaluated = (last_with(read_metrics(run.metrics), "clients") or {}).get("by_client", [])
     malicious = {one["client"] for one in evaluated if one.get("malicious")}
     return f" --client {shlex.quote(next((name for name in clients if name not in malicious), next(iter(clients))))}"
-
-
-def configuration(run: RunDir) -> dict[str, Any]:
-    """The run's configuration; empty if there is none."""
-    if not run.config.exists():
-        return {}
-    found: dict[str, Any] = read_file(run.config).tree
-    return found

@@ -7,8 +7,7 @@ from typing import Any
 
 from fedlens.core.words import count
 from fedlens.tracking.clients import worst_clients
-from fedlens.tracking.next_steps import configuration
-from fedlens.tracking.run_dir import RunDir
+from fedlens.tracking.run_dir import RunDir, configuration
 from fedlens.tracking.summary import best_round, duration, last_with, percent, saved_of_whole, time_of_rounds
 from fedlens.tracking.wording import UNUSED, in_full, spent_privacy, with_interval
 

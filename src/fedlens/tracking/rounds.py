@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from fedlens.core.records import RoundRecord
 from fedlens.tracking.summary import duration, percent
 
 SAME = '"'
@@ -17,6 +18,12 @@ class RoundTable:
     """The header, and a row per round. `timed`: simulated clients have a clock, which gets a column; `private`: so has
     the ε that is spent."""
 
+    @classmethod
+    def like(cls, line: Mapping[str, Any], num_rounds: int) -> RoundTable:
+        """With the columns that the run of a line of the metrics file needs."""
+        timed, private = line.get("virtual_seconds") is not None, "privacy/epsilon" in line.get("measures", {})
+        return cls(num_rounds, timed=timed, private=private)
+
     def __init__(self, num_rounds: int, *, timed: bool, private: bool = False) -> None:
         self._num_rounds = num_rounds
         self._shown = [True] * 7 + [private, timed]
@@ -25,21 +32,22 @@ class RoundTable:
     def header(self) -> str:
         return self._line("round", "loss", "test", "val", "clients", "MB", "s", "ε", "clock")
 
-    def row(self, record: RoundRecord) -> str:
-        """Training loss, test and validation accuracy, clients that returned a result of those selected, 10⁶ bytes in
-        both directions, seconds."""
-        moved = number((record.bytes_down + record.bytes_up) / 1e6)
+    def row(self, line: Mapping[str, Any]) -> str:
+        """Of a line of the metrics file: training loss, test and validation accuracy, clients that returned a result of
+        those selected, 10⁶ bytes in both directions, seconds."""
+        moved = number((line["bytes_down"] + line["bytes_up"]) / 1e6)
         traffic, self._traffic = SAME if moved == self._traffic else moved, moved
+        virtual = line.get("virtual_seconds")
         return self._line(
-            f"{record.round}/{self._num_rounds}",
-            loss(record.train_loss),
-            percent(record.test.accuracy if record.test else None),
-            percent(record.validation.accuracy if record.validation else None),
-            f"{len(record.reports)}/{record.arrivals}",
+            f"{line['round']}/{self._num_rounds}",
+            loss(line["train_loss"]),
+            percent(line["test"] and line["test"]["accuracy"]),
+            percent(line["validation"] and line["validation"]["accuracy"]),
+            f"{len(line['cohort'])}/{len(line['cohort']) + len(line['failures'])}",
             traffic,
-            number(sum(record.seconds.values())),
-            number(record.measures.get("privacy/epsilon", math.nan)),
-            "" if record.virtual_seconds is None else duration(record.virtual_seconds),
+            number(sum(line["seconds"].values())),
+            number(line.get("measures", {}).get("privacy/epsilon", math.nan)),
+            "" if virtual is None else duration(virtual),
         )
 
     def _line(self, *cells: str) -> str:
@@ -48,9 +56,9 @@ class RoundTable:
         return "  ".join(f"{cell:>{max(width, 5)}}" for cell, width in shown)
 
 
-def loss(value: float) -> str:
+def loss(value: float | None) -> str:
     """Four decimals; only the magnitude of a diverged loss; "–" where no client tells it."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:.4f}" if abs(value) < LARGEST_PLAIN else f"{value:.1e}"
 

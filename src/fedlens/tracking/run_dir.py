@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import platform
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlens.core.files import write_json
-from fedlens.errors import ConfigError
+from fedlens.core.files import read_regular, write_json
+from fedlens.core.yaml_text import read_file
+from fedlens.errors import ConfigError, FedLensError
 from fedlens.tracking.saved import Partition, read_saved
 from fedlens.tracking.versions import collect_versions
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:  # importing torch would delay commands that only read runs
     from fedlens.data.types import FederatedData
 
 _LONGEST_NAME = 80
+_LONGEST_HOST = 256
+
+_LOOK_SECONDS = 0.2
+"""How long a lock may be held by somebody who looks whether a run is being trained."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,31 @@ class RunDir:
         """Why and when the run ended (JSON); missing until then."""
         return self.path / "result.json"
 
+    @property
+    def failure(self) -> Path:
+        """Why and when the last attempt failed (JSON); missing otherwise."""
+        return self.path / "failure.json"
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process of this machine is training the run."""
+        try:
+            with (self.path / "lock").open("rb") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @property
+    def host(self) -> str:
+        """The machine that trained the run last; empty where that was not written down."""
+        try:
+            return read_regular(self.path / "lock", _LONGEST_HOST).decode(errors="replace").strip()
+        except OSError:
+            return ""
+
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
         """Lock the folder during a run: two processes at once would mix their rounds.
@@ -153,7 +185,9 @@ class RunDir:
         with ExitStack() as held:
             try:
                 lock = held.enter_context((self.path / "lock").open("a"))
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock)
+                lock.truncate(0)
+                print(platform.node(), file=lock, flush=True)
             except BlockingIOError as error:
                 raise ConfigError(
                     f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first",
@@ -167,6 +201,18 @@ class RunDir:
                     key=str(self.path),
                 ) from error
             yield
+
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """Write `failure.json` if what is done meanwhile fails. An interruption is no failure."""
+        self.failure.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception as error:
+            told = str(error) if isinstance(error, FedLensError) else f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # a full disk, perhaps, is why it failed
+                write_json(self.failure, {"error": told, "ended": _now()})
+            raise
 
     def save_versions(self, device: str) -> None:
         """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""
@@ -193,7 +239,7 @@ class RunDir:
 
     def finish(self, reason: str) -> None:
         """Write `result.json`: the run has ended, and the reason (all rounds, target reached, …)."""
-        write_json(self.result, {"reason": reason, "ended": datetime.now().astimezone().isoformat(timespec="seconds")})
+        write_json(self.result, {"reason": reason, "ended": _now()})
 
 
 def clean_name(name: str) -> str:
@@ -235,10 +281,53 @@ def find_runs(base: Path) -> list[RunDir]:
     return _runs_below(base)
 
 
+def runs_in(folders: Sequence[Path]) -> list[RunDir]:
+    """The runs in all of these, each once. A folder is a run, `latest` (see `newest`), or holds runs.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = {run.path.resolve(): run for folder in folders for run in find_runs(newest(folder))}
+    if not found:
+        raise ConfigError(
+            f"no run in {', '.join(map(str, folders))}: `fedlens run` makes one", code="not_found", key=str(folders[0])
+        )
+    return list(found.values())
+
+
+def configuration(run: RunDir) -> dict[str, Any]:
+    """The run's configuration; empty if there is none."""
+    if not run.config.exists():
+        return {}
+    found: dict[str, Any] = read_file(run.config).tree
+    return found
+
+
 def _runs_below(base: Path) -> list[RunDir]:
     configs: Iterable[Path] = (*base.glob("*/config.yaml"), *base.glob("*/*/config.yaml"))
     by_age = sorted(configs, key=lambda config: (config.stat().st_mtime, config))
     return [run for run in (RunDir(config.parent) for config in by_age) if run.is_run]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _lock(file: TextIO) -> None:
+    """Lock it for this process alone. Whoever looks at runs holds it for a moment, too, so that is waited for.
+
+    Raises:
+        BlockingIOError: another process keeps it.
+    """
+    ends = time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(_LOOK_SECONDS / 10)
 
 
 def _make_unique(base: Path, stem: str) -> Path:

@@ -91,6 +91,12 @@ class Result(BaseModel):
     reason: str = ""
 
 
+class Failure(BaseModel):
+    """failure.json."""
+
+    error: str = ""
+
+
 def read_saved(path: Path, form: Any) -> Any:
     """The value in a JSON file of a run.
 
