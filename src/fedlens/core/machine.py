@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 
+def core_numbers() -> list[int]:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
 def cores() -> int:
     """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return len(core_numbers())
 
 
 def state_home() -> Path:

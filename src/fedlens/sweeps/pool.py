@@ -1,0 +1,293 @@
+"""Several runs at once, each in a process of its own and on cores of its own: as many as cores, GPUs and memory allow.
+
+A run's default number of workers follows the cores that its process may use, so runs share the machine without further
+settings. How much memory a run takes is measured while the first one runs; the next one begins when there is room.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from fedlens.core.machine import core_numbers
+from fedlens.core.records import RoundRecord
+from fedlens.errors import FedLensError
+from fedlens.sweeps.points import Point
+from fedlens.tracking.observer import Observer, Silent
+
+Work = Callable[[Point, Observer], None]
+"""Does the run of a point, or goes on with it, and tells the observer."""
+
+LOOK_SECONDS, MEASURE_SECONDS = 0.2, 1.0
+
+MARGIN = 1.25
+"""A run begins where so many times the memory of the largest one is free."""
+
+UNMEASURED = 2
+"""So many runs may begin before the memory of one is known, while half of the machine's memory is free."""
+
+PATIENCE = 30.0
+"""Seconds that a run has to end after it was told so."""
+
+
+class Screen(Protocol):
+    """What is told of the runs, by their points."""
+
+    def note(self, point: Point, text: str) -> None: ...
+
+    def began(self, point: Point, done: int) -> None:
+        """Its rounds begin, after `done` earlier ones."""
+        ...
+
+    def round(self, point: Point, number: int, accuracy: float | None) -> None: ...
+
+    def working(self, point: Point, label: str, done: int, total: int) -> None:
+        """Work before the rounds."""
+        ...
+
+    def ended(self, point: Point, folder: Path | None, failure: str | None) -> None: ...
+
+    def wait(self) -> None:
+        """Time goes by."""
+        ...
+
+
+@dataclass
+class Running:
+    """A run's process. memory: the most that it took so far, in bytes; measured: it has trained a round."""
+
+    point: Point
+    process: BaseProcess
+    connection: Connection
+    place: dict[str, Any]
+    memory: int = 0
+    measured: bool = False
+    folder: Path | None = None
+    failure: str | None = "its process ended without a word"
+
+
+@dataclass
+class Pool:
+    """jobs: runs at a time; None: as cores, GPUs and memory allow."""
+
+    work: Work
+    jobs: int | None = None
+    running: list[Running] = field(default_factory=list)
+    largest: int = 0
+
+    def run(self, points: Sequence[Point], screen: Screen) -> None:
+        """Do all of them. A run that fails does not stop the others."""
+        self.screen = screen
+        waiting, measured = deque(points), 0.0
+        free = deque(places(self.at_once(points), gpus(points)))
+        with self._ended_with_this():
+            while waiting or self.running:
+                while waiting and free and self._room():
+                    self.running.append(self._start(waiting.popleft(), free.popleft()))
+                self._listen()
+                if time.monotonic() - measured > MEASURE_SECONDS:
+                    measured = time.monotonic()
+                    for one in self.running:
+                        self._measure(one)
+                for one in [one for one in self.running if not one.process.is_alive()]:
+                    self._end(one)
+                    free.append(one.place)
+                self.screen.wait()
+
+    def at_once(self, points: Sequence[Point]) -> int:
+        """Runs at a time, as far as cores and GPUs go. A run that names its workers needs a core for each; one on a Ray
+        cluster takes all of that."""
+        sections = [point.config.runtime for point in points]
+        if self.jobs is not None or not points:
+            return min(self.jobs or 0, len(points))
+        if any(section.name == "ray" for section in sections):
+            return 1
+        workers = max((section.workers or 1) * section.threads_per_worker for section in sections)
+        fitting = max(len(core_numbers()) // workers, 1)
+        return min(fitting, gpus(points) or fitting, len(points))
+
+    def _room(self) -> bool:
+        """Whether there is memory for another run. What running ones will still take is kept for them."""
+        memory = psutil.virtual_memory()
+        if not self.running:
+            return True
+        if not self.largest:
+            return len(self.running) < UNMEASURED and memory.available > memory.total / 2
+        owed = sum(max(self.largest - one.memory, 0) for one in self.running)
+        return bool(memory.available - owed > MARGIN * self.largest)
+
+    def _start(self, point: Point, place: dict[str, Any]) -> Running:
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        ours, theirs = context.Pipe()
+        foreign = [ours, *(one.connection for one in self.running)] if sys.platform == "linux" else []
+        process = context.Process(target=_do, args=(self.work, point, theirs, place, foreign), name=point.label)
+        process.start()
+        theirs.close()
+        return Running(point, process, ours, place)
+
+    def _listen(self) -> None:
+        """Take what the runs tell, as it comes."""
+        by_connection: dict[Any, Running] = {one.connection: one for one in self.running}
+        for ready in wait([*by_connection, *(one.process.sentinel for one in self.running)], LOOK_SECONDS):
+            if ready in by_connection:
+                self._hear(by_connection[ready])
+
+    def _hear(self, one: Running) -> bool:
+        """Take one message; False where no more will come."""
+        try:
+            self._take(one, *json.loads(one.connection.recv_bytes()))
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def _take(self, one: Running, kind: str, *told: Any) -> None:
+        match kind:
+            case "began":
+                one.folder = Path(told[0])
+                self.screen.began(one.point, told[1])
+            case "round":
+                one.measured = True
+                self._measure(one)
+                self.screen.round(one.point, *told)
+            case "working":
+                self.screen.working(one.point, *told)
+            case "note":
+                self.screen.note(one.point, *told)
+            case "ended":
+                (one.failure,) = told
+
+    def _measure(self, one: Running) -> None:
+        one.memory = max(one.memory, memory_of(one.process.pid))
+        if one.measured:
+            self.largest = max(self.largest, one.memory)
+
+    def _end(self, one: Running) -> None:
+        while one.connection.poll() and self._hear(one):
+            pass
+        self.running.remove(one)
+        one.connection.close()
+        if one.failure and one.process.exitcode == -signal.SIGKILL:
+            one.failure = "it was killed, perhaps by the system's memory guard: use --jobs 1, or a smaller model"
+        self.screen.ended(one.point, one.folder, one.failure)
+
+    @contextmanager
+    def _ended_with_this(self) -> Iterator[None]:
+        """All runs end when this process is told to. What their finished rounds made is on the disk."""
+        try:
+            yield
+        finally:
+            for one in self.running:
+                one.process.terminate()
+            for one in self.running:
+                one.process.join(PATIENCE)
+                one.process.kill()
+
+
+def gpus(points: Sequence[Point]) -> int:
+    """How many GPUs the runs may use; 0: they use the CPU."""
+    import torch
+
+    if all(point.config.runtime.device == "cpu" for point in points):
+        return 0
+    return torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
+
+
+def places(count: int, gpus: int = 0) -> list[dict[str, Any]]:
+    """Cores and GPU of each of `count` runs at a time: cores are divided, and shared only where there are too few."""
+    all_cores = core_numbers()
+    size = max(len(all_cores) // max(count, 1), 1)
+    made = []
+    for number in range(count):
+        start = number * size % len(all_cores)
+        made.append({"cores": all_cores[start : start + size], "gpu": number % gpus if gpus else None})
+    return made
+
+
+def memory_of(pid: int | None) -> int:
+    """Bytes of a process and its children; what they share counts once."""
+    total = 0
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                known = one.memory_full_info()
+                total += getattr(known, "pss", known.rss)
+    return total
+
+
+# -- in the process of a run -------------------------------------------------------------------------------------------
+
+
+class Telling(Silent):
+    """Observer that tells the sweep. A sweep that is gone ends the run as Ctrl-C would."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told = 0.0
+
+    def start(self, header: Mapping[str, str], num_rounds: int, done: int) -> None:
+        self.tell("began", header["folder"], done)
+
+    def note(self, text: str) -> None:
+        self.tell("note", text)
+
+    def progress(self, label: str) -> Callable[[int, int], None]:
+        def show(done: int, total: int) -> None:
+            if time.monotonic() - self._told > LOOK_SECONDS:
+                self._told = time.monotonic()
+                self.tell("working", label, done, total)
+
+        return show
+
+    def round(self, record: RoundRecord) -> None:
+        self.tell("round", record.round, record.test.accuracy if record.test else None)
+
+    def tell(self, *message: Any) -> None:
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+        except OSError as error:
+            raise KeyboardInterrupt from error
+
+
+def _do(
+    work: Work, point: Point, connection: Connection, place: Mapping[str, Any], foreign: Sequence[Connection]
+) -> None:
+    for other in foreign:  # a copy of the sweep's end, left open here, would hide that it has ended
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the sweep decides
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, place["cores"])
+    if place["gpu"] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(place["gpu"])
+    observer = Telling(connection)
+    with suppress(KeyboardInterrupt):
+        try:
+            work(point, observer)
+            observer.tell("ended", None)
+        except FedLensError as error:
+            observer.tell("ended", str(error))
+        except Exception as error:
+            traceback.print_exc()
+            observer.tell("ended", f"{type(error).__name__}: {error}")
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the end
+    raise KeyboardInterrupt

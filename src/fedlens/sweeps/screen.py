@@ -1,0 +1,141 @@
+"""What a sweep shows: one bar for all rounds, one for each run that goes on, and a line for each that has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from fedlens.core import clean
+from fedlens.core.lines import folded
+from fedlens.core.words import count
+from fedlens.sweeps.points import Point
+from fedlens.tracking.bars import BAR_WIDTH, REDRAW_SECONDS
+from fedlens.tracking.estimate import brief, left_of, spent_and_left
+from fedlens.tracking.summary import percent
+
+
+class SweepScreen:
+    """points: all that there are. done: labels of those that were done before."""
+
+    def __init__(self, points: Sequence[Point], done: Mapping[str, str], at_once: int) -> None:
+        self.failures: dict[str, str] = {}
+        self._console = Console(highlight=False)
+        self._width = max(len(point.label) for point in points)
+        self._all, self._finished, self._said = len(points), 0, set[str]()
+        self._rounds = {point.label: point.config.federated.num_rounds for point in points if point.label not in done}
+        self._reached: dict[str, int] = {}
+        self._skipped = 0
+        self._began, self._drawn, self._told = time.monotonic(), 0.0, False
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_WIDTH),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=self._console,
+            auto_refresh=False,  # no thread: runs are forked from this process
+            disable=not self._console.is_terminal or self._console.is_dumb_terminal,
+        )
+        self._say(self._plan(at_once), "bold")
+        for label, figures in done.items():
+            self._line(label, f"{figures}  done before")
+        self._tasks: dict[str, TaskID] = {}
+        self._bars.start()
+        self._total = self._bars.add_task("all", total=max(sum(self._rounds.values()), 1), state="")
+
+    def note(self, point: Point, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(f"{point.label}: note: {text}", "cyan")
+
+    def began(self, point: Point, done: int) -> None:
+        self._skipped += done
+        self._reached[point.label] = done
+        self._show(point, done, f"round {done}/{self._rounds[point.label]}")
+
+    def round(self, point: Point, number: int, accuracy: float | None) -> None:
+        self._reached[point.label] = number
+        figures = f"  {percent(accuracy)}" if accuracy is not None else ""
+        self._show(point, number, f"round {number}/{self._rounds[point.label]}{figures}")
+        if not self._told and (left := self._left()) is not None and len(self._rounds) > 1:
+            self._told = True
+            self._say(f"about {brief(time.monotonic() - self._began + left)} for all of it", "bold")
+
+    def working(self, point: Point, label: str, done: int, total: int) -> None:
+        self._show(point, 0, f"{label} {done:,}/{total:,}")
+
+    def ended(self, point: Point, folder: Path | None, failure: str | None) -> None:
+        if point.label in self._tasks:
+            self._bars.remove_task(self._tasks.pop(point.label))
+        self._reached[point.label] = self._rounds[point.label]
+        if failure is not None:
+            self.failures[point.label] = failure
+            self._line(point.label, "failed", "red")
+            self._say(f"    {failure}", "red")
+        else:
+            assert folder is not None
+            self._line(point.label, figures(folder))
+        self._draw()
+
+    def wait(self) -> None:
+        """Draw the bars again, as time goes by."""
+        if time.monotonic() - self._drawn > REDRAW_SECONDS:
+            self._draw()
+
+    def close(self) -> None:
+        """Remove the bars; lines may still follow."""
+        for task in self._bars.task_ids:
+            self._bars.update(task, visible=False)
+        self._bars.refresh()
+        self._bars.stop()
+
+    def _plan(self, at_once: int) -> str:
+        rounds = sorted(set(self._rounds.values()))
+        each = f" of {rounds[0]}{f' to {rounds[-1]}' if len(rounds) > 1 else ''} rounds" if rounds else ""
+        left = count(len(self._rounds), "run")
+        told = left if len(self._rounds) == self._all else f"{left} of {self._all}"
+        return f"{told}{each}, {at_once} at a time" if rounds else f"all {count(self._all, 'run')} are done"
+
+    def _line(self, label: str, text: str, style: str = "") -> None:
+        self._finished += 1
+        left = self._left() if self._finished < self._all and self._reached else None
+        rest = "" if left is None else f"  about {brief(left)} left"
+        self._say(f"{self._finished}/{self._all}  {label:{self._width}}  {text}{rest}", style)
+
+    def _left(self) -> float | None:
+        """Seconds until the end, if all rounds that are left take as long as those that were done; None while that is
+        not known, and when none is left."""
+        done, planned = (sum(rounds.values()) - self._skipped for rounds in (self._reached, self._rounds))
+        return left_of(done, planned, time.monotonic() - self._began) if done < planned else None
+
+    def _show(self, point: Point, number: int, state: str) -> None:
+        if point.label not in self._tasks:
+            self._tasks[point.label] = self._bars.add_task(
+                clean.line(point.label), total=self._rounds[point.label], state=""
+            )
+        self._bars.update(self._tasks[point.label], completed=number, state=state)
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        state = f"{self._finished}/{self._all} runs  {spent_and_left(self._drawn - self._began, self._left())}"
+        self._bars.update(self._total, completed=sum(self._reached.values()), state=state)
+        self._bars.refresh()
+
+    def _say(self, text: str, style: str = "") -> None:
+        text = clean.block(text)
+        if self._console.is_terminal:
+            text = folded(text, self._console.width, 4)
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def figures(folder: Path) -> str:
+    """Accuracy and time of the run in `folder`."""
+    from fedlens.reports.compare import compare_runs
+    from fedlens.tracking.summary import duration
+
+    (row,) = compare_runs([folder])
+    accuracy = row["accuracy"] if row["accuracy"] is not None else row["client_accuracy"]
+    return f"{percent(accuracy):>7}  {duration(row['seconds']):>10}"
