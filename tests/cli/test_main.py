@@ -66,7 +66,7 @@ def every_command(command, *names):
 
 def test_help_has_no_markup_of_another_reader():
     helps = {names: invoke(*names, "--help").stdout for names in every_command(typer.main.get_command(app))}
-    assert "[required]" in helps["sweep",]
+    assert "[required]" in helps["resume",]
     assert not [names for names, text in helps.items() if "\\[" in text]
 
 

@@ -4,7 +4,8 @@ A page is run from top to bottom in a folder of its own that holds what a reader
 folder for each class), photo.jpg, and a finished run, which `latest` and `<run>` stand for.
 
     ```bash                   every line is a `fedlens` command, and must succeed
-    ```yaml                   a configuration, and must be valid; with title="site.yaml", a site's
+    ```yaml                   a configuration, and must be valid; with title="site.yaml", a site's;
+                              "sweep.yaml", the points of a sweep
     ```python                 must run
     ``` with title="NAME"     is written to the file NAME (and checked as above when it is YAML)
     ```text, ```csv, ```ini   are shown only

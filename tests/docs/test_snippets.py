@@ -24,6 +24,7 @@ from fedlens.config.blocks import FAMILIES
 from fedlens.config.schema import Config
 from fedlens.config.site import load_site
 from fedlens.data.types import FederatedData
+from fedlens.sweeps.points import from_file, points
 from fedlens.training.tasks.base import task_kinds
 
 FEW = {"federated": {"num_rounds": 1, "fraction_fit": 0.01, "min_fit_clients": 2}}
@@ -124,6 +125,8 @@ def perform(block: Block) -> None:
         file.write_text(body, encoding="utf-8")
         if block.title == "site.yaml":
             load_site(file, [])
+        elif block.title == "sweep.yaml":
+            assert points(None, [], from_file(file), "sweep")
         else:
             load(file)
     elif block.language == "python" and not block.title:
