@@ -10,7 +10,7 @@ import pytest
 from tests.problems import refuses
 
 from fedlens.errors import Code
-from fedlens.sweeps.points import cases, from_file, listed, many, points, short_names, zipped
+from fedlens.sweeps.points import cases, from_file, listed, many, points, zipped
 
 SMALL = ["model.name=lenet"]
 
@@ -111,14 +111,3 @@ def test_all_mistakes_are_told_before_anything_runs() -> None:
         points(None, SMALL, [], "sweep")
     with told("unknown_key", "optimizer.lrr", "unknown key"):
         points(None, SMALL, listed(["optimizer.lrr=1,2"])[0], "sweep")
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        (["optimizer.lr", "seed", "strategy.name"], ["lr", "seed", "strategy"]),
-        (["optimizer.lr", "personalization.lr"], ["optimizer.lr", "personalization.lr"]),  # or they would be mixed up
-    ],
-)
-def test_runs_are_named_by_what_differs(keys: list[str], expected: list[str]) -> None:
-    assert list(short_names(keys).values()) == expected

@@ -48,9 +48,8 @@ def sweep(
 ) -> None:
     """Run every combination of the given values, several at a time. The same command again skips what is done and does
     the rest."""
-    from fedlens.cli.compare import show
+    from fedlens.cli.compare import show_all
     from fedlens.cli.run import split_arguments
-    from fedlens.reports.compare import compare_runs
     from fedlens.sweeps.points import many, points
     from fedlens.tracking.run_dir import find_runs
 
@@ -63,7 +62,7 @@ def sweep(
     folder = found[0].config.tracking.dir
     if find_runs(folder):
         typer.echo("")
-        show(compare_runs([folder]))
+        show_all(folder)
         typer.echo(f"Again: fedlens compare {folder}")
     if failures:
         raise FedLensError(f"{len(failures)} of {len(found)} runs failed: {'; '.join(failures)}")

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy
+from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy, over_seeds
+from fedlens.reports.group_tables import against_the_first, means
+from fedlens.reports.group_tables import notes as group_notes
+from fedlens.reports.groups import Group, grouped
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table, warning, write_plot
@@ -35,7 +38,12 @@ def compare_runs(folders: Sequence[Path], note: Note = warn) -> list[dict[str, A
         ConfigError: no run is found.
         FedLensError: none of them can be read.
     """
-    rows = [asdict(line) for _, line in _loaded(folders, note)]
+    return rows_of(load_all(folders, note), note)
+
+
+def rows_of(found: Sequence[tuple[LoadedRun, Headline]], note: Note = warn) -> list[dict[str, Any]]:
+    """As `compare_runs`, of loaded runs."""
+    rows = [asdict(line) for _, line in found]
     for doubt in doubts(rows):
         note(doubt)
     return rows
@@ -49,17 +57,37 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
         ConfigError: no run is found, none has been evaluated, or the page cannot be written.
     """
     told: list[str] = []
-    found = _loaded(folders, told.append)
+    found = load_all(folders, told.append)
     runs, rows = [run for run, _ in found], [asdict(line) for _, line in found]
     told += doubts(rows)
     named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
+    groups = grouped(found)
+    seeds = [*_over_seeds(groups)] if any(len(group.runs) > 1 for group in groups) else []
     curves = section("Accuracy", *_curves(named))
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet", code="incompatible", key="--plot")
-    sections = [*map(warning, told), table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
+    each = [table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
+    sections = [*map(warning, told), *seeds, *(["<h2>Every run</h2>"] if seeds else []), *each]
     text = page("Runs side by side", f"{len(runs)} runs", sections)
     write_plot(text, path)
 
+
+def _over_seeds(groups: Sequence[Group]) -> Iterator[str]:
+    """The means over seeds, the differences to the first group, and the curves of the means."""
+    yield table(*means(groups), kind="runs")
+    if len(groups) > 1:
+        yield table(*against_the_first(groups), kind="runs")
+    yield from map(paragraph, group_notes(groups))
+    for figure, (title, sections) in {"accuracy": ("Test", "test"), "client_accuracy": ("Client", "clients")}.items():
+        runs = {
+            group.label: [run.metrics for run, _ in group.runs.values()] for group in groups if group.figures(figure)
+        }
+        if runs:
+            drawn = over_seeds(runs, sections)
+            yield section(f"{title} accuracy over seeds", plot(f"{title} accuracy over seeds", BANDS, drawn, wide=True))
+
+
+BANDS = "Means over seeds; bands: 95 % intervals of the mean, with three seeds or more."
 
 _WIDEST = 80
 NAMES = ("run", "model", "strategy", "data", "partition")
@@ -183,7 +211,8 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
     return [f"{headline(run).strategy}: {path.relative_to(above)}" for run, path in zip(runs, paths, strict=True)]
 
 
-def _loaded(folders: Sequence[Path], note: Note) -> list[tuple[LoadedRun, Headline]]:
+def load_all(folders: Sequence[Path], note: Note = warn) -> list[tuple[LoadedRun, Headline]]:
+    """The runs in `folders`, oldest first; `note` and errors as `compare_runs`."""
     runs, damaged = [], []
     for place in (run.path for run in runs_in(folders)):
         try:

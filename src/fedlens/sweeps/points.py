@@ -17,6 +17,7 @@ from typing import Any
 
 from fedlens.config.overrides import COMMAND_LINE
 from fedlens.config.schema import Config
+from fedlens.core.words import short_names
 from fedlens.errors import ConfigError, Problem
 
 RANGE = re.compile(r"(-?\d+):(-?\d+)")
@@ -90,16 +91,6 @@ def many(axes: Sequence[Axis]) -> int:
     for axis in axes:
         count *= len(axis)
     return count
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The short name of each key in labels and folder names: its last part, or the section for a block's name; the full
-    key if two short names would be equal."""
-    short = {
-        key: parts[-2] if (parts := key.split("."))[-1] == "name" and len(parts) > 1 else parts[-1] for key in keys
-    }
-    names = Counter(short.values())
-    return {key: name if names[name] == 1 else key for key, name in short.items()}
 
 
 # -- where axes are written --------------------------------------------------------------------------------------------

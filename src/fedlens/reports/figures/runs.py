@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlens.reports.figures.base import Figure, curves, floor
 from fedlens.reports.figures.rounds import VIRTUAL_TIME, series_of, timed
+from fedlens.reports.means import Mean
 from fedlens.tracking.summary import last_with
 
 
@@ -19,6 +20,38 @@ def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key:
         return _tall(_with_floor(curves(times, y, percent=True, x=VIRTUAL_TIME), runs, section))
     series = {name: series_of(metrics, section, key) for name, metrics in runs.items()}
     return _tall(_with_floor(curves(series, y, percent=True), runs, section))
+
+
+def over_seeds(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], section: str) -> Figure:
+    """The mean accuracy of each group's runs by round, in the rounds that all of them evaluated; where they are enough,
+    with a band: the 95 % interval of the mean over seeds."""
+    means = {
+        label: _means([dict(series_of(one, section, "accuracy")) for one in runs]) for label, runs in groups.items()
+    }
+    lines = {label: [(place, mean.value) for place, mean in points] for label, points in means.items()}
+    figure = curves(lines, "accuracy", percent=True)
+    for trace, points in zip(list(figure.data), [points for points in means.values() if points], strict=True):
+        ends = [(place, mean.value - mean.half, mean.value + mean.half) for place, mean in points if mean.half]
+        if ends:
+            places, low, high = zip(*ends, strict=True)
+            figure.add_scatter(
+                x=[*places, *reversed(places)],
+                y=[*low, *reversed(high)],
+                fill="toself",
+                fillcolor=trace.line.color,
+                opacity=0.18,
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+            )
+    return _tall(_with_floor(figure, {label: runs[0] for label, runs in groups.items()}, section))
+
+
+def _means(runs: Sequence[Mapping[float, float | None]]) -> list[tuple[float, Mean]]:
+    """Place → the mean over the runs, at the places that all have."""
+    places = sorted(set.intersection(*(set(run) for run in runs)))
+    found = [(place, Mean.of([run[place] for run in runs])) for place in places]
+    return [(place, mean) for place, mean in found if mean is not None]
 
 
 def _with_floor(figure: Figure, runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str) -> Figure:

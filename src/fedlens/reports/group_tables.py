@@ -1,0 +1,146 @@
+"""Groups of runs as tables: for the terminal, a page, and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+
+from fedlens.reports.groups import Difference, Group, Reached, differences, measure, ranks, reached
+from fedlens.reports.means import Mean
+from fedlens.tracking.intervals import FEWEST
+from fedlens.tracking.summary import duration, percent
+from fedlens.tracking.wording import epsilon
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""The header, and the cells of each row."""
+
+NAMED = {"accuracy": "accuracy", "client_accuracy": "client accuracy"}
+
+
+def means(groups: Sequence[Group]) -> Table:
+    """A row for each group: its seeds, and the means of its figures over them."""
+    columns: dict[str, Callable[[Group], str]] = {
+        "seeds": lambda group: str(len(group.runs)),
+        "accuracy": lambda group: share(group.mean("accuracy")),
+        "best": lambda group: share(group.mean("best_accuracy")),
+        "client accuracy": lambda group: share(group.mean("client_accuracy")),
+        "worst": lambda group: share(group.mean("client_accuracy_worst_tenth")),
+        "MB": lambda group: plain(group.mean("megabytes"), "{:.1f}".format),
+        "time": lambda group: plain(group.mean("seconds"), duration),
+    }
+    lines = [line for group in groups for _, line in group.runs.values()]
+    if any(line.virtual_seconds is not None for line in lines):
+        columns["virtual time"] = lambda group: plain(group.mean("virtual_seconds"), duration)
+    if any(line.private for line in lines):
+        columns["ε"] = lambda group: plain(group.mean("epsilon"), epsilon)
+    placed = ranks(groups, measure(groups)) if len(groups) > 1 else {}
+    if placed:
+        columns["rank"] = lambda group: f"{placed[group.label]:.2g}"
+    return ("runs", *columns), [(group.label, *(cell(group) for cell in columns.values())) for group in groups]
+
+
+def against_the_first(groups: Sequence[Group]) -> Table:
+    """A row for each further group: by how much it differs from the first one, on the same seeds."""
+    figure = measure(groups)
+    head = (f"{NAMED[figure]} minus that of {groups[0].label}", "seeds", "difference", "p")
+    return head, [_difference(one) for one in differences(groups, figure)]
+
+
+def to_target(groups: Sequence[Group], target: float) -> Table:
+    """A row for each group: in how many seeds it reached the target, and what that took on average in these."""
+    figure = measure(groups)
+    head = (f"to {NAMED[figure]} {percent(target)}", "reached", "round", "MB", "time", "virtual time", "ε")
+    rows = []
+    for group in groups:
+        took = [found for run, _ in group.runs.values() if (found := reached(run, target, figure))]
+        rows.append((group.label, f"{len(took)} of {len(group.runs)}", *_took(took)))
+    kept = [place for place in range(len(head)) if place < 5 or any(row[place] != "–" for row in rows)]
+    return tuple(head[place] for place in kept), [tuple(row[place] for place in kept) for row in rows]
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """What the figures are."""
+    told = ["means over seeds; ±: 95 % interval of the mean if other seeds were drawn (Student's t)"]
+    if any(len(group.runs) < FEWEST for group in groups):
+        told[0] += f", with {FEWEST} seeds or more"
+    if len(groups) > 1:
+        told.append("rank: the mean over the seeds that all have, 1 being the best")
+    return told
+
+
+def latex(groups: Sequence[Group]) -> str:
+    """A table in LaTeX, for the package booktabs. In the column that is compared the best mean is bold, and those whose
+    interval reaches it are underlined."""
+    (head, rows), figure = means(groups), measure(groups)
+    found = [group.mean(figure) for group in groups]
+    best = max((mean.value for mean in found if mean), default=None)
+    marked = head.index(NAMED[figure])
+    lines = []
+    for row, mean in zip(rows, found, strict=True):
+        cells = [escaped(cell) for cell in row]
+        if mean and best is not None:
+            near = mean.half is not None and mean.value + mean.half >= best
+            command = "textbf" if mean.value == best else "underline" if near else ""
+            cells[marked] = f"\\{command}{{{cells[marked]}}}" if command else cells[marked]
+        lines.append(" & ".join(cells) + r" \\")
+    titles = " & ".join(map(escaped, head)) + r" \\"
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            titles,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "ε": r"$\varepsilon$",
+    "α": r"$\alpha$",
+    "∞": r"$\infty$",
+    "–": "--",
+    "…": r"\dots{}",
+}
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def share(mean: Mean | None) -> str:
+    """84.4 ± 1.2 %."""
+    if mean is None or mean.half is None:
+        return percent(mean.value if mean else None)
+    return f"{100 * mean.value:.1f} ± {100 * mean.half:.1f} %"
+
+
+def plain(mean: Mean | None, form: Callable[[float], str]) -> str:
+    return "–" if mean is None else form(mean.value)
+
+
+def _difference(one: Difference) -> tuple[str, ...]:
+    half = "" if one.mean.half is None else f" ± {100 * one.mean.half:.1f}"
+    p = "–" if one.p is None else f"{one.p:.2g}"
+    return one.label, str(one.mean.count), f"{100 * one.mean.value:+.1f}{half} points", p
+
+
+def _took(took: Sequence[Reached]) -> tuple[str, ...]:
+    means_ = [Mean.of(values) for values in zip(*map(astuple, took), strict=True)] if took else [None] * 5
+    forms: tuple[Callable[[float], str], ...] = ("{:.1f}".format, "{:.1f}".format, duration, duration, epsilon)
+    return tuple(plain(mean, form) for mean, form in zip(means_, forms, strict=True))

@@ -1,0 +1,168 @@
+"""Runs that differ in their seed alone, as one: means over seeds, paired differences, ranks, and what a target took.
+
+mean         with Student's t interval over seeds: the uncertainty of the mean if other seeds were drawn
+difference   of two groups on the seeds that both have, with the interval of the mean difference. Seeds decide cohorts,
+             divisions and initial weights in both alike, so a pair differs by less than two runs of other seeds do
+test         Wilcoxon 1945, "Individual comparisons by ranking methods", two-sided and exact; with fewer than
+             `FEWEST_PAIRS` pairs it cannot come below 0.05
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from fedlens.core.words import short_names
+from fedlens.reports.headline import Headline
+from fedlens.reports.load import LoadedRun
+from fedlens.reports.means import Mean
+
+FEWEST_PAIRS = 6
+"""The smallest p of n pairs is 2 · 2⁻ⁿ: 0.0625 for five."""
+
+NOT_A_METHOD = ("tracking", "seed", "runtime", "server", "plugins")
+"""Sections that do not change what is learnt."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """label: what differs from the other groups, "strategy=fedprox lr=0.1". runs: by seed, of equal seeds the last."""
+
+    label: str
+    runs: Mapping[int, tuple[LoadedRun, Headline]]
+
+    def mean(self, figure: str) -> Mean | None:
+        """Of a figure of `Headline`, over the seeds."""
+        return Mean.of([getattr(line, figure) for _, line in self.runs.values()])
+
+    def figures(self, figure: str) -> dict[int, float]:
+        """Seed → the figure, where it is known."""
+        found = {seed: getattr(line, figure) for seed, (_, line) in self.runs.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of `label` minus the group that it is held against. p: of Wilcoxon's test; None with too few pairs."""
+
+    label: str
+    mean: Mean
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a run had used in the round in which it first reached a target."""
+
+    rounds: int
+    megabytes: float
+    seconds: float
+    virtual_seconds: float | None
+    epsilon: float | None
+
+
+def grouped(found: Sequence[tuple[LoadedRun, Headline]]) -> list[Group]:
+    """The groups, in the order of their first runs."""
+    by_method: dict[str, dict[int, tuple[LoadedRun, Headline]]] = {}
+    methods: dict[str, Mapping[str, Any]] = {}
+    for run, line in found:
+        method = _flat({key: value for key, value in run.config.items() if key not in NOT_A_METHOD})
+        identity = json.dumps([method, line.fingerprint], sort_keys=True, default=str)
+        methods.setdefault(identity, method)
+        by_method.setdefault(identity, {})[_seed(run)] = run, line
+    labels = _labels(list(methods.values()), [next(iter(runs.values()))[1] for runs in by_method.values()])
+    return [Group(label, dict(sorted(runs.items()))) for label, runs in zip(labels, by_method.values(), strict=True)]
+
+
+def measure(groups: Sequence[Group]) -> str:
+    """The figure to compare: of the shared model on the test images, unless clients of some run have models of their
+    own or nobody has test images: then of the clients."""
+    lines = [line for group in groups for _, line in group.runs.values()]
+    shared = all(line.accuracy is not None and not line.personal for line in lines)
+    return "accuracy" if shared else "client_accuracy"
+
+
+def differences(groups: Sequence[Group], figure: str) -> list[Difference]:
+    """Of every group against the first, on the seeds that both have."""
+    first, *rest = groups
+    base, found = first.figures(figure), []
+    for group in rest:
+        own = group.figures(figure)
+        pairs = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
+        if mean := Mean.of(pairs):
+            found.append(Difference(group.label, mean, wilcoxon(pairs)))
+    return found
+
+
+def wilcoxon(pairs: Sequence[float]) -> float | None:
+    """The p of differences; None where they are too few, or all zero."""
+    from scipy import stats
+
+    if len(pairs) < FEWEST_PAIRS or not any(pairs):
+        return None
+    return float(stats.wilcoxon(pairs).pvalue)
+
+
+def ranks(groups: Sequence[Group], figure: str) -> dict[str, float]:
+    """Label → the mean of its ranks over the seeds that all groups have, 1 being the best; ties share theirs. Empty
+    where there are no such seeds."""
+    from scipy import stats
+
+    values = [group.figures(figure) for group in groups]
+    seeds = set.intersection(*(set(one) for one in values))
+    if not seeds:
+        return {}
+    by_seed = [stats.rankdata([-one[seed] for one in values]) for seed in sorted(seeds)]
+    return {group.label: fmean(float(one[place]) for one in by_seed) for place, group in enumerate(groups)}
+
+
+def reached(run: LoadedRun, target: float, figure: str) -> Reached | None:
+    """What it took until the accuracy was `target` or more; None where it never was."""
+    section = "test" if figure == "accuracy" else "clients"
+    sent = seconds = 0.0
+    for line in run.metrics:
+        sent += line["bytes_up"] + line["bytes_down"]
+        seconds += sum(line["seconds"].values())
+        accuracy = (line[section] or {}).get("accuracy")
+        if accuracy is not None and accuracy >= target:
+            spent = line.get("measures", {}).get("privacy/epsilon")
+            return Reached(line["round"], sent / 1e6, seconds, line.get("virtual_seconds"), spent)
+    return None
+
+
+def _seed(run: LoadedRun) -> int:
+    seed = run.config.get("seed", 0)
+    return seed if isinstance(seed, int) else 0
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted keys → values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat
+
+
+def _labels(methods: Sequence[Mapping[str, Any]], lines: Sequence[Headline]) -> list[str]:
+    """What differs between the methods. Keys that some of them lack are those of a block that differs by itself, and
+    are named only where nothing else tells the methods apart."""
+    keys = dict.fromkeys(key for method in methods for key in method)
+    values = {key: {json.dumps(one.get(key, _ABSENT), default=str) for one in methods} for key in keys}
+    absent = json.dumps(_ABSENT)
+    named: list[str] = []
+    for differing in (
+        [key for key in keys if len(values[key] - {absent}) > 1],
+        [key for key in keys if len(values[key]) > 1],
+    ):
+        short = short_names(differing)
+        words = [" ".join(f"{short[key]}={one[key]}" for key in differing if key in one) for one in methods]
+        named = [text or line.strategy for text, line in zip(words, lines, strict=True)]
+        if len(set(named)) == len(named):
+            return named
+    return [f"{name}, {line.data}" for name, line in zip(named, lines, strict=True)]
+
+
+_ABSENT = "\0absent"
