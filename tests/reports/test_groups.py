@@ -16,7 +16,7 @@ from tests.fake_runs import record, write_run
 from fedlens.core.records import Evaluation
 from fedlens.reports.compare import load_all
 from fedlens.reports.figures.runs import over_seeds
-from fedlens.reports.group_tables import escaped, latex, means, to_target
+from fedlens.reports.group_tables import against_the_first, escaped, latex, means, to_target
 from fedlens.reports.groups import differences, grouped, ranks, reached, wilcoxon
 from fedlens.reports.means import Mean
 from fedlens.tracking.metrics import MetricsFile
@@ -123,15 +123,24 @@ def test_the_terminal_shows_means_differences_and_ranks(logs: Path) -> None:
         "lr=0.5 strategy=fedavg 1 50.0 % – – – 9.0 9.0 s 3",
     ]
     assert [" ".join(line.split()) for line in blocks[1]] == [
-        "accuracy minus that of lr=0.1 strategy=fedavg seeds difference p",
-        "lr=0.1 strategy=fedprox 3 +2.0 ± 2.5 points –",
-        "lr=0.5 strategy=fedavg 1 -20.0 points –",
+        "accuracy minus that of lr=0.1 strategy=fedavg seeds difference",
+        "lr=0.1 strategy=fedprox 3 +2.0 ± 2.5 points",
+        "lr=0.5 strategy=fedavg 1 -20.0 points",
     ]
     assert "to accuracy 65.0 %" in blocks[2][0]
     assert "Student's t" in blocks[3][0]
     assert "7 runs" not in blocks[0]
     every = command(f"compare {logs} --runs").stdout
     assert sum(line.startswith("run-") for line in every.splitlines()) == 7
+
+
+def test_six_seeds_are_tested(tmp_path: Path) -> None:
+    for seed in range(6):
+        run(tmp_path, seed, [700 + seed])
+        run(tmp_path, seed, [712 + 2 * seed], strategy={"name": "fedprox"})
+    head, (row,) = against_the_first(grouped(load_all([tmp_path])))
+    assert head[1:] == ("seeds", "difference", "p")
+    assert row == ("strategy=fedprox", "6", "+1.5 ± 0.2 points", "0.031")
 
 
 def test_latex_marks_the_best_and_what_may_be_as_good(logs: Path, tmp_path: Path) -> None:

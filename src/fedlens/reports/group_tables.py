@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
-from fedlens.reports.groups import Difference, Group, Reached, differences, measure, ranks, reached
+from fedlens.reports.groups import FEWEST_PAIRS, Difference, Group, Reached, differences, measure, ranks, reached
 from fedlens.reports.means import Mean
 from fedlens.tracking.intervals import FEWEST
 from fedlens.tracking.summary import duration, percent
@@ -42,8 +42,10 @@ def means(groups: Sequence[Group]) -> Table:
 def against_the_first(groups: Sequence[Group]) -> Table:
     """A row for each further group: by how much it differs from the first one, on the same seeds."""
     figure = measure(groups)
-    head = (f"{NAMED[figure]} minus that of {groups[0].label}", "seeds", "difference", "p")
-    return head, [_difference(one) for one in differences(groups, figure)]
+    found = differences(groups, figure)
+    tested = any(one.p is not None for one in found)
+    head = (f"{NAMED[figure]} minus that of {groups[0].label}", "seeds", "difference", *(["p"] if tested else []))
+    return head, [_difference(one)[: len(head)] for one in found]
 
 
 def to_target(groups: Sequence[Group], target: float) -> Table:
@@ -65,6 +67,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         told[0] += f", with {FEWEST} seeds or more"
     if len(groups) > 1:
         told.append("rank: the mean over the seeds that all have, 1 being the best")
+        told.append(f"p: Wilcoxon's signed-rank test of the pairs of seeds, with {FEWEST_PAIRS} pairs or more")
     return told
 
 
