@@ -22,6 +22,7 @@ from fedlens.cli import (
     config,
     data,
     doctor,
+    export,
     health,
     models,
     predict,
@@ -113,6 +114,7 @@ app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)
 app.command()(predict.predict)
+app.command()(export.export)
 app.command()(server.server)
 app.command()(client.client)
 app.command()(doctor.doctor)
