@@ -16,7 +16,7 @@ from fedlens.errors import ConfigError
 from fedlens.export.base import Format, Runner, Trained, WithPreprocessing, formats
 
 OPSET = 18
-"""The exporter's own opset: it converts to others, so no other has been tested as long."""
+"""That of the operators which the exporter knows; it makes other opsets by converting this one."""
 
 _QUIET = 3
 """ONNX Runtime's log level for errors."""
