@@ -122,7 +122,7 @@ def run_all(points: Sequence[Point], jobs: int | None) -> dict[str, str]:
         raise
     finally:
         screen.close()
-    return screen.failures
+    return {point.label: screen.failures[point.label] for point in points if point.label in screen.failures}
 
 
 class Before:
