@@ -136,7 +136,7 @@ def test_a_run_sees_its_own_cores_alone() -> None:
 def rounds(point: Point, observer: Observer) -> None:
     observer.start({"folder": "x"}, 3, 0)
     for number in (1, 2, 3):
-        time.sleep(0.05)
+        time.sleep(0.1)
         observer.round(record(number))
 
 
@@ -146,7 +146,7 @@ def test_memory_says_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch, availab
     the first one begins alone."""
     monkeypatch.setattr(pool, "memory_of", lambda pid: 100)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10**6, available=available))
-    assert after(rounds, some(6), jobs=3).most == most
+    assert after(rounds, some(5), jobs=3).most == most
 
 
 def test_what_runs_will_still_take_is_kept_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,10 +179,8 @@ def test_an_interruption_ends_every_run() -> None:
         return sorted(path.name for path in folder.iterdir())
 
     folder = Path(os.environ["ENDED"])
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Pool(work, 2).run(some(3), Impatient())
-    assert time.monotonic() - began < 30
     assert ended(folder) == ["seed=0", "seed=1"], "told, not killed"
     assert not multiprocessing.active_children()
 
