@@ -95,6 +95,8 @@ def test_ranks_over_the_seeds_that_all_have(logs: Path) -> None:
     groups = grouped(load_all([logs]))
     assert ranks(groups[:2], "accuracy") == {"lr=0.1 strategy=fedavg": 2.0, "lr=0.1 strategy=fedprox": 1.0}
     assert [*ranks(groups, "accuracy").values()] == [2.0, 1.0, 3.0], "seed 0 alone"
+    equal = [replace(groups[0], label=label) for label in "abc"]
+    assert ranks([*equal, groups[2]], "accuracy") == {"a": 2.0, "b": 2.0, "c": 2.0, "lr=0.5 strategy=fedavg": 4.0}
     assert ranks([groups[2], replace(groups[0], runs={1: groups[0].runs[1]})], "accuracy") == {}
 
 
