@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 import torch
 
+from fedlens.export.quiet import count_devices
+
 # pytest-xdist's workers ignore Ctrl-C, and what they start would inherit that; tests send it to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
+        count_devices()
 
 
 LONGEST = ("test_same_models.py", "test_ray.py", "test_kills.py", "test_security.py", "test_processes.py")

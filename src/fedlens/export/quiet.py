@@ -8,8 +8,16 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from warnings import catch_warnings, simplefilter
 
+import torch
+
 from fedlens.core import clean
 from fedlens.errors import FedLensError, ModelError
+
+
+def count_devices() -> None:
+    """Let PyTorch count the devices now, which it does at the first backward pass of a process. What ONNX' exporter
+    imports adds one, for which a later first pass would start threads; a process that has them cannot be forked."""
+    torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @contextmanager
@@ -20,6 +28,7 @@ def exporting(model: str | None, name: str) -> Iterator[None]:
     Raises:
         ModelError: the model cannot be exported so.
     """
+    count_devices()
     logged = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
