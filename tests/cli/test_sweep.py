@@ -133,7 +133,7 @@ def test_cases_lists_and_zips_in_one_command() -> None:
 
 def test_many_runs_are_asked_about() -> None:
     line = SWEEP.replace("optimizer.lr=0.1,0.01", "seed=0:60")
-    refused_in_one_line(line, "120 runs were not begun", "--yes")
+    refused_in_one_line(line, "no run was begun, as nobody answers here", "--yes")
     assert not Path("logs").exists()
     refused_in_one_line("sweep nothing.yaml seed=0,1", "nothing.yaml")
     refused_in_one_line("sweep --file nothing.yaml", "nothing.yaml")

@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from fedlens.build.load import load
+from fedlens.cli.sweep import Work
 from fedlens.core.machine import core_numbers, cores
 from fedlens.core.records import RoundRecord
 from fedlens.errors import DataError
 from fedlens.sweeps import pool
 from fedlens.sweeps.points import Point, listed, points
-from fedlens.sweeps.pool import Pool, Telling, places
+from fedlens.sweeps.pool import Pool, Telling, at_once, places
 from fedlens.tracking.observer import Observer
 
 BARRIER = multiprocessing.get_context("fork").Barrier(2)
@@ -64,9 +65,9 @@ def some(count: int, *overrides: str) -> list[Point]:
     return points(None, fixed, listed([f"seed=0:{count}"])[0], "sweep")
 
 
-def after(work: Callable[[Point, Observer], None], found: list[Point], jobs: int | None = 2) -> Heard:
+def after(work: Callable[[Point, Observer], None], found: list[Point], jobs: int = 2, **how: str) -> Heard:
     heard = Heard()
-    Pool(work, jobs).run(found, heard)
+    Pool(work, heard, jobs, **how).run(found)
     assert not multiprocessing.active_children()
     return heard
 
@@ -82,6 +83,12 @@ def test_runs_are_done_at_the_same_time() -> None:
     heard = after(meet, some(4))
     assert heard.failures == {f"seed={seed}": None for seed in range(4)}
     assert sorted(heard.told) == [("round", f"seed={seed}", 1) for seed in range(4)]
+
+
+def test_a_run_begins_in_a_new_process_too() -> None:
+    """As on other systems than Linux: the point and the work are sent to it, and what it tells comes back."""
+    (failure,) = after(Work({"seed=0": Path("nowhere")}), some(1), start_method="spawn").failures.values()
+    assert "'nowhere' does not exist" in str(failure)
 
 
 def test_one_that_fails_does_not_stop_the_others(capfd: pytest.CaptureFixture[str]) -> None:
@@ -110,11 +117,10 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place["cores"] for place in places(7)] == [[core] for core in (0, 1, 2, 3, 8, 0, 1)]
     assert [place["gpu"] for place in places(3, gpus=2)] == [0, 1, 0]
     assert [place["gpu"] for place in places(1)] == [None]
-    asked = [Pool(meet).at_once(some(9, *more)) for more in ([], ["runtime.workers=2"], ["runtime.workers=9"])]
+    asked = [at_once(some(9, *more)) for more in ([], ["runtime.workers=2"], ["runtime.workers=9"])]
     assert asked == [5, 2, 1]
-    assert Pool(meet).at_once(some(9, "runtime.name=ray")) == 1
-    assert Pool(meet, jobs=3).at_once(some(9, "runtime.workers=9")) == 3
-    assert [Pool(meet).at_once(some(3)), Pool(meet, jobs=5).at_once(some(3)), Pool(meet).at_once([])] == [3, 3, 0]
+    assert at_once(some(9, "runtime.name=ray")) == 1
+    assert [at_once(some(3)), at_once([])] == [3, 0]
 
 
 def test_a_run_sees_its_own_cores_alone() -> None:
@@ -151,7 +157,7 @@ def test_memory_says_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch, availab
 
 def test_what_runs_will_still_take_is_kept_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """130 bytes are free, but a run that has begun has 60 of its 100 to come."""
-    tried = Pool(meet, jobs=4)
+    tried = Pool(meet, Heard(), 4)
     tried.largest = 100
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10**6, available=130))
     tried.running = [SimpleNamespace(memory=100)]  # type: ignore[list-item]
@@ -180,7 +186,7 @@ def test_an_interruption_ends_every_run() -> None:
 
     folder = Path(os.environ["ENDED"])
     with pytest.raises(KeyboardInterrupt):
-        Pool(work, 2).run(some(3), Impatient())
+        Pool(work, Impatient(), 2).run(some(3))
     assert ended(folder) == ["seed=0", "seed=1"], "told, not killed"
     assert not multiprocessing.active_children()
 

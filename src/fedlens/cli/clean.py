@@ -19,6 +19,7 @@ def clean(
 ) -> None:
     """Remove the checkpoints of finished runs, after asking. Models, metrics and reports stay; such a run can not be
     resumed for more rounds. Runs whose clients have models of their own keep theirs: `fedlens predict` reads them."""
+    from fedlens.cli.ask import agreed
     from fedlens.core.words import count
     from fedlens.tracking.run_dir import runs_in
 
@@ -29,12 +30,14 @@ def clean(
         return
     for run, bytes_ in sizes.items():
         typer.echo(f"{bytes_ / 1e6:9,.1f} MB  {run.path}")
-    what = f"the checkpoints of {count(len(sizes), 'finished run')}, {sum(sizes.values()) / 1e6:,.1f} MB"
-    if not yes and not agreed(what):
+    freed = f"{sum(sizes.values()) / 1e6:,.1f} MB"
+    question = f"Remove the checkpoints of {count(len(sizes), 'finished run')}, {freed}?"
+    if not (yes or agreed(question, "nothing was removed")):
         typer.echo("Nothing was removed.")
         return
-    freed = sum(removed(run, bytes_) for run, bytes_ in sizes.items())
-    typer.echo(f"Removed: {freed / 1e6:,.1f} MB.")
+    for run in sizes:
+        remove(run)
+    typer.echo(f"Removed: {freed}.")
 
 
 def removable(runs: list[RunDir]) -> Iterator[RunDir]:
@@ -53,22 +56,8 @@ def removable(runs: list[RunDir]) -> Iterator[RunDir]:
             note(f"{run.path} is left out: {error}")
 
 
-def agreed(what: str) -> bool:
-    """Raises ConfigError: there is nobody to ask."""
-    from click import Abort
-
-    from fedlens.errors import ConfigError
-
-    try:
-        return typer.confirm(f"Remove {what}?")
-    except Abort as error:
-        raise ConfigError(
-            "nothing was removed, as nobody answers here: use --yes", code="missing", key="--yes"
-        ) from error
-
-
-def removed(run: RunDir, bytes_: int) -> int:
-    """Remove the run's checkpoints; gives the bytes that are free now.
+def remove(run: RunDir) -> None:
+    """Remove the run's checkpoints.
 
     Raises:
         ConfigError: another process has begun to train it, or the files cannot be removed.
@@ -83,7 +72,6 @@ def removed(run: RunDir, bytes_: int) -> int:
             raise ConfigError(
                 f"{run.checkpoints} cannot be removed ({error.strerror})", code="unwritable", key=str(run.path)
             ) from error
-    return bytes_
 
 
 def size(folder: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +50,7 @@ def sweep(
 ) -> None:
     """Run every combination of the given values, several at a time. The same command again skips what is done and does
     the rest."""
+    from fedlens.cli.ask import agreed
     from fedlens.cli.compare import show_all
     from fedlens.cli.run import split_arguments
     from fedlens.sweeps.points import many, points
@@ -55,8 +58,9 @@ def sweep(
 
     path, overrides = split_arguments(arguments or [])
     axes, fixed = axes_of(overrides, zipped or [], case or [], file)
-    if many(axes) > MANY and not yes:
-        agree(many(axes))
+    if many(axes) > MANY and not (yes or agreed(f"{many(axes):,} runs: begin?", "no run was begun")):
+        typer.echo("No run was begun.")
+        return
     found = points(path, fixed, axes, name)
     failures = run_all(found, jobs)
     folder = found[0].config.tracking.dir
@@ -80,49 +84,40 @@ def axes_of(
     return [*named, *written, *(points.zipped(text) for text in zips), *axes], fixed
 
 
-def agree(count: int) -> None:
-    """Raises ConfigError: the user does not want so many runs, or there is nobody to ask."""
-    from click import Abort
-
-    told = f"{count:,} runs"
-    try:
-        wanted = typer.confirm(f"{told}: begin?")
-    except Abort:
-        wanted = False
-    if not wanted:
-        raise ConfigError(f"{told} were not begun; --yes begins them without asking", code="missing", key="--yes")
-
-
 def run_all(points: Sequence[Point], jobs: int | None) -> dict[str, str]:
     """Do the unfinished runs; gives why those failed that did, by label."""
-    from fedlens.sweeps.pool import Pool
+    from fedlens.sweeps.pool import Pool, at_once
     from fedlens.sweeps.screen import SweepScreen, figures
 
     before = Before(points[0].config.tracking.dir)
-    known = {point.label: before.run_of(point.config) for point in points}
-    done = {label: figures(run.path) for label, run in known.items() if run is not None and run.result.exists()}
+    known = {point.label: run for point in points if (run := before.run_of(point.config)) is not None}
+    done = {label: figures(run.path) for label, run in known.items() if run.result.exists()}
     left = [point for point in points if point.label not in done]
-
-    def work(point: Point, observer: Observer) -> None:
-        from fedlens import api
-
-        run = known[point.label]
-        if run is None:
-            api.run(point.config, show=observer)
-        else:
-            api.resume(run.path, show=observer)
-
-    pool = Pool(work, jobs)
-    screen = SweepScreen(points, done, pool.at_once(left))
+    at_a_time = min(jobs or at_once(left), len(left))
+    screen = SweepScreen(points, done, at_a_time)
     try:
-        pool.run(left, screen)
+        with closing(screen):
+            Pool(Work({label: run.path for label, run in known.items()}), screen, at_a_time).run(left)
     except KeyboardInterrupt:
-        screen.close()
         typer.echo("Stopped. The same command again does the rest.")
         raise
-    finally:
-        screen.close()
     return {point.label: screen.failures[point.label] for point in points if point.label in screen.failures}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Does the run of a point. begun: label → the folder of a run to go on with. A class, because other processes than
+    forked ones are sent it."""
+
+    begun: Mapping[str, Path]
+
+    def __call__(self, point: Point, observer: Observer) -> None:
+        from fedlens import api
+
+        if point.label in self.begun:
+            api.resume(self.begun[point.label], show=observer)
+        else:
+            api.run(point.config, show=observer)
 
 
 class Before:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+import torch
 
 from fedlens.core.machine import core_numbers
 from fedlens.core.records import RoundRecord
@@ -81,20 +82,25 @@ class Running:
     failure: str | None = "its process ended without a word"
 
 
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How the process of a run begins. A forked one has all libraries at once."""
+
+
 @dataclass
 class Pool:
-    """jobs: runs at a time; None: as cores, GPUs and memory allow."""
+    """jobs: runs at a time; `at_once` tells how many cores and GPUs allow."""
 
     work: Work
-    jobs: int | None = None
+    screen: Screen
+    jobs: int
+    start_method: str = START_METHOD
     running: list[Running] = field(default_factory=list)
     largest: int = 0
 
-    def run(self, points: Sequence[Point], screen: Screen) -> None:
+    def run(self, points: Sequence[Point]) -> None:
         """Do all of them. A run that fails does not stop the others."""
-        self.screen = screen
         waiting, measured = deque(points), 0.0
-        free = deque(places(self.at_once(points), gpus(points)))
+        free = deque(places(self.jobs, gpus(points)))
         with self._ended_with_this():
             while waiting or self.running:
                 while waiting and free and self._room():
@@ -109,18 +115,6 @@ class Pool:
                     free.append(one.place)
                 self.screen.wait()
 
-    def at_once(self, points: Sequence[Point]) -> int:
-        """Runs at a time, as far as cores and GPUs go. A run that names its workers needs a core for each; one on a Ray
-        cluster takes all of that."""
-        sections = [point.config.runtime for point in points]
-        if self.jobs is not None or not points:
-            return min(self.jobs or 0, len(points))
-        if any(section.name == "ray" for section in sections):
-            return 1
-        workers = max((section.workers or 1) * section.threads_per_worker for section in sections)
-        fitting = max(len(core_numbers()) // workers, 1)
-        return min(fitting, gpus(points) or fitting, len(points))
-
     def _room(self) -> bool:
         """Whether there is memory for another run. What running ones will still take is kept for them."""
         memory = psutil.virtual_memory()
@@ -132,9 +126,9 @@ class Pool:
         return bool(memory.available - owed > MARGIN * self.largest)
 
     def _start(self, point: Point, place: dict[str, Any]) -> Running:
-        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        context: Any = multiprocessing.get_context(self.start_method)
         ours, theirs = context.Pipe()
-        foreign = [ours, *(one.connection for one in self.running)] if sys.platform == "linux" else []
+        foreign = [ours, *(one.connection for one in self.running)] if self.start_method == "fork" else []
         process = context.Process(target=_do, args=(self.work, point, theirs, place, foreign), name=point.label)
         process.start()
         theirs.close()
@@ -161,8 +155,9 @@ class Pool:
                 one.folder = Path(told[0])
                 self.screen.began(one.point, told[1])
             case "round":
-                one.measured = True
-                self._measure(one)
+                if not one.measured:  # a short run ends before its turn to be measured comes
+                    one.measured = True
+                    self._measure(one)
                 self.screen.round(one.point, *told)
             case "working":
                 self.screen.working(one.point, *told)
@@ -198,10 +193,19 @@ class Pool:
                 one.process.kill()
 
 
+def at_once(points: Sequence[Point]) -> int:
+    """Runs at a time, as far as cores and GPUs go. A run that names its workers needs a core for each; one on a Ray
+    cluster takes all of that."""
+    sections = [point.config.runtime for point in points]
+    if any(section.name == "ray" for section in sections):
+        return 1
+    workers = max(((section.workers or 1) * section.threads_per_worker for section in sections), default=1)
+    fitting = max(len(core_numbers()) // workers, 1)
+    return min(fitting, gpus(points) or fitting, len(points))
+
+
 def gpus(points: Sequence[Point]) -> int:
     """How many GPUs the runs may use; 0: they use the CPU."""
-    import torch
-
     if all(point.config.runtime.device == "cpu" for point in points):
         return 0
     return torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
