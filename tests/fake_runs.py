@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedlens.build.runtimes import client_infos
 from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
 from fedlens.core.types import ClientFailure, ClientReport, MeanMetric
 from fedlens.data.types import ClientRows, DataReport, FederatedData
+from fedlens.reports.compare import load_all, rows_of, write_comparison
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
 
@@ -96,3 +98,11 @@ def write_run(base: Path, name: str = "fedavg-lenet", rounds: int = 6, strategy:
 def save_data(run: RunDir, data: FederatedData) -> None:
     """What a run writes of its data."""
     run.save_data(data, client_infos(data, torch.device("cpu")))
+
+
+def write_page(folders: Sequence[Path], path: Path) -> None:
+    """The page that `fedlens compare --plot` writes."""
+    told: list[str] = []
+    found = load_all(folders, told.append)
+    rows_of(found, told.append)
+    write_comparison(found, path, told)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.fake_runs import write_page
 from tests.problems import refuses, refuses_with
 from tests.runs import QUICK, recorded, run
 
@@ -20,7 +21,7 @@ from fedlens.core.records import RoundRecord
 from fedlens.errors import CheckpointError, Code
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.privacy.base import LEAVES
-from fedlens.reports.compare import as_table, compare_runs, write_comparison
+from fedlens.reports.compare import as_table, compare_runs
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.tensorboard import scalars_of
 
@@ -339,7 +340,7 @@ def test_console_report_tensorboard_and_comparison_show_what_was_spent(
     head, cells = as_table(list(rows.values()))
     assert head[-1] == "ε"
     assert [line[-1] for line in cells] == ["∞", value]
-    write_comparison([tmp_path / "logs"], tmp_path / "page.html")
+    write_page([tmp_path / "logs"], tmp_path / "page.html")
     assert "Test accuracy by privacy" in (tmp_path / "page.html").read_text()
     record = RoundRecord(1, 0.1, (), (), 0.0, 0, 0, {}, measures={"privacy/epsilon": 2.0})
     assert scalars_of(record)["privacy/epsilon"] == 2.0

@@ -9,8 +9,8 @@ import pytest
 from tests.commands import command
 from tests.fake_runs import write_run
 
-from fedlens.cli.compare import table
-from fedlens.reports.compare import compare_runs
+from fedlens.cli.compare import fitted
+from fedlens.reports.compare import NAMES, as_table, compare_runs
 
 
 @pytest.fixture
@@ -42,14 +42,15 @@ def test_at_80_columns_a_run_takes_two_whole_lines(logs: Path, narrow: None) -> 
 
 
 def test_a_run_takes_one_line_where_there_is_room(logs: Path) -> None:
-    rows = compare_runs([logs])
-    one_a_run = [line for line, _ in table(rows)]
+    head, cells = as_table(compare_runs([logs]))
+    rows = [head, *cells]
+    one_a_run = [line for line, _ in fitted(rows, len(NAMES))]
     assert len(one_a_run) == 3
     assert len({len(line) for line in one_a_run}) == 1  # columns stand below each other
     wide = len(one_a_run[0])
-    assert [line for line, _ in table(rows, wide)] == one_a_run
-    assert len(list(table(rows, wide - 1))) == 6
-    assert [bold for _, bold in table(rows)] == [True, False, False]
+    assert [line for line, _ in fitted(rows, len(NAMES), wide)] == one_a_run
+    assert len(list(fitted(rows, len(NAMES), wide - 1))) == 6
+    assert [bold for _, bold in fitted(rows, len(NAMES))] == [True, False, False]
 
 
 def test_runs_of_every_given_folder_and_single_runs(logs: Path, tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_runs import federated_data, record, save_data, write_run
+from tests.fake_runs import federated_data, record, save_data, write_page, write_run
 
 from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.data.types import ClientRows
-from fedlens.reports.compare import write_comparison
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
@@ -131,7 +130,7 @@ def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, 
 def test_a_comparison_scrolls_its_table_and_breaks_no_figure(tmp_path: Path) -> None:
     write_run(tmp_path, "fedavg-mobilenetv3_large_100")
     write_run(tmp_path, "other")
-    write_comparison([tmp_path], tmp_path / "cmp.html")
+    write_page([tmp_path], tmp_path / "cmp.html")
     for width in (1300, 500):  # the narrowest window of a desktop browser
         seen = look_at(tmp_path / "cmp.html", width)
         assert seen.wide <= width, "the table scrolls, not the page"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from tests.commands import command
-from tests.fake_runs import write_run
+from tests.fake_runs import write_page, write_run
 
-from fedlens.reports.compare import compare_runs, write_comparison
+from fedlens.reports.compare import compare_runs
 from fedlens.reports.figures.runs import compared, compared_by_communication
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.result import result_lines
@@ -80,7 +80,7 @@ def test_the_page_says_what_makes_the_comparison_doubtful(tmp_path: Path) -> Non
         write_run(tmp_path, name).fingerprint.write_text(json.dumps(name))
     notes: list[str] = []
     compare_runs([tmp_path], notes.append)
-    write_comparison([tmp_path], tmp_path / "cmp.html")
+    write_page([tmp_path], tmp_path / "cmp.html")
     page = (tmp_path / "cmp.html").read_text()
     (note,) = notes
     assert note.startswith("the runs were trained on different images")
@@ -183,13 +183,13 @@ def test_client_accuracy_has_a_plot_where_it_was_measured_more_than_once_or_is_a
     private, shared = (write_run(tmp_path / "logs", name) for name in ("private", "shared"))
     *before, last = read_metrics(shared.metrics)
     rewrite(shared, [*({**line, "clients": None} for line in before), last])
-    write_comparison([shared.path], page)
+    write_page([shared.path], page)
     assert plots(page.read_text()) == ["test-accuracy", "test-accuracy-by-communication"]
     without_test = [{**line, "test": None} for line in [*before, last]]
     rewrite(private, without_test)
-    write_comparison([tmp_path / "logs"], page)
+    write_page([tmp_path / "logs"], page)
     assert plots(page.read_text()) == ["test-accuracy", "client-accuracy", "test-accuracy-by-communication"]
-    write_comparison([private.path], page)
+    write_page([private.path], page)
     assert plots(page.read_text()) == ["client-accuracy"]
     home = compared({"private": without_test}, "clients", "accuracy")
     assert [line.name for line in home.data] == ["private", "majority class"]

@@ -10,20 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tests.commands import command
+from tests.commands import command, refused_in_one_line
 from tests.fake_runs import record, write_run
 
 from fedlens.core.records import Evaluation
 from fedlens.reports.compare import load_all
 from fedlens.reports.figures.runs import over_seeds
-from fedlens.reports.group_tables import against_the_first, escaped, latex, means, to_target
+from fedlens.reports.group_tables import against, escaped, latex, means, to_target
 from fedlens.reports.groups import differences, grouped, ranks, reached, wilcoxon
 from fedlens.reports.means import Mean
 from fedlens.tracking.metrics import MetricsFile
 
+NOT_PRIVATE = -1.0
 
-def run(base: Path, seed: int, right: Sequence[int], **sections: dict) -> None:
-    """A run whose test accuracy in each round is that number of 1,000 images."""
+
+def run(base: Path, seed: int, right: Sequence[int], epsilon: float | None = NOT_PRIVATE, **sections: dict) -> None:
+    """A run whose test accuracy in each round is that number of 1,000 images; `epsilon` is spent by each round."""
     folder = write_run(base, "run")
     config = yaml.safe_load(folder.config.read_text()) | {"seed": seed, "optimizer": {"lr": 0.1}}
     for section, values in sections.items():
@@ -32,7 +34,8 @@ def run(base: Path, seed: int, right: Sequence[int], **sections: dict) -> None:
     metrics = MetricsFile(folder.metrics)
     for number, count in enumerate(right, start=1):
         test = Evaluation(1.0, np.array([[count, 1000 - count], [0, 0]]))
-        metrics.round(replace(record(number), test=test, validation=None))
+        measures = {} if epsilon == NOT_PRIVATE else {"privacy/epsilon": epsilon}
+        metrics.round(replace(record(number), test=test, validation=None, measures=measures))
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_the_interval_of_a_mean_by_hand() -> None:
 
 def test_differences_are_of_the_same_seeds(logs: Path) -> None:
     """0.01, 0.02 and 0.03: mean 0.02, half 4.303 · 0.01 / √3."""
-    prox, lonely = differences(grouped(load_all([logs])), "accuracy")
+    prox, lonely = differences((groups := grouped(load_all([logs])))[0], groups, "accuracy")
     assert (prox.label, prox.mean.value, prox.mean.count, prox.p) == (
         "lr=0.1 strategy=fedprox",
         pytest.approx(0.02),
@@ -140,9 +143,43 @@ def test_six_seeds_are_tested(tmp_path: Path) -> None:
     for seed in range(6):
         run(tmp_path, seed, [700 + seed])
         run(tmp_path, seed, [712 + 2 * seed], strategy={"name": "fedprox"})
-    head, (row,) = against_the_first(grouped(load_all([tmp_path])))
+    head, (row,) = against((groups := grouped(load_all([tmp_path])))[0], groups)
     assert head[1:] == ("seeds", "difference", "p")
     assert row == ("strategy=fedprox", "6", "+1.5 ± 0.2 points", "0.031")
+
+
+def test_others_may_be_held_against(logs: Path) -> None:
+    text = " ".join(command(f"compare {logs} --against fedprox").stdout.split())
+    assert "accuracy minus that of lr=0.1 strategy=fedprox" in text
+    assert "lr=0.1 strategy=fedavg 3 -2.0 ± 2.5 points" in text
+    refused_in_one_line(f"compare {logs} --against lr=0.1", "--against 'lr=0.1'", "several names", "strategy=fedprox")
+    refused_in_one_line(f"compare {logs} --against scaffold", "no name has", "lr=0.5 strategy=fedavg")
+
+
+def test_what_does_not_count_or_has_not_ended_is_told(logs: Path) -> None:
+    """A second run of seed 0, and one that was stopped in round 2 of 6."""
+    text = command(f"compare {logs}").stdout
+    assert "--runs shows them" not in text
+    assert "not finished, and counted" not in text
+    run(logs, 0, [100, 600, 790])
+    half = write_run(logs, "half", rounds=2)
+    half.config.write_text(yaml.safe_dump(yaml.safe_load(half.config.read_text()) | {"optimizer": {"lr": 9}}))
+    text = command(f"compare {logs}").stdout
+    assert "74.0 ± 10.8 %" in text  # 0.79, 0.72, 0.71
+    assert "earlier ones that do not: 1; --runs shows them" in text
+    assert f"not finished, and counted as they are: {half.name}" in text
+
+
+def test_epsilon_of_a_group(tmp_path: Path) -> None:
+    """∞ is null in the metrics: a run without noise."""
+    for seed, spent in ((0, 2.0), (1, 4.0)):
+        run(tmp_path, seed, [500], epsilon=spent)
+    for seed in (0, 1):
+        run(tmp_path, seed, [600], strategy={"name": "fedprox"}, epsilon=None)
+    head, rows = means(groups := grouped(load_all([tmp_path])))
+    assert [row[head.index("ε")] for row in rows] == ["3", "∞"]
+    head, rows = to_target(groups, 0.4)
+    assert [row[head.index("ε")] for row in rows] == ["3", "∞"]
 
 
 def test_latex_marks_the_best_and_what_may_be_as_good(logs: Path, tmp_path: Path) -> None:

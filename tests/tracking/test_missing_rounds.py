@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fake_runs import write_run
+from tests.fake_runs import write_page, write_run
 from tests.runs import run
 
 import fedlens
-from fedlens.reports.compare import compare_runs, write_comparison
+from fedlens.reports.compare import compare_runs
 from fedlens.reports.html import write_report
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.missing_rounds import missing_note, missing_rounds
@@ -56,7 +56,7 @@ def test_compare_and_report_name_them(tmp_path: Path) -> None:
     expected = "metrics.jsonl has no line for rounds 2, 6: accuracy, communication and time are of the others only"
     assert notes == [f"{folder.name}: {expected}"]
     assert (row["rounds"], row["missing_rounds"]) == (6, 2)
-    write_comparison([folder.path], tmp_path / "cmp.html")
+    write_page([folder.path], tmp_path / "cmp.html")
     for page in (write_report(folder.path), tmp_path / "cmp.html"):
         assert expected in page.read_text()
 

@@ -28,6 +28,9 @@ def compare(
     every: Annotated[
         bool, typer.Option("--runs", help="A line for each run, also where runs differ in their seed alone.")
     ] = False,
+    against: Annotated[
+        str, typer.Option(metavar="NAME", help="Hold means against these runs, named as in the table; else the first.")
+    ] = "",
     target: Annotated[
         float | None, typer.Option(min=0, max=1, help="Also what it took to this accuracy, such as 0.8.")
     ] = None,
@@ -43,22 +46,43 @@ def compare(
     from fedlens.reports.compare import load_all, rows_of, write_comparison
     from fedlens.reports.group_tables import latex as in_latex
     from fedlens.reports.groups import grouped
+    from fedlens.reports.page import write_output
 
-    found = load_all(folders or [Path("logs")], note)
-    rows, groups = sorted_by(rows_of(found, note), sort), grouped(found)
+    told: list[str] = []
+    found = load_all(folders or [Path("logs")], told.append)
+    rows, groups = sorted_by(rows_of(found, told.append), sort), grouped(found)
+    for text in told:
+        note(text)
     if csv is not None:
         write_csv(rows, csv)
     if latex is not None:
-        write(latex, "--latex", in_latex(groups))
+        write_output("--latex", latex, in_latex(groups))
     if plot is not None:
-        write_comparison(folders or [Path("logs")], plot)
+        write_comparison(found, plot, told)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
-    elif every or sort or not repeated(groups):
-        show(rows)
-        show_target(groups, target)
     else:
-        show_groups(groups, target)
+        show_found(rows, groups, every=every or bool(sort), target=target, base=chosen(groups, against))
+
+
+def chosen(groups: Sequence[Group], text: str) -> Group:
+    """The group that others are held against: the first, or the one whose name has `text` in it.
+
+    Raises:
+        ConfigError: none has, or several do.
+    """
+    from fedlens.errors import ConfigError
+
+    found = [group for group in groups if text in group.label]
+    exact = [group for group in found if group.label == text]
+    if len(exact or found) == 1 or (found and not text):
+        return (exact or found)[0]
+    raise ConfigError(
+        f"--against {text!r}: {'several names have' if found else 'no name has'} that in them. Known: "
+        f"{'; '.join(group.label for group in found or groups)}",
+        code="unknown_name",
+        key="--against",
+    )
 
 
 def show_all(folder: Path) -> None:
@@ -67,55 +91,48 @@ def show_all(folder: Path) -> None:
     from fedlens.reports.groups import grouped
 
     found = load_all([folder], note)
-    if repeated(groups := grouped(found)):
-        show_groups(groups)
+    groups = grouped(found)
+    show_found(rows_of(found, note), groups, base=groups[0])
+
+
+def show_found(
+    rows: Sequence[dict[str, Any]],
+    groups: Sequence[Group],
+    *,
+    base: Group,
+    every: bool = False,
+    target: float | None = None,
+) -> None:
+    """Print every run, or means over seeds where there are any, and differences to `base`; and what a target took."""
+    from fedlens.reports.compare import grounds
+    from fedlens.reports.group_tables import against, means, notes, to_target
+    from fedlens.reports.groups import repeated
+
+    together = repeated(groups) and not every
+    if together:
+        show_table(*means(groups))
+        if len(groups) > 1:
+            show_table(*against(base, groups))
     else:
-        show(rows_of(found, note))
-
-
-def repeated(groups: Sequence[Group]) -> bool:
-    """Whether there are seeds to take a mean over."""
-    return any(len(group.runs) > 1 for group in groups)
-
-
-def show_groups(groups: Sequence[Group], target: float | None = None) -> None:
-    """Print the means over seeds, the differences to the first group, and what a target took."""
-    from fedlens.reports.group_tables import against_the_first, means, notes
-
-    show_table(*means(groups))
-    if len(groups) > 1:
-        show_table(*against_the_first(groups))
-    show_target(groups, target)
-    show_notes(notes(groups))
-
-
-def show_target(groups: Sequence[Group], target: float | None) -> None:
-    from fedlens.reports.group_tables import to_target
-
+        show(rows)
     if target is not None:
         show_table(*to_target(groups, target))
+    if together:
+        show_notes([*notes(groups), *grounds(rows)])
 
 
 def show_table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column is a name, and an empty line; on a narrow terminal the name has a line of its
-    own."""
+    """Print a table whose first column is a name, and an empty line."""
+    show_lines([head, *cells], names=1)
+
+
+def show_lines(cells: Sequence[Sequence[str]], names: int) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    lines = list(
-        zip(
-            columns([[row[0]] for row in (head, *cells)], "<"),
-            columns([row[1:] for row in (head, *cells)], ">"),
-            strict=True,
-        )
-    )
-    narrow = console.is_terminal and max(len(name) + 2 + len(numbers) for name, numbers in lines) > console.width
-    for place, (name, numbers) in enumerate(lines):
-        style = "" if place else "bold"
-        if narrow:
-            console.print(Text(name.rstrip(), style="bold"), soft_wrap=True)
-        console.print(Text(f"  {numbers}" if narrow else f"{name}  {numbers}", style=style), soft_wrap=True)
+    for line, bold in fitted(cells, names, console.width if console.is_terminal else None):
+        console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
     console.print()
 
 
@@ -129,20 +146,6 @@ def show_notes(notes: Sequence[str]) -> None:
     for note in notes:
         text = folded(note, console.width, 2) if console.is_terminal else note
         console.print(Text(text, style="dim"), soft_wrap=True)
-
-
-def write(path: Path, option: str, text: str) -> None:
-    """Raises ConfigError: the file that an option names cannot be written."""
-    from fedlens.errors import ConfigError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{option} {path}: cannot be written ({error.strerror}); give another file",
-            code="unwritable",
-            key=str(path),
-        ) from error
 
 
 def note(text: str) -> None:
@@ -170,40 +173,33 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import csv
     import io
 
+    from fedlens.reports.page import write_output
+
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write(path, "--csv", file.getvalue())
+    write_output("--csv", path, file.getvalue())
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table and the notes on its figures, fitted to the width of a terminal."""
-    from rich.console import Console
-    from rich.text import Text
+    from fedlens.reports.compare import NAMES, as_table, notes
 
-    from fedlens.reports.compare import notes
-
-    console = Console()
-    for line, bold in table(rows, console.width if console.is_terminal else None):
-        console.print(Text(line, style="bold" if bold else ""), soft_wrap=True)
-    console.print()
+    head, cells = as_table(rows)
+    show_lines([head, *cells], len(NAMES))
     show_notes(notes(rows))
 
 
-def table(rows: Sequence[dict[str, Any]], width: int | None = None) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether they are bold. One line per run; if that exceeds `width`, the run's description is on a
-    separate line above its figures."""
-    from fedlens.reports.compare import NAMES, as_table
-
-    head, cells = as_table(rows)
-    lines = [head, *cells]
-    named = [line[: len(NAMES)] for line in lines]
-    names, numbers = columns(named, "<"), columns([line[len(NAMES) :] for line in lines], ">")
-    wide = width is None or len(names[0]) + 2 + len(numbers[0]) <= width
+def fitted(cells: Sequence[Sequence[str]], names: int, width: int | None = None) -> Iterator[tuple[str, bool]]:
+    """The lines of a table, and whether they are bold; its header is the first row. The first `names` columns say what
+    a row is about: if a row exceeds `width`, they are on a separate line above its figures."""
+    named = [line[:names] for line in cells]
+    about, numbers = columns(named, "<"), columns([line[names:] for line in cells], ">")
+    wide = width is None or len(about[0]) + 2 + len(numbers[0]) <= width
     for place, line in enumerate(numbers):
         if wide:
-            yield f"{names[place]}  {line}", place == 0
+            yield f"{about[place]}  {line}", place == 0
         else:
             yield from ((", ".join(named[place]), True), (f"  {line}", place == 0))
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy, over_seeds
-from fedlens.reports.group_tables import against_the_first, means
+from fedlens.reports.group_tables import against, means
 from fedlens.reports.group_tables import notes as group_notes
-from fedlens.reports.groups import Group, grouped
+from fedlens.reports.groups import Group, grouped, repeated
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, paragraph, plot, section, table, warning, write_plot
@@ -49,45 +49,42 @@ def rows_of(found: Sequence[tuple[LoadedRun, Headline]], note: Note = warn) -> l
     return rows
 
 
-def write_comparison(folders: Sequence[Path], path: Path) -> None:
-    """Write a self-contained page about the runs in `folders`: a table of their figures, and plots of their accuracy
-    over virtual time if all have a clock, else over rounds, and over communication.
+def write_comparison(found: Sequence[tuple[LoadedRun, Headline]], path: Path, told: Sequence[str] = ()) -> None:
+    """Write a self-contained page about loaded runs: where they differ in their seed alone, the means over seeds; a
+    table of all their figures; and plots of their accuracy over virtual time if all have a clock, else over rounds, and
+    over communication. `told`: what a reader has to know first.
 
     Raises:
-        ConfigError: no run is found, none has been evaluated, or the page cannot be written.
+        ConfigError: none has been evaluated, or the page cannot be written.
     """
-    told: list[str] = []
-    found = load_all(folders, told.append)
     runs, rows = [run for run, _ in found], [asdict(line) for _, line in found]
-    told += doubts(rows)
     named = dict(zip(_names(runs), (run.metrics for run in runs), strict=True))
-    groups = grouped(found)
-    seeds = [*_over_seeds(groups)] if any(len(group.runs) > 1 for group in groups) else []
     curves = section("Accuracy", *_curves(named))
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet", code="incompatible", key="--plot")
+    groups = grouped(found)
+    seeds = [*_over_seeds(groups), "<h2>Every run</h2>"] if repeated(groups) else []
     each = [table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
-    sections = [*map(warning, told), *seeds, *(["<h2>Every run</h2>"] if seeds else []), *each]
-    text = page("Runs side by side", f"{len(runs)} runs", sections)
+    text = page("Runs side by side", f"{len(runs)} runs", [*map(warning, told), *seeds, *each])
     write_plot(text, path)
+
+
+BANDS = "Means over seeds; bands: 95 % intervals of the mean, with three seeds or more."
 
 
 def _over_seeds(groups: Sequence[Group]) -> Iterator[str]:
     """The means over seeds, the differences to the first group, and the curves of the means."""
     yield table(*means(groups), kind="runs")
     if len(groups) > 1:
-        yield table(*against_the_first(groups), kind="runs")
+        yield table(*against(groups[0], groups), kind="runs")
     yield from map(paragraph, group_notes(groups))
-    for figure, (title, sections) in {"accuracy": ("Test", "test"), "client_accuracy": ("Client", "clients")}.items():
-        runs = {
-            group.label: [run.metrics for run, _ in group.runs.values()] for group in groups if group.figures(figure)
-        }
-        if runs:
-            drawn = over_seeds(runs, sections)
-            yield section(f"{title} accuracy over seeds", plot(f"{title} accuracy over seeds", BANDS, drawn, wide=True))
+    for title, figure, part in (("Test", "accuracy", "test"), ("Client", "client_accuracy", "clients")):
+        measured = [group for group in groups if group.figures(figure)]
+        if measured:
+            runs = {group.label: [run.metrics for run, _ in group.runs.values()] for group in measured}
+            named = f"{title} accuracy over seeds"
+            yield section(named, plot(named, BANDS, over_seeds(runs, part), wide=True))
 
-
-BANDS = "Means over seeds; bands: 95 % intervals of the mean, with three seeds or more."
 
 _WIDEST = 80
 NAMES = ("run", "model", "strategy", "data", "partition")
@@ -146,7 +143,12 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append("±: 95 % interval, of accuracy over images, of client accuracy over clients")
     if any(row["client_accuracy"] is not None for row in rows):
         lines.append("worst: client accuracy of the worst tenth of clients, of fewer than ten clients the worst one")
-    return [*lines, *_grounds("accuracy", rows, _test), *_grounds("client accuracy", rows, _clients)]
+    return [*lines, *grounds(rows)]
+
+
+def grounds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the accuracies were measured on, and what needs no learning."""
+    return [*_grounds("accuracy", rows, _test), *_grounds("client accuracy", rows, _clients)]
 
 
 def _grounds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from statistics import fmean
 
 from fedlens.reports.groups import FEWEST_PAIRS, Difference, Group, Reached, differences, measure, ranks, reached
 from fedlens.reports.means import Mean
@@ -28,23 +29,23 @@ def means(groups: Sequence[Group]) -> Table:
         "MB": lambda group: plain(group.mean("megabytes"), "{:.1f}".format),
         "time": lambda group: plain(group.mean("seconds"), duration),
     }
-    lines = [line for group in groups for _, line in group.runs.values()]
+    lines = [line for group in groups for line in group.lines]
     if any(line.virtual_seconds is not None for line in lines):
         columns["virtual time"] = lambda group: plain(group.mean("virtual_seconds"), duration)
     if any(line.private for line in lines):
-        columns["ε"] = lambda group: plain(group.mean("epsilon"), epsilon)
+        columns["ε"] = _epsilon
     placed = ranks(groups, measure(groups)) if len(groups) > 1 else {}
     if placed:
         columns["rank"] = lambda group: f"{placed[group.label]:.2g}"
     return ("runs", *columns), [(group.label, *(cell(group) for cell in columns.values())) for group in groups]
 
 
-def against_the_first(groups: Sequence[Group]) -> Table:
-    """A row for each further group: by how much it differs from the first one, on the same seeds."""
+def against(base: Group, groups: Sequence[Group]) -> Table:
+    """A row for each other group: by how much it differs from `base`, on the same seeds."""
     figure = measure(groups)
-    found = differences(groups, figure)
+    found = differences(base, groups, figure)
     tested = any(one.p is not None for one in found)
-    head = (f"{NAMED[figure]} minus that of {groups[0].label}", "seeds", "difference", *(["p"] if tested else []))
+    head = (f"{NAMED[figure]} minus that of {base.label}", "seeds", "difference", *(["p"] if tested else []))
     return head, [_difference(one)[: len(head)] for one in found]
 
 
@@ -68,6 +69,11 @@ def notes(groups: Sequence[Group]) -> list[str]:
     if len(groups) > 1:
         told.append("rank: the mean over the seeds that all have, 1 being the best")
         told.append(f"p: Wilcoxon's signed-rank test of the pairs of seeds, with {FEWEST_PAIRS} pairs or more")
+    if replaced := sum(group.replaced for group in groups):
+        told.append(f"of equal seeds the last run counts; earlier ones that do not: {replaced}; --runs shows them")
+    unfinished = [line.run for group in groups for line in group.lines if line.status != "finished"]
+    if unfinished:
+        told.append(f"not finished, and counted as they are: {', '.join(unfinished)}")
     return told
 
 
@@ -133,6 +139,12 @@ def share(mean: Mean | None) -> str:
     return f"{100 * mean.value:.1f} ± {100 * mean.half:.1f} %"
 
 
+def _epsilon(group: Group) -> str:
+    """The mean; ∞ where a run of the group has no noise."""
+    mean = group.mean("epsilon")
+    return epsilon(mean.value if mean else None) if any(line.private for line in group.lines) else "–"
+
+
 def plain(mean: Mean | None, form: Callable[[float], str]) -> str:
     return "–" if mean is None else form(mean.value)
 
@@ -144,6 +156,7 @@ def _difference(one: Difference) -> tuple[str, ...]:
 
 
 def _took(took: Sequence[Reached]) -> tuple[str, ...]:
-    means_ = [Mean.of(values) for values in zip(*map(astuple, took), strict=True)] if took else [None] * 5
+    """Means over the runs that reached it, of what all of them tell."""
     forms: tuple[Callable[[float], str], ...] = ("{:.1f}".format, "{:.1f}".format, duration, duration, epsilon)
-    return tuple(plain(mean, form) for mean, form in zip(means_, forms, strict=True))
+    columns = [*zip(*map(astuple, took), strict=True)] or [(None,)] * len(forms)
+    return tuple("–" if None in values else form(fmean(values)) for values, form in zip(columns, forms, strict=True))

@@ -10,6 +10,7 @@ test         Wilcoxon 1945, "Individual comparisons by ranking methods", two-sid
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -29,14 +30,20 @@ NOT_A_METHOD = ("tracking", "seed", "runtime", "server", "plugins")
 
 @dataclass(frozen=True)
 class Group:
-    """label: what differs from the other groups, "strategy=fedprox lr=0.1". runs: by seed, of equal seeds the last."""
+    """label: what differs from the other groups, "strategy=fedprox lr=0.1". runs: by seed, of equal seeds the last;
+    replaced: runs of a seed before its last."""
 
     label: str
     runs: Mapping[int, tuple[LoadedRun, Headline]]
+    replaced: int = 0
+
+    @property
+    def lines(self) -> list[Headline]:
+        return [line for _, line in self.runs.values()]
 
     def mean(self, figure: str) -> Mean | None:
         """Of a figure of `Headline`, over the seeds."""
-        return Mean.of([getattr(line, figure) for _, line in self.runs.values()])
+        return Mean.of([getattr(line, figure) for line in self.lines])
 
     def figures(self, figure: str) -> dict[int, float]:
         """Seed → the figure, where it is known."""
@@ -55,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a run had used in the round in which it first reached a target."""
+    """What a run had used in the round in which it first reached a target. epsilon: None where none is counted."""
 
     rounds: int
     megabytes: float
@@ -66,33 +73,42 @@ class Reached:
 
 def grouped(found: Sequence[tuple[LoadedRun, Headline]]) -> list[Group]:
     """The groups, in the order of their first runs."""
-    by_method: dict[str, dict[int, tuple[LoadedRun, Headline]]] = {}
+    by_method: dict[str, list[tuple[LoadedRun, Headline]]] = {}
     methods: dict[str, Mapping[str, Any]] = {}
     for run, line in found:
         method = _flat({key: value for key, value in run.config.items() if key not in NOT_A_METHOD})
         identity = json.dumps([method, line.fingerprint], sort_keys=True, default=str)
         methods.setdefault(identity, method)
-        by_method.setdefault(identity, {})[_seed(run)] = run, line
-    labels = _labels(list(methods.values()), [next(iter(runs.values()))[1] for runs in by_method.values()])
-    return [Group(label, dict(sorted(runs.items()))) for label, runs in zip(labels, by_method.values(), strict=True)]
+        by_method.setdefault(identity, []).append((run, line))
+    labels = _labels(list(methods.values()), [members[0][1] for members in by_method.values()])
+    return [_group(label, members) for label, members in zip(labels, by_method.values(), strict=True)]
+
+
+def _group(label: str, members: Sequence[tuple[LoadedRun, Headline]]) -> Group:
+    by_seed = {_seed(run): (run, line) for run, line in members}
+    return Group(label, dict(sorted(by_seed.items())), len(members) - len(by_seed))
+
+
+def repeated(groups: Sequence[Group]) -> bool:
+    """Whether there are seeds to take a mean over."""
+    return any(len(group.runs) > 1 for group in groups)
 
 
 def measure(groups: Sequence[Group]) -> str:
     """The figure to compare: of the shared model on the test images, unless clients of some run have models of their
     own or nobody has test images: then of the clients."""
-    lines = [line for group in groups for _, line in group.runs.values()]
+    lines = [line for group in groups for line in group.lines]
     shared = all(line.accuracy is not None and not line.personal for line in lines)
     return "accuracy" if shared else "client_accuracy"
 
 
-def differences(groups: Sequence[Group], figure: str) -> list[Difference]:
-    """Of every group against the first, on the seeds that both have."""
-    first, *rest = groups
-    base, found = first.figures(figure), []
-    for group in rest:
-        own = group.figures(figure)
-        pairs = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
-        if mean := Mean.of(pairs):
+def differences(base: Group, groups: Sequence[Group], figure: str) -> list[Difference]:
+    """Of every other group minus `base`, on the seeds that both have."""
+    found = []
+    for group in groups:
+        own, other = group.figures(figure), base.figures(figure)
+        pairs = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+        if group is not base and (mean := Mean.of(pairs)):
             found.append(Difference(group.label, mean, wilcoxon(pairs)))
     return found
 
@@ -134,9 +150,14 @@ def reached(run: LoadedRun, target: float, figure: str) -> Reached | None:
         seconds += sum(line["seconds"].values())
         accuracy = (line[section] or {}).get("accuracy")
         if accuracy is not None and accuracy >= target:
-            spent = line.get("measures", {}).get("privacy/epsilon")
-            return Reached(line["round"], sent / 1e6, seconds, line.get("virtual_seconds"), spent)
+            return Reached(line["round"], sent / 1e6, seconds, line.get("virtual_seconds"), _spent(line))
     return None
+
+
+def _spent(line: Mapping[str, Any]) -> float | None:
+    """ε after a round; ∞ is null in the file."""
+    measures = line.get("measures", {})
+    return (measures["privacy/epsilon"] or math.inf) if "privacy/epsilon" in measures else None
 
 
 def _seed(run: LoadedRun) -> int:

@@ -94,7 +94,12 @@ def _cells(row: Iterable[object]) -> str:
 
 
 def write_plot(text: str, path: Path) -> None:
-    """Write the page that `--plot` asks for.
+    """Write the page that `--plot` asks for; errors as `write_output`."""
+    write_output("--plot", path, text)
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write the file that an option names.
 
     Raises:
         ConfigError: it cannot be written.
@@ -103,5 +108,7 @@ def write_plot(text: str, path: Path) -> None:
         write_atomic(path, text)
     except OSError as error:
         raise ConfigError(
-            f"--plot {path}: cannot be written ({error.strerror}); give another file", code="unwritable", key=str(path)
+            f"{option} {path}: cannot be written ({error.strerror}); give another file",
+            code="unwritable",
+            key=str(path),
         ) from error
