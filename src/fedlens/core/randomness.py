@@ -6,7 +6,10 @@ What may be computed again, from the run's seed, is in `core.seeds`.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedlens.errors import RuntimeFailure
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
 KEY_BYTES = 32
+
+_ZEROS = bytes(1 << 21)
+"""What is encrypted: as much as is asked for at a time where speed matters."""
 
 
 def random_bytes(count: int) -> bytes:
@@ -37,3 +43,11 @@ def key_stream(key: bytes) -> CipherContext:
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+
+def random_words(stream: CipherContext, count: int, dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """The next `count` words of a key stream, each uniform among all that `dtype` has."""
+    size = np.dtype(dtype).itemsize * count
+    words = bytearray(size + 15)  # as much as `update_into` asks for
+    stream.update_into(_ZEROS[:size] if size <= len(_ZEROS) else bytes(size), words)
+    return np.frombuffer(words, dtype, count)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from fedlens.core.randomness import random_words
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
@@ -34,8 +36,6 @@ DOUBT = 2.0**-42
 
 _CHUNK = 1 << 16
 """Proposals at a time: they stay in the processor's cache."""
-
-_ZEROS = bytes(8 * _CHUNK)
 
 
 def discrete_gaussian(stream: CipherContext, size: int, deviation: float) -> Integers:
@@ -58,8 +58,8 @@ def _accepted(stream: CipherContext, proposals: int, deviation: float) -> Intege
     """Those of so many proposals that are accepted."""
     bits = math.frexp(deviation)[1] - 1
     unit, curve = 2.0**bits, 2.0 ** (2 * bits) / (2 * deviation**2)
-    place = _words(stream, proposals, np.uint64)
-    levels = _trailing_ones(_words(stream, proposals, np.uint32))
+    place = random_words(stream, proposals, np.uint64)
+    levels = _trailing_ones(random_words(stream, proposals, np.uint32))
     sign = place.view(np.int64) >> 63  # −1 or 0
     magnitude = (place & np.uint64(2**bits - 1)).view(np.int64) + (levels.astype(np.int64) << bits)
     exponent = np.multiply(magnitude, 1 / unit)
@@ -68,7 +68,7 @@ def _accepted(stream: CipherContext, proposals: int, deviation: float) -> Intege
     exponent += levels * math.log(2)
     exponent -= math.log(2) * (top := _top(curve)) - curve * top**2
     probability = torch.from_numpy(exponent).exp_().numpy()  # half the time of NumPy's where there is no AVX-512
-    tossed = (_words(stream, proposals, np.uint64) >> np.uint64(11)) * 2.0**-53
+    tossed = (random_words(stream, proposals, np.uint64) >> np.uint64(11)) * 2.0**-53
     heads = tossed < probability
     for index in np.flatnonzero(np.abs(tossed - probability) < DOUBT):
         heads[index] = _settled(stream, tossed[index], int(magnitude[index]), int(levels[index]), bits, deviation)
@@ -99,11 +99,3 @@ def _trailing_ones(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """How many of the lowest bits of each word are ones before the first zero."""
     ones: NDArray[np.uint8] = np.bitwise_count(words ^ (words + np.uint32(1))) - np.uint8(1)
     return ones
-
-
-def _words(stream: CipherContext, count: int, dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
-    """The next random words."""
-    size = np.dtype(dtype).itemsize * count
-    words = bytearray(size + 15)  # as much as `update_into` asks for
-    stream.update_into(_ZEROS[:size], words)
-    return np.frombuffer(words, dtype, count)

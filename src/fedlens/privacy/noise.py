@@ -16,10 +16,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedlens.core.randomness import key_stream
+from fedlens.core.randomness import key_stream, random_words
 from fedlens.core.types import State
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ _SAMPLES = 4
 
 _CHUNK = 1 << 16
 """Numbers made at a time: their words stay in the processor's cache."""
-
-_ZEROS = bytes(8 * _SAMPLES * _CHUNK)
 
 
 def insecure_key(seed: int, *place: str | int) -> bytes:
@@ -82,7 +81,5 @@ def _numbers(stream: CipherContext, size: int) -> Tensor:
 
 def _uniform(stream: CipherContext, size: int) -> Tensor:
     """(size,) float64 in [0, 1)."""
-    words = bytearray(8 * (size + 2))  # two more than needed, as `update_into` asks for
-    stream.update_into(_ZEROS[: 8 * size] if size <= _SAMPLES * _CHUNK else bytes(8 * size), words)
-    bits = torch.frombuffer(words, dtype=torch.int64)[:size]
+    bits = torch.from_numpy(random_words(stream, size, np.int64))
     return bits.bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
