@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,16 @@ def test_watch_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     refused_in_one_line(
         f"watch {write_run(tmp_path, rounds=2).path}", "it was stopped. Go on with: fedlens resume", status=1
     )
+
+
+def test_watch_shows_an_epsilon_without_noise(tmp_path: Path) -> None:
+    """∞ is null in the file."""
+    run = write_run(tmp_path, rounds=1)
+    run.metrics.write_text(to_json(line_of(replace(record(1), measures={"privacy/epsilon": math.inf}))) + "\n")
+    run.finish("done")
+    shown = command(f"watch {run.path}").stdout
+    header, row = (line.split() for line in shown.splitlines() if line.split()[:1] in (["round"], ["1/6"]))
+    assert (header[-1], row[-1]) == ("ε", "∞")
 
 
 def test_an_interrupted_watch_leaves_the_run_alone(tmp_path: Path) -> None:

@@ -50,11 +50,14 @@ def follow(run: RunDir, screen: ConsoleTracker) -> None:
     screen.start({"folder": str(run.path), "method": method, "model": model}, planned_rounds(config) or 0, 0)
     if state_of(run)[0] == "elsewhere":
         screen.note(f"{run.host} has it; whether it still trains there cannot be seen from here: Ctrl-C ends watching")
+    size = 0
     while True:
         going = state_of(run)[0] in ("running", "elsewhere")  # before the lines are read: the last ones are not missed
-        for line in reversed(newer(run, shown)):
-            screen.line(line)
-            shown = line["round"]
+        if run.metrics.exists() and (now := run.metrics.stat().st_size) != size:
+            size = now
+            for line in reversed(newer(run, shown)):
+                screen.line(line)
+                shown = line["round"]
         if not going:
             return
         screen.wait()

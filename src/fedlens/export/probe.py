@@ -35,7 +35,7 @@ class Probe:
     note: str = ""
 
 
-def test_images(run: RunDir, description: ModelDescription) -> Probe:
+def images_of_test(run: RunDir, description: ModelDescription) -> Probe:
     """Test images of the run; random pictures where they cannot be had."""
     try:
         images = _images_of(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlens.build.load import load_saved
 from fedlens.errors import ConfigError, FedLensError, ModelError
 from fedlens.export.base import Trained
-from fedlens.export.probe import Probe, of_rows, test_images
+from fedlens.export.probe import Probe, images_of_test, of_rows
 from fedlens.inference.personal import clients_of, open_personal, some
 from fedlens.models.artefact import DESCRIPTION, ModelDescription, load_model, read_description
 from fedlens.models.base import Recognizer
@@ -66,7 +66,7 @@ def _shared(run: RunDir, best: bool) -> tuple[Trained, Probe, str]:
     model, description = load_model(folder)
     if description.partly_private:
         raise ModelError(f"{folder}: {_in_parts(run)}")
-    return Trained(model, description), test_images(run, description), ""
+    return Trained(model, description), images_of_test(run, description), ""
 
 
 def _in_parts(run: RunDir) -> str:
@@ -82,7 +82,7 @@ def _personal(run: RunDir, client: str, description: ModelDescription) -> tuple[
     description = replace(description, accuracy=None, partly_private=False)
     own = next(one.test for one in found.images.clients if one.name == client)
     rows, whose = (own, f"of {client}") if len(own) else (found.images.test, "of the run")
-    probe = of_rows(found.images, rows, whose) if len(rows) else test_images(run, description)
+    probe = of_rows(found.images, rows, whose) if len(rows) else images_of_test(run, description)
     return Trained(model.eval(), description), probe, found.remark
 
 

@@ -10,7 +10,6 @@ test         Wilcoxon 1945, "Individual comparisons by ranking methods", two-sid
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -20,6 +19,7 @@ from fedlens.core.words import short_names
 from fedlens.reports.headline import Headline
 from fedlens.reports.load import LoadedRun
 from fedlens.reports.means import Mean
+from fedlens.tracking.summary import spent_epsilon
 
 FEWEST_PAIRS = 6
 """The smallest p of n pairs is 2 · 2⁻ⁿ: 0.0625 for five."""
@@ -150,14 +150,10 @@ def reached(run: LoadedRun, target: float, figure: str) -> Reached | None:
         seconds += sum(line["seconds"].values())
         accuracy = (line[section] or {}).get("accuracy")
         if accuracy is not None and accuracy >= target:
-            return Reached(line["round"], sent / 1e6, seconds, line.get("virtual_seconds"), _spent(line))
+            return Reached(
+                line["round"], sent / 1e6, seconds, line.get("virtual_seconds"), spent_epsilon(line.get("measures", {}))
+            )
     return None
-
-
-def _spent(line: Mapping[str, Any]) -> float | None:
-    """ε after a round; ∞ is null in the file."""
-    measures = line.get("measures", {})
-    return (measures["privacy/epsilon"] or math.inf) if "privacy/epsilon" in measures else None
 
 
 def _seed(run: LoadedRun) -> int:

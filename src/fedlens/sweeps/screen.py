@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import TaskID
 
 from fedlens.core import clean
-from fedlens.core.lines import folded
 from fedlens.core.words import count
 from fedlens.sweeps.points import Point
-from fedlens.tracking.bars import BAR_WIDTH, REDRAW_SECONDS
+from fedlens.tracking.barred import say
+from fedlens.tracking.bars import REDRAW_SECONDS, bars_on, take_away
 from fedlens.tracking.estimate import brief, left_of, spent_and_left
 from fedlens.tracking.summary import percent
 
@@ -31,15 +30,8 @@ class SweepScreen:
         self._reached: dict[str, int] = {}
         self._skipped = 0
         self._began, self._drawn, self._told = time.monotonic(), 0.0, False
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR_WIDTH),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=self._console,
-            auto_refresh=False,  # no thread: runs are forked from this process
-            disable=not self._console.is_terminal or self._console.is_dumb_terminal,
-        )
-        self._say(self._plan(at_once), "bold")
+        self._bars = bars_on(self._console)
+        say(self._console, self._plan(at_once), "bold")
         for label, figures in done.items():
             self._line(label, f"{figures}  done before")
         self._tasks: dict[str, TaskID] = {}
@@ -49,7 +41,7 @@ class SweepScreen:
     def note(self, point: Point, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            self._say(f"{point.label}: note: {text}", "cyan")
+            say(self._console, f"{point.label}: note: {text}", "cyan")
 
     def began(self, point: Point, done: int) -> None:
         self._skipped += done
@@ -62,7 +54,7 @@ class SweepScreen:
         self._show(point, number, f"round {number}/{self._rounds[point.label]}{figures}")
         if not self._told and (left := self._left()) is not None and len(self._rounds) > 1:
             self._told = True
-            self._say(f"about {brief(time.monotonic() - self._began + left)} for all of it", "bold")
+            say(self._console, f"about {brief(time.monotonic() - self._began + left)} for all of it", "bold")
 
     def working(self, point: Point, label: str, done: int, total: int) -> None:
         self._show(point, 0, f"{label} {done:,}/{total:,}")
@@ -74,7 +66,7 @@ class SweepScreen:
         if failure is not None:
             self.failures[point.label] = failure
             self._line(point.label, "failed", "red")
-            self._say(f"    {failure}", "red")
+            say(self._console, f"    {failure}", "red")
         else:
             assert folder is not None
             self._line(point.label, figures(folder))
@@ -87,10 +79,7 @@ class SweepScreen:
 
     def close(self) -> None:
         """Remove the bars; lines may still follow."""
-        for task in self._bars.task_ids:
-            self._bars.update(task, visible=False)
-        self._bars.refresh()
-        self._bars.stop()
+        take_away(self._bars)
 
     def _plan(self, at_once: int) -> str:
         rounds = sorted(set(self._rounds.values()))
@@ -103,7 +92,7 @@ class SweepScreen:
         self._finished += 1
         left = self._left() if self._finished < self._all and self._reached else None
         rest = "" if left is None else f"  about {brief(left)} left"
-        self._say(f"{self._finished}/{self._all}  {label:{self._width}}  {text}{rest}", style)
+        say(self._console, f"{self._finished}/{self._all}  {label:{self._width}}  {text}{rest}", style)
 
     def _left(self) -> float | None:
         """Seconds until the end, if all rounds that are left take as long as those that were done; None while that is
@@ -123,12 +112,6 @@ class SweepScreen:
         state = f"{self._finished}/{self._all} runs  {spent_and_left(self._drawn - self._began, self._left())}"
         self._bars.update(self._total, completed=sum(self._reached.values()), state=state)
         self._bars.refresh()
-
-    def _say(self, text: str, style: str = "") -> None:
-        text = clean.block(text)
-        if self._console.is_terminal:
-            text = folded(text, self._console.width, 4)
-        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def figures(folder: Path) -> str:

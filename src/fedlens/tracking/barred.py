@@ -35,7 +35,12 @@ class Barred(Silent):
 
     def _say(self, text: str, style: str = "", hang: int = 4) -> None:
         """Print one line without control characters; a terminal wraps it between words."""
-        text = clean.block(text)
-        if self._console.is_terminal:
-            text = folded(text, self._console.width, hang)
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        say(self._console, text, style, hang)
+
+
+def say(console: Console, text: str, style: str = "", hang: int = 4) -> None:
+    """Print text without control characters; a terminal wraps it between words."""
+    text = clean.block(text)
+    if console.is_terminal:
+        text = folded(text, console.width, hang)
+    console.print(Text(text, style=style), soft_wrap=True)

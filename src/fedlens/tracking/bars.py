@@ -27,19 +27,36 @@ FIRST_LINE_SECONDS, LAST_LINE_SECONDS = 10.0, 300.0
 BAR_WIDTH = 12
 
 
+def can_draw(console: Console) -> bool:
+    return console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+
+
+def bars_on(console: Console) -> Progress:
+    """Bars, each with a name and a state; nothing is drawn where nothing can be drawn over."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(BAR_WIDTH),
+        TextColumn("{task.fields[state]}", markup=False),
+    )
+    kind = CellProgress if console.is_jupyter else Progress
+    return kind(*columns, console=console, auto_refresh=False, disable=not can_draw(console))
+
+
+def take_away(bars: Progress) -> None:
+    """Remove the bars; lines may still follow."""
+    for task in bars.task_ids:
+        bars.update(task, visible=False)
+    bars.refresh()
+    bars.stop()
+
+
 class Bars:
     """`say` prints a line above the bars."""
 
     def __init__(self, console: Console, say: Callable[[str], None]) -> None:
         self._say = say
-        self._drawn = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(BAR_WIDTH),
-            TextColumn("{task.fields[state]}", markup=False),
-        )
-        kind = CellProgress if console.is_jupyter else Progress
-        self._bars = kind(*columns, console=console, auto_refresh=False, disable=not self._drawn)
+        self._drawn = can_draw(console)
+        self._bars = bars_on(console)
         self._bars.start()
         self._refreshed = 0.0
         self._patience = FIRST_LINE_SECONDS
@@ -116,10 +133,7 @@ class Bars:
 
     def close(self) -> None:
         """Remove the bars; lines may still follow."""
-        for task in self._bars.task_ids:
-            self._bars.update(task, visible=False)
-        self._bars.refresh()
-        self._bars.stop()
+        take_away(self._bars)
 
     def _name(self, number: int) -> str:
         return f"round {min(number, self._num_rounds)}/{self._num_rounds}"

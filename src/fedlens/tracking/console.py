@@ -23,7 +23,7 @@ from fedlens.tracking.barred import Barred
 from fedlens.tracking.metrics import line_of, read_metrics
 from fedlens.tracking.next_steps import from_python, next_commands, resuming
 from fedlens.tracking.result import result_lines
-from fedlens.tracking.rounds import RoundTable
+from fedlens.tracking.rounds import RoundTable, Row
 from fedlens.tracking.run_dir import RunDir, configuration
 from fedlens.tracking.summary import duration, is_personal
 from fedlens.tracking.wording import basis
@@ -65,22 +65,32 @@ class ConsoleTracker(Barred):
         self._say(f"note: {text}", "cyan")
 
     def round(self, record: RoundRecord) -> None:
-        self.line(line_of(record))
+        if self._table is None:
+            self._begin(line_of(record))
+        self._row(Row.of_record(record))
 
     def line(self, line: Mapping[str, Any]) -> None:
-        """Print one row for a line of the metrics file, and a line for each failed client."""
-        self._round = line["round"]
+        """As `round`, of a line of the metrics file."""
         if self._table is None:
-            self._lines(_without_learning(line))
-            self._table = RoundTable.like(line, self._num_rounds)
-            self._say(self._table.header(), "bold")
-        failures = line["failures"]
-        self._say(self._table.row(line), "yellow" if failures else "")
-        for failure in failures[:_MOST_FAILURES]:
-            self._say(f"    {failure['client']}: {failure['reason']}", "yellow")
-        if len(failures) > _MOST_FAILURES:
-            self._say(f"    and {len(failures) - _MOST_FAILURES} more", "yellow")
-        self._bars.round(self._round)
+            self._begin(line)
+        self._row(Row.of_line(line))
+
+    def _begin(self, line: Mapping[str, Any]) -> None:
+        """What the accuracies are measured on, and the header."""
+        self._lines(_without_learning(line))
+        self._table = RoundTable(self._num_rounds, Row.of_line(line))
+        self._say(self._table.header(), "bold")
+
+    def _row(self, row: Row) -> None:
+        """Print one row, and a line for each failed client."""
+        assert self._table is not None
+        self._round = row.round
+        self._say(self._table.row(row), "yellow" if row.failures else "")
+        for client, reason in row.failures[:_MOST_FAILURES]:
+            self._say(f"    {client}: {reason}", "yellow")
+        if len(row.failures) > _MOST_FAILURES:
+            self._say(f"    and {len(row.failures) - _MOST_FAILURES} more", "yellow")
+        self._bars.round(row.round)
 
     def wait(self) -> None:
         """Show that time goes by."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fedlens.tracking.summary import duration, percent
+from fedlens.core.records import RoundRecord
+from fedlens.tracking.summary import duration, percent, spent_epsilon
 
 SAME = '"'
 """Shown if the traffic equals that of the row above."""
@@ -14,40 +16,82 @@ SAME = '"'
 LARGEST_PLAIN = 10_000
 
 
-class RoundTable:
-    """The header, and a row per round. `timed`: simulated clients have a clock, which gets a column; `private`: so has
-    the ε that is spent."""
+@dataclass(frozen=True)
+class Row:
+    """What the table shows of a round. Accuracies and the loss are None where they were not measured; epsilon: None
+    where none is counted."""
+
+    round: int
+    loss: float | None
+    test: float | None
+    validation: float | None
+    answered: int
+    failures: Sequence[tuple[str, str]]
+    """Clients that failed, and why."""
+    megabytes: float
+    seconds: float
+    epsilon: float | None
+    virtual_seconds: float | None
 
     @classmethod
-    def like(cls, line: Mapping[str, Any], num_rounds: int) -> RoundTable:
-        """With the columns that the run of a line of the metrics file needs."""
-        timed, private = line.get("virtual_seconds") is not None, "privacy/epsilon" in line.get("measures", {})
-        return cls(num_rounds, timed=timed, private=private)
+    def of_record(cls, record: RoundRecord) -> Row:
+        return cls(
+            record.round,
+            record.train_loss,
+            record.test.accuracy if record.test else None,
+            record.validation.accuracy if record.validation else None,
+            len(record.reports),
+            [(failure.client, failure.reason) for failure in record.failures],
+            (record.bytes_down + record.bytes_up) / 1e6,
+            sum(record.seconds.values()),
+            spent_epsilon(record.measures),
+            record.virtual_seconds,
+        )
 
-    def __init__(self, num_rounds: int, *, timed: bool, private: bool = False) -> None:
+    @classmethod
+    def of_line(cls, line: Mapping[str, Any]) -> Row:
+        """`line`: of a metrics file."""
+        return cls(
+            line["round"],
+            line["train_loss"],
+            line["test"] and line["test"]["accuracy"],
+            line["validation"] and line["validation"]["accuracy"],
+            len(line["cohort"]),
+            [(failure["client"], failure["reason"]) for failure in line["failures"]],
+            (line["bytes_down"] + line["bytes_up"]) / 1e6,
+            sum(line["seconds"].values()),
+            spent_epsilon(line.get("measures", {})),
+            line.get("virtual_seconds"),
+        )
+
+
+class RoundTable:
+    """The header, and a row per round; `first`, a row of the run, tells the columns: simulated clients have a clock,
+    which gets one, and so has the ε that is spent."""
+
+    def __init__(self, num_rounds: int, first: Row) -> None:
         self._num_rounds = num_rounds
-        self._shown = [True] * 7 + [private, timed]
+        self._shown = [True] * 7 + [first.epsilon is not None, first.virtual_seconds is not None]
         self._traffic = ""
 
     def header(self) -> str:
         return self._line("round", "loss", "test", "val", "clients", "MB", "s", "ε", "clock")
 
-    def row(self, line: Mapping[str, Any]) -> str:
-        """Of a line of the metrics file: training loss, test and validation accuracy, clients that returned a result of
-        those selected, 10⁶ bytes in both directions, seconds."""
-        moved = number((line["bytes_down"] + line["bytes_up"]) / 1e6)
+    def row(self, row: Row) -> str:
+        """Training loss, test and validation accuracy, clients that returned a result of those selected, 10⁶ bytes in
+        both directions, seconds."""
+        moved = number(row.megabytes)
         traffic, self._traffic = SAME if moved == self._traffic else moved, moved
-        virtual = line.get("virtual_seconds")
         return self._line(
-            f"{line['round']}/{self._num_rounds}",
-            loss(line["train_loss"]),
-            percent(line["test"] and line["test"]["accuracy"]),
-            percent(line["validation"] and line["validation"]["accuracy"]),
-            f"{len(line['cohort'])}/{len(line['cohort']) + len(line['failures'])}",
+            f"{row.round}/{self._num_rounds}",
+            loss(row.loss),
+            percent(row.test),
+            percent(row.validation),
+            f"{row.answered}/{row.answered + len(row.failures)}",
             traffic,
-            number(sum(line["seconds"].values())),
-            number(line.get("measures", {}).get("privacy/epsilon", math.nan)),
-            "" if virtual is None else duration(virtual),
+            number(row.seconds),
+            "" if row.epsilon is None else number(row.epsilon),
+            "" if row.virtual_seconds is None else duration(row.virtual_seconds),
         )
 
     def _line(self, *cells: str) -> str:

@@ -63,6 +63,14 @@ def time_of_rounds(metrics: Sequence[Mapping[str, Any]]) -> float:
     return float(sum(sum(line["seconds"].values()) for line in metrics))
 
 
+def spent_epsilon(measures: Mapping[str, float | None]) -> float | None:
+    """ε after a round with these measures; None where none is counted. Files keep ∞ as null."""
+    if "privacy/epsilon" not in measures:
+        return None
+    spent = measures["privacy/epsilon"]
+    return math.inf if spent is None else spent
+
+
 def duration(seconds: float) -> str:
     """42.3 → "42.3 s", 192 → "3 min 12 s", 7500 → "2 h 5 min"."""
     if round(seconds, 1) < 60:
