@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from tests import fake_runs
-from tests.docs.snippets import ROOT, blocks
 from torch import nn
 from typer.testing import CliRunner
 
@@ -97,17 +96,3 @@ def perform(folder: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -
     found = {"images": images}
     exec(code.partition("```")[0], found)
     return found
-
-
-def test_the_code_of_the_manual_loads_safetensors_without_fedlens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = kept(tmp_path / "logs", "resnet18", 32)
-    exported(run, "safetensors", tmp_path / "exported-resnet")
-    (code,) = [block.body for block in blocks(ROOT / "docs" / "models.md") if "exported-resnet" in block.body]
-    monkeypatch.chdir(tmp_path)
-    found = {}
-    exec(code, found)
-    model, _ = load_model(run / "model")
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(found["network"](images), model(images))

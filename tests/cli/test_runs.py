@@ -250,6 +250,8 @@ def test_a_cleaned_run_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.Mo
     before = (run / "metrics.jsonl").read_bytes()
     refused_in_one_line("resume latest federated.num_rounds=2", "its checkpoints were removed", "fedlens run", status=1)
     assert (run / "metrics.jsonl").read_bytes() == before
+    client = next(iter(json.loads((run / "partition.json").read_text())["clients"]))
+    refused_in_one_line(f"predict latest photo.jpg --client {client}", "were removed", "leave the client out", status=1)
     assert states(Path("logs")) == {run.name.rsplit("-", 2)[0]: "finished"}
 
 

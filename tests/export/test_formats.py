@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from tests import fake_runs
+from tests.docs.snippets import ROOT, blocks
 from tests.exports import BY, WHOLE, by_torchscript, card, export, exported, kept, original, perform, pixels, refused
 
 from fedlens.core.files import read_json
@@ -143,6 +144,20 @@ def test_timm_is_for_models_of_timm(lenet: Path, tmp_path: Path) -> None:
     assert "model.norm=group is in no architecture of timm" in refused(group, "timm", tmp_path / "out")
     padded = kept(tmp_path / "padded", "vit", 40, variant="tiny")
     assert "pads images of 40 pixels to whole patches, and timm would not" in refused(padded, "timm", tmp_path / "out")
+
+
+def test_the_code_of_the_manual_loads_safetensors_without_fedlens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kept(tmp_path / "logs", "resnet18", 32)
+    exported(run, "safetensors", tmp_path / "exported-resnet")
+    (code,) = [block.body for block in blocks(ROOT / "docs" / "models.md") if "exported-resnet" in block.body]
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    model, _ = load_model(run / "model")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(found["network"](images), model(images))
 
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript", "safetensors"])

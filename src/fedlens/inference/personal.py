@@ -97,6 +97,11 @@ def _checkpoint(run: RunDir, client: str) -> Checkpoint:
             f"client = {client!r}: what the clients of {run.path} keep is on their own machines and never comes here"
         )
     found = Checkpoints(run.checkpoints).latest(Silent().note)
+    if found is None and run.result.exists():
+        raise ModelError(
+            f"{run.path}: its checkpoints were removed, and with them what its clients used. Its shared model is "
+            "there: leave the client out"
+        )
     if found is None:
         raise ModelError(f"{run.path}: no round has finished, so there is no model yet")
     return found
