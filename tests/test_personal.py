@@ -143,8 +143,11 @@ def test_clients_on_other_machines(copied, photo: Path) -> None:
     assert "is on their own machines and never comes here" in refused(copied, photo, "--client", "client1")
 
 
-def test_a_run_without_a_round(copied, photo: Path) -> None:
-    shutil.rmtree(RunDir(copied.folder).checkpoints)
+def test_a_run_without_a_checkpoint(copied, photo: Path) -> None:
+    run = RunDir(copied.folder)
+    shutil.rmtree(run.checkpoints)
+    assert "its checkpoints were removed" in refused(copied, photo, "--client", "client1")
+    run.result.unlink()
     assert "no round has finished" in refused(copied, photo, "--client", "client1")
 
 
