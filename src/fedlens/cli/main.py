@@ -35,6 +35,7 @@ from fedlens.cli import (
     strategies,
     surroundings,
     sweep,
+    tune,
     watch,
 )
 from fedlens.core import clean as cleaned
@@ -110,6 +111,7 @@ app.command()(run.run)
 app.command()(resume.resume)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
+app.command()(tune.tune)
 app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,18 +86,19 @@ def axes_of(
 
 def run_all(points: Sequence[Point], jobs: int | None) -> dict[str, str]:
     """Do the unfinished runs; gives why those failed that did, by label."""
-    from fedlens.sweeps.pool import Pool, at_once
+    from fedlens.sweeps.pool import Pool, at_once, gpus
     from fedlens.sweeps.screen import SweepScreen, figures
 
     before = Before(points[0].config.tracking.dir)
     known = {point.label: run for point in points if (run := before.run_of(point.config)) is not None}
     done = {label: figures(run.path) for label, run in known.items() if run.result.exists()}
     left = [point for point in points if point.label not in done]
-    at_a_time = min(jobs or at_once(left), len(left))
-    screen = SweepScreen(points, done, at_a_time)
+    at_a_time = max(min(jobs or at_once(left), len(left)), 1)
+    screen = SweepScreen({point.label: point.config.federated.num_rounds for point in points}, done, at_a_time)
+    work = Work({label: run.path for label, run in known.items()})
     try:
         with closing(screen):
-            Pool(Work({label: run.path for label, run in known.items()}), screen, at_a_time).run(left)
+            Pool(work, screen, at_a_time, gpus(left)).run(left)
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command again does the rest.")
         raise
@@ -124,15 +125,18 @@ class Before:
     """The runs that a sweep's folder has already, by their configurations."""
 
     def __init__(self, folder: Path) -> None:
-        from fedlens.build.load import load_saved
         from fedlens.tracking.run_dir import find_runs
 
         self._runs: dict[str, RunDir] = {}
         for run in find_runs(folder):
-            try:
-                self._runs.setdefault(_identity(load_saved(run.config)), run)
-            except ConfigError:
-                continue
+            self.add(run)
+
+    def add(self, run: RunDir) -> None:
+        """Keep a run in mind; one whose configuration cannot be read any more is left out."""
+        from fedlens.build.load import load_saved
+
+        with suppress(ConfigError):
+            self._runs.setdefault(_identity(load_saved(run.config)), run)
 
     def run_of(self, config: Config) -> RunDir | None:
         """The finished or unfinished run that has this configuration."""

@@ -36,6 +36,10 @@ class Choice:
     def keys(self) -> tuple[str, ...]:
         return (*self.values, *(override.partition("=")[0] for override in self.overrides))
 
+    def words(self, short: Mapping[str, str]) -> str:
+        """Its part of a label. short: key → short name."""
+        return self.name or " ".join(f"{short[key]}={value}" for key, value in self.values.items())
+
 
 Axis = Sequence[Choice]
 
@@ -72,7 +76,7 @@ def points(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], folder
         except ConfigError as error:
             mistakes |= {_same(problem): problem for problem in error.problems}
             continue
-        label = " ".join(_words(choice, short) for choice in chosen)
+        label = " ".join(choice.words(short) for choice in chosen)
         place = {"dir": config.tracking.dir / folder, "name": label}
         found.append(Point(label, config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})))
     if mistakes:
@@ -207,7 +211,3 @@ def _check_once(axes: Sequence[Axis]) -> None:
             code="contradiction",
             key=twice[0],
         )
-
-
-def _words(choice: Choice, short: Mapping[str, str]) -> str:
-    return choice.name or " ".join(f"{short[key]}={value}" for key, value in choice.values.items())

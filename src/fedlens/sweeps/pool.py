@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -55,7 +55,9 @@ class Screen(Protocol):
         """Its rounds begin, after `done` earlier ones."""
         ...
 
-    def round(self, point: Point, number: int, accuracy: float | None) -> None: ...
+    def round(self, point: Point, number: int, accuracy: float | None) -> None:
+        """A round is done; accuracy: on the test images, where it was measured."""
+        ...
 
     def working(self, point: Point, label: str, done: int, total: int) -> None:
         """Work before the rounds."""
@@ -70,7 +72,8 @@ class Screen(Protocol):
 
 @dataclass
 class Running:
-    """A run's process. memory: the most that it took so far, in bytes; measured: it has trained a round."""
+    """A run's process. memory: the most that it took so far, in bytes; measured: it has trained a round; unwanted: it
+    was told to end."""
 
     point: Point
     process: BaseProcess
@@ -78,6 +81,7 @@ class Running:
     place: dict[str, Any]
     memory: int = 0
     measured: bool = False
+    unwanted: bool = False
     folder: Path | None = None
     failure: str | None = "its process ended without a word"
 
@@ -88,23 +92,30 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 @dataclass
 class Pool:
-    """jobs: runs at a time; `at_once` tells how many cores and GPUs allow."""
+    """jobs: runs at a time; `at_once` tells how many cores and GPUs allow. gpus: how many the runs may use. unwanted:
+    whether a run is to end now, asked after each round with its number and the accuracy on the validation images; its
+    failure is None then."""
 
     work: Work
     screen: Screen
     jobs: int
+    gpus: int = 0
+    unwanted: Callable[[Point, int, float | None], bool] = lambda _point, _number, _validation: False
     start_method: str = START_METHOD
     running: list[Running] = field(default_factory=list)
     largest: int = 0
 
-    def run(self, points: Sequence[Point]) -> None:
-        """Do all of them. A run that fails does not stop the others."""
-        waiting, measured = deque(points), 0.0
-        free = deque(places(self.jobs, gpus(points)))
+    def run(self, points: Iterable[Point]) -> None:
+        """Do all of them; each is taken when it can begin. A run that fails does not stop the others."""
+        waiting, more, measured = iter(points), True, 0.0
+        free = deque(places(self.jobs, self.gpus))
         with self._ended_with_this():
-            while waiting or self.running:
-                while waiting and free and self._room():
-                    self.running.append(self._start(waiting.popleft(), free.popleft()))
+            while more or self.running:
+                while more and free and self._room():
+                    point = next(waiting, None)
+                    more = point is not None
+                    if point is not None:
+                        self.running.append(self._start(point, free.popleft()))
                 self._listen()
                 if time.monotonic() - measured > MEASURE_SECONDS:
                     measured = time.monotonic()
@@ -158,7 +169,11 @@ class Pool:
                 if not one.measured:  # a short run ends before its turn to be measured comes
                     one.measured = True
                     self._measure(one)
-                self.screen.round(one.point, *told)
+                number, test, validation = told
+                self.screen.round(one.point, number, test)
+                if not one.unwanted and self.unwanted(one.point, number, validation):
+                    one.unwanted = True
+                    one.process.terminate()
             case "working":
                 self.screen.working(one.point, *told)
             case "note":
@@ -178,6 +193,8 @@ class Pool:
         one.connection.close()
         if one.failure and one.process.exitcode == -signal.SIGKILL:
             one.failure = "it was killed, perhaps by the system's memory guard: use --jobs 1, or a smaller model"
+        if one.unwanted:
+            one.failure = None
         self.screen.ended(one.point, one.folder, one.failure)
 
     @contextmanager
@@ -259,7 +276,8 @@ class Telling(Silent):
         return show
 
     def round(self, record: RoundRecord) -> None:
-        self.tell("round", record.round, record.test.accuracy if record.test else None)
+        validation = record.validation.accuracy if record.validation else None
+        self.tell("round", record.round, record.test.accuracy if record.test else None, validation)
 
     def tell(self, *message: Any) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -19,14 +19,15 @@ from fedlens.tracking.summary import percent
 
 
 class SweepScreen:
-    """points: all that there are. done: labels of those that were done before."""
+    """rounds: of every run, by the label of its point. done: labels of those that were done before, and what is told of
+    them. kind: what a run is called here."""
 
-    def __init__(self, points: Sequence[Point], done: Mapping[str, str], at_once: int) -> None:
+    def __init__(self, rounds: Mapping[str, int], done: Mapping[str, str], at_once: int, kind: str = "run") -> None:
         self.failures: dict[str, str] = {}
-        self._console = Console(highlight=False)
-        self._width = max(len(point.label) for point in points)
-        self._all, self._finished, self._said = len(points), 0, set[str]()
-        self._rounds = {point.label: point.config.federated.num_rounds for point in points if point.label not in done}
+        self._console, self._kind = Console(highlight=False), kind
+        self._width = max(map(len, rounds))
+        self._all, self._finished, self._said = len(rounds), 0, set[str]()
+        self._rounds = {label: number for label, number in rounds.items() if label not in done}
         self._reached: dict[str, int] = {}
         self._skipped = 0
         self._began, self._drawn, self._told = time.monotonic(), 0.0, False
@@ -60,6 +61,11 @@ class SweepScreen:
         self._show(point, 0, f"{label} {done:,}/{total:,}")
 
     def ended(self, point: Point, folder: Path | None, failure: str | None) -> None:
+        assert folder is not None or failure is not None
+        self.told(point, figures(folder) if folder and failure is None else "", failure)
+
+    def told(self, point: Point, text: str, failure: str | None = None) -> None:
+        """The run has ended; `text`: what is told of it, where it did not fail."""
         if point.label in self._tasks:
             self._bars.remove_task(self._tasks.pop(point.label))
         self._reached[point.label] = self._rounds[point.label]
@@ -68,8 +74,7 @@ class SweepScreen:
             self._line(point.label, "failed", "red")
             say(self._console, f"    {failure}", "red")
         else:
-            assert folder is not None
-            self._line(point.label, figures(folder))
+            self._line(point.label, text)
         self._draw()
 
     def wait(self) -> None:
@@ -84,9 +89,9 @@ class SweepScreen:
     def _plan(self, at_once: int) -> str:
         rounds = sorted(set(self._rounds.values()))
         each = f" of {rounds[0]}{f' to {rounds[-1]}' if len(rounds) > 1 else ''} rounds" if rounds else ""
-        left = count(len(self._rounds), "run")
+        left = count(len(self._rounds), self._kind)
         told = left if len(self._rounds) == self._all else f"{left} of {self._all}"
-        return f"{told}{each}, {at_once} at a time" if rounds else f"all {count(self._all, 'run')} are done"
+        return f"{told}{each}, {at_once} at a time" if rounds else f"all {count(self._all, self._kind)} are done"
 
     def _line(self, label: str, text: str, style: str = "") -> None:
         self._finished += 1
@@ -109,7 +114,7 @@ class SweepScreen:
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        state = f"{self._finished}/{self._all} runs  {spent_and_left(self._drawn - self._began, self._left())}"
+        state = f"{self._finished}/{self._all} {self._kind}s  {spent_and_left(self._drawn - self._began, self._left())}"
         self._bars.update(self._total, completed=sum(self._reached.values()), state=state)
         self._bars.refresh()
 
