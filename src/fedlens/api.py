@@ -327,7 +327,7 @@ def _given(
         partition_seed=section.partition.seed,
         class_names=class_names,
     )
-    return UserObjects(model, federated)
+    return UserObjects(model, federated.pooled() if section.partition.pooled else federated)
 
 
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:

@@ -103,3 +103,10 @@ def test_methods_that_take_several_keys() -> None:
 def test_every_value_is_checked_before_anything_runs(texts: list[str], code: str, key: str) -> None:
     with refuses((code, key)):
         of(texts)
+
+
+def test_a_key_is_searched_or_given() -> None:
+    with refuses(("contradiction", "optimizer.lr")):
+        of(["optimizer.lr=log:0.01:1"], named=("fast: optimizer.lr=0.5", "plain: seed=1"))
+    with refuses(("contradiction", "optimizer.lr")):
+        methods(None, ["optimizer.lr=0.5"], [], searched(["optimizer.lr=log:0.01:1"])[0], "tune")

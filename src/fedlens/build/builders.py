@@ -81,7 +81,8 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
     check_keys_of_table(config, table, simulated=simulated)
     data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
     source = " ".join([source, *([str(section.path)] if section.path else [])])
-    return replace(data, report=replace(data.report, source=source))
+    data = replace(data, report=replace(data.report, source=source))
+    return data.pooled() if section.partition.pooled else data
 
 
 def build_table(section: DataSection) -> tuple[ImageTable, str]:

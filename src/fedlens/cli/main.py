@@ -15,6 +15,7 @@ import typer.core
 from typer.core import TyperGroup
 
 from fedlens.cli import (
+    benefit,
     certs,
     clean,
     client,
@@ -112,6 +113,7 @@ app.command()(resume.resume)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.command()(tune.tune)
+app.command()(benefit.benefit)
 app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)

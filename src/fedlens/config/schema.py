@@ -109,6 +109,7 @@ class PartitionSection(BlockSection):
     scheme: str = Field("auto", description="auto: the data's own clients, else dirichlet; see `fedlens data schemes`")
     clients: Clients | None = Field(None, description="number of clients (default 10); not with data that has its own")
     seed: Seed | None = Field(None, description="seed of the split; default: the run's seed")
+    pooled: bool = Field(False, description="then all clients' images in one place, as one client: no federation")
 
 
 class DataSection(BlockSection):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,9 @@ from torch import Tensor
 
 Rows = NDArray[np.int64]
 """Row numbers into the arrays of a `FederatedData`."""
+
+POOLED = "all"
+"""The name of the one client that has everybody's images."""
 
 Split = Literal["train", "val", "test"]
 
@@ -124,6 +127,11 @@ class FederatedData:
     def val(self) -> Rows:
         """All clients' validation rows together."""
         return np.concatenate([np.empty(0, np.int64), *(client.val for client in self.clients)])
+
+    def pooled(self) -> FederatedData:
+        """All clients' images in one place, as one client. What was held out stays held out."""
+        parts = zip(*((client.train, client.val, client.test) for client in self.clients), strict=True)
+        return replace(self, clients=(ClientRows(POOLED, *(np.concatenate(rows) for rows in parts)),))
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
         """(classes,) number of `rows` with each label."""

@@ -48,8 +48,23 @@ def open_personal(
         ModelError: no such client, no finished round, or the clients live elsewhere.
         FedLensError: the images or the client's stored tensors are missing.
     """
-    checkpoint = _checkpoint(run, client)
-    config = load_saved(run.config)
+    check_client(run, client)
+    experiment, checkpoint = reopened(run, model, data)
+    load_own(experiment, checkpoint, client)
+    return PersonalModel(
+        experiment.model.to("cpu").eval(), experiment.images, _remark(experiment, client, client in checkpoint.versions)
+    )
+
+
+def reopened(
+    run: RunDir, model: nn.Module | None = None, data: FederatedData | None = None
+) -> tuple[Experiment, Checkpoint]:
+    """A run built again, and its newest checkpoint.
+
+    Raises:
+        ModelError: no finished round, the clients live elsewhere, or the images are others.
+    """
+    checkpoint, config = _checkpoint(run), load_saved(run.config)
     if data is None and config.data.source == PYTHON:
         raise ModelError(
             f"{run.path}: the run's images were given from Python; give them again: "
@@ -64,12 +79,15 @@ def open_personal(
             "which was perhaps with an older version of FedLens: make the run again"
         )
     checkpoint.check_model(experiment.shared)
-    settings, version = TaskSettings(lr=build_plan(config).lr(checkpoint.round)), checkpoint.versions.get(client)
+    return experiment, checkpoint
+
+
+def load_own(experiment: Experiment, checkpoint: Checkpoint, client: str) -> None:
+    """Load the model that the client uses."""
+    settings = TaskSettings(lr=build_plan(experiment.config).lr(checkpoint.round))
+    version = checkpoint.versions.get(client)
     experiment.trainer.load_client_model(
         Task(client, checkpoint.round, "evaluate", checkpoint.state.shared, settings, version)
-    )
-    return PersonalModel(
-        experiment.model.to("cpu").eval(), experiment.images, _remark(experiment, client, client in checkpoint.versions)
     )
 
 
@@ -85,17 +103,23 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + more
 
 
-def _checkpoint(run: RunDir, client: str) -> Checkpoint:
-    """The newest checkpoint, checked for whether it can be used."""
+def check_client(run: RunDir, client: str) -> None:
+    """Raises ModelError: the run has no such client."""
     names = clients_of(run)
     if client not in names:
         near = problems.nearest(client, names)
         hint = f" Did you mean {near}?" if near else ""
         raise ModelError(f"client = {client!r}: no client of {run.path}.{hint} Known: {some(names) or 'none yet'}")
+
+
+def _checkpoint(run: RunDir) -> Checkpoint:
+    """The newest checkpoint.
+
+    Raises:
+        ModelError: there is none, or what clients keep is elsewhere.
+    """
     if run.superlink.exists():
-        raise ModelError(
-            f"client = {client!r}: what the clients of {run.path} keep is on their own machines and never comes here"
-        )
+        raise ModelError(f"{run.path}: what its clients keep is on their own machines and never comes here")
     found = Checkpoints(run.checkpoints).latest(Silent().note)
     if found is None and run.result.exists():
         raise ModelError(

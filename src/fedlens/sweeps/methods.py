@@ -61,9 +61,18 @@ def methods(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], space
         ConfigError: a value that could be tried is invalid, no method has a key, or nothing is searched.
     """
     if not space:
+        load(path, fixed, use="run")  # raises where a range was written wrong
         raise ConfigError(
             "nothing to search over: give at least one key a range or a list, such as optimizer.lr=log:0.001:1",
             code="missing",
+        )
+    given = {override.partition("=")[0] for override in fixed}
+    given |= {key for axis in axes for choice in axis for key in choice.keys}
+    if both := sorted(given & space.keys()):
+        raise ConfigError(
+            f"{both[0]}: is searched, and has a value beside it or in a method; give one of the two",
+            code="contradiction",
+            key=both[0],
         )
     short = short_names(key for axis in axes for choice in axis for key in choice.values)
     found = [_method(path, fixed, chosen, short, space, folder) for chosen in product(*axes)]
