@@ -7,21 +7,17 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
+from tests.brightness import by_brightness, picture
 from tests.problems import refuses
 from typer.testing import CliRunner
 
 from fedlens.cli.predict import predict
 from fedlens.errors import ModelError
 from fedlens.inference.predict import central_square
-from fedlens.models.artefact import ModelDescription, save_model
-from fedlens.models.base import ModelRequest
-from fedlens.models.build import build_model, builder_named
 
 PHOTOGRAPHS = Path(find_spec("skimage").origin).parent / "data"
 
@@ -35,24 +31,7 @@ def run(*arguments):
 
 @pytest.fixture
 def trained(tmp_path):
-    """A run folder whose model answers by brightness: dark, then bright, then an output without a name."""
-    model = build_model(builder_named("lenet"), ModelRequest(3, 28, 1))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.backbone.conv1.weight[0] = 1 / 25  # the mean of 5 × 5 pixels travels through the first channel
-        model.backbone.conv2.weight[0, 0] = 1 / 25
-        model.backbone.dense1.weight[0, :16] = 1 / 16
-        model.backbone.dense2.weight[0, 0] = 1
-        model.head.weight[:, 0] = torch.tensor([0.0, 20.0, 0.0])
-        model.head.bias[:] = torch.tensor([10.0, 0.0, 5.0])
-    save_model(tmp_path / "run" / "model", model, ModelDescription("lenet", 3, ("dark", "bright"), 28, 1))
-    return tmp_path / "run"
-
-
-def picture(path, value):
-    cv2.imwrite(str(path), np.full((50, 40, 3), value, np.uint8))
-    return path
+    return by_brightness(tmp_path / "run")
 
 
 def test_recognises_a_thousand_kinds_of_things_offline():
@@ -124,17 +103,17 @@ def test_one_bad_picture_does_not_end_it(trained, tmp_path, as_json):
 
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
+        f"{tmp_path}/my photos: no image files in this folder or below it",
         f"{tmp_path}/gone.png: No such file or directory",
-        f"{tmp_path}/my photos is a folder, and image files are wanted: "
-        f"fedlens predict {trained} '{tmp_path}/my photos'/*.jpg",
         f"{tmp_path}/a\ufffd[2Jb.png: not an image that OpenCV or Pillow can decode, or a damaged one",
         f"{tmp_path}/pipe.png: a named pipe, not a regular file",
         "4 of 5 images could not be read",
     ]
     if as_json:
         lines = [json.loads(line) for line in result.stdout.splitlines()]
-        assert [line["image"] for line in lines] == [str(path) for path in arguments[1:6]]
-        assert lines[0]["error"] == "No such file or directory"
+        named = [str(path) for path in arguments[1:6]]
+        assert [line["image"] for line in lines] == [named[1], named[0], *named[2:]]
+        assert lines[1]["error"] == "No such file or directory"
         assert lines[4]["top"][0]["class"] == "bright"
     assert "bright" in result.stdout
 

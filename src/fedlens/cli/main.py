@@ -23,6 +23,7 @@ from fedlens.cli import (
     config,
     data,
     doctor,
+    evaluate,
     export,
     health,
     models,
@@ -118,6 +119,7 @@ app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)
 app.command()(predict.predict)
+app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(server.server)
 app.command()(client.client)

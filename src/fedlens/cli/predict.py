@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlens.cli.progress import progress_bar
 from fedlens.core import clean
-from fedlens.errors import DataError
 
 if TYPE_CHECKING:
-    from fedlens.inference.predict import Prediction
+    from fedlens.cli.prediction_outputs import Output
+    from fedlens.inference.predict import Answer, Predictor, Unreadable
+    from fedlens.inference.why import Explainer
 
 
 def predict(
     model: Annotated[
         str, typer.Argument(help="a run folder (latest: the newest run), or a model's name: its ImageNet weights")
     ],
-    images: Annotated[list[Path], typer.Argument(help="photographs")],
+    images: Annotated[
+        list[Path], typer.Argument(help="photographs, folders with all that is below them, patterns such as '**/*.jpg'")
+    ],
     client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="largest image; a JPEG of more is read in a reduced size")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write a row for each image")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page with the pictures")] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="show where the class is seen: on the page, else as pictures in ./why")
+    ] = False,
+    why_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="as --why, with the pictures in this new folder")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one line of JSON for each image")] = False,
 ) -> None:
@@ -33,56 +46,67 @@ def predict(
     Shows the most probable classes of a trained run, or of ImageNet's thousand. An image that cannot be read is named,
     and the exit status is then 1.
     """
+    from fedlens.cli.prediction_outputs import Wanted
+    from fedlens.data.found import find_images
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.predict import open_predictor
+    from fedlens.inference.predict import Unreadable, open_predictor
+    from fedlens.inference.why import Explainer
+    from fedlens.tracking.run_dir import newest
 
     predictor = open_predictor(model, client)
-    if predictor.remark:
-        typer.echo(f"note: {predictor.remark}", err=True)
-    failed = 0
-    for image in images:
-        try:
-            refuse_folder(model, image)
-            prediction = predictor.predict(image, top, max_pixels or MAX_PIXELS)
-        except DataError as error:
+    explainer = Explainer(predictor.model) if why or why_dir else None
+    found = find_images(images)
+    for note in filter(None, (predictor.remark, *found.notes)):
+        typer.echo(clean.block(f"note: {note}"), err=True)
+    outputs = Wanted(top, as_json, csv, html, why, why_dir).outputs(found.images, str(newest(Path(model))))
+    failed, total = 0, len(found.problems) + len(found.images)
+    problems = (Unreadable(path, problem) for path, problem in found.problems)
+    answers = chain(problems, _answers(predictor, found.images, outputs, max_pixels or MAX_PIXELS))
+    for answer in _counted(answers, total, shown=not any(output.speaks for output in outputs)):
+        if isinstance(answer, Unreadable):
             failed += 1
-            _print_problem(image, str(error), as_json)
+            _fail(answer.image, answer.problem, outputs)
         else:
-            _print_json(prediction) if as_json else _print_table(prediction)
-    if failed and len(images) > 1:
-        typer.echo(f"{failed:,} of {len(images):,} images could not be read", err=True)
+            _add(answer, outputs, predictor, explainer, top)
+    for output in outputs:
+        output.close()
+    if failed and total > 1:
+        typer.echo(f"{failed:,} of {total:,} images could not be read", err=True)
     if failed:
         raise typer.Exit(1)
 
 
-def refuse_folder(model: str, image: Path) -> None:
-    """Raises DataError if `image` is a folder; the message gives the command for the images in it."""
-    if image.is_dir():
-        advice = f"fedlens predict {shlex.quote(model)} {shlex.quote(str(image))}/*.jpg"
-        raise DataError(f"{image} is a folder, and image files are wanted: {advice}")
+def _answers(
+    predictor: Predictor, images: Sequence[Path], outputs: Sequence[Output], max_pixels: int
+) -> Iterator[Answer | Unreadable]:
+    """With views for as many images as an output shows."""
+    side, most = max(output.views for output in outputs)
+    yield from predictor.answers(images[:most], side=side, max_pixels=max_pixels)
+    yield from predictor.answers(images[most:], max_pixels=max_pixels)
 
 
-def _print_problem(image: Path, problem: str, as_json: bool) -> None:
+def _counted(answers: Iterable[Answer | Unreadable], total: int, *, shown: bool) -> Iterator[Answer | Unreadable]:
+    """`answers`, with a bar if it is to be `shown`."""
+    with progress_bar("reading pictures") if shown else nullcontext(lambda _done, _total: None) as progress:
+        for done, answer in enumerate(answers, start=1):
+            yield answer
+            progress(done, total)
+
+
+def _add(
+    answer: Answer, outputs: Sequence[Output], predictor: Predictor, explainer: Explainer | None, top: int
+) -> None:
+    from fedlens.cli.prediction_outputs import Seen
+
+    places = None
+    if explainer is not None and answer.view is not None:
+        places = explainer.map(answer.pixels, int(answer.logits.argmax()))
+    seen = Seen(predictor.prediction(answer, top), answer.view, places)
+    for output in outputs:
+        output.add(seen)
+
+
+def _fail(image: Path, problem: str, outputs: Sequence[Output]) -> None:
     typer.secho(clean.block(problem), fg=typer.colors.RED, err=True)
-    if as_json:
-        typer.echo(json.dumps({"image": str(image), "error": problem.removeprefix(f"{image}: ")}, ensure_ascii=False))
-
-
-def _print_json(prediction: Prediction) -> None:
-    guesses = [{"class": guess.label, "probability": round(guess.probability, 6)} for guess in prediction.guesses]
-    typer.echo(json.dumps({"image": str(prediction.image), "top": guesses}, ensure_ascii=False))
-
-
-def _print_table(prediction: Prediction) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("class")
-    table.add_column("probability", justify="right")
-    for guess in prediction.guesses:
-        table.add_row(escape(clean.line(guess.label)), f"{guess.probability:.1%}")
-    console = Console()
-    console.print(escape(clean.line(str(prediction.image))), soft_wrap=True, highlight=False)
-    console.print(table)
+    for output in outputs:
+        output.fail(image, problem.removeprefix(f"{image}: "))

@@ -1,7 +1,10 @@
-"""Predictions for an image file: the most probable classes, by a trained run or a network with ImageNet weights."""
+"""Predictions for image files: the most probable classes, by a trained run or a network with ImageNet weights."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedlens.data.images import MAX_PIXELS, Pixels, decode, read, to_channels
-from fedlens.errors import ModelError
+from fedlens.data.images import MAX_PIXELS, Pixels, decode, pixel_size, read, to_channels
+from fedlens.errors import DataError, ModelError
 from fedlens.inference.personal import clients_of, open_personal, some
 from fedlens.models.artefact import DESCRIPTION, load_model
 from fedlens.models.base import ModelRequest, Recognizer, models
@@ -22,6 +25,9 @@ from fedlens.tracking.run_dir import RunDir, find_runs, newest
 
 MODEL_FOLDER = "model"
 """Where a run folder keeps its final model."""
+
+BATCH = 64
+"""Images that are in memory at once."""
 
 _MOST_RUNS = 5
 
@@ -42,10 +48,32 @@ class Prediction:
     guesses: tuple[Guess, ...]
 
 
-class Loader(Protocol):
-    """Image file → uint8 (S, S, C), as the model's own images were made."""
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one image: pixels, uint8 (S, S, C), which it was given; logits, float32 (outputs,); view,
+    for people, as that of a `Predictor`, or None if nobody asked."""
 
-    def __call__(self, path: Path, *, max_pixels: int) -> Pixels: ...
+    image: Path
+    pixels: Pixels
+    logits: Tensor
+    view: Pixels | None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that could not be read; `problem` names it."""
+
+    image: Path
+    problem: str
+
+
+Loaded = tuple[Pixels, Pixels | None] | Unreadable
+
+
+class Square(Protocol):
+    """Image file → the part of it that the model sees, as the model's own images were made: uint8 (size, size, C)."""
+
+    def __call__(self, path: Path, *, size: int, channels: Literal[1, 3], max_pixels: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -54,25 +82,56 @@ class Predictor:
 
     model: Recognizer
     class_names: tuple[str, ...]
-    load: Loader
+    square: Square
+    size: int
+    channels: Literal[1, 3]
     remark: str = ""
 
-    def predict(self, image: Path, top: int = 5, max_pixels: int = MAX_PIXELS) -> Prediction:
-        """The `top` classes of an image file.
+    def answers(
+        self, images: Sequence[Path], *, side: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Iterator[Answer | Unreadable]:
+        """One for each of `images`, in order; at most `BATCH` of them are in memory. `side`: that of the views."""
+        load = partial(self._load, side=side, max_pixels=max_pixels)
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(images), BATCH):
+                files = images[start : start + BATCH]
+                yield from self._answered(files, list(pool.map(load, files)))
 
-        Raises:
-            DataError: the image cannot be read; the message names it.
-        """
-        pixels = torch.tensor(self.load(image, max_pixels=max_pixels))[None]
-        with torch.inference_mode():
-            probabilities = self.model(self.model.prepare(pixels)).softmax(dim=1)[0]
-        best = probabilities.topk(min(top, len(probabilities)))
+    def prediction(self, answer: Answer, top: int = 5) -> Prediction:
+        """The `top` most probable classes."""
+        best = answer.logits.softmax(dim=0).topk(min(top, len(answer.logits)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return Prediction(image, tuple(Guess(self.name(index), value) for index, value in pairs))
+        return Prediction(answer.image, tuple(Guess(self.name(index), value) for index, value in pairs))
 
     def name(self, index: int) -> str:
         """A model may have more outputs than the data had classes: those have no name."""
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+    def view(self, path: Path, side: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+        """The part of a picture that the model sees, in the picture's own colours: uint8 (side, side, 3), less where
+        the picture is smaller.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        size = min(side, *(pixel_size(path) or (side,)))
+        return self.square(path, size=size, channels=3, max_pixels=max_pixels)
+
+    def _load(self, path: Path, *, side: int | None, max_pixels: int) -> Loaded:
+        try:
+            pixels = self.square(path, size=self.size, channels=self.channels, max_pixels=max_pixels)
+            return pixels, None if side is None else self.view(path, side, max_pixels)
+        except DataError as error:
+            return Unreadable(path, str(error))
+
+    @torch.inference_mode()
+    def _answered(self, files: Sequence[Path], loaded: Sequence[Loaded]) -> list[Answer | Unreadable]:
+        pixels = [torch.tensor(one[0]) for one in loaded if not isinstance(one, Unreadable)]
+        logits = iter(self.model(self.model.prepare(torch.stack(pixels))).float() if pixels else ())
+        return [
+            one if isinstance(one, Unreadable) else Answer(path, one[0], next(logits), one[1])
+            for path, one in zip(files, loaded, strict=True)
+        ]
 
 
 def open_predictor(what: str, client: str | None = None) -> Predictor:
@@ -110,7 +169,7 @@ def _trained(folder: Path) -> Predictor:
     if description.partly_private:
         names = some(clients_of(RunDir(folder.parent)))
         raise ModelError(f"{folder}: parts of this model stay with the clients; choose one with --client: {names}")
-    return Predictor(model, description.class_names, _loader(description.image_size, description.image_channels))
+    return _predictor(model, description.class_names, description.image_size, description.image_channels)
 
 
 def _personal(run: RunDir, client: str) -> Predictor:
@@ -118,12 +177,11 @@ def _personal(run: RunDir, client: str) -> Predictor:
     if not isinstance(found.model, Recognizer):
         raise ModelError(f"{run.path} trained a module of your own: use fedlens.load_run(…).model_of(client, model=…)")
     images = found.images
-    return Predictor(found.model, images.class_names, _loader(max(images.sides), images.channels), found.remark)
+    return _predictor(found.model, images.class_names, max(images.sides), images.channels, found.remark)
 
 
-def _loader(size: int, image_channels: int) -> Loader:
-    channels: Literal[1, 3] = 1 if image_channels == 1 else 3
-    return partial(read, size=size, channels=channels)
+def _predictor(model: Recognizer, names: tuple[str, ...], size: int, channels: int, remark: str = "") -> Predictor:
+    return Predictor(model, names, read, size, 1 if channels == 1 else 3, remark)
 
 
 def _imagenet(name: str) -> Predictor:
@@ -134,10 +192,11 @@ def _imagenet(name: str) -> Predictor:
     size = builder.default_image_size
     model = build_model(builder, ModelRequest(CLASSES, size, image_channels=3, pretrained=True)).eval()
 
-    def load(path: Path, *, max_pixels: int) -> Pixels:
-        return central_square(to_channels(decode(path, max_pixels=max_pixels), 3), size)
+    return Predictor(model, imagenet_names(), _central, size, channels=3)
 
-    return Predictor(model, imagenet_names(), load)
+
+def _central(path: Path, *, size: int, channels: Literal[1, 3], max_pixels: int) -> Pixels:
+    return central_square(to_channels(decode(path, max_pixels=max_pixels), channels), size)
 
 
 def imagenet_names() -> tuple[str, ...]:

@@ -95,12 +95,12 @@ def _in_turn(cells: Sequence[Sequence[int]]) -> Iterator[int]:
         yield from (row for row in rows if row is not None)
 
 
-def thumbnail(image: NDArray[np.uint8]) -> str:
-    """`image` (S, S, C) as a data URI, at most `SIDE` pixels per side."""
+def thumbnail(image: NDArray[np.uint8], side: int = SIDE) -> str:
+    """`image` (S, S, C) as a data URI, at most `side` pixels per side."""
     from PIL import Image
 
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    picture.thumbnail((SIDE, SIDE))
+    picture.thumbnail((side, side))
     form = "PNG" if max(image.shape[:2]) <= _SMALL else "JPEG"
     file = io.BytesIO()
     picture.save(file, form, **({"quality": 80} if form == "JPEG" else {}))

@@ -1,0 +1,203 @@
+"""How good a model is on labelled pictures: a folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from fedlens.config.problems import nearest
+from fedlens.core.records import Evaluation
+from fedlens.core.words import count
+from fedlens.data.export import folder_names
+from fedlens.data.images import MAX_PIXELS
+from fedlens.data.labels import normalized
+from fedlens.data.tree import Folder, printable, walk
+from fedlens.errors import DataError
+from fedlens.inference.predict import Answer, Predictor, Unreadable
+from fedlens.tracking.intervals import wilson
+from fedlens.tracking.summary import named_confusion
+from fedlens.training.evaluation import confusion
+
+_MOST_NAMES = 8
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images with their labels, numbers of the model's classes; notes: what is left out, and what is missing."""
+
+    images: tuple[Path, ...]
+    labels: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One picture that was taken for another class."""
+
+    image: Path
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """mistakes: the most confident first; unreadable: images that are in no figure."""
+
+    evaluation: Evaluation
+    class_names: tuple[str, ...]
+    mistakes: tuple[Mistake, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """As a section of a run's metrics: accuracy, its interval, and the number of images."""
+        found = self.evaluation
+        low, high = wilson(found.accuracy, found.examples) or (None, None)
+        return {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "examples": found.examples}
+
+
+def labelled(folder: Path, class_names: Sequence[str]) -> Labelled:
+    """The pictures below `folder`: a folder in it has the name of a class, as it is or as `fedlens data` writes it.
+
+    Raises:
+        DataError: there is no such folder, or none in it has the name of a class and images.
+    """
+    if not folder.is_dir():
+        what = "is a file; give the folder that has a folder for each class" if folder.exists() else "does not exist"
+        raise DataError(f"{printable(folder)} {what}")
+    label_of = {name: label for label, name in reversed([*enumerate(folder_names(class_names))])}
+    label_of |= {normalized(name): label for label, name in reversed([*enumerate(class_names)])}
+    tree, _ = walk(folder)
+    images = {inner.name: _images(inner) for inner in tree.folders}
+    known = {name: files for name, files in images.items() if name in label_of and files}
+    if not known:
+        raise DataError(_no_class(folder, list(images), class_names))
+    pairs = [(file, label_of[name]) for name, files in known.items() for file in files]
+    files, labels = zip(*pairs, strict=True)
+    return Labelled(files, labels, tuple(_notes(tree, images, label_of, class_names)))
+
+
+def evaluate(
+    predictor: Predictor,
+    found: Labelled,
+    *,
+    mistakes: int,
+    max_pixels: int = MAX_PIXELS,
+    seen: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Evaluated:
+    """Let the model answer for every picture, and count.
+
+    mistakes  how many of the most confident ones are kept
+    seen      called with (images done, images in all)
+
+    Raises:
+        DataError: no picture can be read.
+    """
+    unreadable, worst, loss = list[Unreadable](), list[Mistake](), 0.0
+    truth, predicted = list[int](), list[int]()
+    answers = predictor.answers(found.images, max_pixels=max_pixels)
+    for number, (answer, label) in enumerate(zip(answers, found.labels, strict=True), start=1):
+        seen(number, len(found.images))
+        if isinstance(answer, Unreadable):
+            unreadable.append(answer)
+            continue
+        truth.append(label)
+        predicted.append(int(answer.logits.argmax()))
+        loss += float(F.cross_entropy(answer.logits, torch.tensor(label)))
+        if predicted[-1] != label:
+            worst = sorted([*worst, _mistake(predictor, answer, label)], key=lambda one: -one.probability)[:mistakes]
+    if not truth:
+        raise DataError(
+            f"none of {count(len(found.images), 'picture')} can be read; the first: {unreadable[0].problem}"
+        )
+    counts = confusion(torch.tensor(truth), torch.tensor(predicted), len(predictor.class_names))
+    names = predictor.class_names
+    return Evaluated(Evaluation(loss / len(truth), counts), names, tuple(worst), tuple(unreadable))
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """images: how many; recall: None without images; taken_for: the commonest wrong answer and its count, or ""."""
+
+    name: str
+    images: int
+    recall: float | None
+    taken_for: str
+
+
+def rows(found: Evaluated) -> list[ClassRow]:
+    """One for each class, in order."""
+    counts, names = named_confusion(found.evaluation.confusion, found.class_names)
+    return [_row(counts[label], label, names) for label in range(len(names))]
+
+
+def in_json(found: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
+    """All figures. The confusion matrix has the true classes as rows, in the order of `classes`."""
+    result = found.evaluation
+    counts, _ = named_confusion(result.confusion, found.class_names)
+    return {
+        **found.figures,
+        "balanced_accuracy": result.balanced_accuracy,
+        "loss": result.loss,
+        "classes": [{"class": row.name, "images": row.images, "recall": row.recall} for row in rows(found)],
+        "confusion": counts.tolist(),
+        "mistakes": [
+            {"image": str(one.image), "true": one.true, "predicted": one.predicted, "probability": one.probability}
+            for one in found.mistakes
+        ],
+        "unreadable": [{"image": str(one.image), "error": one.problem} for one in found.unreadable],
+        "notes": list(notes),
+    }
+
+
+def _row(counts: NDArray[np.int64], label: int, names: Sequence[str]) -> ClassRow:
+    images, right = int(counts.sum()), int(counts[label])
+    others = counts.copy()
+    others[label] = 0
+    taken_for = f"{names[int(others.argmax())]} ({others.max():,})" if others.any() else ""
+    return ClassRow(names[label], images, right / images if images else None, taken_for)
+
+
+def _mistake(predictor: Predictor, answer: Answer, label: int) -> Mistake:
+    (best,) = predictor.prediction(answer, top=1).guesses
+    return Mistake(answer.image, predictor.name(label), best.label, best.probability)
+
+
+def _images(folder: Folder) -> list[Path]:
+    return [inner.path / name for _, inner in folder.below() for name in inner.images]
+
+
+def _no_class(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> str:
+    there = f"its folders are {_named(names)}" if names else "there are no folders in it"
+    return (
+        f"{printable(folder)}: no folder in it has images and the name of a class: {there}; the model's classes are "
+        f"{_named(class_names)}. Give the folder that has a folder for each class"
+    )
+
+
+def _notes(
+    tree: Folder, images: Mapping[str, Sequence[Path]], label_of: Mapping[str, int], class_names: Sequence[str]
+) -> Iterator[str]:
+    for name, files in images.items():
+        if name not in label_of and files:
+            near = nearest(name, class_names)
+            hint = f"; rename it if it is {near!r}" if near else ""
+            yield f"left out: {count(len(files), 'picture')} in {printable(name)}, which is no class of the model{hint}"
+    if tree.images:
+        yield f"left out: {count(len(tree.images), 'picture')} outside of the folders of classes"
+    held = {label_of[name] for name, files in images.items() if name in label_of and files}
+    if missing := [name for label, name in enumerate(class_names) if label not in held]:
+        yield f"no pictures of {count(len(missing), 'class')} of the model: {_named(missing)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(printable, names[:_MOST_NAMES])) + more
