@@ -169,3 +169,7 @@ def test_the_accuracy_of_a_run_on_its_own_test_images() -> None:
     assert found["accuracy"] == last["accuracy"] > 0.1
     assert [one["recall"] for one in found["classes"]] == last["recalls"]
     assert found["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    client = json.loads((done.folder / "partition.json").read_text())["clients"].popitem()[0]
+    own = figures("latest", "data/test", "--client", client)
+    assert own["notes"] == ["personalization.name is none: every client uses the shared model"]
+    assert own["confusion"] == found["confusion"]

@@ -19,6 +19,7 @@ from tests.fake_runs import federated_data, record, save_data, write_page, write
 from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.data.types import ClientRows
 from fedlens.reports.html import write_report
+from fedlens.reports.sheet import Sheet
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.run_dir import RunDir
 
@@ -135,3 +136,36 @@ def test_a_comparison_scrolls_its_table_and_breaks_no_figure(tmp_path: Path) -> 
         seen = look_at(tmp_path / "cmp.html", width)
         assert seen.wide <= width, "the table scrolls, not the page"
         assert set(seen.lines) == {1}, "each figure is on one line"
+
+
+CHOOSE = """
+<script>
+addEventListener("load", () => {
+  const [choice, maps] = ["class", "maps"].map((id) => document.getElementById(id));
+  choice.value = "1";
+  maps.checked = false;
+  for (const control of [choice, maps]) control.dispatchEvent(new Event("change"));
+  const shown = (kind) => [...document.querySelectorAll(kind)].filter((one) => one.getClientRects().length).length;
+  window.broken = {pictures: shown(".sheet figure"), maps: shown(".map"), injected: window.broken ?? null};
+});
+</script>
+</body>"""
+"""Chooses the second class on a sheet of pictures, and takes the maps away."""
+
+
+@pytest.mark.parametrize("width", [1300, 500])
+def test_a_sheet_of_pictures_shows_one_class_and_takes_maps_away(width: int, tmp_path: Path) -> None:
+    names = [tmp_path / f"{'long' * 30}{number}<script>window.broken=1</script>.png" for number in range(90)]
+    sheet = Sheet(names)
+    for number, name in enumerate(names):
+        view = np.full((160, 160, 3), number, np.uint8)
+        label = "<script>window.broken=1</script>" if number % 3 else "cat"
+        sheet.add(name, label, number / 90, view, np.eye(7, dtype=np.float32))
+    page = tmp_path / "sheet.html"
+    page.write_text(CHOOSE.join(sheet.render("a model", []).rsplit("</body>", 1)), encoding="utf-8")
+
+    seen = look_at(page, width)
+
+    assert seen.broken == {"pictures": 60, "maps": 0, "injected": None}
+    assert seen.wide <= width
+    assert (seen.console, seen.asked) == ([], [])
