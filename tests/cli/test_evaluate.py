@@ -135,7 +135,7 @@ def test_an_image_that_cannot_be_read_is_in_no_figure(trained: Path, labelled: P
         (
             ".",
             ".: no folder in it has images and the name of a class: its folders are labelled, run; the model's classes "
-            "are dark, bright. Give the folder that has a folder for each class",
+            "are dark, bright. Give the folder that has a folder for each class, such as labelled",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fedlens.config.problems import nearest
 from fedlens.core.records import Evaluation
 from fedlens.core.words import count
-from fedlens.data.export import folder_names
+from fedlens.data.export import TEST, folder_names
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.labels import normalized
 from fedlens.data.tree import Folder, printable, walk
@@ -79,7 +79,7 @@ def labelled(folder: Path, class_names: Sequence[str]) -> Labelled:
     images = {inner.name: _images(inner) for inner in tree.folders}
     known = {name: files for name, files in images.items() if name in label_of and files}
     if not known:
-        raise DataError(_no_class(folder, list(images), class_names))
+        raise DataError(_no_class(tree, label_of, class_names))
     pairs = [(file, label_of[name]) for name, files in known.items() for file in files]
     files, labels = zip(*pairs, strict=True)
     return Labelled(files, labels, tuple(_notes(tree, images, label_of, class_names)))
@@ -175,11 +175,15 @@ def _images(folder: Folder) -> list[Path]:
     return [inner.path / name for _, inner in folder.below() for name in inner.images]
 
 
-def _no_class(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> str:
+def _no_class(tree: Folder, label_of: Mapping[str, int], class_names: Sequence[str]) -> str:
+    names = [inner.name for inner in tree.folders]
     there = f"its folders are {_named(names)}" if names else "there are no folders in it"
+    inside = [inner.path for inner in tree.folders if any(one.name in label_of for one in inner.folders)]
+    meant = min(inside, key=lambda path: path.name != TEST, default=None)
     return (
-        f"{printable(folder)}: no folder in it has images and the name of a class: {there}; the model's classes are "
+        f"{printable(tree.path)}: no folder in it has images and the name of a class: {there}; the model's classes are "
         f"{_named(class_names)}. Give the folder that has a folder for each class"
+        f"{'' if meant is None else f', such as {printable(meant)}'}"
     )
 
 
