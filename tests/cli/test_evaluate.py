@@ -111,6 +111,13 @@ def test_what_is_left_out_is_named(trained: Path, labelled: Path) -> None:
     assert run(trained, labelled).stderr.splitlines() == [f"note: {note}" for note in found["notes"]]
 
 
+def test_a_class_in_two_unicode_forms_is_one() -> None:
+    trained = by_brightness(Path("run"), ("dark", "h\u00e9lle"))
+    for name in ("h\u00e9lle", "he\u0301lle"):
+        picture(Path("labelled") / name / "1.png", WHITE)
+    assert figures(trained, "labelled")["confusion"] == [[0, 0], [0, 2]]
+
+
 def test_an_image_that_cannot_be_read_is_in_no_figure(trained: Path, labelled: Path) -> None:
     (labelled / "dark" / "1.png").write_text("none")
     done = run(trained, labelled, "--json", "--html", "page.html")

@@ -76,7 +76,9 @@ def labelled(folder: Path, class_names: Sequence[str]) -> Labelled:
     label_of = {name: label for label, name in reversed([*enumerate(folder_names(class_names))])}
     label_of |= {normalized(name): label for label, name in reversed([*enumerate(class_names)])}
     tree, _ = walk(folder)
-    images = {inner.name: _images(inner) for inner in tree.folders}
+    images: dict[str, list[Path]] = {}
+    for inner in tree.folders:  # two folders may have one name, in two Unicode forms
+        images.setdefault(inner.name, []).extend(_images(inner))
     known = {name: files for name, files in images.items() if name in label_of and files}
     if not known:
         raise DataError(_no_class(tree, label_of, class_names))
