@@ -15,7 +15,7 @@ from tests.problems import refuses_with
 from fedlens.build.load import load
 from fedlens.config.site import load_site
 from fedlens.core.files import parse_json, read_json
-from fedlens.core.yaml_text import LONGEST, read_file
+from fedlens.core.yaml_text import LONGEST, could_be_deep, parse_value, read_file
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.reports.load import load_run
 
@@ -29,6 +29,8 @@ HOSTILE = {
     "merged": (LAUGHS.replace("[", "{a: [").replace("]", "]}"), "holds more than 100,000 values"),
     "itself": ("a: &a [*a]\n", "refers to itself"),
     "deep": ("a: " + "[" * 5_000 + "]" * 5_000 + "\n", "nested too deeply"),
+    "deeper": ("a: " + "[" * 100_000 + "\n", "nested too deeply"),  # would end the process in PyYAML's C
+    "steps": ("".join(f"{' ' * number}a:\n" for number in range(600)), "nested too deeply"),
     "digits": (f"seed: {'9' * 5_000}\n", "a number of 5,000 digits"),
     "zero": ("seed: 1\nname: a\0b\n", "is not YAML (the control character U+0000 in line 2)"),
     "tag": ("seed: !!int many\n", "is not YAML"),
@@ -135,3 +137,18 @@ def test_any_overrides_are_a_configuration_or_refused(overrides: list[str]) -> N
         load(None, overrides)
     except ConfigError as error:
         assert all(one.line for one in error.problems)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1e-3\nb: 010\nc: 1:30\nd: no\ne: 2024-01-01\nf: true\ng: ~\nh: .inf\ni: 'x'\nj: [1, {k: -2.5}]",
+        "base: &a {x: 1}\nmore: {<<: *a, y: 1_000}",
+        "text: |\n  two\n  lines\nnone:",
+    ],
+)
+def test_the_quick_loader_reads_the_same(text: str) -> None:
+    assert not could_be_deep(text)
+    deep = f"{text}\n# {'[' * 600}"
+    assert could_be_deep(deep)
+    assert parse_value(text) == parse_value(deep)

@@ -31,7 +31,7 @@ FLAGS = (
 )
 MEASURE = """
 <script>
-addEventListener("load", () => setTimeout(() => {
+addEventListener(document.querySelector("script.figure") ? "drawn" : "load", () => setTimeout(() => {
   const wide = (element) => Math.round(element.getBoundingClientRect().width);
   const plots = [...document.querySelectorAll(".plot")].map((plot) => ({
     title: plot.querySelector("h3").textContent,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,17 @@ _Loader.add_constructor("tag:fedlens,1:int", _integer)
 _Loader.add_constructor("tag:fedlens,1:float", lambda _, node: float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower())))
 
 
+class _QuickLoader(getattr(yaml, "CSafeLoader", _Loader)):  # type: ignore[misc]
+    """The same in C, where PyYAML was built so: five times as fast."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    yaml_constructors = _Loader.yaml_constructors
+
+
+_DEEP = 500
+"""Nested values at which `_QuickLoader` is not used: many thousands would end the process."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A parsed YAML text: the tree, and the line of each key."""
@@ -102,9 +114,8 @@ def parse_value(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or as `read_file` says of aliases and nesting.
     """
-    loader = _loader(text)
     try:
-        node = loader.get_single_node()
+        loader, node = _composed(text)
         if node is None:
             return None
         _written_out(node, {})
@@ -113,17 +124,29 @@ def parse_value(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from error
     except _CONSTRUCTORS_FAIL as error:
         raise yaml.YAMLError(str(error)) from error
-    finally:
-        loader.dispose()
 
 
-def _loader(text: str) -> _Loader:
-    """Raises yaml.YAMLError: a character that YAML does not allow, such as a zero byte."""
-    try:
-        return _Loader(text)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise yaml.YAMLError(f"the control character U+{ord(text[error.position]):04X} in line {line:,}") from error
+def _composed(text: str) -> tuple[Any, yaml.Node | None]:
+    """The text's root node, and the loader that makes values of it.
+
+    Raises:
+        yaml.YAMLError: it is not YAML; or a character that YAML does not allow, such as a zero byte.
+    """
+    if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise yaml.YAMLError(f"the control character U+{ord(found[0]):04X} in line {line:,}")
+    if not could_be_deep(text):
+        with suppress(yaml.YAMLError):  # the other one says better what is wrong, and where
+            quick = _QuickLoader(text)
+            return quick, quick.get_single_node()
+    loader = _Loader(text)
+    return loader, loader.get_single_node()
+
+
+def could_be_deep(text: str) -> bool:
+    """A nested value needs a sign that opens it, or more indentation than the one around it."""
+    indentation = max((len(line) - len(line.lstrip(" ")) for line in text.splitlines()), default=0)
+    return indentation + len(re.findall(r"[\[{?-]", text)) > _DEEP
 
 
 def write_text(tree: Mapping[str, Any]) -> str:
@@ -144,11 +167,7 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 def _parse_document(content: str, name: str) -> Text:
     try:
-        loader = _loader(content)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: is not YAML ({error})", code="syntax", key=name) from error
-    try:
-        node = loader.get_single_node()
+        loader, node = _composed(content)
         if node is None:
             return Text()
         _written_out(node, {})
@@ -161,8 +180,6 @@ def _parse_document(content: str, name: str) -> Text:
         raise ConfigError(_broken(name, error), code="syntax", key=name) from error
     except (yaml.YAMLError, *_CONSTRUCTORS_FAIL) as error:
         raise ConfigError(f"{name}: is not YAML ({error})", code="syntax", key=name) from error
-    finally:
-        loader.dispose()
     if tree is None:
         return Text()
     if not isinstance(tree, dict):

@@ -115,10 +115,10 @@ def differences(base: Group, groups: Sequence[Group], figure: str) -> list[Diffe
 
 def wilcoxon(pairs: Sequence[float]) -> float | None:
     """The p of differences; None where they are too few, or all zero."""
-    from scipy import stats
-
     if len(pairs) < FEWEST_PAIRS or not any(pairs):
         return None
+    from scipy import stats  # takes seconds to import
+
     return float(stats.wilcoxon(pairs).pvalue)
 
 

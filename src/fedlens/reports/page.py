@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -23,9 +26,9 @@ def page(
     cards: Iterable[tuple[str, str]] = (),
     plotted: bool = True,
 ) -> str:
-    """A whole page; includes plotly.js (4.5 MB) once if something is `plotted`. `title` is plain text, `subtitle` and
-    `sections` are HTML; `cards`: headline figures, each a value and its label."""
-    empty = Template(resources.files("fedlens.reports").joinpath("page.html").read_text(encoding="utf-8"))
+    """A whole page; includes plotly.js (2 MB, compressed) once if something is `plotted`. `title` is plain text,
+    `subtitle` and `sections` are HTML; `cards`: headline figures, each a value and its label."""
+    empty = Template(asset("page.html"))
     drawn = (f'<div class="card"><b>{value}</b><span>{what}</span></div>' for value, what in cards)
     return empty.substitute(
         title=escape(title),
@@ -36,13 +39,18 @@ def page(
     )
 
 
+@cache
 def _script() -> str:
-    """plotly.js, and a script that lays out the plots: a plot is drawn at full width while its row is still being
-    parsed; when all are there, each is resized to its place."""
+    """plotly.js, compressed, and the script that draws the plots with it."""
     from plotly.offline import get_plotlyjs
 
-    place = 'document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot))'
-    return f'<script>{get_plotlyjs()}</script>\n<script>addEventListener("load", () => {place});</script>'
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+    return f'<script id="plotly" type="text/plain">{packed}</script>\n<script>{asset("plots.js")}</script>'
+
+
+def asset(name: str) -> str:
+    """A file of the pages, as text."""
+    return resources.files("fedlens.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def section(title: str, *plots: str) -> str:
@@ -55,12 +63,10 @@ def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) ->
     """A figure with its caption (HTML); `wide`: over the full width of the page."""
     if figure is None:
         return ""
-    import plotly.io
-
-    name = title.lower().replace(" ", "-")
-    config = {"displayModeBar": False, "responsive": True}
-    drawn = plotly.io.to_html(figure, config=config, include_plotlyjs=False, full_html=False, div_id=name)
-    return titled(title, caption, drawn, wide)
+    name, height = title.lower().replace(" ", "-"), figure.layout.height
+    place = f'<div id="{name}" class="plotly-graph-div" style="height:{height}px"></div>'
+    content = figure.to_json().replace("<", "\\u003c")  # JSON in a script, whatever names are in it
+    return titled(title, caption, f'{place}<script class="figure" type="application/json">{content}</script>', wide)
 
 
 def titled(title: str, caption: str, content: str, wide: bool = False) -> str:

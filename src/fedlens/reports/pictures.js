@@ -23,7 +23,7 @@
   open();
 
   // the matrix has the same names, as HTML
-  addEventListener("load", () => place("confusion-matrix")?.on("plotly_click", ({ points: [cell] }) => {
+  addEventListener("drawn", () => place("confusion-matrix")?.on("plotly_click", ({ points: [cell] }) => {
     const [truth, predicted] = [plain(cell.y), plain(cell.x)];
     const found = kept.cells.findIndex((one) => one.true === truth && one.predicted === predicted);
     if (found < 0) {

@@ -3,7 +3,6 @@ each cell of the confusion matrix."""
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
@@ -11,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from fedlens.core.clean import escape
 from fedlens.errors import FedLensError
 from fedlens.reports.load import LoadedRun
-from fedlens.reports.page import titled
+from fedlens.reports.page import asset, titled
 
 _NOTE = (
     "The page holds these test images as small copies: take care whom it is given to. "
@@ -54,7 +53,7 @@ def galleries(run: LoadedRun) -> str:
         kept = Kept.model_validate(run.pictures)
     except ValidationError as error:
         raise FedLensError(f"{run.folder.pictures}: not as a run writes it; remove the file to do without") from error
-    script = resources.files("fedlens.reports").joinpath("pictures.js").read_text(encoding="utf-8")
+    script = asset("pictures.js")
     # only "<" could end a script element
     data = kept.model_dump_json().replace("<", "\\u003c")
     total = f"{len(kept.pictures)} of {kept.tested:,} test images are kept. {_NOTE}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from fedlens.core.clean import escape
 from fedlens.data.found import relative
 from fedlens.reports.overlay import embedded
-from fedlens.reports.page import page, table
+from fedlens.reports.page import asset, page, table
 from fedlens.tracking.pictures import thumbnail
 
 MOST = 2_000
@@ -71,7 +70,7 @@ class Sheet:
             cards.append((f"{len(unreadable):,}", "files that could not be read"))
         cut = f" The first {MOST:,} of {pictures:,} pictures are shown." if pictures > len(self._tiles) else ""
         note = f"The page holds small copies of the pictures: take care whom it is given to.{cut}"
-        script = resources.files("fedlens.reports").joinpath("sheet.js").read_text(encoding="utf-8")
+        script = asset("sheet.js")
         parts = [
             f"<p>{self._choice()} {self._switch()}</p>",
             f'<div class="sheet" id="sheet">{"".join(self._tiles)}</div><p class="soft">{note}</p>',
