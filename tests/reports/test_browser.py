@@ -69,10 +69,26 @@ class Seen:
 
 
 def look_at(page: Path, width: int) -> Seen:
+    measured, console = _shown(page, MEASURE, width)
+    return Seen(**measured, console=console)
+
+
+def look_at_text(page: Path, script: str) -> Any:
+    """What the body of an async function gives once the page is drawn."""
+    run = f"(async () => {{{script}}})()"
+    put = 'document.body.insertAdjacentHTML("beforeend", `<pre id="measured">${btoa(JSON.stringify(it))}</pre>`)'
+    added = f'<script>addEventListener("drawn", () => {run}.then((it) => {put}));</script></body>'
+    measured, console = _shown(page, added, 1300)
+    assert console == []
+    return measured
+
+
+def _shown(page: Path, added: str, width: int) -> tuple[Any, list[str]]:
+    """What the script that is `added` to the page has measured, and what the page says on its console."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     assert browser, "this test needs chromium: `make system` installs it"
     copy = page.with_name("measured.html")
-    copy.write_text(MEASURE.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
+    copy.write_text(added.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
     own = [f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
     done = subprocess.run(
@@ -81,7 +97,7 @@ def look_at(page: Path, width: int) -> Seen:
     found = re.search(r'<pre id="measured">([A-Za-z0-9+/=]+)</pre>', done.stdout)
     assert found, "the page's scripts did not run to their end"
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Seen(**json.loads(base64.b64decode(found[1])), console=console)
+    return json.loads(base64.b64decode(found[1])), console
 
 
 def crowded(base: Path) -> RunDir:

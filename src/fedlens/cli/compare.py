@@ -35,6 +35,10 @@ def compare(
         float | None, typer.Option(min=0, max=1, help="Also what it took to this accuracy, such as 0.8.")
     ] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the table of means to this file, for LaTeX.")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write figures for a paper into this folder, as SVG and PDF."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table: an entry for each run.")
     ] = False,
@@ -57,12 +61,31 @@ def compare(
         write_csv(rows, csv)
     if latex is not None:
         write_output("--latex", latex, in_latex(groups))
+    if figures is not None:
+        draw(groups, chosen(groups, against), figures)
     if plot is not None:
-        write_comparison(found, plot, told)
+        write_comparison(found, plot, told, chosen(groups, against))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         show_found(rows, groups, every=every or bool(sort), target=target, base=chosen(groups, against))
+
+
+def draw(groups: Sequence[Group], base: Group, folder: Path) -> None:
+    """Write the figures for a paper, and print where they are.
+
+    Raises:
+        ConfigError: they cannot be written, or there is nothing to draw.
+    """
+    from fedlens.errors import ConfigError
+    from fedlens.reports.paper import write_figures
+
+    files = write_figures(groups, base, folder)
+    if not files:
+        raise ConfigError(
+            f"--figures {folder}: none of the runs has an accuracy yet", code="incompatible", key="--figures"
+        )
+    typer.echo(f"Figures: {', '.join(map(str, files))}\n", err=True)
 
 
 def chosen(groups: Sequence[Group], text: str) -> Group:

@@ -9,14 +9,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fedlens.core.clean import escape
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.reports.figures.runs import compared, compared_by_communication, compared_by_privacy, over_seeds
+from fedlens.reports.figures.runs import (
+    clients_of_two,
+    compared,
+    compared_by_communication,
+    compared_by_privacy,
+    over_seeds,
+    traded,
+)
 from fedlens.reports.group_tables import against, means
 from fedlens.reports.group_tables import notes as group_notes
 from fedlens.reports.groups import Group, grouped, repeated
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
-from fedlens.reports.page import page, paragraph, plot, section, table, warning, write_plot
+from fedlens.reports.page import asset, page, paragraph, plot, section, table, warning, write_plot
+from fedlens.reports.plotted import COSTS, at_clients, trades
 from fedlens.tracking.clients import CLIENT_ACCURACY
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.run_dir import runs_in
@@ -49,10 +58,15 @@ def rows_of(found: Sequence[tuple[LoadedRun, Headline]], note: Note = warn) -> l
     return rows
 
 
-def write_comparison(found: Sequence[tuple[LoadedRun, Headline]], path: Path, told: Sequence[str] = ()) -> None:
+def write_comparison(
+    found: Sequence[tuple[LoadedRun, Headline]], path: Path, told: Sequence[str] = (), base: Group | None = None
+) -> None:
     """Write a self-contained page about loaded runs: where they differ in their seed alone, the means over seeds; a
     table of all their figures; and plots of their accuracy over virtual time if all have a clock, else over rounds, and
-    over communication. `told`: what a reader has to know first.
+    over communication; methods against their cost, and against each other at every client.
+
+    told  what a reader has to know first
+    base  the method that others are held against at every client, if not the first
 
     Raises:
         ConfigError: none has been evaluated, or the page cannot be written.
@@ -63,10 +77,14 @@ def write_comparison(found: Sequence[tuple[LoadedRun, Headline]], path: Path, to
     if not curves:
         raise ConfigError(f"--plot {path}: none of the runs has an accuracy yet", code="incompatible", key="--plot")
     groups = grouped(found)
-    seeds = [*_over_seeds(groups), "<h2>Every run</h2>"] if repeated(groups) else []
+    means = [*_over_seeds(groups), "<h2>Every run</h2>"] if repeated(groups) else []
     each = [table(*as_table(rows), kind="runs"), *map(paragraph, notes(rows)), curves]
-    text = page("Runs side by side", f"{len(runs)} runs", [*map(warning, told), *seeds, *each])
-    write_plot(text, path)
+    more = section("Methods side by side", *_side_by_side(groups, base or groups[0]))
+    parts = [*map(warning, told), FILTER, *means, *each, more, f"<script>{asset('runs.js')}</script>"]
+    write_plot(page("Runs side by side", f"{len(runs)} runs", parts), path)
+
+
+FILTER = '<p><input id="filter" type="search" placeholder="Show only …" aria-label="Show only"> in tables and plots</p>'
 
 
 BANDS = "Means over seeds; bands: 95 % intervals of the mean, with three seeds or more."
@@ -85,6 +103,35 @@ def _over_seeds(groups: Sequence[Group]) -> Iterator[str]:
             named = f"{title} accuracy over seeds"
             yield section(named, plot(named, BANDS, over_seeds(runs, part), wide=True))
 
+
+FRONT = "The line joins those that no other beats in both."
+TRADES = {
+    "megabytes": ("Accuracy and communication", f"Of each method the last accuracy, and all that it sent. {FRONT}"),
+    "epsilon": ("Accuracy and privacy", f"Of each method the last accuracy, and the ε that it spent. {FRONT}"),
+}
+"""Cost → title and caption of its plot."""
+
+
+def _side_by_side(groups: Sequence[Group], base: Group) -> Iterator[str]:
+    """Accuracy against cost, and the other methods against `base` at every client."""
+    if len(groups) < 2:
+        return
+    for cost, (title, caption) in TRADES.items():
+        points = trades(groups, cost)
+        if len(points) > 1:
+            yield plot(title, caption, traded(points, COSTS[cost]))
+    pairs = {group.label: at_clients(base, group) for group in groups if group is not base}
+    pairs = {label: clients for label, clients in pairs.items() if clients}
+    if pairs:
+        shown = dict(list(pairs.items())[:MOST_PAIRS])
+        caption = f"A point for each client, means over seeds. Above the line it is better off than with {base.label}."
+        if len(pairs) > MOST_PAIRS:
+            caption += f" The first {MOST_PAIRS} of {len(pairs)} methods."
+        yield plot("Clients with two methods", escape(caption), clients_of_two(shown, base.label))
+
+
+MOST_PAIRS = 8
+"""As many colours as there are."""
 
 _WIDEST = 80
 NAMES = ("run", "model", "strategy", "data", "partition")

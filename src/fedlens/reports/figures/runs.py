@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from fedlens.reports.figures.base import Figure, curves, floor
+from fedlens.core.clean import escape
+from fedlens.reports.figures.base import COLOURS, GREY, Figure, blank, curves, floor
 from fedlens.reports.figures.rounds import VIRTUAL_TIME, series_of, timed
-from fedlens.reports.means import Mean
+from fedlens.reports.plotted import Metrics, Trade, mean_curve
 from fedlens.tracking.summary import last_with
 
 
@@ -22,12 +23,10 @@ def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str, key:
     return _tall(_with_floor(curves(series, y, percent=True), runs, section))
 
 
-def over_seeds(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], section: str) -> Figure:
-    """The mean accuracy of each group's runs by round, in the rounds that all of them evaluated; where they are enough,
-    with a band: the 95 % interval of the mean over seeds."""
-    means = {
-        label: _means([dict(series_of(one, section, "accuracy")) for one in runs]) for label, runs in groups.items()
-    }
+def over_seeds(groups: Mapping[str, Sequence[Metrics]], section: str) -> Figure:
+    """The mean accuracy of each group's runs by round; where there are enough seeds, with a band: the 95 % interval of
+    the mean over seeds."""
+    means = {label: mean_curve(runs, section) for label, runs in groups.items()}
     lines = {label: [(place, mean.value) for place, mean in points] for label, points in means.items()}
     figure = curves(lines, "accuracy", percent=True)
     for trace, points in zip(list(figure.data), [points for points in means.values() if points], strict=True):
@@ -38,20 +37,64 @@ def over_seeds(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], sect
                 x=[*places, *reversed(places)],
                 y=[*low, *reversed(high)],
                 fill="toself",
+                mode="lines",
                 fillcolor=trace.line.color,
                 opacity=0.18,
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
+                name=trace.name,
             )
     return _tall(_with_floor(figure, {label: runs[0] for label, runs in groups.items()}, section))
 
 
-def _means(runs: Sequence[Mapping[float, float | None]]) -> list[tuple[float, Mean]]:
-    """Place → the mean over the runs, at the places that all have."""
-    places = sorted(set.intersection(*(set(run) for run in runs)))
-    found = [(place, Mean.of([run[place] for run in runs])) for place in places]
-    return [(place, mean) for place, mean in found if mean is not None]
+def traded(points: Sequence[Trade], cost: str) -> Figure:
+    """Accuracy against what it costs: a point for each method, and a line through those that no other one beats in
+    both."""
+    figure = blank(cost, "accuracy")
+    front = [one for one in points if one.best]
+    figure.add_scatter(
+        x=[one.cost.value for one in front],
+        y=[one.accuracy.value for one in front],
+        mode="lines",
+        line={"color": GREY, "width": 2, "shape": "hv"},
+        name="best for its cost",
+        hoverinfo="skip",
+    )
+    for number, one in enumerate(points):
+        figure.add_scatter(
+            x=[one.cost.value],
+            y=[one.accuracy.value],
+            error_y={"type": "data", "array": [one.accuracy.half or 0], "thickness": 1.5},
+            mode="markers",
+            marker={"size": 11, "color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number // len(COLOURS) % 3]},
+            name=escape(one.label),
+        )
+    figure.update_yaxes(tickformat=".0%", hoverformat=".1%").update_xaxes(rangemode="tozero")
+    return _tall(figure)
+
+
+SYMBOLS = ("circle", "square", "diamond")
+
+
+def clients_of_two(pairs: Mapping[str, Mapping[str, tuple[float, float]]], base: str) -> Figure:
+    """A point for each client: its accuracy with `base`, and with another method. Above the line the other is better.
+    pairs: the other method → client → both accuracies."""
+    figure = blank(f"client accuracy, {base}", "client accuracy, other")
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False)
+    figure.data[0].hoverinfo = "skip"
+    for number, (label, clients) in enumerate(pairs.items()):
+        figure.add_scatter(
+            x=[one for one, _ in clients.values()],
+            y=[two for _, two in clients.values()],
+            mode="markers",
+            marker={"size": 9, "color": COLOURS[number % len(COLOURS)], "opacity": 0.8},
+            text=[escape(name) for name in clients],
+            hovertemplate="%{text}: %{x:.1%} and %{y:.1%}",
+            name=escape(label),
+        )
+    figure.update_xaxes(tickformat=".0%").update_yaxes(tickformat=".0%")
+    return _tall(figure)
 
 
 def _with_floor(figure: Figure, runs: Mapping[str, Sequence[Mapping[str, Any]]], section: str) -> Figure:
