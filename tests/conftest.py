@@ -51,6 +51,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trackers know neither the servers nor the logins of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_DIR"):
+            patch.delenv(name, raising=False)
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_X_DISABLE_STATS", "true")
+        patch.setenv("NETRC", str(tmp_path_factory.mktemp("home") / "netrc"))
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_torch() -> Iterator[None]:
     """First weights of a module that a test makes by itself, and `torch.rand`, are the same every time; and a site in

@@ -22,8 +22,8 @@ from fedlens.errors import CheckpointError, Code
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.privacy.base import LEAVES
 from fedlens.reports.compare import as_table, compare_runs
-from fedlens.tracking.metrics import read_metrics
-from fedlens.tracking.tensorboard import scalars_of
+from fedlens.tracking.metrics import line_of, read_metrics
+from fedlens.tracking.scalars import scalars_of
 
 PRIVATE = (
     "runtime.name=in_process",
@@ -343,4 +343,4 @@ def test_console_report_tensorboard_and_comparison_show_what_was_spent(
     write_page([tmp_path / "logs"], tmp_path / "page.html")
     assert "Test accuracy by privacy" in (tmp_path / "page.html").read_text()
     record = RoundRecord(1, 0.1, (), (), 0.0, 0, 0, {}, measures={"privacy/epsilon": 2.0})
-    assert scalars_of(record)["privacy/epsilon"] == 2.0
+    assert scalars_of(line_of(record))["privacy/epsilon"] == 2.0

@@ -10,9 +10,9 @@ from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.core.types import MeanMetric
 from fedlens.errors import FedLensError
 from fedlens.tracking.clients import summarize_clients
-from fedlens.tracking.metrics import MetricsFile, read_metrics
+from fedlens.tracking.metrics import MetricsFile, line_of, read_metrics
+from fedlens.tracking.scalars import scalars_of
 from fedlens.tracking.summary import best_round, last_with
-from fedlens.tracking.tensorboard import scalars_of
 
 
 def write(path: Path, rounds: range, after_round: int | None = None) -> None:
@@ -68,10 +68,10 @@ def test_a_line_of_an_asynchronous_step(tmp_path: Path) -> None:
     assert (asynchronous["virtual_seconds"], asynchronous["arrivals"]) == (12.5, 3)
     assert asynchronous["staleness"] == {"mean": 1.5, "max": 3}
     assert asynchronous["cohort"][0]["metrics"]["staleness"] == 3
-    tags = scalars_of(step)
+    tags = scalars_of(line_of(step))
     assert (tags["staleness/mean"], tags["staleness/max"], tags["train/virtual_seconds"]) == (1.5, 3, 12.5)
     assert tags["train/arrivals"] == 3
-    assert not {"staleness/mean", "train/virtual_seconds"} & scalars_of(plain).keys()
+    assert not {"staleness/mean", "train/virtual_seconds"} & scalars_of(line_of(plain)).keys()
 
 
 def test_what_else_was_measured_stands_by_its_name(tmp_path: Path) -> None:

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from tests.fake_runs import CLASSES, CLIENTS, record
 
-from fedlens.core.records import ClientEvaluation, Evaluation
-from fedlens.tracking.tensorboard import TensorBoardTracker, placed, scalars_of
+from fedlens.core.records import ClientEvaluation, RoundRecord
+from fedlens.data.show import partition_figure
+from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image
+from fedlens.tracking.metrics import line_of
+from fedlens.tracking.scalars import scalars_of
+from fedlens.tracking.tensorboard import TensorBoardWriter, placed
 
 
 def events(folder: Path) -> Any:
@@ -19,6 +23,10 @@ def events(folder: Path) -> Any:
     accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
     accumulator.Reload()
     return accumulator
+
+
+def tell(writer: TensorBoardWriter, record: RoundRecord) -> None:
+    writer.scalars(record.round, scalars_of(line_of(record)))
 
 
 def scalar(accumulator: Any, tag: str) -> list[tuple[int, float]]:
@@ -33,13 +41,19 @@ def picture(accumulator: Any, tag: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("run")
-    tracker = TensorBoardTracker(folder, CLASSES)
+    writer = TensorBoardWriter(folder)
     for number in (1, 2, 3):
-        tracker.round(record(number, clients=number == 3))
+        tell(writer, record(number, clients=number == 3))
     images = np.zeros((3, 8, 8, 1), dtype=np.uint8)
-    tracker.predictions(images, ["cat", "dog", "$dog$"], ["cat", "cat", "$dog$"], step=3)
-    tracker.finish({"model.name": "lenet", "optimizer.lr": 0.1, "model.pretrained": False}, {"accuracy": 0.5})
-    tracker.close()
+    predictions = predictions_figure(images, ["cat", "dog", "$dog$"], ["cat", "cat", "$dog$"])
+    writer.picture("predictions/test", to_image(predictions), 3)
+    test = record(3).test
+    assert test is not None
+    writer.picture("confusion/test", to_image(confusion_figure(test.confusion, CLASSES)), 3)
+    partition = partition_figure(np.array([[8, 0, 0], [4, 4, 0]]), CLIENTS[:2], CLASSES)
+    writer.picture("data/partition", to_image(partition), 0)
+    writer.finish({"model.name": "lenet", "optimizer.lr": 0.1, "model.pretrained": False}, {"accuracy": 0.5})
+    writer.close(ended=True)
     assert [path.is_file() for path in folder.iterdir()] == [True]  # no sub-folder: one run, not two
     return events(folder)
 
@@ -89,52 +103,47 @@ def test_pictures_show_confusion_and_predictions(written: Any) -> None:
     assert ((green - red > 60) & (green - blue > 60)).any()  # a right one is green
 
 
-def test_the_partition_is_a_picture(tmp_path: Path) -> None:
-    tracker = TensorBoardTracker(tmp_path, CLASSES)
-    tracker.partition(np.array([[8, 0, 0], [4, 4, 0]]), CLIENTS[:2])
-    tracker.close()
-    assert picture(events(tmp_path), "data/partition").std() > 5
+def test_the_partition_is_a_picture(written: Any) -> None:
+    assert picture(written, "data/partition").std() > 5
 
 
 def test_a_resumed_run_hides_later_rounds_of_the_killed_one(tmp_path: Path) -> None:
-    killed = TensorBoardTracker(tmp_path, CLASSES)
+    killed = TensorBoardWriter(tmp_path)
     for number in (1, 2, 3):
-        killed.round(record(number))
-    killed.close()
-    resumed = TensorBoardTracker(tmp_path, CLASSES, after_round=1)
-    resumed.round(dataclasses.replace(record(2), lr=7.0))
-    resumed.close()
+        tell(killed, record(number))
+    killed.close(ended=False)
+    resumed = TensorBoardWriter(tmp_path)
+    resumed.open([line_of(record(1))])
+    tell(resumed, dataclasses.replace(record(2), lr=7.0))
+    resumed.close(ended=True)
     assert scalar(events(tmp_path), "train/learning_rate") == [(1, 0.1), (2, 7.0)]
 
 
 def test_many_clients_get_no_curve_each() -> None:
     many = tuple(ClientEvaluation(f"c{k}", accuracy=0.5, loss=1.0, examples=1, trained=True) for k in range(51))
-    tags = scalars_of(dataclasses.replace(record(1), clients=many))
+    tags = scalars_of(line_of(dataclasses.replace(record(1), clients=many)))
     assert tags["clients/accuracy"] == 0.5
     assert not [tag for tag in tags if tag.startswith("client_")]
 
 
-def test_making_a_tracker_imports_and_opens_nothing(tmp_path: Path) -> None:
+def test_making_a_writer_imports_and_opens_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from fedlens.tracking.tensorboard import TensorBoardTracker;"
-        f"TensorBoardTracker(pathlib.Path({str(tmp_path)!r}), ['a']).close();"
+        "import sys, pathlib; from fedlens.tracking.tensorboard import TensorBoardWriter;"
+        f"TensorBoardWriter(pathlib.Path({str(tmp_path)!r})).close(ended=True);"
         "assert not {'tensorboard', 'matplotlib'} & set(sys.modules)"
     )
     run([sys.executable, "-c", code], check=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_with_more_outputs_than_classes_has_a_confusion_picture(tmp_path: Path) -> None:
+def test_a_model_with_more_outputs_than_classes_has_a_confusion_picture() -> None:
     confusion = np.zeros((12, 12), dtype=np.int64)
     confusion[0, 11] = 4
-    tracker = TensorBoardTracker(tmp_path, CLASSES)
-    tracker.round(dataclasses.replace(record(1), test=Evaluation(loss=1.0, confusion=confusion)))
-    tracker.close()
-    assert picture(events(tmp_path), "confusion/test").std() > 5
+    assert to_image(confusion_figure(confusion, CLASSES)).std() > 5
 
 
 def test_what_else_was_measured_is_a_scalar_of_its_name() -> None:
     measured = dataclasses.replace(record(2), measures={"attack/success": 0.5})
-    assert scalars_of(measured)["attack/success"] == 0.5
+    assert scalars_of(line_of(measured))["attack/success"] == 0.5
     without = dataclasses.replace(record(2), measures={})
-    assert scalars_of(measured).keys() == scalars_of(without).keys() | {"attack/success"}
+    assert scalars_of(line_of(measured)).keys() == scalars_of(line_of(without)).keys() | {"attack/success"}

@@ -194,8 +194,10 @@ class TrackingSection(Section):
     dir: AnyPath = Field(Path("logs"), description="folder that holds the run folders")
     name: str | None = Field(None, description="first part of the run folder's name; default: algorithm-model")
     tensorboard: bool = Field(True, description="write TensorBoard events")
+    mlflow: bool = Field(False, description="write to MLflow; MLFLOW_TRACKING_URI says where; extra mlflow")
+    wandb: bool = Field(False, description="write to Weights & Biases; offline without a key; extra wandb")
     report: bool = Field(True, description="write report.html at the end")
-    pictures: bool = Field(True, description="show small copies of test images in the report")
+    pictures: bool = Field(True, description="show test images in the report and in trackers")
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
     keep_checkpoints: Annotated[Times, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
 

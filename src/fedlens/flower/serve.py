@@ -39,6 +39,7 @@ from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import read_saved
 from fedlens.tracking.stopwatch import Stopwatch
+from fedlens.tracking.writers import check_writers
 from fedlens.training.device import enough_memory, resolve_device
 
 NO_DEADLINE = 3600.0
@@ -86,10 +87,11 @@ def check_serving(config: Config) -> None:
     """Check for settings that are impossible with real sites, before waiting for sites.
 
     Raises:
-        ConfigError: an attack, a virtual clock, a device that is not here, or a rule that the smallest cohort is too
-            small for.
+        ConfigError: an attack, a virtual clock, a device or a tracker that is not here, or a rule that the smallest
+            cohort is too small for.
     """
     resolve_device(config.runtime.device)
+    check_writers(config)
     check_clock(config)
     if config.attack.name != AttackSection().name:
         text = "attacks are for simulations (`fedlens run`); real sites are not made to lie; use attack.name=none"

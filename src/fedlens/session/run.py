@@ -42,6 +42,7 @@ from fedlens.tracking.observer import Observer
 from fedlens.tracking.predictions import keep_pictures
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.stopwatch import Stopwatch
+from fedlens.tracking.writers import check_writers, writing
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory
 from fedlens.transforms.base import ReceivingContext
@@ -65,6 +66,7 @@ def execute(
         FedLensError: the folder keeps the last whole checkpoint.
         KeyboardInterrupt: passed on once every finished round is on disk.
     """
+    check_writers(config)
     watch = Stopwatch()
     progress = watch.timed(observer.progress)
     experiment = build_experiment(config, folder.path, progress, model=given.model, data=given.data)
@@ -110,7 +112,7 @@ def run_rounds(
     checkpoints = Checkpoints(folder.checkpoints, config.tracking.keep_checkpoints)
     start = [starting_point(folder, experiment, checkpoints, observer)]
     begun = start[0].round
-    with running(make_runtime()) as runtime:
+    with writing(config, folder, observer.note) as writers, running(make_runtime()) as runtime:
         runtime.watch = observer.standing
         for note in doubts(privacy.claim, len(runtime.known())) if privacy else ():
             observer.note(note)
@@ -122,12 +124,11 @@ def run_rounds(
         )
         if doubt := few_validation_images(experiment, runtime):
             observer.note(doubt)
-        board = Board(folder, experiment, runtime, begun) if config.tracking.tensorboard else None
         metrics = MetricsFile(folder.metrics, begun)
         if lost := missing_note(metrics.missing):
             observer.note(lost)
-        files: list[Tracker] = [metrics, *([board] if board else [])]
-        everybody = [*files, observer, *trackers]
+        board = Board(folder, experiment, runtime, writers)
+        everybody: list[Tracker] = [metrics, board, observer, *trackers]
         scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
         if experiment.unmeasured:
             scoring = scoring.by_server()
@@ -141,11 +142,11 @@ def run_rounds(
             save_models(experiment, folder, end, checkpoints)
             if config.tracking.report and config.tracking.pictures:
                 keep_pictures(experiment, folder.pictures)
-            if board:
-                board.finish()
-    folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
-    if config.tracking.report:
-        write_report(folder.path)
+            board.finish()
+        folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
+        if config.tracking.report:
+            page = write_report(folder.path)
+            writers.tell(lambda writer: writer.report(page))
     observer.finish(folder.path, watch.spent())
     return experiment.model.to("cpu")
 

@@ -1,4 +1,4 @@
-"""Figures for TensorBoard, drawn with matplotlib's objects (without pyplot, which has global state and windows)."""
+"""Figures for trackers, drawn with matplotlib's objects (without pyplot, which has global state and windows)."""
 
 from __future__ import annotations
 

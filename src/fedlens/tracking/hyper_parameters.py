@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -24,6 +25,26 @@ def hyper_parameters(config: Config) -> dict[str, Value]:
     plain = dict(_flat(Config().model_dump(mode="json"))) | dict(_defaults(given))
     differing = {key: value for key, value in given.items() if key not in plain or plain[key] != value}
     return {key: given[key] for key in FIRST} | differing
+
+
+def all_parameters(config: Config) -> dict[str, Value]:
+    """Dotted key → value for every key that is set; lists as JSON. File locations, runtimes and addresses are left out:
+    they say nothing of the experiment, and may go to another machine."""
+    places: Any = {"data": {"path", "cache_dir"}, "model": {"weights"}}
+    own = dict.fromkeys(("tracking", "plugins", "runtime", "server"), True)
+    tree = config.model_dump(mode="json", exclude=places | own, exclude_none=True)
+    return dict(_flat(_without_lists(tree)))
+
+
+def _without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_lists(value)
+        if isinstance(value, Mapping)
+        else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list)
+        else value
+        for key, value in tree.items()
+    }
 
 
 def _defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
