@@ -27,6 +27,7 @@ from fedlens.cli import (
     export,
     health,
     models,
+    new,
     predict,
     privacy,
     resume,
@@ -124,6 +125,7 @@ app.command()(export.export)
 app.command()(server.server)
 app.command()(client.client)
 app.command()(doctor.doctor)
+app.command()(new.new)
 app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
