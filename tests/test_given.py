@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from tests.photos import photos
 from tests.problems import refuses, refuses_with
 from torch.utils.data import Subset, TensorDataset
 
 import fedlens
+from fedlens.build.experiment import build_experiment
 from fedlens.build.load import load_saved
 from fedlens.core.files import read_json
+from fedlens.errors import ConfigError
+from fedlens.session.run import UserObjects, rebuild_trainer
+from fedlens.strategies.base import ClientContext, LocalTerms, Strategy, strategies
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.strategies.fedprox import FedProx
 from fedlens.tracking.next_steps import next_commands, resuming
 
 QUICK = [
@@ -103,3 +113,116 @@ def test_a_model_from_python_is_named_so(tmp_path: Path) -> None:
         fedlens.run(done.folder / "config.yaml", f"tracking.dir={tmp_path}", data=dataset(), show=False)
     with refuses_with("idle_key", "model.name = 'lenet': model= gives the model itself; leave it out"):
         fedlens.run(None, *few, "model.name=lenet", data=dataset(), model=Own(), show=False)
+
+
+@dataclass(frozen=True)
+class Pulled(Strategy):
+    """FedProx, handed over as an object."""
+
+    pull: float = 0.5
+
+    def terms(self, ctx: ClientContext) -> LocalTerms:
+        return LocalTerms(correction=lambda parameters: self.pull * (parameters - ctx.start))
+
+
+@dataclass(frozen=True)
+class Holder(Strategy):
+    value: Any = None
+
+
+class NoDataclass(Strategy):
+    pass
+
+
+STEPS = ("federated.batch_size=8", "federated.local_epochs=2")  # a first step is not pulled
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    strategies.names()
+    monkeypatch.setattr(strategies, "_entries", dict(strategies._entries))
+    yield
+
+
+def weights(done: fedlens.Run) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in done.model.state_dict().values()])
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_strategy_from_python_trains_as_the_same_one_in_the_package(tmp_path: Path) -> None:
+    own = run(tmp_path, *STEPS, data=dataset(), strategy=Pulled(0.1))
+    there = run(tmp_path, *STEPS, "strategy.name=fedprox", "strategy.mu=0.1", data=dataset())
+    stronger = run(tmp_path, *STEPS, data=dataset(), strategy=Pulled(1.0))
+    assert torch.equal(weights(own), weights(there))
+    assert not torch.equal(weights(own), weights(stronger))
+    assert own.config.strategy.model_dump() == {"name": "python.Pulled", "pull": 0.1}
+    assert own.folder.name.startswith("python.Pulled-lenet-")
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("workers", [(), ("runtime.name=local", "runtime.workers=2")], ids=["in process", "workers"])
+def test_a_strategy_from_python_is_resumed_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    whole = run(tmp_path, *STEPS, *workers, "federated.num_rounds=2", data=dataset(), strategy=Pulled(0.1))
+    half = run(tmp_path, *STEPS, *workers, data=dataset(), strategy=Pulled(0.1))
+    strategies._entries.pop("python.Pulled")  # as in another process
+    with refuses_with("missing", "strategy.name = 'python.Pulled': the run's strategy was given from Python"):
+        fedlens.resume(half.folder, "federated.num_rounds=2", data=dataset(), show=False)
+    with pytest.raises(ConfigError, match=r"the run has strategy.pull = 0.1, and not 0.2; give the same strategy"):
+        fedlens.resume(half.folder, "federated.num_rounds=2", data=dataset(), strategy=Pulled(0.2), show=False)
+    with pytest.raises(ConfigError, match=r"the run has strategy.name = 'python.Pulled', and not 'fedavg'"):
+        fedlens.resume(half.folder, "federated.num_rounds=2", data=dataset(), strategy=FedAvg(), show=False)
+    assert resuming(str(half.folder), "fedlens resume").endswith(", data=…, strategy=…)")
+    resumed = fedlens.resume(half.folder, "federated.num_rounds=2", data=dataset(), strategy=Pulled(0.1), show=False)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_worker_that_inherits_nothing_knows_the_class_of_a_strategy(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", each=20)
+    own = (f"data.path={folder}", "data.partition.clients=2", f"tracking.dir={tmp_path}")
+    config = fedlens.run(None, *QUICK, *own, strategy=Pulled(0.1), show=False).config
+    quiet = lambda _label: lambda _done, _all: None  # noqa: E731
+    holdings = build_experiment(config, tmp_path, quiet, model=None, data=None).holdings
+    strategies._entries.pop("python.Pulled")
+    trainer = rebuild_trainer(config, tmp_path, UserObjects(strategy=Pulled(0.1)), holdings)
+    assert trainer.algorithm.strategy == Pulled(0.1)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_strategy_of_the_package_keeps_its_name(tmp_path: Path) -> None:
+    done = run(tmp_path, data=dataset(), strategy=FedProx(mu=0.3))
+    assert done.config.strategy.model_dump() == {"name": "fedprox", "mu": 0.3}
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_strategy_from_python_replaces_that_of_a_file_and_stands_beside_no_argument(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("strategy: {name: fedprox, mu: 0.3}\n")
+    few = (*QUICK, "data.partition.clients=2", f"tracking.dir={tmp_path}")
+    done = fedlens.run(file, *few, data=dataset(), strategy=Pulled(), show=False)
+    assert done.config.strategy.model_dump() == {"name": "python.Pulled", "pull": 0.5}
+    with refuses(("idle_key", "strategy.mu")):
+        fedlens.run(file, *few, "strategy.mu=1", data=dataset(), strategy=Pulled(), show=False)
+    with refuses(("idle_key", "strategy")):
+        fedlens.run({"strategy": {"name": "fedavg"}}, *few, data=dataset(), strategy=Pulled(), show=False)
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        (NoDataclass(), "NoDataclass is not a dataclass that derives from"),
+        (object(), "object is not a dataclass that derives from"),
+        (Pulled, "type is not a dataclass that derives from"),
+        (Holder(torch.zeros(2)), "the fields of Holder are its configuration keys"),
+        (Holder((1, 2)), "the fields of Holder are its configuration keys"),
+    ],
+)
+def test_what_is_no_strategy_is_refused_in_one_line(tmp_path: Path, strategy: Any, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path, data=dataset(), strategy=strategy)
+    assert str(caught.value).startswith(f"strategy=: {line}")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlens.build.load import load, load_saved
+from fedlens.build.own_strategy import check_alone, check_same, keys_of
 from fedlens.config.blocks import MODEL, PYTHON, SOURCE, Family
 from fedlens.config.idle import OWN_DATA, OWN_MODEL, Use
 from fedlens.config.schema import Config
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from fedlens.core.records import Tracker
     from fedlens.data.types import FederatedData
+    from fedlens.strategies.base import Strategy
 
 MAY_CHANGE = (
     "federated.num_rounds",
@@ -137,6 +139,7 @@ def run(
     data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
     test: Dataset[Any] | None = None,
     class_names: Sequence[str] | None = None,
+    strategy: Strategy | None = None,
     show: bool | Observer = True,
     trackers: Sequence[Tracker] = (),
 ) -> Run:
@@ -147,17 +150,24 @@ def run(
     data         your own dataset of (image, label), dealt out as data.partition says, or one dataset a client by name
     test         your own global test set
     class_names  names of `data`'s classes, by label; default: the dataset's `classes`, else numbers
+    strategy     your own, an object of a frozen dataclass; its fields are kept as configuration keys
     show         progress on the console or in the notebook's cell; False for none, or an observer of your own
     trackers     your own trackers, told of every round
 
-    `model` and `data` are not kept with the run: its configuration says `python` in their place.
+    `model`, `data` and the code of `strategy` are not kept with the run: its configuration says `python` in their
+    place.
 
     Raises:
         FedLensError: what went wrong, and the way out.
     """
     observer = _observer(show)
-    resolved = _resolve(config, overrides, "run", observer.note, model=model is not None, data=data is not None)
-    given = _given(resolved, model, data, test, class_names)
+    resolved = _resolve(
+        *(config, overrides, "run", observer.note),
+        model=model is not None,
+        data=data is not None,
+        strategy=strategy,
+    )
+    given = replace(_given(resolved, model, data, test, class_names), strategy=strategy)
     return _in_new_folder(resolved, lambda folder: _execute(resolved, folder, given, observer, trackers))
 
 
@@ -168,17 +178,22 @@ def resume(
     data: Dataset[Any] | Mapping[str, Dataset[Any]] | None = None,
     test: Dataset[Any] | None = None,
     class_names: Sequence[str] | None = None,
+    strategy: Strategy | None = None,
     show: bool | Observer = True,
     trackers: Sequence[Tracker] = (),
 ) -> Run:
-    """Go on with a run from its last whole checkpoint, as if it had never stopped. Your own `model` and `data`
-    have to be given again.
+    """Go on with a run from its last whole checkpoint, as if it had never stopped. Your own `model`, `data` and
+    `strategy` have to be given again.
 
     Raises:
         FedLensError: there is nothing to go on with, or a key may not change any more.
     """
+    if strategy is not None:
+        keys_of(strategy)
     directory, config = _stopped(folder, overrides, "run")
-    given = _given(config, model, data, test, class_names)
+    if strategy is not None:
+        check_same(config, strategy)
+    given = replace(_given(config, model, data, test, class_names), strategy=strategy)
     return _execute(config, directory, given, show, trackers)
 
 
@@ -247,12 +262,16 @@ def _resolve(
     *,
     model: bool = False,
     data: bool = False,
+    strategy: Strategy | None = None,
 ) -> Config:
-    """`resolve` for one use; with `model` or `data` from Python, these sections say so."""
+    """`resolve` for one use; with `model`, `data` or a strategy from Python, these sections say so."""
     given = frozenset([OWN_MODEL] * model + [OWN_DATA] * data)
     extra = config if isinstance(config, Mapping) else None
+    arguments = extra if strategy is None else {**(extra or {}), "strategy": keys_of(strategy)}
+    if strategy is not None:
+        check_alone((*(extra or {}), *overrides))
     below = None if config is None or extra is not None else config if isinstance(config, Config) else Path(str(config))
-    resolved = load(below, overrides, extra, use=use, given=given, note=note)
+    resolved = load(below, overrides, arguments, use=use, given=given, note=note)
     families = [MODEL] * model + [SOURCE] * data
     sections = {family.section: _handed_over(family, getattr(resolved, family.section)) for family in families}
     return resolved.model_copy(update=sections)

@@ -47,6 +47,8 @@ AUTO = "auto"
 """Name that leaves the choice of a block to what the data turns out to be."""
 
 PYTHON = "python"
+FROM_PYTHON = f"{PYTHON}."
+"""Begins the name of a strategy whose class a Python program has handed over."""
 """Name of a source or a model that a Python program handed over (`fedlens.run(…, data=…, model=…)`)."""
 
 Where = Callable[[str], str]
@@ -121,6 +123,8 @@ _HANDED_OVER: Mapping[str, str] = {
     "fedlens.run(…, data=…) or fedlens.resume(…, data=…), or read a folder: data.source=auto data.path=FOLDER",
     "model": "the run's model was given from Python; give it again, as fedlens.run(…, model=…) or "
     "fedlens.resume(…, model=…), or use one that `fedlens models` lists",
+    "strategy": "the run's strategy was given from Python; give it again, as fedlens.run(…, strategy=…) or "
+    "fedlens.resume(…, strategy=…), or use one that `fedlens strategies` lists",
 }
 """What to say of `PYTHON` where nothing was handed over."""
 
@@ -131,10 +135,10 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> Entry[T]:
     Raises:
         ConfigError: there is no such block, or it was handed over by a Python program.
     """
-    if name == PYTHON and family.section in _HANDED_OVER:
+    entry = family.registry.find(name)
+    if entry is None and family.section in _HANDED_OVER and (name == PYTHON or name.startswith(FROM_PYTHON)):
         key = f"{family.section}.{family.key}"
         raise ConfigError(problems.problem("missing", key, _HANDED_OVER[family.section], name, where(key)))
-    entry = family.registry.find(name)
     if entry is None:
         known = family.registry.names()
         key = f"{family.section}.{family.key}"

@@ -15,6 +15,7 @@ from fedlens.build.against_data import check_stopping
 from fedlens.build.builders import build_plan
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.own_strategy import keys_of
 from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
 from fedlens.build.scoring import Scoring, backdoor_measure, scoring_by_clients, shared_model_scorer
@@ -34,7 +35,7 @@ from fedlens.runtimes.base import Runtime
 from fedlens.session.header import few_validation_images, font_notes, header
 from fedlens.session.saved_models import save_models
 from fedlens.session.start import prepare_folder, starting_point
-from fedlens.strategies.base import RoundContext
+from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.tracking.board import Board
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.missing_rounds import missing_note
@@ -54,6 +55,7 @@ class UserObjects:
 
     model: nn.Module | None = None
     data: FederatedData | None = None
+    strategy: Strategy | None = None
 
 
 @enough_memory()
@@ -216,6 +218,8 @@ def rebuild_trainer(config: Config, folder: Path, given: UserObjects, holdings: 
     Raises:
         DataError: the images here are not those of the run, whose `Experiment.holdings` are given.
     """
+    if given.strategy:
+        keys_of(given.strategy)  # so that a process that begins anew knows its class
     quiet = lambda _label: lambda _done, _all: None  # noqa: E731
     experiment = build_experiment(config, folder, quiet, model=given.model, data=given.data)
     if experiment.holdings != holdings:

@@ -30,9 +30,10 @@ def next_commands(folder: Path, again: str) -> list[str]:
 
 
 def from_python(config: Mapping[str, Any]) -> list[str]:
-    """What a Python program passed to the run, "data" or "model": commands cannot repeat such a run."""
-    named = {"data": "source", "model": "name"}
-    return [section for section, key in named.items() if config.get(section, {}).get(key) == "python"]
+    """What a Python program passed to the run, "data", "model" or "strategy": commands cannot repeat such a run."""
+    named = {"data": "source", "model": "name", "strategy": "name"}
+    names = {section: str(config.get(section, {}).get(key)) for section, key in named.items()}
+    return [section for section, name in names.items() if name.partition(".")[0] == "python"]
 
 
 def resuming(folder: str, command: str) -> str:
