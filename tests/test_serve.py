@@ -9,9 +9,9 @@ import torch
 from tests.helpers import infos, tiny_data, tiny_trainer
 
 from fedlens.build.load import load
-from fedlens.core.types import ClientResult, Task, TaskSettings
+from fedlens.checks.contracts import results_as_expected
+from fedlens.core.types import Task, TaskSettings
 from fedlens.errors import FedLensError, ProtocolError
-from fedlens.flower.codec import result_from, result_record
 from fedlens.flower.expectation import OWN_METRICS, expectation
 from fedlens.flower.serve import own_data
 from fedlens.strategies.base import RoundContext, Strategy, strategies
@@ -35,24 +35,7 @@ def view(strategy, model, shared) -> ServerView:
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_an_honest_answer_is_expected_and_passes(entry, tmp_path) -> None:
     strategy = entry.build({})
-    trainer = tiny_trainer(strategy, DATA, tmp_path, SETTINGS)
-    resident = trainer.model
-    shared = resident.state()
-    state = strategy.init(shared)
-    expect = expectation(view(strategy, resident, shared))
-    kept = None
-    for number in (1, 2):
-        ctx = RoundContext(number, 2, 2, 1, resident.trainable)
-        task = Task("client0", number, "train", strategy.broadcast(state, ctx), TaskSettings(lr=0.1), kept)
-        expected = expect(task, infos(DATA)[0])
-        answer = trainer.run(task)
-        assert isinstance(answer, ClientResult)
-        assert shapes_of(answer.payload) == expected.payload
-        assert shapes_of(answer.extra) == expected.extra
-        if answer.extra or answer.report.weight != infos(DATA)[0].examples:
-            assert strategy.needs_own_weights, "aggregation.weights would change its mathematics"
-        assert result_from(result_record(answer), task, expected).report == answer.report
-        kept = number if answer.report.stored else None
+    results_as_expected(strategy, tiny_trainer(strategy, DATA, tmp_path, SETTINGS), infos(DATA)[0])
 
 
 def test_the_form_of_results_is_worked_out_once_for_all_clients(tmp_path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import torch
 from tests.problems import refuses
 from torch import nn
 
+from fedlens.checks.contracts import model_shapes
 from fedlens.errors import ModelError
 from fedlens.models.base import ModelRequest, models
 from fedlens.models.build import build_model, builder_named
@@ -29,17 +30,7 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "parameters", "side", "channels"), SMALL)
 def test_gives_features_and_logits_at_the_asked_size(name, parameters, side, channels):
-    model = build_model(builder_named(name, parameters), ModelRequest(7, side, channels)).eval()
-    images = torch.randint(0, 256, (2, side, side, channels), dtype=torch.uint8)
-
-    with torch.inference_mode():
-        features = model.backbone(model.prepare(images))
-        logits = model(model.prepare(images))
-
-    assert isinstance(model.head, nn.Linear)
-    assert features.shape == (2, model.head.in_features)
-    assert logits.shape == (2, 7)
-    assert model.preprocessing.image_size == side
+    model_shapes(builder_named(name, parameters), ModelRequest(7, side, channels))
 
 
 @pytest.mark.parametrize(

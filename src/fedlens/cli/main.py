@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from fedlens.cli import (
     benefit,
     certs,
+    check,
     clean,
     client,
     compare,
@@ -126,6 +127,7 @@ app.command()(server.server)
 app.command()(client.client)
 app.command()(doctor.doctor)
 app.command()(new.new)
+app.command()(check.check)
 app.command()(strategies.strategies)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
