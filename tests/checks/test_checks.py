@@ -240,6 +240,16 @@ def test_one_line_for_each_check_and_the_exit_status() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["bad.py", "good.py"]
 
 
+def test_the_line_that_the_manual_shows() -> None:
+    assert command("new strategy bright_idea").exit_code == 0
+    (line,) = (
+        line for line in (ROOT / "docs" / "extending.md").read_text().splitlines() if line.startswith("fedlens ch")
+    )
+    result = command(line.removeprefix("fedlens "))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("strategy.name = bright_idea\n")
+
+
 def test_what_cannot_be_checked_is_one_line() -> None:
     refused_in_one_line("check nothing.py", "nothing.py is no file")
     Path("empty.py").write_text("import fedlens\n")
