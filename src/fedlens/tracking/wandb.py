@@ -33,6 +33,9 @@ PROJECT = "fedlens"
 START_SECONDS, END_SECONDS = 30, 120
 """How long a run waits for the server before its rounds, and with what is not sent yet after them."""
 
+SETTINGS = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+"""Of W&B's client, where the environment says nothing else: no reports of errors, no lines of its own."""
+
 ONLINE = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 """Variables by which a user says what W&B's client shall do; without them and a login it is offline."""
 
@@ -54,17 +57,18 @@ class WandbWriter:
         A server tells its last round, and the later ones are sent. What is offline is written again with all rounds,
         in place of the folders before: so one folder holds the whole run, and each round once.
         """
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         import wandb
 
         known = self._keeps.exists()
-        name = read_saved(self._keeps, dict[str, str])["run_id"] if known else uuid.uuid4().hex[:12]
-        write_json(self._keeps, {"run_id": name})
-        offline = [] if online() else list(self._place.glob(f"wandb/offline-run-*-{name}"))
+        run_id = read_saved(self._keeps, dict[str, str])["run_id"] if known else uuid.uuid4().hex[:12]
+        write_json(self._keeps, {"run_id": run_id})
+        offline = [] if online() else list(self._place.glob(f"wandb/offline-run-*-{run_id}"))
         self._run: Run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             dir=str(self._place),
-            id=name,
+            id=run_id,
             name=self._folder.name,
             config=nested(all_parameters(self._config)),
             mode=None if online() else "offline",

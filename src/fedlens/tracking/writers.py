@@ -77,8 +77,8 @@ class Writers:
             except Exception as error:
                 del self._writers[key]
                 self._note(
-                    f"tracking.{key}: {_brief(error)}. The run goes on without it; `fedlens resume` with this run's "
-                    "folder, now or when it has ended, tries again and adds the rounds that are missing there"
+                    f"tracking.{key}: {_brief(error)}. The run goes on without it; a resume of this run, also when it "
+                    "has ended, tries again and adds the rounds that are missing there"
                 )
 
 
