@@ -47,9 +47,10 @@ AUTO = "auto"
 """Name that leaves the choice of a block to what the data turns out to be."""
 
 PYTHON = "python"
+"""Name of a source or a model that a Python program handed over (`fedlens.run(…, data=…, model=…)`)."""
+
 FROM_PYTHON = f"{PYTHON}."
 """Begins the name of a strategy whose class a Python program has handed over."""
-"""Name of a source or a model that a Python program handed over (`fedlens.run(…, data=…, model=…)`)."""
 
 Where = Callable[[str], str]
 """Dotted key → where it stands, such as "config.yaml, line 3"; "" when that is not known."""
