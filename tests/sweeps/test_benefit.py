@@ -150,6 +150,7 @@ def test_one_seed_says_that_it_says_little() -> None:
         "1 seed cannot tell that from chance; use --seeds 3"
     )
     assert "no intervals: fewer than three seeds" in notes(result)
+    assert "a site has 2 test images alone: a larger data.client_test tells more" in notes(result)
     assert not result.sites_that("gains", "fine-tuned")
 
 

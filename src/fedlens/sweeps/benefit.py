@@ -24,6 +24,9 @@ EVERYWHERE = ""
 MOST_CROSSED = 30
 """With more clients, their models are not tried on each other's images."""
 
+FEW_IMAGES = 20
+"""With fewer test images one of them is more than five points."""
+
 Verdict = Literal["gains", "loses", "open"]
 Seen = Callable[[str], Callable[[int, int], None]]
 """Name of a step → what to call with (done, all)."""
@@ -272,6 +275,8 @@ def notes(found: Benefit) -> list[str]:
     ]
     if found.everywhere:
         lines.append("global test images: of models that differ by client, the mean")
+    if (fewest := min(site.test for site in found.sites)) < FEW_IMAGES:
+        lines.append(f"a site has {fewest} test images alone: a larger data.client_test tells more")
     if found.missing:
         lines.append(f"left out, without test images or never asked to train: {', '.join(found.missing[:10])}")
     return lines
