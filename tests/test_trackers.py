@@ -18,9 +18,6 @@ from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.scalars import scalars_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-"""MLflow's own use of SQLAlchemy 2.1."""
-
 BOTH = ("tracking.mlflow=true", "tracking.wandb=true")
 SETTINGS = (*BOTH, "tracking.report=true", "runtime.name=in_process", "data.partition.clients=3")
 

@@ -14,7 +14,7 @@ from tests.test_trackers import mlflow_curve, mlflow_run, told, wandb_curve, wit
 
 from fedlens.tracking.run_dir import find_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+pytestmark = pytest.mark.slow
 
 
 def settings(base: Path) -> tuple[str, ...]:
