@@ -1,7 +1,8 @@
-"""`fedlens doctor`: why a client cannot connect to its server."""
+"""`fedlens doctor`: why a client cannot connect to its server; or which settings suit this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +23,12 @@ _NAMES = 14
 
 def doctor(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of site.yaml: allow.min_images=50")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file: optimizer.lr=0.1")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The client's site.yaml.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="A run's config.yaml, or the client's site.yaml."),
+    ] = None,
     server_address: Annotated[
         str | None,
         typer.Option("--server_address", "--server-address", metavar="HOST:PORT", help="0.0.0.0 means this machine."),
@@ -43,11 +47,32 @@ def doctor(
         bool, typer.Option("--server", help="Look at a server's own machine; --certs is the server's folder.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="config.yaml: write the proposed lines into the file.")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=10, help="config.yaml: longest time to measure; default: 100.")
+    ] = None,
 ) -> None:
-    """Find out why a client cannot connect to its server, and what to do. Takes no part in the run.
+    """Find out what suits this machine, or why a client cannot connect to its server.
 
-    Exit status: 1 when something fails; a warning is 0.
+    With --config config.yaml: short runs measure seconds and memory, and tell which settings to use.
+
+    Otherwise: what is wrong between a client and its server, and what to do. Takes no part in the run. Exit status: 1
+    when something fails; a warning is 0.
     """
+    from fedlens.cli.doctor_settings import advise_settings, is_experiment
+
+    connection = {
+        "--server_address": server_address, "--certs": certs, "--data_dir": data_dir, "--partition_id": partition_id,
+        "--insecure": insecure, "--server": server,
+    }  # fmt: skip
+    measuring = {"--apply": apply, "--seconds": seconds}
+    if config is not None and is_experiment(config):
+        _refuse(connection, f"{config} is the configuration of a run, so its settings are measured")
+        advise_settings(config, overrides or [], seconds, apply, as_json)
+        return
+    _refuse(measuring, "needs --config with the configuration of a run")
     quiet_grpc()
     from fedlens.config.overrides import quoted
     from fedlens.diagnose.doctor import CLIENT, SERVER, examine
@@ -68,6 +93,15 @@ def doctor(
         )
         _print_end(screen, report)
     raise typer.Exit(report.status == "fail")
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raises ConfigError: an option was given that does not go with what is looked at."""
+    from fedlens.errors import ConfigError
+
+    given = [name for name, value in options.items() if value not in (None, False)]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: {reason}; leave it out", code="contradiction", key=given[0])
 
 
 def _screen() -> Console:

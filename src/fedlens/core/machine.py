@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,3 +21,17 @@ def cores() -> int:
 def state_home() -> Path:
     """The folder of the clients' state folders: $XDG_STATE_HOME/fedlens, else ~/.local/state/fedlens."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "fedlens"
+
+
+def memory_of(pid: int | None) -> int:
+    """Bytes of a process and its children; what they share counts once."""
+    import psutil
+
+    total = 0
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                known = one.memory_full_info()
+                total += getattr(known, "pss", known.rss)
+    return total

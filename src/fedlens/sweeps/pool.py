@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from fedlens.core.machine import core_numbers
+from fedlens.core.machine import core_numbers, memory_of
 from fedlens.core.records import RoundRecord
 from fedlens.errors import FedLensError
 from fedlens.sweeps.points import Point
@@ -140,7 +140,7 @@ class Pool:
         context: Any = multiprocessing.get_context(self.start_method)
         ours, theirs = context.Pipe()
         foreign = [ours, *(one.connection for one in self.running)] if self.start_method == "fork" else []
-        process = context.Process(target=_do, args=(self.work, point, theirs, place, foreign), name=point.label)
+        process = context.Process(target=do_point, args=(self.work, point, theirs, place, foreign), name=point.label)
         process.start()
         theirs.close()
         return Running(point, process, ours, place)
@@ -239,18 +239,6 @@ def places(count: int, gpus: int = 0) -> list[dict[str, Any]]:
     return made
 
 
-def memory_of(pid: int | None) -> int:
-    """Bytes of a process and its children; what they share counts once."""
-    total = 0
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                known = one.memory_full_info()
-                total += getattr(known, "pss", known.rss)
-    return total
-
-
 # -- in the process of a run -------------------------------------------------------------------------------------------
 
 
@@ -286,9 +274,15 @@ class Telling(Silent):
             raise KeyboardInterrupt from error
 
 
-def _do(
-    work: Work, point: Point, connection: Connection, place: Mapping[str, Any], foreign: Sequence[Connection]
+def do_point(
+    work: Work,
+    point: Point,
+    connection: Connection,
+    place: Mapping[str, Any],
+    foreign: Sequence[Connection],
+    telling: Callable[[Connection], Telling] = Telling,
 ) -> None:
+    """Do `work` at its `place`, and tell through `connection` how it goes and how it ends."""
     for other in foreign:  # a copy of the sweep's end, left open here, would hide that it has ended
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the sweep decides
@@ -298,7 +292,7 @@ def _do(
         os.sched_setaffinity(0, place["cores"])
     if place["gpu"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(place["gpu"])
-    observer = Telling(connection)
+    observer = telling(connection)
     with suppress(KeyboardInterrupt):
         try:
             work(point, observer)
