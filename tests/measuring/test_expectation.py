@@ -62,6 +62,19 @@ def test_steps_are_counted_where_no_round_has_ended() -> None:
     assert expected.left_out == ["evaluations", "the clients' own evaluations"]
 
 
+def test_workers_that_step_at_about_the_same_moments_are_not_taken_for_fast_ones() -> None:
+    # Each step takes 10 s. Between the last two looks lies a quarter of a second, and no whole step.
+    found = measurement(
+        ("steps", 0.0, 1, 1, 0), ("steps", 0.25, 1, 2, 0), ("steps", 10.0, 1, 3, 0), ("steps", 10.25, 1, 4, 0)
+    )  # fmt: skip
+    expected = expect(found, WORK)
+    assert expected is not None
+    assert expected.training == 20 * 10
+    assert not found.enough(seconds=8, rounds=0, workers=2)
+    found.take("steps", 20.0, 1, 5, 0)
+    assert found.enough(seconds=8, rounds=0, workers=2)
+
+
 def test_an_evaluation_that_has_not_ended_is_counted_by_its_images() -> None:
     found = measurement(
         ("steps", 0.0, 1, 2, 0), ("steps", 9.0, 1, 4, 0), ("steps", 12.0, 1, 10, 0),

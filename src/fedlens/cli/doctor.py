@@ -51,7 +51,7 @@ def doctor(
         bool, typer.Option("--apply", help="config.yaml: write the proposed lines into the file.")
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=10, help="config.yaml: longest time to measure; default: 100.")
+        float | None, typer.Option("--seconds", min=10, help="config.yaml: longest time to measure; default: 90.")
     ] = None,
 ) -> None:
     """Find out what suits this machine, or why a client cannot connect to its server.

@@ -22,7 +22,7 @@ from fedlens.measuring.expectation import Expectation, Work, expect
 from fedlens.measuring.measurement import measure
 from fedlens.training.device import one_thread
 
-BUDGET = 100.0
+BUDGET = 90.0
 """Seconds of all measurements together."""
 
 LONGEST = 8.0
@@ -35,7 +35,7 @@ SHOWS_ALL = 3
 """Rounds that show each kind of evaluation, after a first one, which takes longer."""
 
 FEWEST = 4.0
-"""Seconds below which no further measurement is begun: a run takes longer to start."""
+"""Seconds below which no measurement is begun: a run takes about so long to start."""
 
 REPEATED = 2
 """Measurements that are made again at the end, of what is compared: another program may have disturbed one."""
@@ -156,10 +156,11 @@ class Adviser:
         self.rows.append(first)
         for number, one in enumerate(wanted):
             choice = replace(one, values={**best.values, **one.values})
-            if self._left < FEWEST:
+            if self._left < self._least:
                 skipped.append(choice.values)
             elif changed := self._load(choice):
-                row = self._measured(changed, choice, self._left / (len(wanted) - number + REPEATED))
+                share = max(self._left / (len(wanted) - number + REPEATED), self._least)
+                row = self._measured(changed, choice, share)
                 self.rows.append(row)
                 best = row if self._better(row, best) else best
         if best is not first and first.expected is not None:
@@ -174,6 +175,12 @@ class Adviser:
     def _left(self) -> float:
         return self.ends - time.monotonic()
 
+    @property
+    def _least(self) -> float:
+        """Seconds below which a measurement shows nothing: each worker has to do two steps."""
+        expected = self.rows[0].expected
+        return FEWEST + (2 * expected.step * expected.work.workers if expected else 0)
+
     def _load(self, choice: Choice) -> Config | None:
         """The configuration with a choice's values; None where they do not go with it, which is noted."""
         try:
@@ -186,9 +193,16 @@ class Adviser:
         """Measure for a `share` of the time; up to twice as long where so little is not enough for two steps."""
         self.screen.measuring(shown(choice.values) or AS_IT_IS, self._left)
         most = min(time.monotonic() + 2 * max(share, FEWEST), self.ends)
-        seconds = min(share / 2, LONGEST)
-        found = measure(config, seconds=seconds, ends=most, rounds=rounds, data=self.data, look=self.screen.wait)
         workers = workers_of(config, self.facts.cohort, self.facts.gpu)
+        found = measure(
+            config,
+            seconds=min(share / 2, LONGEST),
+            ends=most,
+            rounds=rounds,
+            workers=workers,
+            data=self.data,
+            look=self.screen.wait,
+        )
         expected = None if found.failure else expect(found, Work.of(config, self.data, workers))
         failure = found.failure or (None if expected else "too slow: no two steps in the time there was")
         return Row(choice.values, choice.effect, found.memory, found.gpu, expected, failure)
@@ -197,7 +211,7 @@ class Adviser:
         """Measure a row once more, if there is the time."""
         choice = Choice(row.values, row.effect)
         config = self._load(choice)
-        if config is None or self._left < FEWEST:
+        if config is None or self._left < self._least:
             return row
         better = row.again(self._measured(config, choice, self._left / REPEATED))
         self.rows[self.rows.index(row)] = better

@@ -131,12 +131,22 @@ def _training(found: Measurement, work: Work) -> float | None:
     rounds = found.rounds
     if len(rounds) > 1:
         return fmean(one.at - before.at - one.evaluation for before, one in pairwise(rounds))
-    steps = [seen for seen in found.steps if seen.round == 1]
-    counted = steps[1:] if len(steps) > 2 else steps
-    if len(counted) > 1:
-        rate = (counted[-1].done - counted[0].done) / (counted[-1].at - counted[0].at)
+    rate = _rate([seen for seen in found.steps if seen.round == 1], work.workers)
+    if rate is not None:
         return work.longest * work.workers / rate
     return rounds[0].seconds if rounds else None
+
+
+def _rate(steps: Sequence[Seen], workers: int) -> float | None:
+    """Steps a second of all workers. They step at about the same moments, so only whole steps of all are counted: from
+    some count to one that is a multiple of `workers` higher. The first step of each is left out if there are others."""
+    if not steps:
+        return None
+    many = steps[-1].done - steps[0].done >= 2 * workers
+    first = next(seen for seen in steps if seen.done >= steps[0].done + many * workers)
+    whole = (steps[-1].done - first.done) // workers * workers
+    last = next(seen for seen in steps if seen.done >= first.done + whole)
+    return (last.done - first.done) / (last.at - first.at) if whole else None
 
 
 def _for_all(seen: Sequence[Seen]) -> float | None:

@@ -93,15 +93,19 @@ class Measurement:
             case "ended":
                 self.ended, (self.failure,) = True, told
 
-    def enough(self, seconds: float, rounds: int) -> bool:
+    def enough(self, seconds: float, rounds: int, workers: int) -> bool:
         """Whether what was seen spans `seconds`, after a first round or a first step, which take longer than others,
         and so many rounds."""
         if len(self.rounds) > 1:
             return len(self.rounds) >= rounds and self.rounds[-1].at - self.rounds[0].at >= seconds
-        return not rounds and len(self.steps) > FEWEST_STEPS and self.steps[-1].at - self.steps[0].at >= seconds
+        if rounds or not self.steps:
+            return False
+        first, last = self.steps[0], self.steps[-1]
+        return last.done - first.done >= FEWEST_STEPS * workers and last.at - first.at >= seconds
 
 
 FEWEST_STEPS = 2
+"""Of each worker, after its first one."""
 
 
 class Gauge(Telling):
@@ -168,12 +172,14 @@ def measure(
     seconds: float,
     ends: float,
     rounds: int = 0,
+    workers: int = 1,
     data: FederatedData | None = None,
     start_method: str = START_METHOD,
     look: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """Run `config` until what was seen of it spans `seconds`, at most until `ends` on `time.monotonic`.
 
+    workers       that step at about the same moments
     rounds        fewest rounds to see, if there is the time; 0: some steps are enough
     data          decoded images, for processes that are forked
     start_method  how the process begins; one that has computed with several threads cannot be forked
@@ -184,7 +190,7 @@ def measure(
         point = Point("measured", measured_config(config))
         short = ShortRun(Path(folder), data if start_method == "fork" else None)
         with _process(short, point, start_method) as (process, connection):
-            while not found.ended and not found.enough(seconds, rounds) and time.monotonic() < ends:
+            while not found.ended and not found.enough(seconds, rounds, workers) and time.monotonic() < ends:
                 if not _listen(process, connection, found):
                     break
                 found.memory = max(found.memory, memory_of(os.getpid()))
