@@ -38,9 +38,11 @@ def benefit(
     from fedlens.sweeps.benefit import benefit as over_seeds
     from fedlens.sweeps.benefit import notes, sentences, table
     from fedlens.sweeps.benefit_page import render
+    from fedlens.tracking.console import ConsoleTracker
 
     path, overrides = split_arguments(arguments or [])
-    found = trios(path, overrides, seeds, name)
+    with closing(ConsoleTracker()) as screen:
+        found = trios(path, overrides, seeds, name, screen.progress)
     failures = run_all([point for trio in found for point in trio.points], jobs)
     if failures:
         raise FedLensError(f"{len(failures)} runs failed: {'; '.join(failures)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlens.build.builders import build_data
+from fedlens.build.builders import Progress, build_data
 from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
@@ -52,8 +52,11 @@ class Trio:
         return TUNED if name == "finetune" else name
 
 
-def trios(path: Path | None, overrides: Sequence[str], seeds: int, folder: str) -> list[Trio]:
-    """The runs for the configuration's seed and those after it; they lie in `folder`, inside tracking.dir.
+def trios(
+    path: Path | None, overrides: Sequence[str], seeds: int, folder: str, progress: Progress = Silent().progress
+) -> list[Trio]:
+    """The runs for the configuration's seed and those after it; they lie in `folder`, inside tracking.dir. progress:
+    of decoding the images.
 
     Raises:
         ConfigError: a configuration is invalid, or there is nothing to compare on.
@@ -61,11 +64,11 @@ def trios(path: Path | None, overrides: Sequence[str], seeds: int, folder: str) 
     """
     first = load(path, overrides, use="run")
     later = range(first.seed, first.seed + seeds)
-    return [_trio(load(first, (), {"seed": seed}, use="run"), folder) for seed in later]
+    return [_trio(load(first, (), {"seed": seed}, use="run"), folder, progress) for seed in later]
 
 
-def _trio(config: Config, folder: str) -> Trio:
-    images = build_data(config, Silent().progress)
+def _trio(config: Config, folder: str, progress: Progress) -> Trio:
+    images = build_data(config, progress)
     check(config, images)
     clients = len(images.clients)
     share = max(int(config.federated.fraction_fit * clients), config.federated.min_fit_clients) / clients
