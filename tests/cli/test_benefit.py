@@ -12,6 +12,7 @@ from fedlens.build.load import load
 from fedlens.cli.benefit import measured
 from fedlens.sweeps.baselines import trios
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import find_runs
 
 KEYS = (
@@ -38,7 +39,7 @@ def test_its_figures_are_those_of_the_runs() -> None:
     last = {
         load(run.config).personalization.name: read_metrics(run.metrics)[-1] for run in find_runs(Path("logs/benefit"))
     }
-    (found,) = measured(trios(None, ["data.path=data", *KEYS], 1, "benefit"))
+    (found,) = measured(trios(None, ["data.path=data", *KEYS], 1, "benefit", Silent().progress))
     for name, model in (("local", "local"), ("finetune", "fine-tuned")):
         theirs = {client["client"]: client["accuracy"] for client in last[name]["clients"]["by_client"]}
         assert found.own[model] == pytest.approx(theirs)

@@ -13,12 +13,13 @@ from fedlens.errors import DataError
 from fedlens.sweeps.baselines import Trio, trios
 from fedlens.sweeps.benefit import Measured, benefit, notes, points, sentences, table
 from fedlens.sweeps.benefit_page import render
+from fedlens.tracking.observer import Silent
 
 FIXED = ["model.name=lenet", "data.partition.scheme=iid", "data.partition.clients=4"]
 
 
 def found(*overrides: str, seeds: int = 1) -> list[Trio]:
-    return trios(None, [*FIXED, *overrides], seeds, "benefit")
+    return trios(None, [*FIXED, *overrides], seeds, "benefit", Silent().progress)
 
 
 def test_the_three_runs_of_a_seed() -> None:

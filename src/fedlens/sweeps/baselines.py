@@ -18,7 +18,6 @@ from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
 from fedlens.sweeps.points import Point
-from fedlens.tracking.observer import Silent
 
 LOCAL, FEDERATION, TUNED, CENTRAL = "local", "federation", "fine-tuned", "central"
 MODELS = (LOCAL, FEDERATION, TUNED, CENTRAL)
@@ -52,9 +51,7 @@ class Trio:
         return TUNED if name == "finetune" else name
 
 
-def trios(
-    path: Path | None, overrides: Sequence[str], seeds: int, folder: str, progress: Progress = Silent().progress
-) -> list[Trio]:
+def trios(path: Path | None, overrides: Sequence[str], seeds: int, folder: str, progress: Progress) -> list[Trio]:
     """The runs for the configuration's seed and those after it; they lie in `folder`, inside tracking.dir. progress:
     of decoding the images.
 
