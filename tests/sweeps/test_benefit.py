@@ -44,6 +44,11 @@ def test_the_three_runs_of_a_seed() -> None:
     assert first.personal == "fine-tuned"
 
 
+def test_one_place_is_one_client() -> None:
+    (trio,) = found("federated.quorum=3")
+    assert [point.config.federated.quorum for point in trio.points] == [3, 3, 1]
+
+
 def test_no_run_stops_early() -> None:
     """All make as many steps."""
     assert all(point.config.stopping.patience is None for point in found("stopping.patience=3")[0].points)
@@ -52,6 +57,11 @@ def test_no_run_stops_early() -> None:
 def test_a_personalization_of_its_own_is_kept() -> None:
     (trio,) = found("personalization.name=ditto")
     assert (trio.federation.config.personalization.name, trio.personal) == ("ditto", "ditto")
+
+
+def test_local_training_is_no_federation() -> None:
+    with refuses(("contradiction", "personalization.name")):
+        found("personalization.name=local")
 
 
 def test_what_is_pooled_is_everything_that_clients_train_on() -> None:
@@ -70,6 +80,7 @@ def test_what_is_pooled_is_everything_that_clients_train_on() -> None:
         ("data.client_test=0", "data.client_test"),
         ("data.partition.clients=1", "data.partition"),
         ("data.partition.pooled=true", "data.partition"),
+        ("schedule.name=fedbuff", "schedule.name"),
     ],
 )
 def test_what_cannot_be_compared(override: str, key: str) -> None:

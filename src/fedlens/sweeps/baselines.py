@@ -74,6 +74,7 @@ def _trio(config: Config, folder: str, progress: Progress) -> Trio:
         "data.partition.pooled": True,
         "federated.fraction_fit": 1.0,
         "federated.min_fit_clients": 1,
+        "federated.quorum": 1,
         "federated.num_rounds": max(round(config.federated.num_rounds * share), 1),
     }
     equal = config.model_copy(update={"stopping": Config().stopping})
@@ -88,7 +89,22 @@ def _trio(config: Config, folder: str, progress: Progress) -> Trio:
 
 
 def check(config: Config, images: FederatedData) -> None:
-    """Raises ConfigError: there is one client, or no client has test images."""
+    """Raises ConfigError: there is one client, no client has test images, the federation is none, or its steps cannot
+    be counted."""
+    if config.personalization.name == "local":
+        raise ConfigError(
+            "personalization.name = local: every client trains alone, which is what the federation is compared with; "
+            "leave it out",
+            code="contradiction",
+            key="personalization.name",
+        )
+    if config.schedule.name != Config().schedule.name:
+        raise ConfigError(
+            f"schedule.name = {config.schedule.name}: clients make steps of their own number, so training alone cannot "
+            "be made to have as many; schedule.name=sync",
+            code="incompatible",
+            key="schedule.name",
+        )
     if config.data.partition.pooled or len(images.clients) < 2:
         raise ConfigError(
             "data.partition: has one client, and a federation is of several: give data.partition.clients=4, or a "
