@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +12,9 @@ from tests.commands import command, refused, refused_in_one_line
 from tests.photos import photos
 
 from fedlens.build.load import load
-from fedlens.tracking.run_dir import find_runs
+from fedlens.tracking.run_dir import RunDir, find_runs
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 TUNE = (
     "tune data.path=data model.name=lenet federated.num_rounds=2 data.validation=0.3 runtime.name=in_process "
     "tracking.tensorboard=false tracking.report=false optimizer.lr=log:0.001:1 strategy.mu=0.01,0.1 "
@@ -29,7 +32,7 @@ def photographs_of_two_clients(tmp_path, monkeypatch):
 def test_a_configuration_for_each_method_and_a_page() -> None:
     result = command(TUNE)
     assert result.exit_code == 0, result.output
-    assert "note: strategy=fedavg: is searched without strategy.mu, which it does not have" in result.stdout
+    assert "note: strategy=fedavg: without strategy.mu, which it does not have" in result.stdout
     assert "4 trials of 2 rounds" in result.stdout
     assert "4/4  " in result.stdout
     assert "fedlens sweep logs/tune/strategy=fedprox.yaml seed=1:4 --name strategy=fedprox-seeds" in result.stdout
@@ -62,6 +65,8 @@ def test_a_search_that_cannot_be_made() -> None:
     refused_in_one_line(f"{plain} data.validation=0", "data.validation = 0", "data.validation=0.1")
     refused_in_one_line(f"{plain} federated.evaluate_every=0", "federated.evaluate_every = 0")
     refused_in_one_line(f"{plain} seed=0:5", "the luckiest one")
+    refused_in_one_line(f"{plain} personalization.name=ditto", "personalization.name = ditto", "such as fedper")
+    refused_in_one_line(f"{plain} personalization.name=none,ditto", "personalization.name = ditto")
     refused_in_one_line(f"{plain} optimizer.rate=log:0.1:1", "optimizer.rate", "unknown key")
     assert not Path("logs").exists()
 
@@ -78,3 +83,12 @@ def test_where_every_trial_fails_the_reason_is_told() -> None:
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     refused_in_one_line(TUNE, "pip install 'fedlens[tune]'")
+
+
+def test_two_searches_in_one_folder_are_refused() -> None:
+    assert command(TUNE).exit_code == 0
+    with RunDir(Path("logs/tune")).exclusive_lock():
+        code = f"from tests.commands import command; raise SystemExit(command({TUNE!r}).exit_code)"
+        assert (
+            subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), env=ENVIRONMENT, check=False).returncode == 2
+        )

@@ -13,6 +13,8 @@ from tests.fake_runs import write_page, write_run
 from tests.reports.test_browser import look_at_text
 
 from fedlens.reports.compare import load_all
+from fedlens.reports.figures.base import COLOURS
+from fedlens.reports.figures.runs import clients_of_two, traded
 from fedlens.reports.groups import Group, grouped
 from fedlens.reports.paper import write_figures
 from fedlens.reports.plotted import at_clients, curves, trades
@@ -57,8 +59,11 @@ def test_what_no_other_method_beats_in_both(groups: list[Group]) -> None:
 
 def test_two_methods_at_every_client_on_the_seeds_that_both_have(groups: list[Group]) -> None:
     a, b, c = groups
-    assert at_clients(a, b) == {"north": (pytest.approx(0.6), pytest.approx(0.7)), "south": (0.9, pytest.approx(0.5))}
-    assert at_clients(a, c) == {"north": (0.5, 0.1)}
+    assert at_clients(a, b) == {
+        "north, seed 0": (0.5, 0.6), "south, seed 0": (0.9, 0.4),
+        "north, seed 1": (0.7, 0.8), "south, seed 1": (0.9, 0.6),
+    }  # fmt: skip
+    assert at_clients(a, c) == {"north, seed 0": (0.5, 0.1)}
     assert at_clients(a, Group("later", {7: c.runs[0]})) == {}
 
 
@@ -72,6 +77,23 @@ def test_figures_for_a_paper(groups: list[Group], tmp_path: Path) -> None:
     assert all(file.read_bytes().startswith(b"%PDF") for file in files if file.suffix == ".pdf")
     before = [file.read_bytes() for file in files]
     assert [file.read_bytes() for file in write_figures(groups, groups[0], tmp_path / "figures")] == before
+
+
+def test_a_method_has_one_colour_in_all_plots(groups: list[Group]) -> None:
+    labels = [group.label for group in groups]
+    points = trades(groups, "megabytes")
+    colours = {trace.name: trace.marker.color for trace in traded(points[::-1], "MB", labels).data[1:]}
+    assert colours == dict(zip(labels, COLOURS, strict=False))
+    clients = clients_of_two({"strategy=c": {"north": (0.1, 0.2)}}, "strategy=a", labels)
+    assert clients.data[1].marker.color == COLOURS[2]
+
+
+def test_many_methods_have_room_for_their_names(groups: list[Group], tmp_path: Path) -> None:
+    many = [Group(f"strategy=fedprox mu=0.{number:02} optimizer.lr=0.01", groups[0].runs) for number in range(30)]
+    first, *_ = write_figures(many, many[0], tmp_path)
+    text = first.read_text()
+    assert all(group.label in text for group in many)
+    assert float(re.search(r'height="([\d.]+)pt"', text)[1]) > 72 * 30 * 0.14
 
 
 def test_a_name_is_no_formula(groups: list[Group], tmp_path: Path) -> None:

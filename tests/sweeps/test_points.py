@@ -99,7 +99,7 @@ def test_bad_lists_and_cases_are_one_line() -> None:
         cases(["a: seed=1", "a: seed=2"])
     with told("syntax", "--case", "NAME: key=value"):
         cases(["seed=1"])
-    with told("contradiction", "seed", "given in two lists"):
+    with told("contradiction", "seed", "given twice, in lists"):
         points(None, SMALL, [*listed(["seed=0,1"])[0], cases(["a: seed=1", "b: seed=2"])], "sweep")
 
 
@@ -111,3 +111,10 @@ def test_all_mistakes_are_told_before_anything_runs() -> None:
         points(None, SMALL, [], "sweep")
     with told("unknown_key", "optimizer.lrr", "unknown key"):
         points(None, SMALL, listed(["optimizer.lrr=1,2"])[0], "sweep")
+
+
+def test_a_key_for_all_is_not_swept_and_no_value_comes_twice() -> None:
+    with told("contradiction", "strategy.name", "given twice"):
+        labels(listed(["strategy.name=fedavg,fedprox"])[0], [*SMALL, "strategy.name=fedavg"])
+    with told("contradiction", "optimizer.lr=0.1", "given twice"):
+        labels(listed(["optimizer.lr=0.1,0.1"])[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,12 @@ from fedlens.cli.sweep import Before
 from fedlens.config.load import dump
 from fedlens.core.records import Evaluation
 from fedlens.errors import TrainingDiverged
-from fedlens.sweeps.methods import Method, methods, open_study
+from fedlens.sweeps.methods import TRIALS, Method, methods, open_study
 from fedlens.sweeps.outcome import Outcome, outcome_of, row, write_page
-from fedlens.sweeps.points import Point, listed
+from fedlens.sweeps.points import Point, cases, listed
 from fedlens.sweeps.pool import Pool
 from fedlens.sweeps.screen import SweepScreen
-from fedlens.sweeps.search import FAILURE, LABEL, STOPPED, Search, begun, finished, planned
+from fedlens.sweeps.search import FAILURE, LABEL, STOPPED, Search, ask_again, begun, finished, free_number, planned
 from fedlens.sweeps.space import searched
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
@@ -232,3 +233,54 @@ def test_a_run_that_is_not_validated_has_failed() -> None:
     found = of(*LIST)
     (outcome,) = outcomes(found, search(found, 1, work=blind))
     assert outcome.failure == "no round was validated: data.validation has to be above 0"
+
+
+def test_trials_that_were_interrupted_out_of_order_get_numbers_that_are_free() -> None:
+    """Of five, two and four have ended: as with several at a time."""
+    found = of(*LIST)
+    study = open_study(found[0], FOLDER, False)
+    for number in range(1, 6):
+        trial = study.ask(dict(found[0].space))
+        trial.set_user_attr(LABEL, f"trial {number}")
+        if number in (2, 4):
+            study.tell(trial, 0.1)
+    ask_again(study)
+    assert [free_number(study)] == [1]
+    search(found, 5)
+    assert sorted(trial.user_attrs[LABEL] for trial in finished(study)) == [f"trial {number}" for number in range(1, 6)]
+
+
+def test_values_that_are_invalid_together_are_one_failed_trial() -> None:
+    found = of("model.lora.rank=0,4", "model.freeze=none,backbone")
+    (study,) = search(found, 8)
+    assert len(finished(study)) == 8
+    failed = {trial.user_attrs[FAILURE] for trial in finished(study) if FAILURE in trial.user_attrs}
+    assert all("model." in text for text in failed)
+
+
+def test_a_file_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    search(of(*LIST), 2)
+    path = FOLDER / TRIALS
+    with path.open("ab") as file:
+        file.write(b'{"op_code": 4, "work')
+    (study,) = search(of(*LIST), 3)
+    assert len(finished(study)) == 3
+    path.write_text("what?\n" + path.read_text())
+    with refuses(("unreadable", str(path))):
+        open_study(of(*LIST)[0], FOLDER, True)
+
+
+def test_nothing_mattered_where_all_reach_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "validation", lambda _lr, _number: 0.5)
+    found = of(*LIST, "optimizer.momentum=0,0.9")
+    written = outcomes(found, search(found, 6))
+    write_page(written, FOLDER)
+    assert "What mattered" not in (FOLDER / "tune.html").read_text()
+
+
+def test_a_hostile_name_is_text(tmp_path: Path) -> None:
+    fixed = ["model.name=lenet", f"federated.num_rounds={ROUNDS}"]
+    axes = [cases(["<img src=x onerror=alert(1)>: seed=1", "plain: seed=2"])]
+    found = methods(None, fixed, axes, searched(LIST)[0], "tune")
+    write_page(outcomes(found, search(found, 1)), FOLDER)
+    assert "<img" not in (FOLDER / "tune.html").read_text()

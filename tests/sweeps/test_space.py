@@ -51,8 +51,14 @@ def test_what_cannot_be_searched(text: str, reason: str) -> None:
 
 
 def test_the_luckiest_seed_is_not_searched() -> None:
-    with refuses(("contradiction", "seed")):
-        searched(["seed=0:5"])
+    for key in ("seed", "data.partition.seed"):
+        with refuses(("contradiction", key)):
+            searched([f"{key}=0:5"])
+
+
+def test_what_trials_are_measured_by_is_not_searched() -> None:
+    with refuses(("contradiction", "data.validation")):
+        searched(["data.validation=float:0.1:0.3"])
 
 
 def test_numbers_that_are_tried_can_be_read() -> None:
@@ -95,7 +101,7 @@ def test_methods_that_take_several_keys() -> None:
     [
         (["optimizer.lr=log:0.01:1", "strategy.mu=log:0.001:1"], "unknown_key", "strategy.mu"),
         (["optimizer.rate=log:0.01:1"], "unknown_key", "optimizer.rate"),
-        (["data.validation=float:0.1:3"], "out_of_range", "data.validation"),
+        (["federated.fraction_fit=float:0.1:3"], "out_of_range", "federated.fraction_fit"),
         (["optimizer.lr=0.1,much"], "wrong_type", "optimizer.lr"),
         ([], "missing", ""),
     ],
@@ -110,3 +116,21 @@ def test_a_key_is_searched_or_given() -> None:
         of(["optimizer.lr=log:0.01:1"], named=("fast: optimizer.lr=0.5", "plain: seed=1"))
     with refuses(("contradiction", "optimizer.lr")):
         methods(None, ["optimizer.lr=0.5"], [], searched(["optimizer.lr=log:0.01:1"])[0], "tune")
+
+
+def test_a_method_is_what_it_is_called() -> None:
+    """A key that is given for all would win over that of the method."""
+    axes = listed(["strategy.name=fedavg,fedprox"])[0]
+    with refuses(("contradiction", "strategy.name")):
+        methods(None, ["strategy.name=fedavg"], axes, searched(["optimizer.lr=log:0.01:1"])[0], "tune")
+    with refuses(("contradiction", "strategy.name")):
+        of(
+            ["optimizer.lr=log:0.01:1"],
+            named=("x: strategy.name=fedavgm", "y: seed=1"),
+            lists=("strategy.name=fedavg,fedprox",),
+        )
+
+
+def test_two_methods_never_write_one_file() -> None:
+    with refuses(("duplicate", "--case")):
+        of(["optimizer.lr=log:0.01:1"], named=("a b: seed=1", "a-b: seed=2"))

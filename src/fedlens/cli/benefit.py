@@ -28,8 +28,8 @@ def benefit(
         int | None, typer.Option(min=1, help="Runs at a time; default: as cores, GPUs and memory allow.")
     ] = None,
 ) -> None:
-    """Tell whether federating helps, and whom: the federation against each client alone and everything in one place, at
-    equal steps, on each client's own test images. The same command again does what is left."""
+    """Tell whether federating helps, and whom: the federation against each client alone, at equal steps, and everything
+    in one place, on each client's own test images. The same command again does what is left."""
     from fedlens.cli.compare import show_notes, show_table
     from fedlens.cli.run import split_arguments
     from fedlens.cli.sweep import run_all

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from fedlens.errors import ConfigError, FedLensError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedlens.config.schema import Config
     from fedlens.sweeps.methods import Method
     from fedlens.sweeps.outcome import Outcome
 
@@ -85,8 +86,37 @@ def check(method: Method) -> None:
             code="contradiction",
             key=key,
         )
+    for name in names_tried(method, config):
+        if blind(name):
+            raise ConfigError(
+                f"personalization.name = {name}: the validation images tell of the shared model, and clients use "
+                "models of their own, so a search cannot choose by them. Search with personalization.name=none, or a "
+                "method with private parts, such as fedper",
+                code="incompatible",
+                key="personalization.name",
+            )
     if method.lacks:
-        typer.echo(f"note: {method.name}: is searched without {', '.join(method.lacks)}, which it does not have")
+        typer.echo(
+            f"note: {method.name or 'the search'}: without {', '.join(method.lacks)}, which it does not have, or not "
+            "with every value of the list"
+        )
+
+
+def names_tried(method: Method, config: Config) -> Sequence[str]:
+    """The personalizations of a method's trials."""
+    from fedlens.sweeps.space import samples
+
+    searched = method.space.get("personalization.name")
+    return samples(searched) if searched is not None else [config.personalization.name]
+
+
+def blind(name: str) -> bool:
+    """Whether clients use models of their own while validation is of the shared one."""
+    from fedlens.config.blocks import PERSONALIZATION, find
+    from fedlens.personalization.base import Personalization
+
+    factory: Any = find(PERSONALIZATION, name).factory
+    return name != "none" and factory.is_private is Personalization.is_private
 
 
 def search_all(methods: Sequence[Method], trials: int, jobs: int | None, prune: bool) -> list[Outcome]:
@@ -98,6 +128,7 @@ def search_all(methods: Sequence[Method], trials: int, jobs: int | None, prune: 
     from fedlens.sweeps.pool import Pool, at_once, gpus
     from fedlens.sweeps.screen import SweepScreen
     from fedlens.sweeps.search import LABEL, Search, finished, planned
+    from fedlens.tracking.run_dir import RunDir
     from fedlens.tracking.summary import percent
 
     samples = [Point(method.name, method.make({})) for method in methods]
@@ -117,7 +148,7 @@ def search_all(methods: Sequence[Method], trials: int, jobs: int | None, prune: 
     screen = SweepScreen(rounds | dict.fromkeys(done, 0), done, min(together, len(rounds)), "trial")
     search = Search(studies, trials, samples[0].config.seed, Before(folder), screen)
     try:
-        with closing(screen):
+        with closing(screen), RunDir(folder).exclusive_lock():
             Pool(Work(search.begun), search, together, gpus(samples), search.unwanted).run(search.points())
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command again does the rest.")
@@ -146,7 +177,12 @@ def show(outcomes: Sequence[Outcome]) -> None:
         typer.echo(f"Page: {folder / 'tune.html'}")
         typer.echo("With seeds that were not searched with:")
         for one in found:
-            typer.echo(f"  fedlens sweep {shlex.quote(str(one.configuration))} seed=1:4 --name {one.name}-seeds")
+            first = one.method.make({}).seed + 1
+            seeds, name = f"seed={first}:{first + 3}", f"{one.method.file}-seeds"
+            typer.echo(f"  {shlex.join(['fedlens', 'sweep', str(one.configuration), seeds, '--name', name])}")
     if empty := [one for one in outcomes if one.configuration is None]:
         told = "; ".join(f"{one.method.name or 'the search'}: {one.failure}" for one in empty)
-        raise FedLensError(f"no trial came to its end of {told}")
+        raise FedLensError(
+            f"no trial came to its end of {told}. Mend that, then search again: with another --name, or without "
+            f"{outcomes[0].folder}"
+        )

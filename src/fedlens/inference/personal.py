@@ -124,7 +124,7 @@ def _checkpoint(run: RunDir) -> Checkpoint:
     if found is None and run.result.exists():
         raise ModelError(
             f"{run.path}: its checkpoints were removed, and with them what its clients used. Its shared model is "
-            "there: leave the client out"
+            "there: leave the client out; for anything else make the run again"
         )
     if found is None:
         raise ModelError(f"{run.path}: no round has finished, so there is no model yet")

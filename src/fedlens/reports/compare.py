@@ -116,18 +116,19 @@ def _side_by_side(groups: Sequence[Group], base: Group) -> Iterator[str]:
     """Accuracy against cost, and the other methods against `base` at every client."""
     if len(groups) < 2:
         return
+    labels = [group.label for group in groups]
     for cost, (title, caption) in TRADES.items():
         points = trades(groups, cost)
         if len(points) > 1:
-            yield plot(title, caption, traded(points, COSTS[cost]))
+            yield plot(title, caption, traded(points, COSTS[cost], labels))
     pairs = {group.label: at_clients(base, group) for group in groups if group is not base}
     pairs = {label: clients for label, clients in pairs.items() if clients}
     if pairs:
         shown = dict(list(pairs.items())[:MOST_PAIRS])
-        caption = f"A point for each client, means over seeds. Above the line it is better off than with {base.label}."
+        caption = f"A point for each client and seed. Above the line it is better off than with {base.label}."
         if len(pairs) > MOST_PAIRS:
             caption += f" The first {MOST_PAIRS} of {len(pairs)} methods."
-        yield plot("Clients with two methods", escape(caption), clients_of_two(shown, base.label))
+        yield plot("Clients with two methods", escape(caption), clients_of_two(shown, base.label, labels))
 
 
 MOST_PAIRS = 8

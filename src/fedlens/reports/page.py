@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -56,14 +57,14 @@ def asset(name: str) -> str:
 def section(title: str, *plots: str) -> str:
     """Plots under a title; empty if there are none."""
     shown = "".join(plots)
-    return f'<h2>{title}</h2><div class="plots">{shown}</div>' if shown else ""
+    return f'<h2>{escape(title)}</h2><div class="plots">{shown}</div>' if shown else ""
 
 
 def plot(title: str, caption: str, figure: Figure | None, wide: bool = False) -> str:
     """A figure with its caption (HTML); `wide`: over the full width of the page."""
     if figure is None:
         return ""
-    name, height = title.lower().replace(" ", "-"), figure.layout.height
+    name, height = re.sub(r"[^\w-]+", "-", title.lower()), figure.layout.height
     place = f'<div id="{name}" class="plotly-graph-div" style="height:{height}px"></div>'
     content = figure.to_json().replace("<", "\\u003c")  # JSON in a script, whatever names are in it
     return titled(title, caption, f'{place}<script class="figure" type="application/json">{content}</script>', wide)
@@ -73,7 +74,7 @@ def titled(title: str, caption: str, content: str, wide: bool = False) -> str:
     """HTML in a card, under its title, a caption, and the explanation of its use (`USES`)."""
     use = f'<p class="use">{USES[title]}</p>' if title in USES else ""
     kind = "plot wide" if wide else "plot"
-    return f'<figure class="{kind}"><h3>{title}</h3><figcaption>{caption}{use}</figcaption>{content}</figure>'
+    return f'<figure class="{kind}"><h3>{escape(title)}</h3><figcaption>{caption}{use}</figcaption>{content}</figure>'
 
 
 def table(head: Sequence[str], rows: Sequence[Iterable[object]], kind: str = "") -> str:

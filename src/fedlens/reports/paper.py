@@ -20,8 +20,8 @@ from fedlens.reports.plotted import COSTS, Curve, Trade, at_clients, curves, tra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 3.3, 2.3
-"""Inches: one column of the usual two-column styles."""
+WIDTH, HEIGHT, LINE = 3.3, 2.0, 0.14
+"""Inches: one column of the usual two-column styles; the height without the legend, and of each of its lines."""
 
 STYLE = {
     "font.size": 8,
@@ -109,11 +109,13 @@ def _drawn(draw: Draw, form: str, families: Sequence[str]) -> bytes:
 
     style: dict[Any, Any] = {**STYLE, "font.family": list(families)}
     with mpl.rc_context(style):
-        drawing = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        drawing = Figure(layout="constrained")
         axes = drawing.add_subplot()
         axes.grid(visible=True, alpha=0.4)
         draw(axes)
-        drawing.legend(loc="outside upper left", ncols=1 if len(axes.get_legend_handles_labels()[0]) < 5 else 2)
+        lines = sum(label.count("\n") + 1 for label in axes.get_legend_handles_labels()[1])
+        drawing.set_size_inches(WIDTH, HEIGHT + LINE * lines)
+        drawing.legend(loc="outside upper left")
         file = io.BytesIO()
         drawing.savefig(file, format=form, metadata={"Date": None} if form == "svg" else {"CreationDate": None})
     return file.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from fedlens.reports.figures.rounds import series_of
@@ -65,14 +64,13 @@ def _dominates(one: Trade, other: Trade) -> bool:
 
 
 def at_clients(base: Group, other: Group) -> dict[str, tuple[float, float]]:
-    """Client → its accuracy with both methods, the means over the seeds that both have; clients that all of these runs
-    tell of."""
-    seeds = sorted(base.runs.keys() & other.runs.keys())
-    pairs = [(_clients(base, seed), _clients(other, seed)) for seed in seeds]
-    names = set.intersection(*(set(one) & set(two) for one, two in pairs)) if pairs else set()
-    return {
-        name: (fmean(one[name] for one, _ in pairs), fmean(two[name] for _, two in pairs)) for name in sorted(names)
-    }
+    """Client and seed → its accuracy with both methods, for the seeds that both have and the clients that both tell of.
+    No means over seeds: with another seed a client of the same name may hold other images."""
+    found: dict[str, tuple[float, float]] = {}
+    for seed in sorted(base.runs.keys() & other.runs.keys()):
+        one, two = _clients(base, seed), _clients(other, seed)
+        found |= {f"{name}, seed {seed}": (one[name], two[name]) for name in sorted(one.keys() & two.keys())}
+    return found
 
 
 def _clients(group: Group, seed: int) -> Mapping[str, float]:

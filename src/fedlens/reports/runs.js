@@ -42,7 +42,7 @@
     }
     for (const plot of document.querySelectorAll(".js-plotly-plot")) {
       const named = plot.data.map((trace) => new DOMParser().parseFromString(trace.name ?? "", "text/html").body.textContent);
-      const about = (names, name) => [...names].some((row) => name === row || name.endsWith(row));
+      const about = (names, name) => [...names].some((row) => name.endsWith(row.replace(/^…/, "")));
       Plotly.restyle(plot, { visible: named.map((name) => about(shown, name) || !about(hidden, name)) });
     }
   };

@@ -1,12 +1,15 @@
 """The runs that say whether federating helps: the federation, each client alone, and everything in one place.
 
-All make as many steps. Alone, a client trains in the rounds in which the federation would have asked it. One place for
-everything sees as many images a round as one client holds, so its rounds are the federation's times the share of
-clients in a round: as many images in all.
+Alone, a client makes as many steps as in the federation, in the rounds in which a federation without privacy would
+have asked it. One place for everything makes as many passes over all images as a client makes over its own, so as many
+steps as all clients together: its rounds are the federation's times the share of clients in a round.
+
+Clients are compared by name over the seeds, so the division is the same for all of them where it is drawn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import Any
 from fedlens.build.builders import Progress, build_data
 from fedlens.build.load import load
 from fedlens.config.schema import Config
+from fedlens.data.base import described
+from fedlens.data.partition.natural import Natural
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
 from fedlens.sweeps.points import Point
@@ -60,15 +65,27 @@ def trios(path: Path | None, overrides: Sequence[str], seeds: int, folder: str, 
         DataError: the images cannot be read.
     """
     first = load(path, overrides, use="run")
+    division = _division(first, build_data(first, progress))
     later = range(first.seed, first.seed + seeds)
-    return [_trio(load(first, (), {"seed": seed}, use="run"), folder, progress) for seed in later]
+    return [_trio(load(first, (), {"seed": seed, **division}, use="run"), folder, progress) for seed in later]
+
+
+def _division(config: Config, images: FederatedData) -> dict[str, int]:
+    """What keeps a drawn division the same with every seed."""
+    section = config.data.partition
+    if section.seed is not None or images.report.scheme == described(Natural()):
+        return {}
+    return {"data.partition.seed": config.seed}
 
 
 def _trio(config: Config, folder: str, progress: Progress) -> Trio:
     images = build_data(config, progress)
     check(config, images)
     clients = len(images.clients)
-    share = max(int(config.federated.fraction_fit * clients), config.federated.min_fit_clients) / clients
+    asked = clients * config.federated.fraction_fit  # on average, with cohorts of privacy
+    if config.privacy.mode == "none":
+        asked = max(math.floor(asked + 1e-9), config.federated.min_fit_clients)
+    share = asked / clients
     tuned = {"personalization.name": "finetune"} if config.personalization.name == "none" else {}
     pooled = {
         "data.partition.pooled": True,
@@ -97,6 +114,12 @@ def check(config: Config, images: FederatedData) -> None:
             "leave it out",
             code="contradiction",
             key="personalization.name",
+        )
+    if config.attack.name != "none":
+        raise ConfigError(
+            f"attack.name = {config.attack.name}: the sites that gain or lose would be attackers, too; leave it out",
+            code="contradiction",
+            key="attack.name",
         )
     if config.schedule.name != Config().schedule.name:
         raise ConfigError(

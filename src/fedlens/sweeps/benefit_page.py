@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedlens.core.clean import escape
+from fedlens.core.words import count
 from fedlens.reports.figures.sites import crossed, dumbbells
 from fedlens.reports.page import page, paragraph, plot, section
 from fedlens.reports.page import table as html_table
@@ -12,7 +13,7 @@ from fedlens.sweeps.baselines import LOCAL
 from fedlens.sweeps.benefit import Benefit, Site, notes, sentences, table
 
 MOST_SITES = 60
-"""With more, those that gain the most and the least are drawn; all are in the table."""
+"""With more, those that gain the most and the least are drawn."""
 
 
 def render(found: Benefit) -> str:
@@ -27,14 +28,14 @@ def render(found: Benefit) -> str:
     parts = [
         f'<p class="box"><b>{escape(first)}.</b></p>',
         *(paragraph(f"{line}.") for line in rest),
-        section("At the sites", plot("Every model at every site", caption, marks, wide=True)),
+        section("At the sites", plot("Every model at every site", escape(caption), marks, wide=True)),
         html_table(*table(found), kind="runs"),
         *map(paragraph, notes(found)),
     ]
     if found.crossed:
         told = "Models that a client trained alone, then the shared ones, on the test images of each client."
         parts.append(section("From site to site", plot("Across sites", told, crossed(found.crossed), wide=True)))
-    return page("Does federating help?", f"{len(found.sites)} sites, {found.seeds} seeds", parts)
+    return page("Does federating help?", f"{count(len(found.sites), 'site')}, {count(found.seeds, 'seed')}", parts)
 
 
 def _drawn(sites: Sequence[Site]) -> list[Site]:

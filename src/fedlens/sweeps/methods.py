@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,8 +20,9 @@ from fedlens.config.schema import Config
 from fedlens.core.seeds import derive
 from fedlens.core.words import short_names
 from fedlens.errors import ConfigError
-from fedlens.sweeps.points import Axis, Choice
+from fedlens.sweeps.points import Axis, Choice, check_once
 from fedlens.sweeps.space import Space, described, holds, rounded, samples
+from fedlens.tracking.run_dir import clean_name
 
 TRIALS = "trials.jsonl"
 """The file of all studies, in the search's folder: what optuna's JournalStorage writes, a line of JSON a step."""
@@ -38,6 +40,11 @@ class Method:
     space: Space
     lacks: Sequence[str]
     make: Callable[[Mapping[str, Any]], Config]
+
+    @property
+    def file(self) -> str:
+        """Its name in files and folders."""
+        return clean_name(self.name or "best")
 
     def label(self, number: int) -> str:
         """The name of a trial."""
@@ -66,6 +73,7 @@ def methods(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], space
             "nothing to search over: give at least one key a range or a list, such as optimizer.lr=log:0.001:1",
             code="missing",
         )
+    check_once(axes, fixed)
     given = {override.partition("=")[0] for override in fixed}
     given |= {key for axis in axes for choice in axis for key in choice.keys}
     if both := sorted(given & space.keys()):
@@ -76,8 +84,16 @@ def methods(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], space
         )
     short = short_names(key for axis in axes for choice in axis for key in choice.values)
     found = [_method(path, fixed, chosen, short, space, folder) for chosen in product(*axes)]
+    files = Counter(method.file for method in found)
+    if alike := [method.name for method in found if files[method.file] > 1]:
+        raise ConfigError(
+            f"{', '.join(alike)}: names that give one file, {clean_name(alike[0])}.yaml; choose others",
+            code="duplicate",
+            key="--case",
+        )
     if nowhere := [key for key in space if all(key in method.lacks for method in found)]:
-        found[0].make(dict.fromkeys(nowhere, 0))  # raises what is wrong with the key
+        values = {key: samples(space[key])[0] for key in nowhere}
+        found[0].make(values)  # raises what is wrong with the key
     return found
 
 
@@ -129,10 +145,9 @@ def open_study(method: Method, folder: Path, prune: bool) -> optuna.Study:
         ConfigError: the folder has another search.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
-    own = method.make({})
+    own, path = method.make({}), folder / TRIALS
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / TRIALS))),
+        storage=_storage(path),
         study_name=method.name or "search",
         direction="maximize",
         load_if_exists=True,
@@ -154,6 +169,27 @@ def open_study(method: Method, folder: Path, prune: bool) -> optuna.Study:
     return study
 
 
+def _storage(path: Path) -> JournalStorage:
+    """The journal, without a last line that a sudden end has cut off.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        whole, newline, _ = path.read_bytes().rpartition(b"\n")
+        with path.open("r+b") as file:
+            file.truncate(len(whole + newline))
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: is not what a search writes ({error}); remove its folder, or use another --name",
+            code="unreadable",
+            key=str(path),
+        ) from error
+
+
 def sampler(seed: int, method: Method, number: int) -> optuna.samplers.BaseSampler:
     """What draws a trial's values. A new one for each, so that a search that was interrupted goes on with the draws
     that it would have made. Trials that go on at the same time count as bad ones (constant liar), which keeps them
@@ -162,7 +198,7 @@ def sampler(seed: int, method: Method, number: int) -> optuna.samplers.BaseSampl
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"tracking", "runtime"})
+    return config.model_dump(mode="json", exclude={"tracking"})
 
 
 def _own_values(method: Method, config: Config) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from fedlens.reports.page import page, paragraph, plot, section, table
 from fedlens.sweeps.methods import Method
 from fedlens.sweeps.search import FAILURE, FOLDER, LABEL, best, finished
 from fedlens.sweeps.space import described, samples
-from fedlens.tracking.run_dir import clean_name
 from fedlens.tracking.summary import percent
 
 HEAD = ("method", "found", "trials", "stopped", "failed", "validation", "test")
@@ -47,11 +46,6 @@ class Outcome:
     failure: str
 
     @property
-    def name(self) -> str:
-        """For files and folders."""
-        return clean_name(self.method.name or "best")
-
-    @property
     def failed(self) -> int:
         return sum(FAILURE in trial.user_attrs for trial in self.trials)
 
@@ -71,7 +65,7 @@ def outcome_of(method: Method, study: optuna.Study, folder: Path) -> Outcome:
     if winner is None:
         reasons = dict.fromkeys(trial.user_attrs.get(FAILURE, "stopped") for trial in trials)
         return Outcome(method, trials, None, None, folder, None, "; ".join(reasons))
-    path = folder / f"{clean_name(method.name or 'best')}.yaml"
+    path = folder / f"{method.file}.yaml"
     config = method.make(method.values(winner.params))
     place = config.tracking.model_copy(update={"dir": config.tracking.dir.parent})
     line = headline(load_run(folder / winner.user_attrs[FOLDER]))
@@ -101,7 +95,7 @@ def write_page(outcomes: Sequence[Outcome], folder: Path) -> None:
     trials = sum(len(one.trials) for one in outcomes)
     parts = [table(HEAD, [row(one) for one in outcomes], kind="runs"), *map(paragraph, NOTES)]
     for one in outcomes:
-        title = escape(one.method.name or "The search")
+        title = one.method.name or "The search"
         parts.append(section(title, *(plot(name, caption, figure) for name, caption, figure in _plots(one))))
     write_atomic(folder / PAGE, page("What a search has found", f"{trials} trials", parts))
 
@@ -109,7 +103,8 @@ def write_page(outcomes: Sequence[Outcome], folder: Path) -> None:
 NOTES = (
     "Searched by accuracy on the validation images, in each trial's last round; test images had no part in it. The "
     "best of many trials is a little lucky: its validation accuracy is too high by about the noise of one run.",
-    "Every method has the same number of trials. Stopped: worse than the median of earlier trials at the same round.",
+    "Every method has the same number of trials; one that has none of the searched keys has one. Stopped: below the "
+    "median that trials which came to their end had at the same round.",
 )
 
 
@@ -148,7 +143,7 @@ def _history(one: Outcome) -> Figure:
 
 def _slice(one: Outcome, key: str) -> Figure:
     distribution = one.method.space[key]
-    figure = blank(key, "validation accuracy")
+    figure = blank(escape(key), "validation accuracy")
     found = _measured(one)
     values = [one.method.values(trial.params)[key] for trial in found]
     if isinstance(distribution, FloatDistribution | IntDistribution):
@@ -185,7 +180,8 @@ def _points(figure: Figure, one: Outcome, trials: Sequence[FrozenTrial], places:
 def _importances(one: Outcome) -> dict[str, float]:
     """Key → its share (Watanabe et al. 2023, "PED-ANOVA"); empty where trials or keys are too few to tell."""
     complete = [trial for trial in one.trials if trial.state is TrialState.COMPLETE]
-    if len(complete) < FEWEST_FOR_IMPORTANCE or len(one.method.space) < 2:
+    alike = len({trial.value for trial in complete}) < 2
+    if len(complete) < FEWEST_FOR_IMPORTANCE or len(one.method.space) < 2 or alike:
         return {}
     study = optuna.create_study(direction="maximize")
     study.add_trials(complete)

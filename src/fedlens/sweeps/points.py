@@ -64,7 +64,7 @@ def points(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], folder
         raise ConfigError(
             "nothing to sweep over: give at least one key several values, such as seed=0,1,2", code="missing"
         )
-    _check_once(axes)
+    check_once(axes, fixed)
     found: list[Point] = []
     mistakes: dict[object, Problem] = {}
     short = short_names(key for axis in axes for choice in axis for key in choice.values)
@@ -201,13 +201,17 @@ def _split(override: str) -> tuple[str, list[Any]]:
         return key, []
 
 
-def _check_once(axes: Sequence[Axis]) -> None:
-    """Raises ConfigError: a key is in two axes."""
-    counts = Counter(key for axis in axes for key in {key for choice in axis for key in choice.keys})
-    twice = [key for key, count in counts.items() if count > 1]
+def check_once(axes: Sequence[Axis], fixed: Sequence[str] = ()) -> None:
+    """Raises ConfigError: a key is in two axes, or in one and among the overrides for all; or a choice comes twice."""
+    axes_of = Counter(key for axis in axes for key in {key for choice in axis for key in choice.keys})
+    listed = {key for axis in axes for choice in axis for key in choice.values}
+    axes_of.update({override.partition("=")[0] for override in fixed} & listed)  # a case wins over what is for all
+    twice = [key for key, count in axes_of.items() if count > 1]
+    short = {key: key for axis in axes for choice in axis for key in choice.values}
+    twice += [name for axis in axes for name, count in Counter(one.words(short) for one in axis).items() if count > 1]
     if twice:
         raise ConfigError(
-            f"{', '.join(twice)}: given in two lists or cases of the sweep; give it once",
+            f"{', '.join(twice)}: given twice, in lists, cases or for all; give it once",
             code="contradiction",
             key=twice[0],
         )

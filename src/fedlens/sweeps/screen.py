@@ -62,19 +62,19 @@ class SweepScreen:
 
     def ended(self, point: Point, folder: Path | None, failure: str | None) -> None:
         assert folder is not None or failure is not None
-        self.told(point, figures(folder) if folder and failure is None else "", failure)
+        self.told(point.label, figures(folder) if folder and failure is None else "", failure)
 
-    def told(self, point: Point, text: str, failure: str | None = None) -> None:
+    def told(self, label: str, text: str, failure: str | None = None) -> None:
         """The run has ended; `text`: what is told of it, where it did not fail."""
-        if point.label in self._tasks:
-            self._bars.remove_task(self._tasks.pop(point.label))
-        self._reached[point.label] = self._rounds[point.label]
+        if label in self._tasks:
+            self._bars.remove_task(self._tasks.pop(label))
+        self._reached[label] = self._rounds[label]
         if failure is not None:
-            self.failures[point.label] = failure
-            self._line(point.label, "failed", "red")
+            self.failures[label] = failure
+            self._line(label, "failed", "red")
             say(self._console, f"    {failure}", "red")
         else:
-            self._line(point.label, text)
+            self._line(label, text)
         self._draw()
 
     def wait(self) -> None:

@@ -1,8 +1,9 @@
 """A search for good values: trials are asked for, their runs are done by the pool, and what they reach is told back.
 
 Only validation counts. A trial's value is the accuracy on the validation images in its last round that measured it. A
-trial is stopped where it is worse than the median of the earlier ones at the same round (optuna's MedianPruner). With
-several methods, each has the same number of trials, and the method that has begun the fewest begins the next one.
+trial is stopped where its best accuracy so far is below the median that trials which came to their end had at the same
+round (optuna's MedianPruner). With several methods, each has the same number of trials, and the method that has begun
+the fewest begins the next one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fedlens.config.schema import Config
 from fedlens.core.files import read_json
+from fedlens.errors import ConfigError
 from fedlens.sweeps.methods import Method, sampler
 from fedlens.sweeps.points import Point
 from fedlens.sweeps.screen import SweepScreen
@@ -72,13 +74,18 @@ class Search:
             ask_again(study)
         while (found := self._next()) is not None:
             method, study = found
-            number = begun(study) + 1
+            number = free_number(study)
             label = method.label(number)
             study.sampler = sampler(self.seed, method, number)
             trial = study.ask(dict(method.space))
             trial.set_user_attr(LABEL, label)
             asked = Asked(method, trial, method.values(trial.params))
-            point = Point(label, _named(method.make(asked.values), label))
+            try:
+                config = method.make(asked.values)
+            except ConfigError as error:  # each value is valid, and these together are not
+                self._end(asked, label, str(error))
+                continue
+            point = Point(label, _named(config, label))
             self.asked[label] = asked
             run = self.known.run_of(point.config)
             if run is not None and run.result.exists():
@@ -131,7 +138,13 @@ class Search:
             study.tell(trial, reached[-1][1])
         accuracy = percent(reached[-1][1] if reached else None)
         rest = f"  stopped in round {reached[-1][0]}" if stopped else ""
-        self.screen.told(point, f"{accuracy:>7}  {asked.method.told(asked.values)}{rest}", failure)
+        self.screen.told(point.label, f"{accuracy:>7}  {asked.method.told(asked.values)}{rest}", failure)
+
+    def _end(self, asked: Asked, label: str, failure: str) -> None:
+        """Tell of a trial that has no run."""
+        asked.trial.set_user_attr(FAILURE, failure)
+        asked.trial.study.tell(asked.trial, state=TrialState.PRUNED)
+        self.screen.told(label, "", failure)
 
     # -- passed on -----------------------------------------------------------------------------------------------------
 
@@ -159,6 +172,13 @@ def planned(method: Method, trials: int) -> int:
 def begun(study: optuna.Study) -> int:
     """How many trials have begun, without those that were interrupted."""
     return sum(trial.state in (*DONE, TrialState.RUNNING) for trial in study.get_trials(deepcopy=False))
+
+
+def free_number(study: optuna.Study) -> int:
+    """The lowest number that no trial has, without those that were interrupted."""
+    counted = [one for one in study.get_trials(deepcopy=False) if one.state in (*DONE, TrialState.RUNNING)]
+    taken = {int(one.user_attrs[LABEL].rpartition(" ")[2]) for one in counted if LABEL in one.user_attrs}
+    return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -43,14 +43,26 @@ def searched(overrides: Iterable[str]) -> tuple[dict[str, BaseDistribution], lis
     for axis in lists:
         ((key, _),) = axis[0].values.items()
         space[key] = _categories(key, [choice.values[key] for choice in axis])
-    if "seed" in space:
-        raise ConfigError(
-            "seed: not a key to search over: the seed with the best accuracy is the luckiest one. Search with one "
-            "seed, then repeat what was found with others: fedlens sweep FOUND.yaml seed=1:4",
-            code="contradiction",
-            key="seed",
-        )
+    for key in space:
+        _check_key(key)
     return space, fixed
+
+
+def _check_key(key: str) -> None:
+    """Raises ConfigError: searching over it would find chance, or change what trials are measured by."""
+    if key in ("data.validation", "data.client_test", "data.test", "data.path", "data.source"):
+        raise ConfigError(
+            f"{key}: not a key to search over: it changes the images that trials are compared on",
+            code="contradiction",
+            key=key,
+        )
+    if key == "seed" or key.startswith("data.partition."):
+        raise ConfigError(
+            f"{key}: not a key to search over: the seed or division with the best accuracy is the luckiest one. Search "
+            "with one, then repeat what was found with others: fedlens sweep FOUND.yaml seed=1:4",
+            code="contradiction",
+            key=key,
+        )
 
 
 def _range(override: str, kind: str, first: str, last: str) -> BaseDistribution:

@@ -48,9 +48,9 @@ def over_seeds(groups: Mapping[str, Sequence[Metrics]], section: str) -> Figure:
     return _tall(_with_floor(figure, {label: runs[0] for label, runs in groups.items()}, section))
 
 
-def traded(points: Sequence[Trade], cost: str) -> Figure:
+def traded(points: Sequence[Trade], cost: str, labels: Sequence[str]) -> Figure:
     """Accuracy against what it costs: a point for each method, and a line through those that no other one beats in
-    both."""
+    both. labels: all methods in their order, which gives each its colour in all plots."""
     figure = blank(cost, "accuracy")
     front = [one for one in points if one.best]
     figure.add_scatter(
@@ -61,7 +61,8 @@ def traded(points: Sequence[Trade], cost: str) -> Figure:
         name="best for its cost",
         hoverinfo="skip",
     )
-    for number, one in enumerate(points):
+    for one in points:
+        number = labels.index(one.label)
         figure.add_scatter(
             x=[one.cost.value],
             y=[one.accuracy.value],
@@ -77,13 +78,14 @@ def traded(points: Sequence[Trade], cost: str) -> Figure:
 SYMBOLS = ("circle", "square", "diamond")
 
 
-def clients_of_two(pairs: Mapping[str, Mapping[str, tuple[float, float]]], base: str) -> Figure:
+def clients_of_two(pairs: Mapping[str, Mapping[str, tuple[float, float]]], base: str, labels: Sequence[str]) -> Figure:
     """A point for each client: its accuracy with `base`, and with another method. Above the line the other is better.
-    pairs: the other method → client → both accuracies."""
-    figure = blank(f"client accuracy, {base}", "client accuracy, other")
+    pairs: the other method → client → both accuracies; labels: as of `traded`."""
+    figure = blank(f"client accuracy, {escape(base)}", "client accuracy, other")
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False)
     figure.data[0].hoverinfo = "skip"
-    for number, (label, clients) in enumerate(pairs.items()):
+    for label, clients in pairs.items():
+        number = labels.index(label)
         figure.add_scatter(
             x=[one for one, _ in clients.values()],
             y=[two for _, two in clients.values()],
