@@ -16,8 +16,8 @@ from tests.problems import refuses
 from typer.testing import CliRunner
 
 from fedlens.cli.predict import predict
-from fedlens.errors import ModelError
-from fedlens.inference.predict import central_square
+from fedlens.errors import DataError, ModelError
+from fedlens.inference.predict import central_square, open_predictor
 
 PHOTOGRAPHS = Path(find_spec("skimage").origin).parent / "data"
 
@@ -128,6 +128,15 @@ def test_the_limit_on_pixels(trained, tmp_path):
         f"{white}: 40 × 50 pixels are more than the limit of 1,999; make it smaller, or raise data.max_pixels "
         "(predict: --max-pixels)\n"
     )
+
+
+def test_from_python_one_picture_at_a_time(trained, tmp_path):
+    predictor = open_predictor(str(trained))
+    found = predictor.predict(picture(tmp_path / "white.png", 255), top=1)
+    assert [guess.label for guess in found.guesses] == ["bright"]
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"torn\.png"):
+        predictor.predict(tmp_path / "torn.png")
 
 
 def test_the_central_square_is_pillows():

@@ -45,6 +45,7 @@ def test_a_notebook_opens_with_what_it_shows_and_how_long_it_takes(path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own event loop and sockets
 @BY_NAME
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -118,6 +118,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_reaches_what_the_readme_says(tmp_path: Path) -> None:
     import fedlens
 

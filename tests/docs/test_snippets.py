@@ -153,6 +153,7 @@ def test_what_a_page_prints_runs(page: Path, here: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # whole experiments, on a machine that does others beside them
 @BY_PAGE
 def test_what_a_page_prints_runs_with_its_own_models(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_down(monkeypatch, few)

@@ -87,6 +87,17 @@ class Predictor:
     channels: Literal[1, 3]
     remark: str = ""
 
+    def predict(self, image: Path, top: int = 5) -> Prediction:
+        """The `top` most probable classes of one image.
+
+        Raises:
+            DataError: it cannot be read; the message names it.
+        """
+        (answer,) = self.answers([image])
+        if isinstance(answer, Unreadable):
+            raise DataError(answer.problem)
+        return self.prediction(answer, top)
+
     def answers(
         self, images: Sequence[Path], *, side: int | None = None, max_pixels: int = MAX_PIXELS
     ) -> Iterator[Answer | Unreadable]:
