@@ -25,7 +25,18 @@ from fedlens.sweeps.outcome import Outcome, outcome_of, row, write_page
 from fedlens.sweeps.points import Point, cases, listed
 from fedlens.sweeps.pool import Pool
 from fedlens.sweeps.screen import SweepScreen
-from fedlens.sweeps.search import FAILURE, LABEL, STOPPED, Search, ask_again, begun, finished, free_number, planned
+from fedlens.sweeps.search import (
+    FAILURE,
+    LABEL,
+    NUMBER,
+    STOPPED,
+    Search,
+    ask_again,
+    begun,
+    finished,
+    free_number,
+    planned,
+)
 from fedlens.sweeps.space import searched
 from fedlens.tracking.metrics import MetricsFile, read_metrics
 from fedlens.tracking.observer import Observer
@@ -39,6 +50,7 @@ LIST = ("optimizer.lr=log:0.001:10",)
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    FOLDER.mkdir(parents=True)
 
 
 def of(*texts: str, lists: tuple[str, ...] = ()) -> list[Method]:
@@ -206,6 +218,7 @@ def test_an_interrupted_search_goes_on() -> None:
     search(found, 5)
     assert len(find_runs(FOLDER)) == 5
     FOLDER.rename("other")
+    FOLDER.mkdir()
     assert [trial.params for trial in search(found, 5, prune=False)[0].trials] == tried
 
 
@@ -219,6 +232,7 @@ def test_another_search_is_not_mixed_in() -> None:
 def test_the_seed_decides_what_is_tried() -> None:
     tried = [[trial.params for trial in search(of(*LIST), 4)[0].trials]]
     FOLDER.rename("other")
+    FOLDER.mkdir()
     tried.append([trial.params for trial in search(of(*LIST), 4)[0].trials])
     assert tried[0] == tried[1]
 
@@ -241,6 +255,7 @@ def test_trials_that_were_interrupted_out_of_order_get_numbers_that_are_free() -
     study = open_study(found[0], FOLDER, False)
     for number in range(1, 6):
         trial = study.ask(dict(found[0].space))
+        trial.set_user_attr(NUMBER, number)
         trial.set_user_attr(LABEL, f"trial {number}")
         if number in (2, 4):
             study.tell(trial, 0.1)

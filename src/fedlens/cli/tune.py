@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,6 @@ from fedlens.errors import ConfigError, FedLensError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedlens.config.schema import Config
     from fedlens.sweeps.methods import Method
     from fedlens.sweeps.outcome import Outcome
 
@@ -60,7 +59,12 @@ def tune(
         )
     found = spaces.methods(path, fixed, [*([points.cases(case)] if case else []), *axes], space, name)
     for method in found:
-        check(method)
+        spaces.check(method)
+        if method.lacks:
+            typer.echo(
+                f"note: {method.name or 'the search'}: without {', '.join(method.lacks)}, which it does not have, or "
+                "not with every value of the list"
+            )
     outcomes = search_all(found, trials, jobs, prune)
     show(outcomes)
 
@@ -73,50 +77,6 @@ def need_optuna() -> None:
         raise ConfigError(
             "fedlens tune needs the extra: pip install 'fedlens[tune]'", code="unavailable", key="tune"
         ) from error
-
-
-def check(method: Method) -> None:
-    """Raises ConfigError: nothing would be validated. Prints which searched keys the method does not have."""
-    config = method.make({})
-    if not config.data.validation or not config.federated.evaluate_every:
-        key = "federated.evaluate_every" if config.data.validation else "data.validation"
-        raise ConfigError(
-            f"{key} = 0: a search chooses by accuracy on validation images, so there have to be some; "
-            f"{key}={'1' if config.data.validation else '0.1'}",
-            code="contradiction",
-            key=key,
-        )
-    for name in names_tried(method, config):
-        if blind(name):
-            raise ConfigError(
-                f"personalization.name = {name}: the validation images tell of the shared model, and clients use "
-                "models of their own, so a search cannot choose by them. Search with personalization.name=none, or a "
-                "method with private parts, such as fedper",
-                code="incompatible",
-                key="personalization.name",
-            )
-    if method.lacks:
-        typer.echo(
-            f"note: {method.name or 'the search'}: without {', '.join(method.lacks)}, which it does not have, or not "
-            "with every value of the list"
-        )
-
-
-def names_tried(method: Method, config: Config) -> Sequence[str]:
-    """The personalizations of a method's trials."""
-    from fedlens.sweeps.space import samples
-
-    searched = method.space.get("personalization.name")
-    return samples(searched) if searched is not None else [config.personalization.name]
-
-
-def blind(name: str) -> bool:
-    """Whether clients use models of their own while validation is of the shared one."""
-    from fedlens.config.blocks import PERSONALIZATION, find
-    from fedlens.personalization.base import Personalization
-
-    factory: Any = find(PERSONALIZATION, name).factory
-    return name != "none" and factory.is_private is Personalization.is_private
 
 
 def search_all(methods: Sequence[Method], trials: int, jobs: int | None, prune: bool) -> list[Outcome]:
@@ -139,22 +99,24 @@ def search_all(methods: Sequence[Method], trials: int, jobs: int | None, prune: 
         for number in range(1, planned(method, trials) + 1)
     }
     together = jobs or at_once(samples * trials)
-    studies = {method.name: (method, open_study(method, folder, prune)) for method in methods}
-    done = {
-        trial.user_attrs[LABEL]: f"{percent(trial.value):>7}  {method.told(method.values(trial.params))}"
-        for method, study in studies.values()
-        for trial in finished(study)
-    }
-    screen = SweepScreen(rounds | dict.fromkeys(done, 0), done, min(together, len(rounds)), "trial")
-    search = Search(studies, trials, samples[0].config.seed, Before(folder), screen)
-    try:
-        with closing(screen), RunDir(folder).exclusive_lock():
-            Pool(Work(search.begun), search, together, gpus(samples), search.unwanted).run(search.points())
-    except KeyboardInterrupt:
-        typer.echo("Stopped. The same command again does the rest.")
-        raise
-    outcomes = [outcome_of(method, study, folder) for method, study in studies.values()]
-    write_page(outcomes, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunDir(folder).exclusive_lock():
+        studies = {method.name: (method, open_study(method, folder, prune)) for method in methods}
+        done = {
+            trial.user_attrs[LABEL]: f"{percent(trial.value):>7}  {method.told(method.values(trial.params))}"
+            for method, study in studies.values()
+            for trial in finished(study)
+        }
+        screen = SweepScreen(rounds | dict.fromkeys(done, 0), done, min(together, len(rounds)), "trial")
+        search = Search(studies, trials, samples[0].config.seed, Before(folder), screen)
+        try:
+            with closing(screen):
+                Pool(Work(search.begun), search, together, gpus(samples), search.unwanted).run(search.points())
+        except KeyboardInterrupt:
+            typer.echo("Stopped. The same command again does the rest.")
+            raise
+        outcomes = [outcome_of(method, study, folder) for method, study in studies.values()]
+        write_page(outcomes, folder)
     return outcomes
 
 

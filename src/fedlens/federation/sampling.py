@@ -36,6 +36,10 @@ class Sampler(Protocol):
         """How many results a round takes at most, of `available` clients."""
         ...
 
+    def expected(self, available: int) -> float:
+        """How many results a round takes on average, of `available` clients."""
+        ...
+
     def fewest(self, available: int) -> int:
         """How many of `available` clients a round asks at least, if no partition is missing."""
         ...
@@ -74,6 +78,9 @@ class ClientSampler:
                 f"use federated.min_fit_clients={available} or more clients (data.partition.clients)"
             )
         return self._wanted(available)
+
+    def expected(self, available: int) -> float:
+        return self.size(available)
 
     def fewest(self, available: int) -> int:
         return self.size(available)
@@ -119,6 +126,9 @@ class PoissonSampler:
     def size(self, available: int) -> int:
         return available
 
+    def expected(self, available: int) -> float:
+        return self.fraction * available
+
     def fewest(self, available: int) -> int:
         return 0
 
@@ -144,6 +154,9 @@ class CyclicSampler:
 
     def size(self, available: int) -> int:
         return available
+
+    def expected(self, available: int) -> float:
+        return available / self.groups
 
     def fewest(self, available: int) -> int:
         return available // self.groups

@@ -9,20 +9,19 @@ Clients are compared by name over the seeds, so the division is the same for all
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlens.build.builders import Progress, build_data
+from fedlens.build.builders import Progress, build_data, build_plan
 from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.data.base import described
 from fedlens.data.partition.natural import Natural
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
-from fedlens.sweeps.points import Point
+from fedlens.sweeps.points import Point, placed
 
 LOCAL, FEDERATION, TUNED, CENTRAL = "local", "federation", "fine-tuned", "central"
 MODELS = (LOCAL, FEDERATION, TUNED, CENTRAL)
@@ -81,11 +80,7 @@ def _division(config: Config, images: FederatedData) -> dict[str, int]:
 def _trio(config: Config, folder: str, progress: Progress) -> Trio:
     images = build_data(config, progress)
     check(config, images)
-    clients = len(images.clients)
-    asked = clients * config.federated.fraction_fit  # on average, with cohorts of privacy
-    if config.privacy.mode == "none":
-        asked = max(math.floor(asked + 1e-9), config.federated.min_fit_clients)
-    share = asked / clients
+    share = build_plan(config).sampler.expected(len(images.clients)) / len(images.clients)
     tuned = {"personalization.name": "finetune"} if config.personalization.name == "none" else {}
     pooled = {
         "data.partition.pooled": True,
@@ -147,5 +142,4 @@ def check(config: Config, images: FederatedData) -> None:
 def _point(name: str, config: Config, changes: Mapping[str, Any], folder: str) -> Point:
     found = load(config, (), changes, use="run")
     label = f"{name} seed={config.seed}"
-    place = {"dir": found.tracking.dir / folder, "name": label}
-    return Point(label, found.model_copy(update={"tracking": found.tracking.model_copy(update=place)}))
+    return Point(label, placed(found, dir=found.tracking.dir / folder, name=label))

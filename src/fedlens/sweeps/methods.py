@@ -14,13 +14,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from fedlens.build.load import load
+from fedlens.config.blocks import PERSONALIZATION, find
 from fedlens.config.keys import value_in
 from fedlens.config.overrides import COMMAND_LINE
 from fedlens.config.schema import Config
 from fedlens.core.seeds import derive
 from fedlens.core.words import short_names
 from fedlens.errors import ConfigError
-from fedlens.sweeps.points import Axis, Choice, check_once
+from fedlens.personalization.base import Personalization
+from fedlens.sweeps.points import Axis, Choice, check_once, placed
 from fedlens.sweeps.space import Space, described, holds, rounded, samples
 from fedlens.tracking.run_dir import clean_name
 
@@ -73,15 +75,7 @@ def methods(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], space
             "nothing to search over: give at least one key a range or a list, such as optimizer.lr=log:0.001:1",
             code="missing",
         )
-    check_once(axes, fixed)
-    given = {override.partition("=")[0] for override in fixed}
-    given |= {key for axis in axes for choice in axis for key in choice.keys}
-    if both := sorted(given & space.keys()):
-        raise ConfigError(
-            f"{both[0]}: is searched, and has a value beside it or in a method; give one of the two",
-            code="contradiction",
-            key=both[0],
-        )
+    check_once([*axes, [Choice(dict.fromkeys(space))]], fixed)
     short = short_names(key for axis in axes for choice in axis for key in choice.values)
     found = [_method(path, fixed, chosen, short, space, folder) for chosen in product(*axes)]
     files = Counter(method.file for method in found)
@@ -111,8 +105,7 @@ def _method(
 
     def make(values: Mapping[str, Any]) -> Config:
         config = load(path, overrides, {**given, **values}, origin=COMMAND_LINE, use="run")
-        place = {"dir": config.tracking.dir / folder}
-        return config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})
+        return placed(config, dir=config.tracking.dir / folder)
 
     lacks: set[str] = set()
     for values in _tried(space):
@@ -133,6 +126,35 @@ def _tried(space: Space) -> Iterator[dict[str, Any]]:
     for key, distribution in space.items():
         for value in samples(distribution)[1:]:
             yield {**first, key: value}
+
+
+def check(method: Method) -> None:
+    """Raises ConfigError: validation would tell nothing of a trial."""
+    config = method.make({})
+    if not config.data.validation or not config.federated.evaluate_every:
+        key = "federated.evaluate_every" if config.data.validation else "data.validation"
+        raise ConfigError(
+            f"{key} = 0: a search chooses by accuracy on validation images, so there have to be some; "
+            f"{key}={'1' if config.data.validation else '0.1'}",
+            code="contradiction",
+            key=key,
+        )
+    searched = method.space.get("personalization.name")
+    for name in [config.personalization.name] if searched is None else samples(searched):
+        if _unseen(name):
+            raise ConfigError(
+                f"personalization.name = {name}: the validation images tell of the shared model, and clients use "
+                "models of their own, so a search cannot choose by them. Search with personalization.name=none, or a "
+                "method with private parts, such as fedper",
+                code="incompatible",
+                key="personalization.name",
+            )
+
+
+def _unseen(personalization: str) -> bool:
+    """Whether clients use models of their own while validation is of the shared one: no part of that is private."""
+    factory: Any = find(PERSONALIZATION, personalization).factory
+    return personalization != "none" and factory.is_private is Personalization.is_private
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------
@@ -175,7 +197,6 @@ def _storage(path: Path) -> JournalStorage:
     Raises:
         ConfigError: it cannot be read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         whole, newline, _ = path.read_bytes().rpartition(b"\n")
         with path.open("r+b") as file:

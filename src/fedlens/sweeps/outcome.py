@@ -21,7 +21,8 @@ from fedlens.reports.headline import headline
 from fedlens.reports.load import load_run
 from fedlens.reports.page import page, paragraph, plot, section, table
 from fedlens.sweeps.methods import Method
-from fedlens.sweeps.search import FAILURE, FOLDER, LABEL, best, finished
+from fedlens.sweeps.points import placed
+from fedlens.sweeps.search import FAILURE, FOLDER, LABEL, NUMBER, best, finished
 from fedlens.sweeps.space import described, samples
 from fedlens.tracking.summary import percent
 
@@ -67,12 +68,12 @@ def outcome_of(method: Method, study: optuna.Study, folder: Path) -> Outcome:
         return Outcome(method, trials, None, None, folder, None, "; ".join(reasons))
     path = folder / f"{method.file}.yaml"
     config = method.make(method.values(winner.params))
-    place = config.tracking.model_copy(update={"dir": config.tracking.dir.parent})
+    found = placed(config, dir=config.tracking.dir.parent)
     line = headline(load_run(folder / winner.user_attrs[FOLDER]))
     write_atomic(
         path,
         f"# Found by `fedlens tune`: {winner.user_attrs[LABEL]} of {len(trials)}, validation accuracy "
-        f"{percent(winner.value)}.\n{dump(config.model_copy(update={'tracking': place}))}",
+        f"{percent(winner.value)}.\n{dump(found)}",
     )
     return Outcome(method, trials, winner, line.client_accuracy if line.personal else line.accuracy, folder, path, "")
 
@@ -130,12 +131,12 @@ def _measured(one: Outcome) -> list[FrozenTrial]:
 def _history(one: Outcome) -> Figure:
     figure = blank("trial", "validation accuracy")
     found = _measured(one)
-    _points(figure, one, found, [int(trial.user_attrs[LABEL].rpartition(" ")[2]) for trial in found])
+    _points(figure, one, found, [trial.user_attrs[NUMBER] for trial in found])
     places, heights, top = [], [], 0.0
     for trial in found:
         if trial.state is TrialState.COMPLETE:
             top = max(top, trial.value or 0.0)
-            places.append(int(trial.user_attrs[LABEL].rpartition(" ")[2]))
+            places.append(trial.user_attrs[NUMBER])
             heights.append(top)
     figure.add_scatter(x=places, y=heights, mode="lines", line={"shape": "hv", "color": GREY}, hoverinfo="skip")
     return figure

@@ -77,11 +77,15 @@ def points(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], folder
             mistakes |= {_same(problem): problem for problem in error.problems}
             continue
         label = " ".join(choice.words(short) for choice in chosen)
-        place = {"dir": config.tracking.dir / folder, "name": label}
-        found.append(Point(label, config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})))
+        found.append(Point(label, placed(config, dir=config.tracking.dir / folder, name=label)))
     if mistakes:
         raise ConfigError(*mistakes.values())
     return found
+
+
+def placed(config: Config, **place: Any) -> Config:
+    """`config` with other keys of `tracking`: where the run lies, and what it is called."""
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})
 
 
 def _same(problem: Problem) -> object:

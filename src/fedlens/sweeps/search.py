@@ -21,7 +21,7 @@ from fedlens.config.schema import Config
 from fedlens.core.files import read_json
 from fedlens.errors import ConfigError
 from fedlens.sweeps.methods import Method, sampler
-from fedlens.sweeps.points import Point
+from fedlens.sweeps.points import Point, placed
 from fedlens.sweeps.screen import SweepScreen
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir
@@ -29,7 +29,8 @@ from fedlens.tracking.summary import percent
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 STOPPED = "stopped by the search"
-LABEL, FOLDER, FAILURE = "label", "folder", "failure"
+NUMBER, LABEL, FOLDER, FAILURE = "number", "label", "folder", "failure"
+"""What is noted with a trial: its number among those of its method, its name, its run, and why it failed."""
 
 
 class Known(Protocol):
@@ -78,18 +79,18 @@ class Search:
             label = method.label(number)
             study.sampler = sampler(self.seed, method, number)
             trial = study.ask(dict(method.space))
+            trial.set_user_attr(NUMBER, number)
             trial.set_user_attr(LABEL, label)
-            asked = Asked(method, trial, method.values(trial.params))
+            self.asked[label] = asked = Asked(method, trial, method.values(trial.params))
             try:
                 config = method.make(asked.values)
             except ConfigError as error:  # each value is valid, and these together are not
-                self._end(asked, label, str(error))
+                self._settle(label, None, str(error))
                 continue
-            point = Point(label, _named(config, label))
-            self.asked[label] = asked
+            point = Point(label, placed(config, name=label))
             run = self.known.run_of(point.config)
             if run is not None and run.result.exists():
-                self._settle(point, run, None)
+                self._settle(label, run, None)
                 continue
             if run is not None:
                 self.begun[label] = run.path
@@ -115,11 +116,11 @@ class Search:
         run = RunDir(folder) if folder else None
         if run is not None and self.asked[point.label].unwanted and not run.result.exists():
             give_up(run)
-        self._settle(point, run, failure)
+        self._settle(point.label, run, failure)
 
-    def _settle(self, point: Point, run: RunDir | None, failure: str | None) -> None:
+    def _settle(self, label: str, run: RunDir | None, failure: str | None) -> None:
         """Tell what the trial has reached. A failed one counts as stopped: its values are not worth another try."""
-        asked = self.asked.pop(point.label)
+        asked = self.asked.pop(label)
         reached = validations(run) if run else []
         for line in reached:
             asked.report(*line)
@@ -138,13 +139,7 @@ class Search:
             study.tell(trial, reached[-1][1])
         accuracy = percent(reached[-1][1] if reached else None)
         rest = f"  stopped in round {reached[-1][0]}" if stopped else ""
-        self.screen.told(point.label, f"{accuracy:>7}  {asked.method.told(asked.values)}{rest}", failure)
-
-    def _end(self, asked: Asked, label: str, failure: str) -> None:
-        """Tell of a trial that has no run."""
-        asked.trial.set_user_attr(FAILURE, failure)
-        asked.trial.study.tell(asked.trial, state=TrialState.PRUNED)
-        self.screen.told(label, "", failure)
+        self.screen.told(label, f"{accuracy:>7}  {asked.method.told(asked.values)}{rest}", failure)
 
     # -- passed on -----------------------------------------------------------------------------------------------------
 
@@ -171,19 +166,19 @@ def planned(method: Method, trials: int) -> int:
 
 def begun(study: optuna.Study) -> int:
     """How many trials have begun, without those that were interrupted."""
-    return sum(trial.state in (*DONE, TrialState.RUNNING) for trial in study.get_trials(deepcopy=False))
+    return len(study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)))
 
 
 def free_number(study: optuna.Study) -> int:
     """The lowest number that no trial has, without those that were interrupted."""
-    counted = [one for one in study.get_trials(deepcopy=False) if one.state in (*DONE, TrialState.RUNNING)]
-    taken = {int(one.user_attrs[LABEL].rpartition(" ")[2]) for one in counted if LABEL in one.user_attrs}
+    counted = study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING))
+    taken = {trial.user_attrs.get(NUMBER) for trial in counted}
     return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that have ended, in order."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state in DONE]
+    return study.get_trials(deepcopy=False, states=DONE)
 
 
 def ask_again(study: optuna.Study) -> None:
@@ -209,7 +204,3 @@ def give_up(run: RunDir) -> None:
     with run.exclusive_lock():
         run.finish(STOPPED)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-
-
-def _named(config: Config, label: str) -> Config:
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"name": label})})
