@@ -164,8 +164,8 @@ def test_why_as_pictures_in_a_new_folder() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--csv", "none/a.csv"], "--csv none/a.csv: cannot be written (No such file or directory); give another one"),
-        (["--html", "trip"], "--html trip: cannot be written (it is a folder); give another one"),
+        (["--csv", "none/a.csv"], "--csv none/a.csv: cannot be written (No such file or directory); give another file"),
+        (["--html", "trip"], "--html trip: cannot be written (it is a folder); give another file"),
         (["--html", "none/a.html"], "--html none/a.html: cannot be written (no folder there in which you may write)"),
         (["--why-dir", "trip"], "--why-dir trip: the folder is not empty; give a new one"),
         (["--why-dir", "run/model/model.json"], "--why-dir run/model/model.json: cannot be written (File exists)"),

@@ -85,10 +85,17 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     refused_in_one_line(TUNE, "pip install 'fedlens[tune]'")
 
 
-def test_two_searches_in_one_folder_are_refused() -> None:
+def test_a_second_search_leaves_the_first_one_alone() -> None:
+    """Also a line that the first one is just writing."""
     assert command(TUNE).exit_code == 0
+    trials = Path("logs/tune/trials.jsonl")
+    with trials.open("a") as file:
+        file.write('{"op_code": 4')
+    before = trials.read_bytes()
+    code = f"from tests.commands import command; print(command({TUNE!r}).stderr)"
     with RunDir(Path("logs/tune")).exclusive_lock():
-        code = f"from tests.commands import command; raise SystemExit(command({TUNE!r}).exit_code)"
-        assert (
-            subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), env=ENVIRONMENT, check=False).returncode == 2
+        second = subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True, text=True
         )
+    assert "'logs/tune': another process is training this run" in second.stdout
+    assert trials.read_bytes() == before

@@ -44,6 +44,21 @@ def test_the_three_runs_of_a_seed() -> None:
     assert first.personal == "fine-tuned"
 
 
+@pytest.mark.parametrize(
+    ("keys", "rounds"),
+    [
+        ([], 4),  # Flower's rule: two clients at least
+        (["privacy.mode=central"], 2),  # a coin for each: one of ten on average
+        (["privacy.mode=central", "privacy.sampling=cyclic"], 2),
+    ],
+)
+def test_one_place_sees_as_many_images_as_all_clients(keys: list[str], rounds: int) -> None:
+    """20 rounds of a tenth of ten clients."""
+    noise = ["privacy.clip=1", "privacy.noise_multiplier=1", "privacy.delta=1e-3"] if keys else []
+    (trio,) = found("data.partition.clients=10", "federated.fraction_fit=0.1", *keys, *noise)
+    assert trio.central.config.federated.num_rounds == rounds
+
+
 def test_one_place_is_one_client() -> None:
     (trio,) = found("federated.quorum=3")
     assert [point.config.federated.quorum for point in trio.points] == [3, 3, 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -73,15 +73,21 @@ def doctor(
         advise_settings(config, overrides or [], seconds, apply, as_json)
         return
     _refuse(measuring, "needs --config with the configuration of a run")
-    quiet_grpc()
     from fedlens.config.overrides import quoted
-    from fedlens.diagnose.doctor import CLIENT, SERVER, examine
-    from fedlens.diagnose.subject import Subject
 
     texts = {"server_address": server_address, "certs": certs, "data_dir": data_dir}
     given = [f"{key}={quoted(value)}" for key, value in texts.items() if value is not None]
     given += [f"partition_id={partition_id}"] * (partition_id is not None) + ["insecure=true"] * insecure
-    subject = Subject.load(config, [*(overrides or []), *given], serves=server)
+    _look(config, [*(overrides or []), *given], server, as_json)
+
+
+def _look(config: Path | None, overrides: list[str], server: bool, as_json: bool) -> NoReturn:
+    """Examine the connection, and exit with what was found."""
+    quiet_grpc()
+    from fedlens.diagnose.doctor import CLIENT, SERVER, examine
+    from fedlens.diagnose.subject import Subject
+
+    subject = Subject.load(config, overrides, serves=server)
     checks = SERVER if server else CLIENT
     if as_json:
         report = examine(subject, checks, show=lambda _finding: None, looking=nullcontext)

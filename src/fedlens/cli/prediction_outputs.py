@@ -8,7 +8,6 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from itertools import count as numbers
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from fedlens.core import clean
+from fedlens.core.files import writing
 from fedlens.core.words import count
 from fedlens.errors import ConfigError
 
@@ -194,7 +194,7 @@ class MapFiles(Output):
         from fedlens.reports.overlay import SIDE
 
         self.views = SIDE, len(images)
-        with writing("--why-dir", folder):
+        with writing("--why-dir", folder, "folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise ConfigError(
@@ -208,7 +208,7 @@ class MapFiles(Output):
 
         assert seen.view is not None and seen.places is not None, "asked for"
         name = self._names[seen.prediction.image]
-        with writing("--why-dir", self._folder):
+        with writing("--why-dir", self._folder, "folder"):
             path = self._folder / name.with_name(f"{name.name}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_pair(path, seen.view, seen.places)
@@ -253,17 +253,6 @@ class Wanted:
             yield MapFiles(self.why_dir or unused_folder("why"), images)
         if self.csv is not None:
             yield CsvFile(self.csv, self.top)
-
-
-@contextmanager
-def writing(option: str, path: Path) -> Iterator[None]:
-    """Raises ConfigError if a file or folder that an option names cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{option} {path}: cannot be written ({error.strerror}); give another one", code="unwritable", key=str(path)
-        ) from error
 
 
 def refuse_unwritable(option: str, path: Path) -> None:

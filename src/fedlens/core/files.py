@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedlens.errors import ConfigError
+
 STAGES = "stages"
 """The folder of what a client keeps between the stages of a round, in the client's own folder; it may hold secrets."""
 
@@ -34,6 +36,23 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         discard(temporary)
         raise
+
+
+@contextmanager
+def writing(option: str, path: Path, kind: str = "file") -> Iterator[None]:
+    """For what an option of the command line asks to be written. kind: "file" or "folder".
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path}: cannot be written ({error.strerror}); give another {kind}",
+            code="unwritable",
+            key=str(path),
+        ) from error
 
 
 def append_line(path: Path, line: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from fedlens.core.trees import flat
 from fedlens.core.words import short_names
 from fedlens.reports.headline import Headline
 from fedlens.reports.load import LoadedRun
@@ -76,7 +77,7 @@ def grouped(found: Sequence[tuple[LoadedRun, Headline]]) -> list[Group]:
     by_method: dict[str, list[tuple[LoadedRun, Headline]]] = {}
     methods: dict[str, Mapping[str, Any]] = {}
     for run, line in found:
-        method = _flat({key: value for key, value in run.config.items() if key not in NOT_A_METHOD})
+        method = flat({key: value for key, value in run.config.items() if key not in NOT_A_METHOD})
         identity = json.dumps([method, line.fingerprint], sort_keys=True, default=str)
         methods.setdefault(identity, method)
         by_method.setdefault(identity, []).append((run, line))
@@ -159,14 +160,6 @@ def reached(run: LoadedRun, target: float, figure: str) -> Reached | None:
 def _seed(run: LoadedRun) -> int:
     seed = run.config.get("seed", 0)
     return seed if isinstance(seed, int) else 0
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted keys → values."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return flat
 
 
 def _labels(methods: Sequence[Mapping[str, Any]], lines: Sequence[Headline]) -> list[str]:

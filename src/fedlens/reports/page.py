@@ -12,8 +12,7 @@ from pathlib import Path
 from string import Template
 
 from fedlens.core.clean import escape
-from fedlens.core.files import write_atomic
-from fedlens.errors import ConfigError
+from fedlens.core.files import write_atomic, writing
 from fedlens.reports.figures.base import Figure
 from fedlens.reports.uses import USES
 
@@ -111,11 +110,5 @@ def write_output(option: str, path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    try:
+    with writing(option, path):
         write_atomic(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"{option} {path}: cannot be written ({error.strerror}); give another file",
-            code="unwritable",
-            key=str(path),
-        ) from error

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlens.core.files import write_atomic
+from fedlens.core.files import write_atomic, writing
 from fedlens.core.fonts import lettering
-from fedlens.errors import ConfigError
 from fedlens.reports.figures.base import COLOURS
 from fedlens.reports.groups import Group, measure
 from fedlens.reports.plotted import COSTS, Curve, Trade, at_clients, curves, trades
@@ -69,15 +68,9 @@ def write_figures(groups: Sequence[Group], base: Group, folder: Path) -> list[Pa
     for name, draw in _figures(groups, base):
         for form in FORMATS:
             path = folder / f"{name}.{form}"
-            try:
+            with writing("--figures", folder, "folder"):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, _drawn(draw, form, families))
-            except OSError as error:
-                raise ConfigError(
-                    f"--figures {folder}: cannot be written ({error.strerror}); give another folder",
-                    code="unwritable",
-                    key=str(folder),
-                ) from error
             written.append(path)
     return written
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedlens.config.blocks import AUTO, FAMILIES, find
 from fedlens.config.schema import Config
+from fedlens.core.trees import flat
 from fedlens.errors import ConfigError
 
 FIRST = ("strategy.name", "seed")
@@ -21,19 +22,23 @@ def hyper_parameters(config: Config) -> dict[str, Value]:
     """Dotted key → value for `FIRST` and for every key with a non-default value, except keys for file locations and
     runtimes."""
     own = {"tracking", "plugins", "runtime"}
-    given = dict(_flat(config.model_dump(mode="json", exclude=own)))
-    plain = dict(_flat(Config().model_dump(mode="json"))) | dict(_defaults(given))
+    given = _values(config.model_dump(mode="json", exclude=own))
+    plain = _values(Config().model_dump(mode="json")) | dict(_defaults(given))
     differing = {key: value for key, value in given.items() if key not in plain or plain[key] != value}
     return {key: given[key] for key in FIRST} | differing
 
 
 def all_parameters(config: Config) -> dict[str, Value]:
-    """Dotted key → value for every key that is set; lists as JSON. File locations, runtimes and addresses are left out:
-    they say nothing of the experiment, and may go to another machine."""
+    """Dotted key → value for every key of `parameter_tree`."""
+    return _values(parameter_tree(config))
+
+
+def parameter_tree(config: Config) -> dict[str, Any]:
+    """Every key that is set, in its section; lists as JSON. File locations, runtimes and addresses are left out: they
+    say nothing of the experiment, and may go to another machine."""
     places: Any = {"data": {"path", "cache_dir"}, "model": {"weights"}}
     own = dict.fromkeys(("tracking", "plugins", "runtime", "server"), True)
-    tree = config.model_dump(mode="json", exclude=places | own, exclude_none=True)
-    return dict(_flat(_without_lists(tree)))
+    return _without_lists(config.model_dump(mode="json", exclude=places | own, exclude_none=True))
 
 
 def _without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,9 +67,6 @@ def _defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield f"{family.section}.{field.name}", field.default
 
 
-def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Value]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{key}.")
-        elif isinstance(value, (str, int, float)):
-            yield f"{at}{key}", value
+def _values(tree: Mapping[str, Any]) -> dict[str, Value]:
+    """Dotted key → value; lists, and what is not set, are left out."""
+    return {key: value for key, value in flat(tree).items() if isinstance(value, (str, int, float))}

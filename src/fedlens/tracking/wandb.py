@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fedlens.config.schema import Config
 from fedlens.core.files import write_json
-from fedlens.tracking.hyper_parameters import Value, all_parameters
+from fedlens.tracking.hyper_parameters import Value, parameter_tree
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import read_saved
 from fedlens.tracking.scalars import scalars_of
@@ -70,7 +70,7 @@ class WandbWriter:
             dir=str(self._place),
             id=run_id,
             name=self._folder.name,
-            config=nested(all_parameters(self._config)),
+            config=parameter_tree(self._config),
             mode=None if online() else "offline",
             resume="allow" if online() else None,
             reinit="create_new",
@@ -85,7 +85,7 @@ class WandbWriter:
                 finish_timeout=END_SECONDS,
             ),
         )
-        self._run.config.update(nested(all_parameters(self._config)), allow_val_change=True)
+        self._run.config.update(parameter_tree(self._config), allow_val_change=True)
         self._run.define_metric("*", step_metric="round", step_sync=False)
         self._written = int(self._run.summary.get("round") or 0)
         for line in earlier:
@@ -136,15 +136,3 @@ def _logged_in() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"model.name": "lenet"} → {"model": {"name": "lenet"}}."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return tree
