@@ -25,6 +25,7 @@ from fedlens.config.schema import Config
 from fedlens.core.clean import escape
 from fedlens.core.section import BlockSection
 from fedlens.errors import ConfigError, FedLensError
+from fedlens.explain.explain import explain
 from fedlens.tracking.card import card
 from fedlens.tracking.notebook import screen
 from fedlens.tracking.observer import Observer, Silent
@@ -70,7 +71,7 @@ class Run:
     def _repr_html_(self) -> str:
         """The run as a notebook shows it: headline, curve and links; of a damaged run, what is wrong with it."""
         try:
-            return card(self.folder)
+            return card(self.folder, explain(self.folder))
         except FedLensError as error:
             return f"<p>{escape(str(error))}</p>"
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -25,6 +25,7 @@ from fedlens.cli import (
     data,
     doctor,
     evaluate,
+    explain,
     export,
     health,
     models,
@@ -117,6 +118,7 @@ app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.command()(tune.tune)
 app.command()(benefit.benefit)
+app.command()(explain.explain)
 app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)

@@ -22,6 +22,7 @@ def watch(
     machine, in a shared folder. Ctrl-C ends the watching, not the run."""
     from fedlens.cli.console import watcher
     from fedlens.errors import FedLensError
+    from fedlens.explain.explain import explain
     from fedlens.tracking.next_steps import commands_of
     from fedlens.tracking.run_dir import RunDir, configuration
     from fedlens.tracking.state import state_of
@@ -31,7 +32,7 @@ def watch(
         follow(run, screen)
         state, word = state_of(run)
         if state == "finished":
-            screen.finish(run.path, {})
+            screen.finish(run.path, {}, explain(run.path))
             return
     raise FedLensError(
         f"{run.path}: {'it failed: ' + word if word else 'it was stopped'}. Go on with: "

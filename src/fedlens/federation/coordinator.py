@@ -175,10 +175,14 @@ class Coordinator:
             bytes_up=measured(collected.reports, "bytes_up"),
             seconds=seconds,
             virtual_seconds=None if self._runtime.virtual_time is None else after.virtual_time.now,
-            measures=self._describe(collected.total, collected.reports, self._runtime.known())
-            if collected.total
-            else {},
+            measures=self._measures(before, collected),
         )
+
+    def _measures(self, before: ServerState, collected: CollectedRound) -> dict[str, float]:
+        length = {"norm/model": l2_norm(before.shared[name] for name in sorted(self._trainable))}
+        if not collected.total:
+            return length
+        return {**self._describe(collected.total, collected.reports, self._runtime.known()), **length}
 
     def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
         """Record and checkpoint with the evaluations' results. Test results do not influence stopping."""

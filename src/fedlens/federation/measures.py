@@ -12,6 +12,7 @@ privacy/noise        expected length of a round's noise, divided by the longest 
 privacy/clip         the round's clip, where it is adaptive
 labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
+norm/model           length of the model that the round began with, of what clients train (`federation.coordinator`)
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
                      compression, where that is more
 """

@@ -8,14 +8,17 @@ from typing import Any
 
 from fedlens.core.clean import escape
 from fedlens.core.files import write_atomic
+from fedlens.explain.checks import findings
+from fedlens.explain.explain import evidence
+from fedlens.reports.explained import explained
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table, warning
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
-from fedlens.tracking.advice import advice
 from fedlens.tracking.clients import worst_clients
+from fedlens.tracking.findings import problems
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
@@ -38,7 +41,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
-    first = (_missing, _advice, _learning, _clients, _both_models, _mistakes)
+    first = (_missing, _limits, _learning, _clients, _both_models, _mistakes)
     parts = (*first, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
@@ -109,9 +112,10 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
     return "<br>".join((what, *filter(None, details))).replace(" %", "\u00a0%")
 
 
-def _advice(run: LoadedRun) -> str:
-    """Advice after a poor result, the same as on the console."""
-    return warning(advice(run.metrics, run.config, commands_of(run.folder, run.config)) or "")
+def _limits(run: LoadedRun) -> str:
+    """What limits the run; the two strongest findings come first, as on the console."""
+    found, commands = findings(evidence(run.folder)), commands_of(run.folder, run.config)
+    return "".join([*map(warning, problems(found, commands)), explained(found, commands)])
 
 
 def _missing(run: LoadedRun) -> str:

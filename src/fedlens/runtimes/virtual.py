@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fedlens.clocks.base import LatencyModel
-from fedlens.core.types import ClientFailure, ClientInfo, ClientResult, PartialSum, PendingTask, Task, VirtualTime
+from fedlens.core.types import (
+    ClientFailure,
+    ClientInfo,
+    ClientReport,
+    ClientResult,
+    MeanMetric,
+    PartialSum,
+    PendingTask,
+    Task,
+    VirtualTime,
+)
 from fedlens.errors import NotEnoughClients
 from fedlens.runtimes.base import Outcome, Runtime, TaskOutcome
 from fedlens.runtimes.meter import Watch
@@ -103,7 +113,8 @@ class VirtualRuntime:
         if batch is None:
             yield from self._inner.completed(timeout)
             return
-        end, missing = self._time.now, batch.enough
+        began = end = self._time.now
+        missing = batch.enough
         while missing and batch.waiting:
             coming: list[PendingTask] = []
             while batch.waiting and len(coming) < missing:
@@ -114,9 +125,10 @@ class VirtualRuntime:
                 else:
                     coming.append(pending)
             self._inner.submit(pending.task for pending in sorted(coming, key=lambda pending: pending.number))
+            taken = {pending.task.client: pending.due - began for pending in coming}
             for outcome in self._inner.completed(timeout):
                 missing -= answers(outcome)
-                yield outcome
+                yield timed(outcome, taken)
         self._pass(end)
 
     # -- asynchronous -------------------------------------------------------------------------------------------------
@@ -215,3 +227,18 @@ def answers(outcome: Outcome) -> int:
 
 def dropped(task: Task) -> ClientFailure:
     return ClientFailure(task.client, task.round, "dropped out", answered=False)
+
+
+def timed(outcome: Outcome, taken: Mapping[str, float]) -> Outcome:
+    """With the virtual seconds that each client has taken, as a metric of its report."""
+
+    def told(report: ClientReport) -> ClientReport:
+        return replace(report, metrics={**report.metrics, "virtual_seconds": MeanMetric(taken[report.client], 1)})
+
+    match outcome:
+        case PartialSum():
+            return replace(outcome, reports=tuple(map(told, outcome.reports)))
+        case ClientResult():
+            return replace(outcome, report=told(outcome.report))
+        case _:
+            return outcome

@@ -25,6 +25,7 @@ from fedlens.core.records import Tracker
 from fedlens.core.types import State
 from fedlens.data.types import FederatedData
 from fedlens.errors import DataError
+from fedlens.explain.explain import explain
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.federation.coordinator import Coordinator
@@ -149,7 +150,7 @@ def run_rounds(
         if config.tracking.report:
             page = write_report(folder.path)
             writers.tell(lambda writer: writer.report(page))
-    observer.finish(folder.path, watch.spent())
+    observer.finish(folder.path, watch.spent(), explain(folder.path))
     return experiment.model.to("cpu")
 
 

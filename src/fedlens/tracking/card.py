@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from fedlens.core.clean import escape
-from fedlens.tracking.advice import advice
 from fedlens.tracking.curve import Curve
+from fedlens.tracking.findings import Finding, problems
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.result import result_lines
@@ -22,8 +22,8 @@ _ELSEWHERE = ("folder", "report")
 """Lines of the result that the card shows as links."""
 
 
-def card(folder: Path) -> str:
-    """HTML for the run in `folder`. Every text from its files is escaped.
+def card(folder: Path, findings: Sequence[Finding]) -> str:
+    """HTML for the run in `folder`, with the strongest of its findings. Every text from its files is escaped.
 
     Raises:
         ConfigError: there is no run.
@@ -37,8 +37,7 @@ def card(folder: Path) -> str:
         for name, value in figures.items()
         if name not in _ELSEWHERE
     )
-    problem = advice(metrics, config, commands_of(run, config))
-    hint = f"<p>{escape(problem)}</p>" if problem else ""
+    hint = "".join(f"<p>{escape(line)}</p>" for line in problems(findings, commands_of(run, config)))
     model = config.get("model", {}).get("name", "")
     title = " · ".join(escape(str(part)) for part in (algorithm_name(config), model, _state(run, metrics, config)))
     return (

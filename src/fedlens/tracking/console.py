@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from rich.text import Text
 
 from fedlens.core import clean
 from fedlens.core.records import RoundRecord
-from fedlens.tracking.advice import Commands, advice
 from fedlens.tracking.barred import Barred
+from fedlens.tracking.findings import Commands, Finding, problems
 from fedlens.tracking.metrics import line_of, read_metrics
 from fedlens.tracking.next_steps import from_python, next_commands, resuming
 from fedlens.tracking.result import result_lines
@@ -96,9 +96,9 @@ class ConsoleTracker(Barred):
         """Show that time goes by."""
         self._bars.wait()
 
-    def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """Print the result, its folder, advice if the result is poor, and three commands for the next steps. `spent`
-        may be empty: seconds of another process."""
+    def finish(self, folder: Path, spent: Mapping[str, float], findings: Sequence[Finding]) -> None:
+        """Print the result, its folder, the two strongest findings, and three commands for the next steps. `spent` may
+        be empty: seconds of another process."""
         self.close()
         run = RunDir(folder)
         metrics, config = read_metrics(run.metrics), configuration(run)
@@ -109,12 +109,12 @@ class ConsoleTracker(Barred):
         if spent:
             lines["this call"] = split_time(spent)
         again = "" if from_python(config) else self._again or f"fedlens run {shlex.quote(str(run.config))}"
-        problem = advice(metrics, config, Commands(again, resuming(str(folder), self._resume)))
+        limits = problems(findings, Commands(again, resuming(str(folder), self._resume)))
         if self._console.is_terminal:
-            self._console.print(Rule("Result", style="yellow" if problem else "green", align="left"))
+            self._console.print(Rule("Result", style="yellow" if limits else "green", align="left"))
         self._lines(lines)
-        if problem:
-            self._say(problem, "yellow")
+        for line in limits:
+            self._say(line, "yellow")
         self._say("Next:")
         for command in next_commands(folder, again):  # not wrapped, so that they can be copied
             self._console.print(Text(clean.block(f"  {command}")), soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlens.tracking.advice import Commands
+from fedlens.tracking.findings import Commands
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, configuration, find_runs
 from fedlens.tracking.saved import Partition, read_saved

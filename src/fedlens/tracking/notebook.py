@@ -4,7 +4,7 @@ each round."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from fedlens.tracking.barred import Barred
 from fedlens.tracking.card import card
 from fedlens.tracking.console import ConsoleTracker
 from fedlens.tracking.curve import Curve
+from fedlens.tracking.findings import Finding
 from fedlens.tracking.metrics import line_of, read_metrics
 from fedlens.tracking.next_steps import resuming_in_python
 from fedlens.tracking.observer import Observer
@@ -76,9 +77,9 @@ class NotebookTracker(Barred):
         if time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw()
 
-    def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """Replace the curve by the run's headline, curve and links."""
-        self._replace(card(folder))
+    def finish(self, folder: Path, spent: Mapping[str, float], findings: Sequence[Finding]) -> None:
+        """Replace the curve by the run's headline, curve, findings and links."""
+        self._replace(card(folder, findings))
 
     def close(self) -> None:
         """Remove the bar, and draw the curve with all rounds, also of a run that was stopped."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fedlens.core.records import RoundRecord
 from fedlens.core.types import BatchProgress
+from fedlens.tracking.findings import Finding
 
 
 class Observer(Protocol):
@@ -31,8 +32,9 @@ class Observer(Protocol):
 
     def round(self, record: RoundRecord) -> None: ...
 
-    def finish(self, folder: Path, spent: Mapping[str, float]) -> None:
-        """The run has ended, and its folder is complete. `spent`: seconds of this call by part."""
+    def finish(self, folder: Path, spent: Mapping[str, float], findings: Sequence[Finding]) -> None:
+        """The run has ended, and its folder is complete. `spent`: seconds of this call by part; `findings`: what limits
+        it."""
         ...
 
     def close(self) -> None: ...
@@ -52,6 +54,6 @@ class Silent:
 
     def round(self, record: RoundRecord) -> None: ...
 
-    def finish(self, folder: Path, spent: Mapping[str, float]) -> None: ...
+    def finish(self, folder: Path, spent: Mapping[str, float], findings: Sequence[Finding]) -> None: ...
 
     def close(self) -> None: ...

@@ -32,18 +32,26 @@ def unseen() -> None:
     """The default callback: does nothing."""
 
 
+BEFORE, AFTER = "loss_before", "loss_after"
+"""Metric names for the loss on the first batch, before any step, and on the last one, before the last step. Over a
+round's clients, the first tells how well the received model fits their images, the second how well their own does."""
+
+CLIPPED = "clipped"
+"""Metric name for the share of steps whose gradient was longer than the largest norm allowed."""
+
 STEPS = "steps"
 """Metric name for the number of steps taken; batches skipped because their gradient overflowed fp16 do not count."""
 
 
 @dataclass
 class _Tally:
-    """Losses and accuracies of the steps, kept on the device; read once at the end, so that no step waits for the
-    device."""
+    """Losses and accuracies of the steps, and whether their gradients were clipped, kept on the device; read once at
+    the end, so that no step waits for the device."""
 
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    clipped: list[Tensor] = field(default_factory=list)
 
     def is_finite(self, since: int) -> bool:
         """Whether all losses from number `since` on are finite."""
@@ -58,9 +66,20 @@ class _Tally:
             return {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
         examples = float(sum(self.sizes))
         sizes = torch.tensor(self.sizes, dtype=torch.float32)
-        loss = float((torch.stack(self.losses).float().cpu() * sizes).sum())
+        losses = torch.stack(self.losses).float().cpu() * sizes
         correct = float(torch.cat(self.correct).sum())
-        return {"loss": MeanMetric(loss, examples), "accuracy": MeanMetric(correct, examples)}
+        return {
+            "loss": MeanMetric(float(losses.sum()), examples),
+            "accuracy": MeanMetric(correct, examples),
+            BEFORE: MeanMetric(float(losses[0]), self.sizes[0]),
+            AFTER: MeanMetric(float(losses[-1]), self.sizes[-1]),
+            **self._clipping(),
+        }
+
+    def _clipping(self) -> dict[str, MeanMetric]:
+        if not self.clipped:
+            return {}
+        return {CLIPPED: MeanMetric(float(torch.stack(self.clipped).sum()), len(self.clipped))}
 
 
 class LocalLoop:
@@ -112,7 +131,8 @@ class LocalLoop:
         return {**self.metrics(), STEPS: MeanMetric(steps, 1)}
 
     def metrics(self) -> dict[str, MeanMetric]:
-        """Loss and accuracy over the images seen, as weighted means; over none where single images are hidden."""
+        """Loss and accuracy over the images seen, as weighted means, and those named above; over no image where single
+        images are hidden."""
         return self._tally.metrics()
 
     def differentiate(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> bool:
@@ -125,7 +145,9 @@ class LocalLoop:
         elif not self._differentiate(inputs, labels, generator):
             return False
         if clip is not None:
-            model.gradient.mul_(torch.clamp(clip / (model.gradient.norm() + 1e-6), max=1.0))
+            norm = model.gradient.norm()
+            self._tally.clipped.append(norm > clip)
+            model.gradient.mul_(torch.clamp(clip / (norm + 1e-6), max=1.0))
         return True
 
     def _by_image(self, private: PrivateSteps) -> Callable[[Tensor, Tensor], None]:

@@ -131,16 +131,20 @@ def check_update(result: ClientResult, expected: Expected) -> ClientResult:
     return decoded
 
 
+OF_IMAGES = {"loss": math.inf, "loss_before": math.inf, "loss_after": math.inf, "accuracy": 1.0}
+"""The largest value of each metric that is a mean over images."""
+
+
 def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None:
     """Check that values are in their ranges and cover no more images than exist. A plugin's own metrics have no known
     range."""
-    largest = dict.fromkeys(("seconds", "update_norm", "drift"), math.inf)
+    largest = {**dict.fromkeys(("seconds", "update_norm", "drift"), math.inf), "clipped": 1.0}
     largest["bytes_up"] = float(_nbytes(result.payload) + _nbytes(result.extra))
     largest["bytes_down"] = float(_nbytes(task.payload))
     for name, mean in result.report.metrics.items():
         word = name.rpartition(".")[2]
-        counts_images = word in ("loss", "accuracy")
-        most = {"loss": math.inf, "accuracy": 1.0}[word] if counts_images else largest.get(name)
+        counts_images = word in OF_IMAGES
+        most = OF_IMAGES[word] if counts_images else largest.get(name)
         if most is not None and not 0 <= mean.value <= most:
             raise ProtocolError(f"{_an(name)} of {mean.value:.3g}, which is not between 0 and {most:g}")
         if counts_images:

@@ -1,0 +1,1 @@
+"""What limits a run, and what to change: findings, each with its evidence from the run's files."""

@@ -1,0 +1,114 @@
+"""What clients have learnt and the server's model has not: the loss that comes back when their models are averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedlens.core.words import count
+from fedlens.explain.clients import bad_labels
+from fedlens.explain.evidence import LOST, Evidence
+from fedlens.explain.steps import server_too_far
+from fedlens.tracking.findings import Finding
+
+UNLIKE = 0.5
+"""Labels half way from equal shares of the classes to a single class at each client."""
+
+ALIKE = 0.2
+"""Labels so alike that they do not explain what is lost."""
+
+LONG = 2
+"""After its own training a client's model has a loss of so many times less: it has fitted its own images."""
+
+
+def label_skew(run: Evidence) -> Finding | None:
+    """Clients hold different classes, and what they learn is lost in the average."""
+    if not run.lost >= LOST or not run.unlike >= UNLIKE:
+        return None
+    held = (run.counts > 0).sum(axis=1)
+    return Finding(
+        "label skew",
+        "clients hold different classes, and averaging their models loses what they learn",
+        f"{_lost(run)}. Their labels are {run.unlike:.0%} of the way from equal shares to one class a client; a client "
+        f"holds {float(np.median(held)):.0f} of {count(run.counts.shape[1], 'class')} (median)",
+        run.lost / LOST * min(run.unlike / UNLIKE, 2.0),
+        changes=_against_skew(run),
+        curve=run.losses,
+    )
+
+
+def local_epochs(run: Evidence) -> Finding | None:
+    """Clients train so long that they fit their own images, and that is lost in the average."""
+    epochs = int(run.value("federated.local_epochs", 1))
+    trained, received = run.kept
+    if epochs < 2 or not run.lost >= LOST or not received >= LONG * trained:
+        return None
+    fewer, rounds = max(epochs // 4, 1), int(run.value("federated.num_rounds", 1))
+    longer = rounds * epochs // fewer
+    return Finding(
+        "too many local epochs",
+        "clients train too long between two averages",
+        f"{_lost(run)}. Each makes {epochs} passes over its own images a round",
+        run.lost / LOST * min(epochs / 5, 2.0),
+        changes=({"federated.local_epochs": str(fewer), "federated.num_rounds": str(longer)},),
+        curve=run.losses,
+    )
+
+
+def feature_skew(run: Evidence) -> Finding | None:
+    """Clients have like labels, and what they learn is lost in the average all the same: their images differ."""
+    epochs = int(run.value("federated.local_epochs", 1))
+    if not run.lost >= LOST / 2 or not run.unlike <= ALIKE or run.personal or epochs > 5:
+        return None
+    if server_too_far(run) or bad_labels(run) or run.value("attack.name", "none") != "none":
+        return None
+    return Finding(
+        "feature skew",
+        "clients' images differ, and averaging their models loses what they learn",
+        f"{_lost(run)}, although their labels are alike ({run.unlike:.0%} of the way to one class a client)",
+        run.lost / LOST * 2,
+        changes=({"personalization.name": "fedbn"}, {"personalization.name": "fedrep"}),
+        curve=run.losses,
+    )
+
+
+def compressed_too_much(run: Evidence) -> Finding | None:
+    """Little of the updates' length reaches the server."""
+    name = run.value("compression.name", "none")
+    diversity = run.typical(run.measure("diversity/updates"))
+    if name == "none" or not diversity > 2:
+        return None
+    return Finding(
+        "compressed too much",
+        "compression loses most of the updates",
+        f"what arrives is {1 / math.sqrt(diversity):.0%} as long as the sum of updates at right angles would be, with "
+        f"compression.name={name}",
+        diversity / 2,
+        changes=_less_compression(run),
+        curve=run.curve(gradient_diversity=run.measure("diversity/updates")),
+        axis="gradient diversity",
+    )
+
+
+def _lost(run: Evidence) -> str:
+    trained, received = run.kept
+    return (
+        f"local training brings the loss to {trained:.2f}, the averaged model has it back at {received:.2f}: "
+        f"{run.lost:.0%} of what clients' models know is lost"
+    )
+
+
+def _against_skew(run: Evidence) -> list[Mapping[str, str]]:
+    """Strategies that correct drift, then models of their own for the clients."""
+    tried = run.value("strategy.name")
+    strategies = [name for name in ("scaffold", "fedprox") if name != tried][:1]
+    changes: list[Mapping[str, str]] = [{"strategy.name": name} for name in strategies]
+    return changes if run.personal else [*changes, {"personalization.name": "fedper"}]
+
+
+def _less_compression(run: Evidence) -> list[Mapping[str, str]]:
+    share = run.value("compression.share")
+    more = [{"compression.share": f"{min(10 * float(share), 1):.1g}"}] if share is not None else []
+    return [*more, {"compression.name": "half"}]

@@ -1,0 +1,49 @@
+"""Time that a run spends on other things than training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedlens.explain.evidence import Evidence
+from fedlens.tracking.findings import Finding
+from fedlens.tracking.summary import duration, time_of_rounds
+
+MOST = 0.5
+"""Share of a run's time that something beside training takes, from which it is the larger part."""
+
+WORTH = 60.0
+"""Seconds: for less than a minute nobody changes a run."""
+
+HOW: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "evaluate": ("evaluation", {"federated.evaluate_every": "5", "federated.evaluate_clients_every": "0"}),
+    "broadcast": ("sending models", {"compression.name": "half"}),
+    "aggregate": ("aggregation", {"aggregation.name": "mean"}),
+    "checkpoint": ("writing checkpoints", {}),
+}
+"""Phase → what it is called, and what makes it shorter."""
+
+
+def time_elsewhere(run: Evidence) -> Finding | None:
+    """Another phase than training takes most of the time."""
+    seconds = {
+        phase: sum(line["seconds"].get(phase) or 0.0 for line in run.metrics)
+        for phase in {phase for line in run.metrics for phase in line["seconds"]}
+    }
+    total = time_of_rounds(run.metrics)
+    phase = max((one for one in seconds if one in HOW), key=lambda one: seconds[one], default=None)
+    if phase is None or seconds[phase] < max(MOST * total, WORTH):
+        return None
+    what, change = HOW[phase]
+    return Finding(
+        "time spent elsewhere",
+        f"most of the time goes into {what}",
+        f"{duration(seconds[phase])} of {duration(total)}; training takes {duration(seconds.get('train', 0.0))}",
+        seconds[phase] / total / MOST,
+        kind="time",
+        changes=(change,) if change else (),
+        curve=run.curve(
+            **{what.replace(" ", "_"): run.series(lambda line: line["seconds"].get(phase))},
+            training=run.series(lambda line: line["seconds"].get("train")),
+        ),
+        axis="seconds",
+    )

@@ -1,0 +1,115 @@
+"""Differential privacy: noise that drowns what is learnt, and a clip that leaves too little of it."""
+
+from __future__ import annotations
+
+import math
+
+from fedlens.explain.evidence import Evidence
+from fedlens.tracking.findings import Finding
+from fedlens.tracking.intervals import wilson
+from fedlens.tracking.summary import last_with
+
+LOUD = 3
+"""Noise of differential privacy so many times as long as the mean update can be leaves little of it."""
+
+BITES = 0.3
+"""The combined update without its noise, divided by the clip. Updates that are all clipped give the square root of
+their mean cosine, about 0.3 and more while they still agree; shorter ones give less."""
+
+NEVER = 0.02
+"""As `BITES`: what remains if nearly all updates are far shorter than the clip."""
+
+
+def drowned(run: Evidence) -> Finding | None:
+    """The noise is far longer than what it is added to, and nothing was learnt."""
+    noise = _last(run, "privacy/noise")
+    if not noise >= LOUD or learnt(run):
+        return None
+    what, more = "round is {} times as long as the mean of clipped updates", "more clients a round"
+    if run.value("privacy.mode") == "example":
+        what, more = "step is {} times as long as the mean of clipped gradients", "a larger federated.batch_size"
+    return Finding(
+        "noise drowns the signal",
+        "the noise of differential privacy drowns what is learnt",
+        f"the noise of each {what.format(f'{noise:.3g}')} can be, so nothing was learnt",
+        noise / LOUD,
+        advice=f"Use {more} (the noise of the mean falls with their number), a smaller model (model.name=lenet), a "
+        "smaller part of it (model.freeze), or less noise",
+        curve=run.curve(noise_over_largest_update=run.measure("privacy/noise")),
+        axis="ratio of lengths",
+    )
+
+
+def clip_too_low(run: Evidence) -> Finding | None:
+    """Steps are as long as the clip lets them be, and too short for the rounds that there are."""
+    clip, signal = _clip(run), _signal(run)
+    pace = clip / run.typical(run.measure("norm/model"))
+    rounds = float(run.value("federated.num_rounds", 1))
+    if not signal >= BITES or not pace * rounds < REACH:
+        return None
+    return Finding(
+        "privacy clip too low",
+        "the clip of differential privacy leaves steps that are too short",
+        f"all {rounds:.0f} rounds together can move the model by {pace * rounds:.1%} of its length at most, and the "
+        f"combined update is {signal:.0%} as long as the clip ({clip:g}): nearly every update is cut",
+        REACH / (pace * rounds),
+        changes=({"privacy.clip": f"{10 * clip:g}"}, {"privacy.clip": "adaptive"}),
+        curve=run.curve(step_over_model=run.movement),
+        axis="ratio of lengths",
+    )
+
+
+REACH = 0.2
+"""Models that learn from random weights move by about their own length; with less than a fifth they stay what they
+were."""
+
+
+def clip_never_bites(run: Evidence) -> Finding | None:
+    """Updates are far shorter than the clip, to which the noise is measured."""
+    clip, signal, noise = _clip(run), _signal(run), _last(run, "privacy/noise")
+    if not signal < NEVER or not noise > 5 * signal or noise >= LOUD or run.value("privacy.clip") == "adaptive":
+        return None
+    return Finding(
+        "privacy clip too high",
+        "the clip of differential privacy never bites, so its noise is larger than it has to be",
+        f"the combined update without noise is {signal:.1%} as long as the clip ({clip:g}), and the noise grows with "
+        "the clip",
+        NEVER / max(signal, NEVER / 10),
+        changes=({"privacy.clip": "adaptive"}, {"privacy.clip": f"{clip / 10:g}"}),
+        curve=run.curve(step_over_model=run.movement),
+        axis="ratio of lengths",
+    )
+
+
+def learnt(run: Evidence) -> bool:
+    """The last test accuracy is above the floors, by more than its interval."""
+    found = last_with(run.metrics, "test")
+    if not found or found.get("accuracy") is None:
+        return False
+    low, _ = wilson(found["accuracy"], found.get("examples", 0)) or (0.0, 1.0)
+    return low > max(found.get("chance") or 0.0, found.get("majority") or 0.0)
+
+
+def _last(run: Evidence, name: str) -> float:
+    """NaN where it was not measured."""
+    value = run.metrics[-1].get("measures", {}).get(name)
+    return math.nan if value is None else float(value)
+
+
+def _clip(run: Evidence) -> float:
+    """Of whole updates; NaN where there is none."""
+    if run.value("privacy.mode", "none") not in ("central", "local"):
+        return math.nan
+    clip = run.value("privacy.clip", math.nan)
+    return _last(run, "privacy/clip") if clip == "adaptive" else float(clip)
+
+
+def _signal(run: Evidence) -> float:
+    """Length of the combined update without the expected noise, divided by the clip, where the server's step is it."""
+    clip = _clip(run)
+    steps = run.series(lambda line: line.get("update_norm")) / clip
+    squares = steps**2 - run.measure("privacy/noise") ** 2
+    value = run.typical(squares)
+    if run.value("strategy.server_momentum") or math.isnan(value):
+        return math.nan
+    return math.sqrt(max(value, 0.0))
