@@ -186,9 +186,8 @@ class Evidence:
 
     @cached_property
     def lost(self) -> float:
-        """Of what clients' models know after their training, the part that is lost in the server's model, from which it
-        counts. With equal clients nothing is lost; averaging even gains. With like labels half of it counts: these do not
-        explain it."""
+        """Of what clients' models know after their training, the part that the server's model does not have: the median
+        over the rounds of (received − trained) / (guessing − trained). NaN where nobody has learnt anything."""
         trained, received = self._pairs
         return self.typical((received - trained) / (self.guessing - trained))
 
@@ -238,8 +237,9 @@ class Evidence:
 
 
 LOST = 0.25
-"""Of what clients' models know after their training, the part that is lost in the server's model, from which it counts.
-With equal clients nothing is lost; averaging even gains. With like labels half of it counts: these do not explain it."""
+"""Of what clients' models know after their training, the part that is lost in the server's model, from which it
+counts. With equal clients nothing is lost; averaging even gains. With like labels half of it counts: these do not
+explain it."""
 
 UNLIKE = 0.25
 """Labels of a round's clients together, a quarter of the way from everybody's to a single class: they do not stand for
