@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from tests.runs import run
 
 from fedlens.clocks.base import clocks
 from fedlens.clocks.half_normal import HalfNormal
@@ -12,6 +13,8 @@ from fedlens.clocks.lognormal import LogNormal
 from fedlens.clocks.none import NoClock
 from fedlens.clocks.trace import Trace
 from fedlens.errors import DataError
+from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.run_dir import RunDir
 
 MANY = 4000
 
@@ -111,3 +114,14 @@ def test_a_trace_that_is_not_there(tmp_path) -> None:
 
 def test_every_clock_is_listed() -> None:
     assert clocks.names() == ["half_normal", "lognormal", "none", "trace"]
+
+
+def test_each_client_of_a_round_tells_its_virtual_seconds(tmp_path) -> None:
+    """A synchronous round lasts as long as its slowest client; workers that add up their clients tell them, too."""
+    done = run(tmp_path, "clock.name=lognormal", "clock.sigma=2", "runtime.workers=2")
+    lines = read_metrics(RunDir.open(done.folder).metrics)
+    ends = [0.0, *(line["virtual_seconds"] for line in lines)]
+    for line, began, end in zip(lines, ends, ends[1:], strict=False):
+        seconds = [one["metrics"]["virtual_seconds"] for one in line["cohort"]]
+        assert max(seconds) == pytest.approx(end - began)
+        assert len(set(seconds)) == len(seconds)

@@ -51,8 +51,18 @@ def test_what_else_is_measured_is_recorded_whenever_a_round_is_evaluated(tmp_pat
         return {"attack/success": 0.25}
 
     end, records, _ = run(tmp_path, replace(PLAN, evaluate_every=2), measure=measure)
-    assert [dict(record.measures) for record in records] == [{}, {"attack/success": 0.25}] * 2
+    told = [{name: value for name, value in one.measures.items() if name != "norm/model"} for one in records]
+    assert told == [{}, {"attack/success": 0.25}] * 2
     assert torch.equal(asked[-1], end.state.shared["head.bias"])
+
+
+def test_the_length_is_that_of_the_model_that_a_round_begins_with(tmp_path) -> None:
+    """Of what clients train: running statistics have no part in it."""
+    model = tiny_trainer(FedAvgM(), tiny_data(), tmp_path / "first", SETTINGS).model
+    trained = [value for name, value in model.state().items() if name in model.trainable]
+    _, records, _ = run(tmp_path)
+    assert records[0].measures["norm/model"] == pytest.approx(float(torch.cat([v.flatten() for v in trained]).norm()))
+    assert records[1].measures["norm/model"] != records[0].measures["norm/model"]
 
 
 def same(one, other) -> bool:

@@ -31,12 +31,12 @@ def test_files_outside_the_notebook_s_folder_have_a_whole_address(
     folder = write_run(tmp_path / "logs").path
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert f'href="{(folder / "metrics.jsonl").as_uri()}"' in card(folder)
+    assert f'href="{(folder / "metrics.jsonl").as_uri()}"' in card(folder, [])
 
 
 def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
-    assert "3 of 6 rounds done" in card(write_run(tmp_path, "a", rounds=3).path)
-    begun = card(write_run(tmp_path, "b", rounds=0).path)
+    assert "3 of 6 rounds done" in card(write_run(tmp_path, "a", rounds=3).path, [])
+    begun = card(write_run(tmp_path, "b", rounds=0).path, [])
     assert "0 of 6 rounds done" in begun
     assert "<img" not in begun
 

@@ -129,7 +129,7 @@ def test_the_end_shows_the_result_and_three_commands(shown, tmp_path):
     tracker.start(HEADER, 2, 1)
     tracker.round(record(2))
     tracker.close()
-    tracker.finish(folder, {"start": 58.0, "rounds": 2.5, "report": 0.7, "features": 0.0})
+    tracker.finish(folder, {"start": 58.0, "rounds": 2.5, "report": 0.7, "features": 0.0}, [])
     shown_text = text().replace("\n", "")
     assert "75.0 %" in shown_text
     assert "7.0 MB (4.0 down, 3.0 up)" in shown_text
@@ -255,5 +255,5 @@ def test_what_came_before_the_run_is_part_of_its_start(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=False, width=200)
     tracker = ConsoleTracker(console, began=time.time() - 12.02)
     (tmp_path / "config.yaml").touch()
-    tracker.finish(tmp_path, {"features": 2.0, "rounds": 4.0})
+    tracker.finish(tmp_path, {"features": 2.0, "rounds": 4.0}, [])
     assert re.search(r"this call +12\.\d s: start 6\.\d s, features 2\.0 s, rounds 4\.0 s", console.file.getvalue())

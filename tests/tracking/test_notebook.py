@@ -121,7 +121,7 @@ def test_the_end_shows_the_headline_in_place_of_the_curve(cell: Cell, tmp_path: 
     shown = tracker()
     shown.start({**HEADER, "folder": str(folder)}, 6, 6)
     shown.close()
-    shown.finish(folder, {"rounds": 1.0})
+    shown.finish(folder, {"rounds": 1.0}, [])
     assert "80.0 % (95 %: " in cell.outputs[-1]
     assert "finished: all rounds done" in cell.outputs[-1]
     assert "<!-- client accuracy -->" in svg(cell.outputs[-1])

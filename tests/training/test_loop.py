@@ -274,3 +274,27 @@ def test_a_term_on_the_features_costs_no_second_pass(size: int, mixup: float) ->
     for name, value in zip(named, expected, strict=True):
         torch.testing.assert_close(pulled[name], value, atol=1e-4, rtol=1e-3)
     assert pulled["head.weight"].abs().max() < 1e-6
+
+
+def test_the_loss_before_any_step_and_before_the_last_one() -> None:
+    """Without steps (rate 0) they are the losses of the untrained model on the first and on the last batch."""
+    model, settings, data = FlatModel(tiny_model(), CPU), LocalSettings(), batches(3)
+    reference = tiny_model()
+    first, last = (F.cross_entropy(reference(inputs), labels).item() for inputs, labels in (data[0], data[-1]))
+    told = LocalLoop(model, settings, LocalTerms()).run(
+        data, VectorOptimizer(settings.optimizer, {}), 0.0, torch.Generator().manual_seed(1)
+    )
+    assert told["loss_before"].value == pytest.approx(first, abs=1e-6)
+    assert told["loss_after"].value == pytest.approx(last, abs=1e-6)
+    assert told["loss_before"].weight == 8
+    assert "clipped" not in told
+
+
+@pytest.mark.parametrize(("clip", "share"), [(1e-9, 1.0), (1e9, 0.0)])
+def test_the_share_of_steps_that_were_clipped(clip: float, share: float) -> None:
+    model = FlatModel(tiny_model(), CPU)
+    settings = LocalSettings(optimizer=SGD(momentum=0.0), training=OptimizerSection(clip_norm=clip))
+    told = LocalLoop(model, settings, LocalTerms()).run(
+        batches(3), VectorOptimizer(settings.optimizer, {}), 0.1, torch.Generator().manual_seed(1)
+    )
+    assert (told["clipped"].value, told["clipped"].weight) == (share, 3)

@@ -214,9 +214,9 @@ class Evidence:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """(clients, classes) training images."""
-        clients = self.partition.get("clients", {})
-        return np.array([splits.get("train", []) for splits in clients.values()], np.int64).reshape(len(clients), -1)
+        """(clients, classes) training images, of the clients that tell them."""
+        held = [splits["train"] for splits in self.partition.get("clients", {}).values() if splits.get("train")]
+        return np.array(held, np.int64) if held else np.zeros((0, 0), np.int64)
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
