@@ -70,7 +70,7 @@ ILL: Mapping[str, Illness] = {
     "random labels at two clients": Illness("data.mislabelled=0.2", ("bad labels",)),
     "two classes nearly missing": Illness("data.rare=2", ("classes never predicted",)),
     "few images, many epochs": Illness(
-        "data.train=150 federated.num_rounds=40 federated.local_epochs=5 optimizer.schedule=constant", ("overfitting",)
+        "data.train=150 federated.num_rounds=60 federated.local_epochs=10 optimizer.schedule=constant", ("overfitting",)
     ),
     "BatchNorm with batches of two": Illness(
         "data.train=600 model.name=mobilenetv3 federated.batch_size=2 federated.local_epochs=1 federated.num_rounds=6",

@@ -90,7 +90,7 @@ def test_gradients_that_are_always_clipped() -> None:
 
 
 def test_a_server_that_steps_too_far() -> None:
-    """Ten times the mean update, and the loss comes back from 0.3 to 1.0."""
+    """Ten times the mean update, and the loss comes back from 0.3 to 1.0: not what images that differ do."""
     metrics = falling(update_norm=5.0, cohort=cohort(1.0, 0.3))
     found = told(metrics, strategy={"name": "fedavgm", "server_lr": 1.0, "server_momentum": 0.9})
     assert found[0].name == "server's step too long"

@@ -9,15 +9,14 @@ import numpy as np
 
 from fedlens.core.words import count
 from fedlens.explain.clients import bad_labels
-from fedlens.explain.evidence import LOST, Evidence
-from fedlens.explain.steps import server_too_far
+from fedlens.explain.evidence import LOST, SKEWED, Evidence
 from fedlens.tracking.findings import Finding
-
-UNLIKE = 0.5
-"""Labels half way from equal shares of the classes to a single class at each client."""
 
 ALIKE = 0.2
 """Labels so alike that they do not explain what is lost."""
+
+AVERAGE = 1.5
+"""Length of the server's step over that of the mean update, up to which the server's model is nearly the average."""
 
 LONG = 2
 """After its own training a client's model has a loss of so many times less: it has fitted its own images."""
@@ -25,7 +24,7 @@ LONG = 2
 
 def label_skew(run: Evidence) -> Finding | None:
     """Clients hold different classes, and what they learn is lost in the average."""
-    if not run.lost >= LOST or not run.unlike >= UNLIKE:
+    if not run.lost >= LOST or not run.unlike >= SKEWED:
         return None
     held = (run.counts > 0).sum(axis=1)
     return Finding(
@@ -33,7 +32,7 @@ def label_skew(run: Evidence) -> Finding | None:
         "clients hold different classes, and averaging their models loses what they learn",
         f"{_lost(run)}. Their labels are {run.unlike:.0%} of the way from equal shares to one class a client; a client "
         f"holds {float(np.median(held)):.0f} of {count(run.counts.shape[1], 'class')} (median)",
-        run.lost / LOST * min(run.unlike / UNLIKE, 2.0),
+        run.lost / LOST * min(run.unlike / SKEWED, 2.0),
         changes=_against_skew(run),
         curve=run.losses,
     )
@@ -62,7 +61,7 @@ def feature_skew(run: Evidence) -> Finding | None:
     epochs = int(run.value("federated.local_epochs", 1))
     if not run.lost >= LOST / 2 or not run.unlike <= ALIKE or run.personal or epochs > 5:
         return None
-    if server_too_far(run) or bad_labels(run) or run.value("attack.name", "none") != "none":
+    if not run.typical(run.stride) <= AVERAGE or bad_labels(run) or run.value("attack.name", "none") != "none":
         return None
     return Finding(
         "feature skew",

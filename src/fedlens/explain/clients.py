@@ -28,6 +28,9 @@ OUTLYING = 5
 """Length of a client's update over the median of its rounds'. Images differ by less: lengths grow at most with the
 number of steps."""
 
+GOOD = 0.75
+"""Loss of the median client over guessing, up to which the model is of use to it."""
+
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
 than one that knows nothing, and well on the others'."""
@@ -130,7 +133,7 @@ def bad_labels(run: Evidence) -> Finding | None:
         return None
     middle = median(losses.values())
     bad = {name: loss for name, loss in losses.items() if loss >= max(run.guessing, BAD * middle)}
-    if not bad or middle > run.guessing / 2 or len(bad) > len(losses) / 3:
+    if not bad or middle > GOOD * run.guessing or len(bad) > len(losses) / 3:
         return None
     return Finding(
         "bad labels",

@@ -165,7 +165,7 @@ class Evidence:
         if len(told) < 2:
             return math.nan
         start = told[0] if math.isnan(self.guessing) else max(self.guessing, told[0])
-        earlier = told[-1 - max(1, len(told) // 3)]
+        earlier = told[-1 - math.ceil(len(told) / 3)]
         fallen = start - told[-1]
         return float((earlier - told[-1]) / fallen) if fallen > 0 else math.nan
 
@@ -240,6 +240,9 @@ LOST = 0.25
 """Of what clients' models know after their training, the part that is lost in the server's model, from which it
 counts. With equal clients nothing is lost; averaging even gains. With like labels half of it counts: these do not
 explain it."""
+
+SKEWED = 0.5
+"""Labels half way from equal shares of the classes to a single class at each client."""
 
 UNLIKE = 0.25
 """Labels of a round's clients together, a quarter of the way from everybody's to a single class: they do not stand for

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedlens.core.words import count
-from fedlens.explain.evidence import KNOWN, Evidence, mean
+from fedlens.explain.evidence import KNOWN, LOST, SKEWED, Evidence, mean
 from fedlens.explain.privacy import drowned
 from fedlens.tracking.findings import Finding
 
@@ -34,7 +34,7 @@ GAINED = 0.1
 """Of all that the held-out loss has fallen, the part that the last third of the rounds has brought, from which more
 rounds would bring more. An even fall brings a third of it, one that has ended nothing."""
 
-OVERSHOOT = 3
+OVERSHOOT = 2
 """A server's step of so many times the mean update. Momentum of 0.9 makes it up to 10 times as long where updates
 agree; it only counts where the server's model is worse than the clients'."""
 
@@ -166,9 +166,9 @@ def server_overshoots(run: Evidence) -> Finding | None:
 
 
 def server_too_far(run: Evidence) -> bool:
-    """The server's step is much longer than the mean update, and its model worse than the clients', or of no use."""
-    trained, received = run.kept
-    worse = received > trained + KNOWN * run.guessing or not run.learnt
+    """The server's step is much longer than the mean update, and its model of no use, or worse than the clients'
+    without labels that would explain it."""
+    worse = (run.lost >= LOST / 2 and not run.unlike >= SKEWED) or not run.learnt
     return bool(_stride(run) > OVERSHOOT and worse and not run.private)
 
 
