@@ -107,7 +107,7 @@ def test_label_skew_with_what_it_costs() -> None:
     found = told(falling(cohort=cohort(1.0, 0.1)), ONE_EACH)
     assert found[0].name == "label skew"
     assert "70% of what clients' models know is lost" in found[0].evidence
-    assert "holds 1 of 4 classes (median)" in found[0].evidence
+    assert "holds 1 of 4 classes (median), 100% of the way" in found[0].evidence
     assert names(falling(), ONE_EACH) == [], "unlike labels that do no harm"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,34 +48,30 @@ def explain(
 
 
 def _print(found: Sequence[Finding], commands: Commands, run: str, rounds: int) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
-
     from fedlens.core import clean
+    from fedlens.core.lines import folded
     from fedlens.core.words import count
     from fedlens.explain.checks import CHECKS
 
-    console = Console(highlight=False)
-    console.print(Text(clean.line(f"{run}, {count(rounds, 'round')}")), soft_wrap=True)
+    width = shutil.get_terminal_size().columns
+    typer.echo(clean.line(f"{run}, {count(rounds, 'round')}"))
     if not found:
-        console.print(f"Nothing found: none of {count(len(CHECKS), 'check')} says what to change.")
+        typer.echo(f"Nothing found: none of {count(len(CHECKS), 'check')} says what to change.")
+        return
     for number, one in enumerate(found, start=1):
-        title = Text(f"{number}. {one.name}", "bold") + Text(f"  {_kind(one)}", "dim")
-        console.print(title)
+        typer.secho(f"{number}. {one.name}  {_kind(one)}", bold=True)
         for line in _lines(one):
-            console.print(Padding(Text(clean.line(line)), (0, 0, 0, 3)))
+            typer.echo(folded(f"   {clean.line(line)}", width))
         for command in one.commands(commands):  # not wrapped, so that it can be copied
-            console.print(Text(f"   try  {clean.block(command)}"), soft_wrap=True)
-    if found:
-        console.print("Curves: report.html in the run's folder, or --plot FILE.")
+            typer.echo(f"   try  {clean.block(command)}")
+    typer.echo("Curves: report.html in the run's folder, or --plot FILE.")
 
 
 def _kind(one: Finding) -> str:
     """Words for the kind of finding, and how strong it is."""
-    kinds = {"cause": "", "symptom": "a symptom: see the causes above first, ", "time": "costs time, "}
-    strength = f"{one.strength:.1f} times" if one.strength < MANY else f"more than {MANY} times"
-    return f"{kinds[one.kind]}{strength} the value from which it counts"
+    kinds = {"cause": "", "symptom": "symptom, ", "time": "costs time, "}
+    strength = f"{one.strength:.1f}" if one.strength < MANY else f"above {MANY}"
+    return f"({kinds[one.kind]}strength {strength})"
 
 
 MANY = 100

@@ -29,9 +29,9 @@ def label_skew(run: Evidence) -> Finding | None:
     held = (run.counts > 0).sum(axis=1)
     return Finding(
         "label skew",
-        "clients hold different classes, and averaging their models loses what they learn",
-        f"{_lost(run)}. Their labels are {run.unlike:.0%} of the way from equal shares to one class a client; a client "
-        f"holds {float(np.median(held)):.0f} of {count(run.counts.shape[1], 'class')} (median)",
+        "clients hold different classes, and averaging undoes what they learn",
+        f"{_lost(run)}; a client holds {float(np.median(held)):.0f} of {count(run.counts.shape[1], 'class')} (median), "
+        f"{run.unlike:.0%} of the way from equal labels to a single class",
         run.lost / LOST * min(run.unlike / SKEWED, 2.0),
         changes=_against_skew(run),
         curve=run.losses,
@@ -49,7 +49,7 @@ def local_epochs(run: Evidence) -> Finding | None:
     return Finding(
         "too many local epochs",
         "clients train too long between two averages",
-        f"{_lost(run)}. Each makes {epochs} passes over its own images a round",
+        f"{_lost(run)}; each makes {epochs} passes over its own images a round",
         run.lost / LOST * min(epochs / 5, 2.0),
         changes=({"federated.local_epochs": str(fewer), "federated.num_rounds": str(longer)},),
         curve=run.losses,
@@ -65,7 +65,7 @@ def feature_skew(run: Evidence) -> Finding | None:
         return None
     return Finding(
         "feature skew",
-        "clients' images differ, and averaging their models loses what they learn",
+        "clients' images differ, and averaging undoes what they learn",
         f"{_lost(run)}, although their labels are alike ({run.unlike:.0%} of the way to one class a client)",
         run.lost / LOST * 2,
         changes=({"personalization.name": "fedbn"}, {"personalization.name": "fedrep"}),
@@ -93,9 +93,10 @@ def compressed_too_much(run: Evidence) -> Finding | None:
 
 def _lost(run: Evidence) -> str:
     trained, received = run.kept
+    part = f"{run.lost:.0%}" if run.lost < 1 else "all"
     return (
-        f"local training brings the loss to {trained:.2f}, the averaged model has it back at {received:.2f}: "
-        f"{run.lost:.0%} of what clients' models know is lost"
+        f"local training brings the loss to {trained:.2f}, averaging back to {received:.2f}: {part} of what clients' "
+        "models know is lost"
     )
 
 
