@@ -72,8 +72,8 @@ ILL: Mapping[str, Illness] = {
     "few images, many epochs": Illness(
         "data.train=150 federated.num_rounds=60 federated.local_epochs=10 optimizer.schedule=constant", ("overfitting",)
     ),
-    "BatchNorm with batches of two": Illness(
-        "data.train=600 model.name=mobilenetv3 federated.batch_size=2 federated.local_epochs=1 federated.num_rounds=6",
+    "few steps of BatchNorm with a long memory": Illness(
+        "data.train=600 model.name=mobilenetv3 federated.local_epochs=4 federated.num_rounds=6",
         ("broken normalisation statistics",),
     ),
     "compression to a ten-thousandth": Illness(
@@ -86,8 +86,8 @@ ILL: Mapping[str, Illness] = {
     "a third that flips its updates": Illness("attack.name=sign_flip attack.fraction=0.3", ("attack without defence",)),
     "clients of very unequal speed": Illness("clock.name=lognormal clock.sigma=2", ("stragglers",)),
     "results that get lost": Illness("clock.name=lognormal clock.sigma=0.1 clock.dropout=0.5", ("clients fail",)),
-    "each client its own model, of few images": Illness(
-        "personalization.name=ditto personalization.lam=0 data.train=300 federated.num_rounds=20",
+    "each client its own model, of its images alone": Illness(
+        "personalization.name=ditto personalization.lam=0",
         ("personalization does not pay",),
     ),
 }

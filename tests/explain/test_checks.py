@@ -126,13 +126,16 @@ def test_like_labels_do_not_explain_what_is_lost() -> None:
 
 
 def test_compression_that_leaves_little() -> None:
-    """What arrives is a third as long as four orthogonal updates: Δ_S = 9."""
-    found = told(
-        falling(measures={"diversity/updates": 9.0}, update_norm=1 / 6), compression={"name": "topk", "share": 0.001}
-    )
+    """Whole models would be 2 × 4 × 100 bytes a round; the clients send 4 × 4: six rounds of 0.16 models each."""
+    metrics = [line(n, 0.3, GUESSING, measures={"traffic/whole_model": 800.0}, bytes_up=16) for n in range(1, 7)]
+    found = told(metrics, compression={"name": "topk", "share": 0.001})
     assert found[0].name == "compressed too much"
-    assert "33% as long" in found[0].evidence
+    assert "have 96.0% of the bytes of one model" in found[0].evidence
     assert found[0].commands(COMMANDS)[0].endswith("compression.share=0.01")
+    more = [{**one, "bytes_up": 17} for one in metrics]
+    assert "compressed too much" not in names(more, compression={"name": "topk", "share": 0.001})
+    learnt = falling(measures={"traffic/whole_model": 800.0}, bytes_up=16)
+    assert names(learnt, compression={"name": "topk", "share": 0.001}) == []
 
 
 def test_a_cohort_that_does_not_stand_for_all() -> None:

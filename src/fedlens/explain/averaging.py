@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -74,20 +73,20 @@ def feature_skew(run: Evidence) -> Finding | None:
 
 
 def compressed_too_much(run: Evidence) -> Finding | None:
-    """Little of the updates' length reaches the server."""
+    """All updates of the run together are smaller than one model, and the loss still falls."""
     name = run.value("compression.name", "none")
-    diversity = run.typical(run.measure("diversity/updates"))
-    if name == "none" or not diversity > 2:
+    sent = 2 * run.series(lambda line: line.get("bytes_up")) / run.measure("traffic/whole_model") * run.cohort
+    models = float(np.nansum(sent))
+    if name == "none" or not 0 < models < 1 or not run.unfinished:
         return None
     return Finding(
         "compressed too much",
-        "compression loses most of the updates",
-        f"what arrives is {1 / math.sqrt(diversity):.0%} as long as the sum of updates at right angles would be, with "
-        f"compression.name={name}",
-        diversity / 2,
+        "compression leaves too little of the updates",
+        f"all updates of the run together have {models:.1%} of the bytes of one model, with compression.name={name}",
+        1 / models,
         changes=_less_compression(run),
-        curve=run.curve(gradient_diversity=run.measure("diversity/updates")),
-        axis="gradient diversity",
+        curve=run.curve(models_sent=np.nancumsum(sent)),
+        axis="bytes of all updates so far, in models",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlens.core.words import count
-from fedlens.explain.evidence import LOST, UNLIKE, Evidence, mean
+from fedlens.explain.evidence import FITS, LOST, UNLIKE, Evidence, mean
 from fedlens.explain.steps import DIVERGED
 from fedlens.tracking.findings import Finding
 
@@ -27,9 +27,6 @@ FAILED = 0.2
 OUTLYING = 5
 """Length of a client's update over the median of its rounds'. Images differ by less: lengths grow at most with the
 number of steps."""
-
-GOOD = 0.75
-"""Loss of the median client over guessing, up to which the model is of use to it."""
 
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
@@ -133,7 +130,7 @@ def bad_labels(run: Evidence) -> Finding | None:
         return None
     middle = median(losses.values())
     bad = {name: loss for name, loss in losses.items() if loss >= max(run.guessing, BAD * middle)}
-    if not bad or middle > GOOD * run.guessing or len(bad) > len(losses) / 3:
+    if not bad or middle > FITS * run.guessing or len(bad) > len(losses) / 3:
         return None
     return Finding(
         "bad labels",

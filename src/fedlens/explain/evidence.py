@@ -170,6 +170,16 @@ class Evidence:
         return float((earlier - told[-1]) / fallen) if fallen > 0 else math.nan
 
     @cached_property
+    def fits(self) -> bool:
+        """The received model is of use on the clients' training images, with the statistics of each batch."""
+        return self.late(self.before[1:]) < FITS * self.guessing
+
+    @cached_property
+    def unfinished(self) -> bool:
+        """The loss on held-out images still falls, or has hardly begun to."""
+        return self.gained > GAINED or self.final > (1 - KNOWN) * self.guessing
+
+    @cached_property
     def _pairs(self) -> tuple[Series, Series]:
         """(loss at the end of local training, loss of the next round's received model), of the rounds in which clients'
         models have learnt something."""
@@ -240,6 +250,13 @@ LOST = 0.25
 """Of what clients' models know after their training, the part that is lost in the server's model, from which it
 counts. With equal clients nothing is lost; averaging even gains. With like labels half of it counts: these do not
 explain it."""
+
+GAINED = 0.1
+"""Of all that the held-out loss has fallen, the part that the last third of the rounds has brought, from which more
+rounds would bring more. An even fall brings a third of it, one that has ended nothing."""
+
+FITS = 0.75
+"""Loss over guessing, up to which a model is of use."""
 
 SKEWED = 0.5
 """Labels half way from equal shares of the classes to a single class at each client."""

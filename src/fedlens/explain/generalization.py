@@ -36,7 +36,7 @@ def overfitting(run: Evidence) -> Finding | None:
     lowest = float(np.nanmin(run.held_out, initial=math.inf))
     if not gap >= FITTED or not final - lowest >= RISEN * run.guessing:
         return None
-    if run.personal or run.cohort_unlike >= UNLIKE or _statistics(run, received) or bad_labels(run):
+    if run.personal or run.cohort_unlike >= UNLIKE or _statistics(run) or bad_labels(run):
         return None  # training images of a cohort that does not stand for all are not to be compared with all's
     best = run.metrics[int(np.nanargmin(run.held_out))]["round"]
     images = int(run.counts.sum())
@@ -58,7 +58,7 @@ def overfitting(run: Evidence) -> Finding | None:
 def broken_statistics(run: Evidence) -> Finding | None:
     """With the statistics of a batch the model works, with the averaged running statistics it does not."""
     received, final = run.late(run.before[1:]), run.final
-    if not _statistics(run, received):
+    if not _statistics(run):
         return None
     return Finding(
         "broken normalisation statistics",
@@ -71,10 +71,9 @@ def broken_statistics(run: Evidence) -> Finding | None:
     )
 
 
-def _statistics(run: Evidence, received: float) -> bool:
+def _statistics(run: Evidence) -> bool:
     """The loss is worse than guessing where running statistics count, and well below where they do not."""
-    works = received < 0.75 * run.guessing
-    return works and run.final >= run.guessing and any(name.endswith("running_var") for name in run.tensors())
+    return run.fits and run.final >= run.guessing and any(name.endswith("running_var") for name in run.tensors())
 
 
 def never_predicted(run: Evidence) -> Finding | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedlens.core.words import count
-from fedlens.explain.evidence import KNOWN, LOST, SKEWED, Evidence, mean
+from fedlens.explain.evidence import GAINED, LOST, SKEWED, Evidence, mean
 from fedlens.explain.privacy import drowned
 from fedlens.tracking.findings import Finding
 
@@ -30,10 +30,6 @@ direction would still be a good one."""
 SLOW = 0.01
 """At a step of less than this fraction of the model's length, a hundred rounds do not change the model as a whole."""
 
-GAINED = 0.1
-"""Of all that the held-out loss has fallen, the part that the last third of the rounds has brought, from which more
-rounds would bring more. An even fall brings a third of it, one that has ended nothing."""
-
 OVERSHOOT = 2
 """A server's step of so many times the mean update. Momentum of 0.9 makes it up to 10 times as long where updates
 agree; it only counts where the server's model is worse than the clients'."""
@@ -41,7 +37,7 @@ agree; it only counts where the server's model is worse than the clients'."""
 
 def rate_too_high(run: Evidence) -> Finding | None:
     """Clients diverge, the training loss is far above guessing, or one round's step is as long as the model."""
-    if server_too_far(run) or run.value("attack.name", "none") != "none":
+    if server_too_far(run) or drowned(run) or run.value("attack.name", "none") != "none":
         return None
     lost = sum(one["reason"].startswith(DIVERGED) for line in run.metrics for one in line["failures"])
     tasks = sum(len(line["cohort"]) + len(line["failures"]) for line in run.metrics)
@@ -76,7 +72,7 @@ def smaller(lr: float) -> float:
 def rate_too_low(run: Evidence) -> Finding | None:
     """The model has not learnt all that it could, and steps are short, or all clients pull in one direction."""
     gained, longest = run.gained, float(np.nanmax(run.movement, initial=0.0))
-    if not unfinished(run) or longest >= HALF or clipped_too_much(run):
+    if not run.unfinished or longest >= HALF or clipped_too_much(run) or (run.fits and not gained > GAINED):
         return None
     pace, agreement = run.typical(run.movement), run.late(run.agreement)
     slow, agreed = SLOW / pace if pace > 0 else math.nan, agreement / AGREE
@@ -103,11 +99,6 @@ def rate_too_low(run: Evidence) -> Finding | None:
     )
 
 
-def unfinished(run: Evidence) -> bool:
-    """The loss on held-out images still falls, or has hardly begun to."""
-    return run.gained > GAINED or run.final > (1 - KNOWN) * run.guessing
-
-
 def too_few_rounds(run: Evidence) -> Finding | None:
     """The held-out loss still falls."""
     gained = run.gained
@@ -128,7 +119,7 @@ def too_few_rounds(run: Evidence) -> Finding | None:
 def clipped_too_much(run: Evidence) -> Finding | None:
     """Nearly every gradient is clipped, and the loss still falls."""
     clipped, clip = mean(run.told("clipped")), run.value("optimizer.clip_norm")
-    if clip is None or not clipped > 0.9 or not unfinished(run):
+    if clip is None or not clipped > 0.9 or not run.unfinished:
         return None
     return Finding(
         "gradients clipped too much",
