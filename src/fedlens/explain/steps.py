@@ -58,7 +58,7 @@ def rate_too_high(run: Evidence) -> Finding | None:
         "the learning rate is too high",
         f"{seen}, with optimizer.lr={lr:g}",
         strength,
-        changes=({"optimizer.lr": f"{smaller(lr):g}"},),
+        changes=({"optimizer.lr": f"{smaller(lr):g}"}, {"optimizer.lr": f"{smaller(lr) / 10:g}"}),
         curve=run.curve(training_loss=run.series(lambda line: line.get("train_loss"))),
     )
 

@@ -20,7 +20,7 @@ class Optimizer(ABC):
     """A rule of local steps. The fields of the dataclass are its configuration keys under `optimizer`; fields called
     `momentum` or `weight_decay` are that section's keys of these names.
 
-    usual_lr  a learning rate to begin with, for advice
+    usual_lr  a learning rate to begin with: that of `fedlens check`
     """
 
     usual_lr: ClassVar[float] = 0.01
