@@ -203,6 +203,20 @@ def test_training_images_that_are_learnt_by_heart() -> None:
     assert names(falling(cohort=cohort(0.1, 0.1))) == [], "a gap that does not grow"
 
 
+def test_a_model_that_validation_has_chosen_too_well() -> None:
+    """100 validation images, 90 % right; 70 % of 100 test images: 20 points, and a standard error of 5.5."""
+    metrics = falling()
+    for one in metrics:
+        one["validation"] |= {"accuracy": 0.9, "examples": 100}
+        one["test"] |= {"accuracy": 0.7}
+    (finding,) = told(metrics)
+    assert finding.name == "overfitting to validation"
+    assert "90.0 % on 100 validation images and 70.0 % on test images" in finding.evidence
+    for one in metrics:
+        one["test"] |= {"accuracy": 0.75}
+    assert names(metrics) == []
+
+
 def test_classes_that_are_never_named() -> None:
     recalls = {"recalls": [0.9, 0.9, 0.9, 0.0]}
     metrics = falling()

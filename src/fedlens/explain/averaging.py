@@ -8,11 +8,8 @@ import numpy as np
 
 from fedlens.core.words import count
 from fedlens.explain.clients import bad_labels
-from fedlens.explain.evidence import LOST, SKEWED, Evidence
+from fedlens.explain.evidence import ALIKE, LOST, SKEWED, Evidence
 from fedlens.tracking.findings import Finding
-
-ALIKE = 0.2
-"""Labels so alike that they do not explain what is lost."""
 
 AVERAGE = 1.5
 """Length of the server's step over that of the mean update, up to which the server's model is nearly the average."""

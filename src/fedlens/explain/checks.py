@@ -30,6 +30,7 @@ CHECKS: Sequence[Check] = (
     clients.stragglers,
     generalization.broken_statistics,
     generalization.overfitting,
+    generalization.validation_too_small,
     generalization.never_predicted,
     generalization.personal_worse,
     generalization.nothing_learnt,

@@ -261,6 +261,9 @@ FITS = 0.75
 SKEWED = 0.5
 """Labels half way from equal shares of the classes to a single class at each client."""
 
+ALIKE = 0.2
+"""Labels so alike that they do not explain what is lost."""
+
 UNLIKE = 0.25
 """Labels of a round's clients together, a quarter of the way from everybody's to a single class: they do not stand for
 all."""

@@ -8,11 +8,11 @@ import numpy as np
 
 from fedlens.core.words import count
 from fedlens.explain.clients import bad_labels
-from fedlens.explain.evidence import KNOWN, UNLIKE, Evidence
+from fedlens.explain.evidence import ALIKE, KNOWN, UNLIKE, Evidence
 from fedlens.explain.privacy import learnt
 from fedlens.tracking.findings import Finding
 from fedlens.tracking.intervals import wilson
-from fedlens.tracking.summary import last_with, percent
+from fedlens.tracking.summary import best_round, last_with, percent
 from fedlens.tracking.wording import majority, measured_on
 
 FITTED = 0.25
@@ -24,6 +24,9 @@ RISEN = 0.05
 
 ENOUGH = 5
 """Fewer images of a class say little about its recall."""
+
+WORTH = 0.05
+"""Five points of accuracy."""
 
 RARE = 0.3
 """A class with less than this fraction of an equal share of the training images."""
@@ -52,6 +55,34 @@ def overfitting(run: Evidence) -> Finding | None:
             {"stopping.patience": "5"},
         ),
         curve=run.losses,
+    )
+
+
+def validation_too_small(run: Evidence) -> Finding | None:
+    """The model that validation has chosen is better there than on test images, by more than chance explains."""
+    best = best_round(run.metrics)
+    if best is None or not best.get("test") or run.unlike > ALIKE or run.personal:
+        return None  # with unlike clients the two kinds of images differ
+    chosen, true = best["validation"], best["test"]
+    if chosen.get("accuracy") is None or not chosen.get("examples") or not true.get("examples"):
+        return None
+    gap = chosen["accuracy"] - true["accuracy"]
+    error = math.sqrt(
+        sum(max(one["accuracy"] * (1 - one["accuracy"]), 0.01) / one["examples"] for one in (chosen, true))
+    )
+    if not gap > max(3 * error, WORTH):
+        return None
+    share = float(run.value("data.validation", 0.1))
+    return Finding(
+        "overfitting to validation",
+        "validation promises more than the test images keep",
+        f"the model of round {best['round']}, best by validation, has {percent(chosen['accuracy'])} on "
+        f"{count(chosen['examples'], 'validation image')} and {percent(true['accuracy'])} on test images",
+        gap / max(3 * error, WORTH),
+        kind="symptom",
+        changes=({"data.validation": f"{min(2 * share, 0.5):g}"},),
+        curve=run.curve(validation=run.evaluated("validation", "accuracy"), test=run.evaluated("test", "accuracy")),
+        axis="accuracy",
     )
 
 

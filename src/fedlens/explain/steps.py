@@ -89,6 +89,8 @@ def rate_too_low(run: Evidence) -> Finding | None:
     changes: list[Mapping[str, str]] = [{"optimizer.lr": _rounded(by * lr)}]
     if server_lr is not None and run.typical(run.stride) < 1:
         changes.insert(0, {"strategy.server_lr": _rounded(by * float(server_lr))})
+    if agreed >= 1:
+        changes.append({"federated.local_epochs": str(3 * int(run.value("federated.local_epochs", 1)))})
     return Finding(
         "learning rate too low",
         "steps are too short",
