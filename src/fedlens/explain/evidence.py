@@ -223,6 +223,12 @@ class Evidence:
         return self.typical(self.measure("labels/cohort")) / largest if largest else math.nan
 
     @cached_property
+    def test_unlike(self) -> float:
+        """Total variation of the clients' labels together from those of the test images; NaN if not known."""
+        held, test = self.counts.sum(axis=0), np.array(self.partition.get("test", ()), np.int64)
+        return float(total_variation(held, test)) if held.sum() and test.sum() else math.nan
+
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """(clients, classes) training images, of the clients that tell them."""
         held = [splits["train"] for splits in self.partition.get("clients", {}).values() if splits.get("train")]

@@ -61,8 +61,8 @@ def overfitting(run: Evidence) -> Finding | None:
 def validation_too_small(run: Evidence) -> Finding | None:
     """The model that validation has chosen is better there than on test images, by more than chance explains."""
     best = best_round(run.metrics)
-    if best is None or not best.get("test") or run.unlike > ALIKE or run.personal:
-        return None  # with unlike clients the two kinds of images differ
+    if best is None or not best.get("test") or run.personal or not max(run.unlike, 2 * run.test_unlike) <= ALIKE:
+        return None  # validation images are of other clients or classes than test images
     chosen, true = best["validation"], best["test"]
     if chosen.get("accuracy") is None or not chosen.get("examples") or not true.get("examples"):
         return None
