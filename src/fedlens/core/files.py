@@ -157,6 +157,10 @@ def parse_json(text: bytes | str) -> Any:
         json.JSONDecodeError: it is not JSON in UTF-8, is nested deeper than Python can read, or holds an integer of
             thousands of digits.
     """
+    from pydantic_core import from_json
+
+    with suppress(ValueError):
+        return from_json(text)  # takes half of the time of json, which says better what is wrong
     try:
         return json.loads(text.decode() if isinstance(text, bytes) else text)
     except json.JSONDecodeError:
