@@ -314,6 +314,14 @@ def test_causes_come_before_symptoms_and_the_strongest_first() -> None:
     assert causes == sorted(causes, reverse=True)
 
 
+def test_clients_that_share_nothing() -> None:
+    """Each trains alone: nothing travels, so lengths are 0, and no client received what another knows."""
+    alone = falling(measures={"norm/model": 0.0, "diversity/updates": None}, update_norm=0.0)
+    for one in alone:
+        one["cohort"] = [client(name, update_norm=0.0) for name in CLIENTS]
+    assert names(alone, personalization={"name": "local"}) == []
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_run_of_one_round_and_no_figures_breaks_no_check(check) -> None:
     """As runs between sites whose server has no images, and of earlier versions, leave them."""

@@ -64,7 +64,7 @@ def validation_too_small(run: Evidence) -> Finding | None:
     if best is None or not best.get("test") or run.personal or not max(run.unlike, 2 * run.test_unlike) <= ALIKE:
         return None  # validation images are of other clients or classes than test images
     chosen, true = best["validation"], best["test"]
-    if chosen.get("accuracy") is None or not chosen.get("examples") or not true.get("examples"):
+    if any(one.get("accuracy") is None or not one.get("examples") for one in (chosen, true)):
         return None
     gap = chosen["accuracy"] - true["accuracy"]
     error = math.sqrt(

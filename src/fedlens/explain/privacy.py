@@ -42,10 +42,11 @@ def drowned(run: Evidence) -> Finding | None:
 
 def clip_too_low(run: Evidence) -> Finding | None:
     """Steps are as long as the clip lets them be, and too short for the rounds that there are."""
-    clip, signal = _clip(run), _signal(run)
-    pace = clip / run.typical(run.measure("norm/model"))
-    rounds = float(run.value("federated.num_rounds", 1))
-    if not signal >= BITES or not pace * rounds < REACH:
+    clip, signal, length = _clip(run), _signal(run), run.typical(run.measure("norm/model"))
+    if not signal >= BITES or not length > 0:
+        return None
+    pace, rounds = clip / length, float(run.value("federated.num_rounds", 1))
+    if not pace * rounds < REACH:
         return None
     return Finding(
         "privacy clip too low",

@@ -120,7 +120,7 @@ def too_few_rounds(run: Evidence) -> Finding | None:
 
 def clipped_too_much(run: Evidence) -> Finding | None:
     """Nearly every gradient is clipped, and the loss still falls."""
-    clipped, clip = mean(run.told("clipped")), run.value("optimizer.clip_norm")
+    clipped, clip, pace = mean(run.told("clipped")), run.value("optimizer.clip_norm"), run.typical(run.movement)
     if clip is None or not clipped > 0.9 or not run.unfinished:
         return None
     return Finding(
@@ -128,7 +128,7 @@ def clipped_too_much(run: Evidence) -> Finding | None:
         "clipping shortens nearly every step",
         f"{clipped:.0%} of the gradients were longer than optimizer.clip_norm={float(clip):g}, and the loss is at "
         f"{run.final:.2f}, with {run.guessing:.2f} for guessing",
-        max(SLOW / run.typical(run.movement), 1.0),
+        max(SLOW / pace, 1.0) if pace > 0 else 1.0,
         changes=({"optimizer.clip_norm": _rounded(10 * float(clip))},),
         curve=run.curve(gradients_clipped=run.told("clipped")),
         axis="share of the steps",
