@@ -6,7 +6,9 @@ The checks were written while looking at runs on the sample. They are tried with
 images: scikit-learn's digits (`uv pip install scikit-learn`). Runs that are there already are not made again. Without
 --world the tables are written into docs/explain.md.
 
-Asked: 90 % of the illnesses named first or second, and at most one healthy run in ten with a finding.
+Asked: 90 % of the illnesses named first or second, and at most one healthy run in ten with a finding. An illness counts
+where it does harm: where the last test accuracy is 3 points or more below that of "equal clients" with the same seed;
+with a model of their own for the clients, that of their own test images. What only costs time or results always counts.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import machine
 
 from fedlens.explain.explain import explain
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import configuration, find_runs
+from fedlens.tracking.summary import last_with
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "explain.md"
 BEGIN, END = "<!-- table, by benchmarks/explain.py -->", "<!-- end of the table -->"
 
 SCHEME = "data.partition.scheme"
+HARM = 0.03
+"""Accuracy below that of a healthy run, from which an illness is one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Illness:
 
     settings: str
     named: tuple[str, ...]
+    harm: Literal["accuracy", "clients", "time"] = "accuracy"
 
 
 ILL: Mapping[str, Illness] = {
@@ -84,11 +91,14 @@ ILL: Mapping[str, Illness] = {
         "privacy.mode=central privacy.noise_multiplier=0.05 privacy.clip=0.01", ("privacy clip too low",)
     ),
     "a third that flips its updates": Illness("attack.name=sign_flip attack.fraction=0.3", ("attack without defence",)),
-    "clients of very unequal speed": Illness("clock.name=lognormal clock.sigma=2", ("stragglers",)),
-    "results that get lost": Illness("clock.name=lognormal clock.sigma=0.1 clock.dropout=0.5", ("clients fail",)),
+    "clients of very unequal speed": Illness("clock.name=lognormal clock.sigma=2", ("stragglers",), "time"),
+    "results that get lost": Illness(
+        "clock.name=lognormal clock.sigma=0.1 clock.dropout=0.5", ("clients fail",), "time"
+    ),
     "each client its own model, of its images alone": Illness(
         "personalization.name=ditto personalization.lam=0",
         ("personalization does not pay",),
+        "clients",
     ),
 }
 
@@ -132,11 +142,13 @@ WORLDS: Mapping[str, World] = {
 
 @dataclass(frozen=True)
 class Said:
-    """What was said of one run: the names of its findings, in their order."""
+    """What was said of one run: the names of its findings, in their order; and its last accuracies, on the test images
+    and on the clients' own."""
 
     case: str
     seed: int
     names: tuple[str, ...]
+    accuracies: Mapping[str, float]
 
     @property
     def right(self) -> bool:
@@ -164,7 +176,17 @@ def said(folder: Path) -> Iterator[Said]:
         if read_metrics(run.metrics):
             config = configuration(run)
             case = str(config["tracking"]["name"]).partition(" seed=")[0]
-            yield Said(case, int(config["seed"]), tuple(one.name for one in explain(run.path)))
+            metrics = read_metrics(run.metrics)
+            last = {"accuracy": last_with(metrics, "test"), "clients": last_with(metrics, "clients")}
+            accuracies = {part: float((found or {}).get("accuracy") or 0.0) for part, found in last.items()}
+            yield Said(case, int(config["seed"]), tuple(one.name for one in explain(run.path)), accuracies)
+
+
+def harmless(one: Said, found: Sequence[Said]) -> bool:
+    """An illness that did no harm in this run."""
+    kind = ILL[one.case].harm if one.case in ILL else "time"
+    healthy = next((other for other in found if (other.case, other.seed) == ("equal clients", one.seed)), None)
+    return kind != "time" and healthy is not None and one.accuracies[kind] > healthy.accuracies[kind] - HARM
 
 
 def table(found: Sequence[Said], cases: Sequence[str], last: str) -> list[str]:
@@ -173,14 +195,22 @@ def table(found: Sequence[Said], cases: Sequence[str], last: str) -> list[str]:
     lines = [f"| {last} | {' | '.join(f'seed {seed}' for seed in seeds)} | right |", "|---" * (len(seeds) + 2) + "|"]
     for case in cases:
         of = {one.seed: one for one in found if one.case == case}
-        cells = (", ".join(of[seed].names[:2]) or "nothing" if seed in of else "–" for seed in seeds)
-        lines.append(f"| {case} | {' | '.join(cells)} | {sum(one.right for one in of.values())} of {len(of)} |")
+        counted = [one for one in of.values() if not harmless(one, found)]
+        cells = (_cell(of[seed], found) if seed in of else "–" for seed in seeds)
+        right = f"{sum(one.right for one in counted)} of {len(counted)}" if counted else "–"
+        lines.append(f"| {case} | {' | '.join(cells)} | {right} |")
     return lines
+
+
+def _cell(one: Said, found: Sequence[Said]) -> str:
+    told = ", ".join(one.names[:2]) or "nothing"
+    return f"({told}: no harm)" if harmless(one, found) else told
 
 
 def shares(found: Sequence[Said]) -> tuple[tuple[int, int], tuple[int, int]]:
     """((illnesses named first or second, all), (healthy runs with a finding, all))."""
-    ill, healthy = ([one for one in found if one.case in cases] for cases in (ILL, HEALTHY))
+    counted = [one for one in found if not harmless(one, found)]
+    ill, healthy = ([one for one in counted if one.case in cases] for cases in (ILL, HEALTHY))
     return (sum(one.right for one in ill), len(ill)), (sum(not one.right for one in healthy), len(healthy))
 
 
