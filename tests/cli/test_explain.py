@@ -34,7 +34,7 @@ def diverged(tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_end_of_a_bad_run_says_why_in_two_lines(diverged) -> None:
     _, output = diverged
-    assert "the learning rate is too high: " in output
+    assert "The learning rate is too high: " in output
     assert "optimizer.lr=0.05" in output
     assert output.count("Try: fedlens run") == 2
 

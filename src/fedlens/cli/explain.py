@@ -78,7 +78,7 @@ MANY = 100
 
 
 def _lines(one: Finding) -> Iterator[str]:
-    yield f"{one.says[:1].upper()}{one.says[1:]}: {one.evidence}."
+    yield f"{one.headline}: {one.evidence}."
     if one.advice:
         yield f"{one.advice}."
     if one.curve:

@@ -25,7 +25,7 @@ def _one(number: int, finding: Finding, commands: Commands) -> str:
     advice = f"<br>{escape(finding.advice)}." if finding.advice else ""
     return plot(
         f"{number}. {finding.name}",
-        f"{escape(finding.says[:1].upper() + finding.says[1:])}: {escape(finding.evidence)}.{ways}{advice}",
+        f"{escape(finding.headline)}: {escape(finding.evidence)}.{ways}{advice}",
         from_zero(curves(finding.curve, finding.axis)),
     )
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from fedlens.core.clean import escape
 from fedlens.core.files import write_atomic
-from fedlens.explain.checks import findings
-from fedlens.explain.explain import evidence
+from fedlens.explain.explain import explain
 from fedlens.reports.explained import explained
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
@@ -42,7 +41,7 @@ def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
     first = (_missing, _limits, _learning, _clients, _both_models, _mistakes)
-    parts = (*first, _privacy, _measured, _cost, _failures, _data, _details)
+    parts = (*first, _explained, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
 
@@ -113,9 +112,13 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
 
 
 def _limits(run: LoadedRun) -> str:
-    """What limits the run; the two strongest findings come first, as on the console."""
-    found, commands = findings(evidence(run.folder)), commands_of(run.folder, run.config)
-    return "".join([*map(warning, problems(found, commands)), explained(found, commands)])
+    """The two strongest findings, the same as on the console."""
+    return "".join(map(warning, problems(explain(run.folder.path), commands_of(run.folder, run.config))))
+
+
+def _explained(run: LoadedRun) -> str:
+    """What limits the run, with the curves it is seen in."""
+    return explained(explain(run.folder.path), commands_of(run.folder, run.config))
 
 
 def _missing(run: LoadedRun) -> str:

@@ -56,6 +56,11 @@ class Finding:
     curve: Curve = field(default_factory=dict)
     axis: str = "loss"
 
+    @property
+    def headline(self) -> str:
+        """What it is, as the beginning of a sentence."""
+        return self.says[:1].upper() + self.says[1:]
+
     def commands(self, commands: Commands) -> list[str]:
         """The commands to try."""
         longer = [] if self.rounds is None else [f"{commands.resume} federated.num_rounds={self.rounds}"]
@@ -65,7 +70,7 @@ class Finding:
         """All of it in one line, with the first command."""
         tried = self.commands(commands)
         ways = [f"Try: {tried[0]}" if tried else "", self.advice]
-        return f"{self.says}: {self.evidence}. {'. '.join(filter(None, ways))}".strip()
+        return f"{self.headline}: {self.evidence}. {'. '.join(filter(None, ways))}".strip()
 
 
 TOLD = 2
