@@ -135,7 +135,9 @@ COMMON = (
 WORLDS: Mapping[str, World] = {
     "sample": World("the sample, LeNet", "data.of=sample model.name=lenet optimizer.lr=0.05", "0:2"),
     "digits": World(
-        "digits of 16 pixels, CNN", "data.of=digits data.image_size=16 model.name=cnn optimizer.lr=0.05", "20:22"
+        "digits of 16 pixels, CNN",
+        "data.of=digits data.image_size=16 model.name=cnn optimizer.lr=0.05 federated.num_rounds=30",
+        "40:42",
     ),
 }
 

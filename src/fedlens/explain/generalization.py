@@ -103,8 +103,8 @@ def broken_statistics(run: Evidence) -> Finding | None:
 
 
 def _statistics(run: Evidence) -> bool:
-    """The loss is worse than guessing where running statistics count, and well below where they do not."""
-    return run.fits and run.final >= run.guessing and any(name.endswith("running_var") for name in run.tensors())
+    """The loss is no better than guessing where running statistics count, and well below where they do not."""
+    return run.fits and not run.learnt and any(name.endswith("running_var") for name in run.tensors())
 
 
 def never_predicted(run: Evidence) -> Finding | None:

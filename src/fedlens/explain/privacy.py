@@ -23,7 +23,7 @@ NEVER = 0.02
 def drowned(run: Evidence) -> Finding | None:
     """The noise is far longer than what it is added to, and nothing was learnt."""
     noise = _last(run, "privacy/noise")
-    if not noise >= LOUD or learnt(run):
+    if not noise >= LOUD or (learnt(run) and not run.final > run.guessing):
         return None
     what, more = "round is {} times as long as the mean of clipped updates", "more clients a round"
     if run.value("privacy.mode") == "example":
