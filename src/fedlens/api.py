@@ -50,6 +50,7 @@ MAY_CHANGE = (
     "memory.precision",
     "memory.micro_batch",
     "memory.gradient_checkpointing",
+    "memory.auto",
     "runtime.",
     "stopping.",
     "tracking.",
@@ -351,7 +352,7 @@ def _given(
 
 
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
-    from fedlens.session.run import execute
+    from fedlens.measuring.recovery import execute
 
     with folder.exclusive_lock(), folder.last_word():
         return Run(folder.path, execute(config, folder, given, _observer(show), trackers))

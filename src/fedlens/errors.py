@@ -7,7 +7,8 @@
     ├── RuntimeFailure          where the clients run
     │   ├── NotEnoughClients
     │   ├── ConnectionFailed
-    │   └── ProtocolError
+    │   ├── ProtocolError
+    │   └── OutOfMemory         of a GPU, or of the machine
     ├── TrainingDiverged        no client returned a finite update
     ├── PrivacyBudgetExceeded   another release would cost more privacy than is allowed
     └── CheckpointError
@@ -116,6 +117,17 @@ class ConnectionFailed(RuntimeFailure):
 
 class ProtocolError(RuntimeFailure):
     """The other side sent something unexpected."""
+
+
+class OutOfMemory(RuntimeFailure):
+    """The memory of a GPU or of the machine is full. fact: where, in one clause; way_out: what to do."""
+
+    def __init__(self, fact: str, way_out: str) -> None:
+        super().__init__(fact, way_out)
+        self.fact, self.way_out = fact, way_out
+
+    def __str__(self) -> str:
+        return f"{self.fact}: {self.way_out}"
 
 
 class TrainingDiverged(FedLensError):

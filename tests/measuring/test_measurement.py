@@ -17,6 +17,7 @@ from fedlens.build.load import load
 from fedlens.measuring import measurement
 from fedlens.measuring.expectation import Work, expect
 from fedlens.measuring.measurement import Measurement, ShortRun, measure
+from fedlens.session.run import UserObjects
 
 QUIET = lambda _label: lambda _done, _all: None  # noqa: E731
 SMALL = ["model.name=lenet", "federated.fraction_fit=0.2", "federated.local_epochs=1", "optimizer.lr=0.05"]
@@ -30,7 +31,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def measured(*overrides: str, seconds: float = 0.5, limit: float = 60) -> Measurement:
     config = load(None, [*SMALL, *overrides], use="run")
-    return measure(config, seconds=seconds, ends=time.monotonic() + limit, rounds=3, data=build_data(config, QUIET))
+    given = UserObjects(data=build_data(config, QUIET))
+    return measure(config, seconds=seconds, ends=time.monotonic() + limit, rounds=3, given=given)
 
 
 def test_a_run_is_measured_and_ended_and_nothing_is_left(temporary: Path) -> None:

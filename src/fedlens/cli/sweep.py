@@ -122,7 +122,7 @@ class Work:
 
 
 class Before:
-    """The runs that a sweep's folder has already, by their configurations."""
+    """The runs that a sweep's folder has already, by the configurations with which they began."""
 
     def __init__(self, folder: Path) -> None:
         from fedlens.tracking.run_dir import find_runs
@@ -136,7 +136,8 @@ class Before:
         from fedlens.build.load import load_saved
 
         with suppress(ConfigError):
-            self._runs.setdefault(_identity(load_saved(run.config)), run)
+            began = run.first_config if run.first_config.exists() else run.config
+            self._runs.setdefault(_identity(load_saved(began)), run)
 
     def run_of(self, config: Config) -> RunDir | None:
         """The finished or unfinished run that has this configuration."""

@@ -162,6 +162,9 @@ def _runtime(config: Config) -> Iterator[Idle]:
         text = "runtime in_process has no worker processes; use runtime.name=local, or leave it out"
         yield Idle("runtime.workers", text, ("runtime.name",))
         yield Idle("runtime.threads_per_worker", text, ("runtime.name",))
+    if name == "ray":
+        text = "what fits on a Ray cluster is not measured; use runtime.name=local, or leave it out"
+        yield Idle("memory.auto", text, ("runtime.name",))
 
 
 def _of_server(config: Config) -> Iterator[Idle]:
@@ -184,6 +187,8 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
     for key in PartitionSection.model_fields:
         yield Idle(f"data.partition.{key}", text, other_use=True)
     yield Idle("attack.fraction", text, other_use=True)
+    text = "measures on this machine what fits, and sites train on theirs; set memory.micro_batch, or leave it out"
+    yield Idle("memory.auto", text, other_use=True)
     if config.server.certs is not None:
         alone = "server.certs lets only registered clients in; use one of the two"
         yield Idle("server.insecure", alone, ("server.certs",))

@@ -23,6 +23,24 @@ def state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "fedlens"
 
 
+def memory_kills(root: Path = Path("/")) -> int | None:
+    """How many processes of this one's control group the kernel has killed so far because memory was full; None where
+    it does not count them. `root`: the folder that holds proc and sys."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        own = next(line.removeprefix("0::/") for line in groups if line.startswith("0::/"))
+        events = (root / "sys/fs/cgroup" / own / "memory.events").read_text().split()
+        return int(events[events.index("oom_kill") + 1])
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def first_to_be_killed() -> None:
+    """Let the kernel choose this process before others where the machine's memory is full."""
+    with suppress(OSError):  # absent outside of Linux
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def memory_of(pid: int | None) -> int:
     """Bytes of a process and its children; what they share counts once."""
     import psutil

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,10 @@ from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
-from fedlens.measuring.choices import Choice, Effect, Facts, choices, lacking, workers_of
+from fedlens.measuring.choices import Choice, Effect, Facts, as_overrides, choices, lacking, shown, workers_of
 from fedlens.measuring.expectation import Expectation, Work, expect
 from fedlens.measuring.measurement import measure
+from fedlens.session.run import UserObjects
 from fedlens.training.device import one_thread
 
 BUDGET = 90.0
@@ -200,7 +200,7 @@ class Adviser:
             ends=most,
             rounds=rounds,
             workers=workers,
-            data=self.data,
+            given=UserObjects(data=self.data),
             look=self.screen.wait,
         )
         expected = None if found.failure else expect(found, Work.of(config, self.data, workers))
@@ -229,13 +229,3 @@ class Adviser:
 def _both(one: Expectation | None, other: Expectation | None) -> Expectation | None:
     """One that has seen what either has."""
     return one.beside(other) if one else other
-
-
-def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """key=value texts."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def shown(values: Mapping[str, Any]) -> str:
-    """The values as they are given on the command line."""
-    return " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from fedlens.config.schema import Config
-from fedlens.core.machine import core_numbers, memory_of
+from fedlens.core.machine import core_numbers, first_to_be_killed, memory_of
 from fedlens.core.records import RoundRecord
 from fedlens.core.types import BatchProgress
-from fedlens.data.types import FederatedData
+from fedlens.errors import FedLensError, OutOfMemory
 from fedlens.session.run import UserObjects, execute
 from fedlens.sweeps.points import Point
 from fedlens.sweeps.pool import START_METHOD, Telling, do_point
@@ -37,6 +37,8 @@ from fedlens.tracking.run_dir import RunDir
 LOOK_SECONDS = 0.1
 PATIENCE = 10.0
 """Seconds that a measurement has to end after it was told so."""
+
+KILLED = "it was killed, perhaps by the system's memory guard"
 
 FEATURES = "computing features"
 EVALUATIONS = ("test images", "validation images")
@@ -67,7 +69,7 @@ class Round:
 class Measurement:
     """What is known of a run. memory: the most that all its processes took, in bytes; gpu: the most that PyTorch held
     on the GPU, in bytes, 0 without one; work: what was told of work with images, by its name; ended: its process did;
-    failure: why it failed."""
+    failure: why it failed; full: because memory was full."""
 
     memory: int = 0
     gpu: int = 0
@@ -76,6 +78,7 @@ class Measurement:
     work: dict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
     ended: bool = False
     failure: str | None = None
+    full: bool = False
 
     def take(self, kind: str, *told: Any) -> None:
         """Note one message of the process."""
@@ -92,6 +95,8 @@ class Measurement:
                 self.work[label].append(Seen(at, done, all=of))
             case "ended":
                 self.ended, (self.failure,) = True, told
+            case "full":
+                self.ended, self.full, (self.failure,) = True, True, told
 
     def enough(self, seconds: float, rounds: int, workers: int) -> bool:
         """Whether what was seen spans `seconds`, after a first round or a first step, which take longer than others,
@@ -131,22 +136,41 @@ class Gauge(Telling):
         others = sum(record.seconds.values()) - evaluation
         self.tell("round", time.monotonic(), others, evaluation, bool(record.clients), _gpu_memory())
 
+    def failed(self, error: FedLensError) -> None:
+        if isinstance(error, OutOfMemory):
+            self.tell("full", error.fact)
+        else:
+            super().failed(error)
+
 
 def _gpu_memory() -> int:
     """The most that PyTorch held on the GPU in this process, in bytes."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
 
 
+Prepare = Callable[[Config, UserObjects], UserObjects]
+"""(configuration, what is given) → what the run is given."""
+
+
+def as_given(_config: Config, given: UserObjects) -> UserObjects:
+    """The run is given just that."""
+    return given
+
+
 @dataclass(frozen=True)
 class ShortRun:
     """A run in `folder`, which nobody looks at later. A class, because other processes than forked ones are sent
-    it. data: the decoded images; None: the process reads them from the cache."""
+    it. given: what the run has in place of what is configured, such as decoded images; prepare: makes it in the process
+    of the run."""
 
     folder: Path
-    data: FederatedData | None
+    given: UserObjects
+    prepare: Prepare
 
     def __call__(self, point: Point, observer: Observer) -> None:
-        execute(point.config, RunDir.create(self.folder, "measured"), UserObjects(data=self.data), observer, ())
+        first_to_be_killed()
+        given = self.prepare(point.config, self.given)
+        execute(point.config, RunDir.create(self.folder, "measured"), given, observer, ())
 
 
 def measured_config(config: Config) -> Config:
@@ -173,7 +197,8 @@ def measure(
     ends: float,
     rounds: int = 0,
     workers: int = 1,
-    data: FederatedData | None = None,
+    given: UserObjects = UserObjects(),  # noqa: B008
+    prepare: Prepare = as_given,
     start_method: str = START_METHOD,
     look: Callable[[], None] = lambda: None,
 ) -> Measurement:
@@ -181,14 +206,16 @@ def measure(
 
     workers       that step at about the same moments
     rounds        fewest rounds to see, if there is the time; 0: some steps are enough
-    data          decoded images, for processes that are forked
+    given         what the run has in place of what is configured; a process that is not forked reads images itself
+    prepare       called with it in the process of the run
     start_method  how the process begins; one that has computed with several threads cannot be forked
     look          called often meanwhile
     """
     found = Measurement()
     with tempfile.TemporaryDirectory(prefix="fedlens-measuring-", ignore_cleanup_errors=True) as folder:
         point = Point("measured", measured_config(config))
-        short = ShortRun(Path(folder), data if start_method == "fork" else None)
+        known = given if start_method == "fork" else replace(given, data=None)
+        short = ShortRun(Path(folder), known, prepare)
         with _process(short, point, start_method) as (process, connection):
             while not found.ended and not found.enough(seconds, rounds, workers) and time.monotonic() < ends:
                 if not _listen(process, connection, found):
@@ -197,8 +224,8 @@ def measure(
                 look()
             process.join(0 if process.is_alive() else PATIENCE)
             if found.failure is None and not found.ended and process.exitcode is not None:
-                killed = process.exitcode == -signal.SIGKILL
-                found.failure = "it was killed, perhaps by the system's memory guard" if killed else "its process died"
+                found.full = process.exitcode == -signal.SIGKILL
+                found.failure = KILLED if found.full else "its process died"
     return found
 
 

@@ -26,10 +26,15 @@ def enable_gradient_checkpointing(model: Recognizer) -> int:
     Returns:
         The number of blocks; 0 for a plain chain of layers, where checkpointing saves nothing.
     """
-    blocks = list(_blocks(model.backbone))
+    blocks = blocks_of(model)
     for block in blocks:
         block.forward = partial(_checkpointed, block, block.forward)
     return len(blocks)
+
+
+def blocks_of(model: Recognizer) -> list[nn.Module]:
+    """The blocks whose activations can be computed again."""
+    return list(_blocks(model.backbone))
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from fedlens.core.machine import memory_kills
 from fedlens.core.types import ClientInfo, Task, VirtualTime
-from fedlens.errors import FedLensError, RuntimeFailure
+from fedlens.errors import FedLensError, OutOfMemory, RuntimeFailure
 from fedlens.runtimes import wire
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import CELLS, LOOK_SECONDS, Meter, Watch, nobody, standing
 from fedlens.runtimes.worker import MakeTrainer, work
-from fedlens.training.device import LESS_MEMORY
+from fedlens.training.device import LESS_MEMORY, enough_memory
 
 SIGNAL_SECONDS = 0.5
 """A service manager sends SIGTERM to every process of a service. This process waits so long for its own signal after a
@@ -51,6 +52,7 @@ class LocalRuntime:
         self._busy: list[int] = []
         self._cells = [multiprocessing.RawArray("q", CELLS) for _ in range(workers)]
         self.watch: Watch = nobody
+        self._kills = memory_kills()
         self._workers: list[tuple[BaseProcess, Connection]] = []
         for index, cells in enumerate(self._cells):
             ours = [connection for _, connection in self._workers] if start_method == "fork" else []
@@ -116,10 +118,20 @@ class LocalRuntime:
             process.join(5)
             if process.exitcode == -signal.SIGTERM:
                 time.sleep(SIGNAL_SECONDS)
-            raise RuntimeFailure(
-                f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}; "
-                f"`fedlens resume` goes on; -9 is usually the system's memory guard: {LESS_MEMORY}"
-            ) from error
+            raise self._loss(process) from error
+
+    def _loss(self, process: BaseProcess) -> RuntimeFailure:
+        """Why a worker has ended: lack of memory is told from other kills where the kernel counts its own."""
+        fact = f"{process.name} (process {process.pid}) ended unexpectedly with exit code {process.exitcode}"
+        on = "`fedlens resume` goes on"
+        kills = memory_kills()
+        if process.exitcode != -signal.SIGKILL:
+            return RuntimeFailure(f"{fact}; {on}")
+        if kills is None:
+            return OutOfMemory(f"{fact}, usually by the system's memory guard", f"{on}; {LESS_MEMORY}")
+        if kills == self._kills:
+            return RuntimeFailure(f"{fact}, by another program, not by the kernel for lack of memory; {on}")
+        return OutOfMemory(f"{fact}, by the kernel, because memory is full", f"{on}; {LESS_MEMORY}")
 
 
 def share_out(tasks: Sequence[Task], examples: Mapping[str, int], workers: int) -> list[list[Task]]:
@@ -183,9 +195,10 @@ def _serve(
         while connection in wait(watched):
             tasks = wire.receive(connection)
             try:
-                trainer = trainer or make_trainer()
-                for outcome in work(trainer, tasks, meter):
-                    wire.send(connection, outcome)
+                with enough_memory():
+                    trainer = trainer or make_trainer()
+                    for outcome in work(trainer, tasks, meter):
+                        wire.send(connection, outcome)
                 wire.send(connection, None)
             except ConnectionError:
                 raise

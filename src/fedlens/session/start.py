@@ -8,7 +8,7 @@ from fedlens.build.experiment import Experiment
 from fedlens.config.blocks import PYTHON
 from fedlens.config.load import dump
 from fedlens.config.paths import PATHS_FILE, save_paths
-from fedlens.core.files import write_atomic, write_json
+from fedlens.core.files import write_json
 from fedlens.errors import CheckpointError
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.runtimes.base import Runtime
@@ -51,7 +51,7 @@ def starting_point(folder: RunDir, experiment: Experiment, checkpoints: Checkpoi
 def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> None:
     """Write the files that a reader of the folder needs, before the first round."""
     folder.result.unlink(missing_ok=True)  # a finished run may go on
-    write_atomic(folder.config, dump(experiment.config))
+    folder.save_config(dump(experiment.config))
     save_paths(folder.config.with_name(PATHS_FILE), experiment.config)
     folder.save_versions(str(experiment.device))
     folder.save_data(experiment.images, runtime.known())

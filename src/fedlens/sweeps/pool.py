@@ -267,6 +267,10 @@ class Telling(Silent):
         validation = record.validation.accuracy if record.validation else None
         self.tell("round", record.round, record.test.accuracy if record.test else None, validation)
 
+    def failed(self, error: FedLensError) -> None:
+        """The run has ended with `error`."""
+        self.tell("ended", str(error))
+
     def tell(self, *message: Any) -> None:
         try:
             self._connection.send_bytes(json.dumps(message).encode())
@@ -298,7 +302,7 @@ def do_point(
             work(point, observer)
             observer.tell("ended", None)
         except FedLensError as error:
-            observer.tell("ended", str(error))
+            observer.failed(error)
         except Exception as error:
             traceback.print_exc()
             observer.tell("ended", f"{type(error).__name__}: {error}")

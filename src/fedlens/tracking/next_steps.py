@@ -36,16 +36,16 @@ def from_python(config: Mapping[str, Any]) -> list[str]:
     return [section for section, name in names.items() if name.partition(".")[0] == "python"]
 
 
-def resuming(folder: str, command: str) -> str:
+def resuming(folder: str, command: str, *overrides: str) -> str:
     """How to resume a run: with `command`, or from Python, where the same objects must be passed again."""
     given = from_python(configuration(RunDir(Path(folder))))
-    return resuming_in_python(folder) if given else f"{command} {shlex.quote(folder)}"
+    return resuming_in_python(folder, *overrides) if given else f"{command} {shlex.join([folder, *overrides])}"
 
 
-def resuming_in_python(folder: str) -> str:
+def resuming_in_python(folder: str, *overrides: str) -> str:
     """How a Python program resumes a run: with the objects that it passed to the run."""
     given = from_python(configuration(RunDir(Path(folder))))
-    return f"fedlens.resume({folder!r}{''.join(f', {name}=…' for name in given)})"
+    return f"fedlens.resume({', '.join([*map(repr, (folder, *overrides)), *(f'{name}=…' for name in given)])})"
 
 
 def commands_of(run: RunDir, config: Mapping[str, Any]) -> Commands:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlens.core.files import read_regular, write_json
+from fedlens.core.files import read_regular, write_atomic, write_json
 from fedlens.core.yaml_text import read_file
 from fedlens.errors import ConfigError, FedLensError
 from fedlens.tracking.saved import Partition, read_saved
@@ -82,6 +82,11 @@ class RunDir:
     def config(self) -> Path:
         """The resolved configuration (YAML)."""
         return self.path / "config.yaml"
+
+    @property
+    def first_config(self) -> Path:
+        """The configuration as the run began (YAML); missing while `config` is still that."""
+        return self.path / "config-first.yaml"
 
     @property
     def versions(self) -> Path:
@@ -213,6 +218,13 @@ class RunDir:
             with suppress(OSError):  # a full disk, perhaps, is why it failed
                 write_json(self.failure, {"error": told, "ended": _now()})
             raise
+
+    def save_config(self, text: str) -> None:
+        """Write `config.yaml`; the first one stays beside it where this is another."""
+        before = self.config.read_text(encoding="utf-8") if self.config.exists() else text
+        if before != text and not self.first_config.exists():
+            write_atomic(self.first_config, before)
+        write_atomic(self.config, text)
 
     def save_versions(self, device: str) -> None:
         """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""

@@ -112,7 +112,7 @@ class ClientTrainer:
             ConfigError: the task kind does not exist.
             KeyError: a part of the model is missing from the task.
             CheckpointError: the client's stored state is missing or cannot be written.
-            RuntimeFailure: the GPU is out of memory.
+            OutOfMemory: the memory of the GPU or of the machine is full.
         """
         kind = kind_of(task.kind)
         read = self._store.open if kind.writes_store else self._store.read

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedlens.core.types import State
-from fedlens.errors import ConfigError, RuntimeFailure
+from fedlens.errors import ConfigError, OutOfMemory
 
 
 @contextmanager
@@ -48,30 +50,40 @@ LESS_MEMORY = (
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Context manager or decorator for work with tensors: turns out-of-memory errors into `RuntimeFailure`.
+    """Context manager or decorator for work with tensors: turns what allocators raise into `OutOfMemory`.
 
     Raises:
-        RuntimeFailure: the memory of the GPU or of the machine is full.
+        OutOfMemory: the memory of the GPU or of the machine is full.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         place = _full(error)
         if place is None:
             raise
-        wanted = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
-        more = f", {wanted} more were wanted" if wanted else ""
         # Drop the traceback: its frames hold the tensors that filled the memory.
-        raise RuntimeFailure(f"{place} memory is full{more}: {LESS_MEMORY}") from error.with_traceback(None)
+        raise OutOfMemory(f"{place} memory is full{_wanted(str(error))}", LESS_MEMORY) from error.with_traceback(None)
 
 
-def _full(error: RuntimeError) -> str | None:
-    """Which memory is full ("GPU", say); None if the error is another. PyTorch has an exception class for its own
-    allocator; other libraries' errors are recognised by their text."""
+def _full(error: Exception) -> str | None:
+    """Which memory is full ("the GPU's", say); None if the error is another. PyTorch has an exception class for its own
+    allocator on a GPU; errors of others are recognised by their text."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "_ALLOC_FAILED" in text:
         return "the GPU's"
-    return "the machine's" if "DefaultCPUAllocator" in text else None
+    refused = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return "the machine's" if refused or "DefaultCPUAllocator" in text or "std::bad_alloc" in text else None
+
+
+def _wanted(text: str) -> str:
+    """ ", 2.00 GiB more were wanted", as far as an allocator's message says it."""
+    found = re.search(r"ried to allocate ([\d.]+) (\w+)", text)
+    if found is None:
+        return ""
+    amount, unit = found.groups()
+    if unit == "bytes":
+        amount, unit = f"{int(amount) / 1e6:,.0f}", "MB"
+    return f", {amount} {unit} more were wanted"
 
 
 SMALL = 1 << 20

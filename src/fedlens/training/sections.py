@@ -32,6 +32,7 @@ class MemorySection(Section):
     channels_last: bool = Field(True, description="memory format of convolutions")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     micro_batch: Number | None = Field(None, description="split a batch into pieces of this many images")
+    auto: bool = Field(False, description="when memory is full, measure which settings fit, and go on with them")
 
 
 class TransferSection(Section):
