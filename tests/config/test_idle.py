@@ -109,6 +109,7 @@ PARTNERS = [
     ("runtime.workers", "3", ("runtime.name=in_process",), ("runtime.name=local",)),
     ("runtime.threads_per_worker", "3", ("runtime.name=in_process",), ("runtime.name=ray",)),
     ("federated.over_selection", "0.5", (), ("clock.name=lognormal",)),
+    ("memory.auto", "true", ("runtime.name=ray",), ("runtime.name=in_process",)),
 ]
 
 

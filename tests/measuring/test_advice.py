@@ -12,7 +12,8 @@ import pytest
 from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.measuring import advice, choices
-from fedlens.measuring.advice import Advice, advise, shown
+from fedlens.measuring.advice import Advice, advise
+from fedlens.measuring.choices import as_overrides, shown
 from fedlens.measuring.measurement import Measurement
 
 GB = 10**9
@@ -130,4 +131,4 @@ def test_what_does_not_go_with_the_configuration_is_told(advised) -> None:
 def test_every_choice_is_a_configuration_that_loads(advised) -> None:
     for overrides in (("model.name=resnet18",), ("model.name=resnet18", "model.freeze=backbone", "data.augment=flip")):
         for row in advised(lambda _: (1.0, GB), *overrides).rows:
-            load(None, [*overrides, *advice.as_overrides(row.values)], use="run")
+            load(None, [*overrides, *as_overrides(row.values)], use="run")

@@ -18,10 +18,10 @@ from tests.helpers import infos, tiny_data, tiny_trainer
 
 from fedlens.aggregation.base import rules
 from fedlens.core.types import State, Task, TaskSettings, prefixed
-from fedlens.errors import RuntimeFailure
+from fedlens.errors import OutOfMemory, RuntimeFailure
 from fedlens.federation.rounds.synchronous import aggregate
 from fedlens.personalization.base import personalizations
-from fedlens.runtimes import wire
+from fedlens.runtimes import local, wire
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime, may_inherit, share_out
 from fedlens.strategies.base import ClientContext, ClientUpdate, RoundContext, Strategy, strategies
@@ -248,13 +248,26 @@ def test_a_process_whose_threads_would_be_missed_is_not_copied() -> None:
     assert may_inherit()
 
 
-def test_a_killed_worker_is_one_clear_error(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("counted", "text", "full"),
+    [
+        ((None, None), r"worker-1 .*exit code -9, usually by the system's memory guard: .*fedlens resume", True),
+        ((3, 4), r"worker-1 .*exit code -9, by the kernel, because memory is full: .*fedlens resume", True),
+        ((3, 3), r"worker-1 .*exit code -9, by another program.*fedlens resume", False),
+    ],
+)
+def test_a_killed_worker_is_one_clear_error(
+    tmp_path, monkeypatch, counted: tuple[int | None, int | None], text: str, full: bool
+) -> None:
+    counts = iter(counted)
+    monkeypatch.setattr(local, "memory_kills", lambda: next(counts))
     place = runtime("local", FedAvg(), tmp_path)
     payload = tiny_trainer(FedAvg(), DATA, None, SETTINGS).model.state()
     os.kill(place._workers[1][0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeFailure, match=r"worker-1 .*exit code -9.*fedlens resume"):
+    with pytest.raises(RuntimeFailure, match=text) as failed:
         place.submit(Task(client.name, 1, "train", payload, TaskSettings(lr=0.1)) for client in place.clients())
         list(place.completed())
+    assert isinstance(failed.value, OutOfMemory) == full
     place.close()
 
 

@@ -112,7 +112,8 @@ def _print(advice: Advice) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    from fedlens.measuring.advice import AS_IT_IS, shown
+    from fedlens.measuring.advice import AS_IT_IS
+    from fedlens.measuring.choices import shown
     from fedlens.tracking.summary import duration
 
     name = (shown(row.values) or AS_IT_IS) + MARKED * (row.effect == "other")
@@ -131,7 +132,8 @@ def _gigabytes(size: int) -> str:
 
 def _notes(advice: Advice) -> Iterator[str]:
     """What the table does not say by itself."""
-    from fedlens.measuring.advice import AS_IT_IS, shown
+    from fedlens.measuring.advice import AS_IT_IS
+    from fedlens.measuring.choices import shown
     from fedlens.tracking.summary import duration
 
     of = "of the GPU" if advice.rows[0].gpu else f"of all processes; {_gigabytes(advice.free)} were free"
@@ -166,7 +168,7 @@ def _notes(advice: Advice) -> Iterator[str]:
 def _proposal(advice: Advice) -> Iterator[str]:
     """The lines to use, and what they gain."""
     from fedlens.core.yaml_text import write_text
-    from fedlens.measuring.advice import shown
+    from fedlens.measuring.choices import shown
     from fedlens.tracking.summary import duration
 
     chosen, first = advice.chosen, advice.rows[0]

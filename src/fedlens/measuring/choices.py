@@ -154,7 +154,7 @@ def smaller(config: Config, facts: Facts, largest: int) -> list[Smaller]:
     found: list[Smaller] = []
     values: dict[str, Any] = {}
     for choice in _smaller(config, facts, largest):
-        wanted = values | choice.values
+        wanted = {**values, **choice.values}
         try:
             changed = load(config, as_overrides(wanted), use="run")
         except ConfigError:
