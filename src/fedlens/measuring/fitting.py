@@ -29,8 +29,9 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Fitting:
-    """What was found. fits: the settings to take, and memory: bytes of all processes of their run. Where none are
-    known: smallest, what would take least and is too much, or reason, why nothing is known."""
+    """What was found. fits: the settings to take, and memory: bytes of all processes of their run, on a GPU those
+    that PyTorch held there. Where none are known: smallest, what would take least and is too much, or reason, why nothing
+    is known."""
 
     fits: Smaller | None = None
     memory: int = 0

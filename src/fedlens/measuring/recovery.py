@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ def _with_less(full: OutOfMemory, config: Config, folder: RunDir, given: UserObj
         OutOfMemory: there is none, or the user has to decide.
     """
     _free()
-    observer.note(f"{full.fact}; measuring which settings fit, for at most {BUDGET:g} s (Ctrl-C skips it)")
+    skips = "" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else " (Ctrl-C skips it)"
+    observer.note(f"{full.fact}; measuring which settings fit, for at most {BUDGET:g} s{skips}")
     found = _found(config, given, observer.progress)
     if found.fits is None:
         raise OutOfMemory(full.fact, _nothing(found, full)) from full
