@@ -49,7 +49,7 @@ def test_a_full_memory_is_one_line(
 ) -> None:
     monkeypatch.setattr(recovery, "find_fit", lambda *_: Fitting(reason="no time"))
     given = {"model": Greedy(error, while_training), "data": {f"c{seed}": separable(20, seed) for seed in range(3)}}
-    with pytest.raises(OutOfMemory, match=text + r"[^\n]* \(nothing was measured: no time\)$"):
+    with pytest.raises(OutOfMemory, match=text + r"[^\n]* \(what fits was not measured: no time\)$"):
         run(tmp_path, f"runtime.name={runtime}", "federated.fraction_fit=1", **given, test=separable(20, 9))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.commands import command
+from tests.narrow import NARROW
 from tests.photos import photos
 from tests.runs import Clothes, run, separable
 
@@ -207,7 +208,7 @@ def test_where_nothing_fits_it_says_what_a_new_run_needs(tmp_path: Path) -> None
 @pytest.mark.parametrize("auto", ["true", "false"])
 def test_ctrl_c_skips_the_measurements(tmp_path: Path, monkeypatch, auto: str) -> None:
     monkeypatch.setattr(fitting, "measure", interrupted_by(KeyboardInterrupt()))
-    with pytest.raises(OutOfMemory, match=r"try memory\.micro_batch=8.* \(nothing was measured: skipped\)"):
+    with pytest.raises(OutOfMemory, match=r"try memory\.micro_batch=8.* \(what fits was not measured: skipped\)"):
         trained(tmp_path, Small(), f"memory.auto={auto}")
 
 
@@ -219,13 +220,15 @@ def test_a_signal_that_ends_the_command_ends_the_measurements_too(tmp_path: Path
 
 def test_time_that_is_over_is_no_answer(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(fitting, "measure", lambda *_, **__: Measurement())
-    with pytest.raises(OutOfMemory, match=r"nothing was measured: a short run showed too little in the time there was"):
+    with pytest.raises(
+        OutOfMemory, match=r"what fits was not measured: a short run showed too little in the time there was"
+    ):
         trained(tmp_path, Small(), "memory.auto=true")
 
 
 def test_what_else_goes_wrong_in_a_measurement_is_told(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(fitting, "measure", lambda *_, **__: Measurement(ended=True, failure="the disk is full"))
-    with pytest.raises(OutOfMemory, match=r"nothing was measured: the disk is full"):
+    with pytest.raises(OutOfMemory, match=r"what fits was not measured: the disk is full"):
         trained(tmp_path, Small(), "memory.auto=true")
 
 
@@ -233,7 +236,7 @@ def test_a_point_of_a_sweep_that_fails_names_the_settings_and_one_that_went_on_i
     monkeypatch.chdir(tmp_path)
     for client in ("north", "south"):
         photos(Path("data", client), each=4)
-    Path("narrow.py").write_text(PLUGIN)
+    Path("narrow.py").write_text(NARROW)
     line = (
         "sweep plugins=[narrow.py] data.path=data model.name=narrow federated.num_rounds=1 runtime.name=in_process "
         "federated.batch_size=8 tracking.tensorboard=false tracking.report=false memory.auto=false,true"
@@ -249,30 +252,3 @@ def test_a_point_of_a_sweep_that_fails_names_the_settings_and_one_that_went_on_i
     assert shlex.split(way_out)[:2] == ["resume", str(failed.path)]
     assert command(way_out).exit_code == 0
     assert command(line).stdout.count("done before") == 2
-
-
-PLUGIN = """
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from fedlens.models.base import ModelBuilder, ModelRequest, Preprocessing, Recognizer, models
-
-
-class Flat(nn.Flatten):
-    def forward(self, images):
-        if self.training and len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().forward(images)
-
-
-@models.register("narrow", summary="takes two images at once")
-@dataclass(frozen=True)
-class Narrow(ModelBuilder):
-    default_image_size = 8
-
-    def build(self, request: ModelRequest) -> Recognizer:
-        how = Preprocessing(request.image_size, request.image_channels)
-        return Recognizer(Flat(), nn.Linear(request.image_channels * request.image_size**2, request.num_classes), how)
-"""

@@ -29,9 +29,9 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Fitting:
-    """What was found. fits: the settings to take, and memory: bytes of all processes of their run, on a GPU those
-    that PyTorch held there. Where none are known: smallest, what would take least and is too much, or reason, why nothing
-    is known."""
+    """What was found. fits: the settings to take; memory: bytes of all processes of their run, on a GPU those that
+    PyTorch held there. Where none are known: smallest, what takes least and is too much, or reason, why nothing is
+    known."""
 
     fits: Smaller | None = None
     memory: int = 0
@@ -84,7 +84,8 @@ class Fitter:
         if high < len(steps):
             return Fitting(steps[high], found)
         if low < high:
-            return Fitting(reason="a short run showed too little in the time there was")
+            too_much = f", and {shown(steps[low - 1].choice.values)} does not fit" if low else ""
+            return Fitting(reason=f"a short run showed too little in the time there was{too_much}")
         return Fitting(smallest=steps[-1].choice) if last.full else Fitting(reason=last.failure or "")
 
     def _measured(self, step: Smaller) -> Measurement:

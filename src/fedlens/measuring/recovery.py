@@ -23,6 +23,7 @@ from fedlens.session.run import execute as execute_once
 from fedlens.tracking.next_steps import resuming
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.run_dir import RunDir
+from fedlens.training.device import enough_memory
 
 NEW_RUN = "a new run needs a smaller data.image_size, federated.batch_size or model"
 
@@ -82,7 +83,10 @@ def _with_less(full: OutOfMemory, config: Config, folder: RunDir, given: UserObj
     _free()
     skips = "" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else " (Ctrl-C skips it)"
     observer.note(f"{full.fact}; measuring which settings fit, for at most {BUDGET:g} s{skips}")
-    found = _found(config, given, observer.progress)
+    try:
+        found = _found(config, given, observer.progress)
+    finally:
+        observer.close()
     if found.fits is None:
         raise OutOfMemory(full.fact, _nothing(found, full)) from full
     choice = found.fits.choice
@@ -102,7 +106,8 @@ def _found(config: Config, given: UserObjects, progress: Progress) -> Fitting:
     if config.runtime.name == "ray":
         return Fitting(reason="Ray's nodes are not measured")
     try:
-        return find_fit(config, given, progress, BUDGET)
+        with enough_memory():
+            return find_fit(config, given, progress, BUDGET)
     except FedLensError as error:
         return Fitting(reason=error.fact if isinstance(error, OutOfMemory) else str(error))
     except KeyboardInterrupt as stop:
@@ -113,7 +118,7 @@ def _found(config: Config, given: UserObjects, progress: Progress) -> Fitting:
 
 def _nothing(found: Fitting, full: OutOfMemory) -> str:
     if found.smallest is None:
-        return f"{full.way_out} (nothing was measured: {found.reason})"
+        return f"{full.way_out} (what fits was not measured: {found.reason})"
     return f"not even {shown(found.smallest.values)} fits here, as measured; {NEW_RUN}"
 
 

@@ -85,6 +85,7 @@ class Bars:
             state = spent_and_left(seconds, left_of(done, total, seconds))
             self._line_if_due(f"{label}: {done:,} of {total:,}, {state}")
             if task is None and seconds >= SHORT_SECONDS:
+                self._bars.start()
                 task = self._bars.add_task(clean.line(label), total=total, state="")
             if task is not None:
                 self._bars.update(task, completed=done, total=total, state=f"{done:,}/{total:,}  {state}")
@@ -93,7 +94,8 @@ class Bars:
         return show
 
     def run(self, num_rounds: int, done: int) -> None:
-        """The bar for the rounds, `done` of which are complete."""
+        """The bar for the rounds, `done` of which are complete; also of a run that goes on after it was closed."""
+        self._bars.start()
         self._num_rounds, self._done, self._began = num_rounds, done, time.monotonic()
         self._estimate = Estimate(num_rounds, done, self._began)
         self._rounds = self._bars.add_task(self._name(done + 1), total=num_rounds, completed=done, state="")

@@ -37,7 +37,9 @@ class Observer(Protocol):
         it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The rounds have ended, or failed. A run that goes on with `memory.auto` starts again."""
+        ...
 
 
 class Silent:
