@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config
 from fedlens.core.machine import core_numbers, first_to_be_killed, memory_of
 from fedlens.core.records import RoundRecord
@@ -169,6 +170,7 @@ class ShortRun:
 
     def __call__(self, point: Point, observer: Observer) -> None:
         first_to_be_killed()
+        load_plugins(point.config.plugins)
         given = self.prepare(point.config, self.given)
         execute(point.config, RunDir.create(self.folder, "measured"), given, observer, ())
 
