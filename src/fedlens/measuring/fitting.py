@@ -114,15 +114,15 @@ def worked(found: Measurement, workers: int) -> bool:
 
 
 def sampled_config(config: Config) -> Config:
-    """`config` for one round that trains all of the model at once."""
-    federated = config.federated.model_copy(update={"num_rounds": 1, "local_epochs": 1})
+    """`config` for one round in which each client steps twice, and all of the model is trained at once."""
+    federated = config.federated.model_copy(update={"num_rounds": 1, "local_epochs": STEPS})
     transfer = config.transfer.model_copy(update={"unfreeze_every": 0, "probe_rounds": 0})
     return config.model_copy(update={"federated": federated, "transfer": transfer})
 
 
 def sampled(config: Config, given: UserObjects) -> UserObjects:
-    """What is `given`, with as few images as take as much memory as all: every client has those of the one that has
-    most, as many as a few batches have; and one batch of each evaluation is left."""
+    """What is `given`, with as few images as take as much memory as all: every client trains on a batch of the one that
+    has most, and one batch of each evaluation is left."""
     data = given.data or build_data(config, lambda _label: lambda _done, _all: None)
     return replace(given, data=sample(data, config.federated.batch_size))
 
@@ -136,7 +136,7 @@ def in_fork(config: Config, given: UserObjects) -> UserObjects:
 def sample(data: FederatedData, batch_size: int) -> FederatedData:
     """See `sampled`."""
     largest = max(data.clients, key=lambda client: len(client.train))
-    train = largest.train[: STEPS * batch_size]
+    train = largest.train[:batch_size]
     held_out = {
         split: max((getattr(client, split) for client in data.clients), key=len)[:EVALUATION_BATCH]
         for split in ("val", "test")
