@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fedlens.config.plugins import load_plugins
@@ -256,8 +257,19 @@ def _process(work: ShortRun, point: Point, start_method: str) -> Iterator[tuple[
     try:
         yield process, ours
     finally:
+        workers = _children(process.pid)
         process.terminate()
         process.join(PATIENCE)
         process.kill()
         process.join()
+        for worker in workers:  # they outlive a process that had to be killed, with what they hold of the memory
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         ours.close()
+
+
+def _children(pid: int | None) -> list[psutil.Process]:
+    """The processes that a process has started; none if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
