@@ -58,8 +58,8 @@ def load_config(
     given: HandedOver = frozenset(),
     note: Callable[[str], None] = lambda _: None,
 ) -> Config:
-    """The configuration of a run: `path` (YAML, a configuration, or a layer that was read from elsewhere), overridden by
-    `extra` (nested, or dotted keys), overridden by `overrides`.
+    """The configuration of a run: `path` (YAML, a configuration, or a layer read from elsewhere), overridden by `extra`
+    (nested, or dotted keys), overridden by `overrides`.
 
     Plugins are imported first, so that their blocks are known. Default parameters of blocks are filled in, so that the
     configuration saved with a run is complete.
