@@ -21,7 +21,18 @@ HERE = ("aggregation", "fedbuff", "gpu", "reproductions", "robustness", "secure_
 """Their smallest work is done in this process."""
 STARTED = ("features", "flower_rounds", "privacy", "speed")
 """They start programs, which takes seconds."""
-LONG = ("compare", "compressions", "memory", "privacy_utility", "results", "soak", "solar", "startup", "strategies", "sweep")
+LONG = (
+    "compare",
+    "compressions",
+    "memory",
+    "privacy_utility",
+    "results",
+    "soak",
+    "solar",
+    "startup",
+    "strategies",
+    "sweep",
+)
 MORE = {"flower_rounds": ("empty",), "privacy": ("dpsgd",)}
 LONG_MEASURES = ("empty-database", "half", "memory", "mobilenetv3")
 """The others of `flower_rounds`; "large" takes the same way as "empty"."""

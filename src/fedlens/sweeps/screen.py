@@ -29,7 +29,7 @@ class SweepScreen:
         self._all, self._finished, self._said = len(rounds), 0, set[str]()
         self._rounds = {label: number for label, number in rounds.items() if label not in done}
         self._reached: dict[str, int] = {}
-        self._skipped = 0
+        self._skipped, self._at_once, self._start, self._whole = 0, at_once, 0.0, False
         self._began, self._drawn, self._told = time.monotonic(), 0.0, False
         self._bars = bars_on(self._console)
         say(self._console, self._plan(at_once), "bold")
@@ -45,6 +45,8 @@ class SweepScreen:
             say(self._console, f"{point.label}: note: {text}", "cyan")
 
     def began(self, point: Point, done: int) -> None:
+        if not self._reached:
+            self._start = time.monotonic() - self._began
         self._skipped += done
         self._reached[point.label] = done
         self._show(point, done, f"round {done}/{self._rounds[point.label]}")
@@ -68,7 +70,7 @@ class SweepScreen:
         """The run has ended; `text`: what is told of it, where it did not fail."""
         if label in self._tasks:
             self._bars.remove_task(self._tasks.pop(label))
-        self._reached[label] = self._rounds[label]
+        self._reached[label], self._whole = self._rounds[label], True
         if failure is not None:
             self.failures[label] = failure
             self._line(label, "failed", "red")
@@ -101,9 +103,17 @@ class SweepScreen:
 
     def _left(self) -> float | None:
         """Seconds until the end, if all rounds that are left take as long as those that were done; None while that is
-        not known, and when none is left."""
+        not known, and when none is left. Before the first run has ended, the time that runs take to start is counted
+        apart: it may be that of many rounds."""
         done, planned = (sum(rounds.values()) - self._skipped for rounds in (self._reached, self._rounds))
-        return left_of(done, planned, time.monotonic() - self._began) if done < planned else None
+        if done >= planned:
+            return None
+        spent = time.monotonic() - self._began
+        if self._whole:
+            return left_of(done, planned, spent)
+        rounds = left_of(done, planned, spent - self._start)
+        waiting = len(self._rounds) - len(self._reached)
+        return None if rounds is None else rounds + self._start * waiting / self._at_once
 
     def _show(self, point: Point, number: int, state: str) -> None:
         if point.label not in self._tasks:
