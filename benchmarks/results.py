@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import machine
@@ -91,7 +92,7 @@ def figures(question: Question, runs: Sequence[tuple[Point, LoadedRun]]) -> Foun
     """The figures of all runs, in the order of the sweep; the seeds are in one order in all of them."""
     found: Found = {}
     for point, run in sorted(runs, key=lambda one: one[0].config.seed):
-        column = str(value_of(point, question.key)) if question.key else ""
+        column = f"{value_of(point, question.key):g}" if question.key else ""
         cell = found.setdefault(case_of(point), {}).setdefault(column, {})
         line = headline(run)
         for name in KEPT:
@@ -183,7 +184,8 @@ def _minus(question: Question, one: Mapping[str, Sequence[Any]], other: Mapping[
     pairs = zip(one[question.figure], other[question.figure], strict=True)
     mean = Mean.of([value - against for value, against in pairs])
     assert mean is not None
-    text = f"{100 * mean.value:+.1f}" + ("" if mean.half is None else f" ± {100 * mean.half:.1f}")
+    value = round(100 * mean.value, 1) + 0.0  # no minus zero
+    text = f"{value:+.1f}" + ("" if mean.half is None else f" ± {100 * mean.half:.1f}")
     return f"**{text}**" if mean.half is not None and abs(mean.value) > mean.half else text
 
 
@@ -245,36 +247,41 @@ def draw(question: Question, found: Found, path: Path) -> None:
 
 
 def _by_column(axes: Axes, question: Question, found: Found) -> None:
+    """A line through the means, and a small mark for every seed: runs that collapse are seen."""
     columns = list(next(iter(found.values())))
     for number, (case, cells) in enumerate(found.items()):
-        places = [place + 0.07 * (number - (len(found) - 1) / 2) for place in range(len(columns))]
-        means, halves = _means(question, cells.values())
-        axes.errorbar(places, means, halves, **_look(number), linewidth=0.8, label=case)
+        shift = 0.1 * (number - (len(found) - 1) / 2)
+        colour, marker = _look(number)
+        for place, cell in enumerate(cells.values()):
+            seeds = [100 * value for value in cell[question.figure]]
+            axes.plot([place + shift] * len(seeds), seeds, marker, color=colour, markersize=3, alpha=0.5)
+        means = [100 * fmean(cell[question.figure]) for cell in cells.values()]
+        places = [place + shift for place in range(len(columns))]
+        axes.plot(places, means, marker=marker, markersize=5, color=colour, linewidth=0.8, label=case)
     axes.set_xticks(range(len(columns)), [f"{SYMBOLS[question.key]} = {column}" for column in columns])
 
 
 def _by_cost(axes: Axes, question: Question, found: Found) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     for number, (case, cells) in enumerate(found.items()):
-        means, halves = _means(question, cells.values())
-        sent = Mean.of(cells[""]["megabytes"])
+        mean, sent = Mean.of(cells[""][question.figure]), Mean.of(cells[""]["megabytes"])
+        assert mean is not None
         assert sent is not None
-        axes.errorbar([sent.value], means, halves, **_look(number), linestyle="", label=case)
+        colour, marker = _look(number)
+        half = 100 * (mean.half or 0)
+        axes.errorbar(
+            sent.value, 100 * mean.value, half, fmt=marker, color=colour, markersize=5, elinewidth=1, label=case
+        )
     axes.set(xscale="log", xlabel="megabytes sent, both directions")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _means(question: Question, cells: Any) -> tuple[list[float], list[float]]:
-    means = [mean for cell in cells if (mean := Mean.of(cell[question.figure]))]
-    return [100 * mean.value for mean in means], [100 * (mean.half or 0) for mean in means]
-
-
-def _look(number: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 4,
-        "elinewidth": 1,
-        "capsize": 2,
-    }
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker; with more cases than colours, no two cases have both in common."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
