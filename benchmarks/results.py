@@ -1,6 +1,6 @@
 """The answers of docs/results/: does the sweeps of configs/results/, and writes their tables and figures.
 
-    .venv/bin/python benchmarks/results.py                           # all four: about an hour on two cores
+    .venv/bin/python benchmarks/results.py                           # all: about half an hour on two cores
     .venv/bin/python benchmarks/results.py strategies
     .venv/bin/python benchmarks/results.py strategies --search       # first: how learning rates were chosen
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CONFIGS, PAGES = ROOT / "configs" / "results", ROOT / "docs" / "results"
-KEPT = ("accuracy", "client_accuracy", "client_accuracy_worst_tenth", "megabytes", "seconds", "epsilon")
+KEPT = ("accuracy", "megabytes", "seconds", "epsilon")
 """Figures of `Headline` in the result files."""
-FORMS = {"megabytes": ("MB", "{:,.1f}"), "seconds": ("seconds", "{:,.0f}"), "epsilon": ("ε", "{:.1f}")}
+FORMS = {"megabytes": ("MB", "{:,.1f}"), "epsilon": ("ε", "{:.1f}")}
 """Costs in a table: heading and form."""
 
 Found = dict[str, dict[str, dict[str, list[Any]]]]
@@ -61,11 +61,7 @@ class Question:
 
 
 QUESTIONS = {
-    "architectures": Question("accuracy", "test accuracy", ("lenet",), costs=("megabytes", "seconds")),
     "strategies": Question("accuracy", "test accuracy", ("fedavg",), "data.partition.alpha", ("megabytes",)),
-    "personalization": Question(
-        "client_accuracy", "client accuracy", ("one model for all", "local"), "data.partition.alpha"
-    ),
     "compression-privacy": Question(
         "accuracy", "test accuracy", ("none", "clipped, no noise"), costs=("megabytes", "epsilon")
     ),
