@@ -27,6 +27,7 @@ LONG = (
     "explain",
     "memory",
     "privacy_utility",
+    "results",
     "soak",
     "solar",
     "startup",

@@ -16,7 +16,8 @@ from fedlens.data.division import Columns, DivisionPlan, divide
 from fedlens.data.sources.elpv import ELPV
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
+RECIPES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*(ROOT / "configs" / "results").iterdir()})
+"""Without the sweeps, which tests/test_results.py looks at."""
 SOLAR = ROOT / "configs" / "solar-inspection.yaml"
 
 

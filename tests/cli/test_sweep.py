@@ -131,6 +131,18 @@ def test_cases_lists_and_zips_in_one_command() -> None:
     ]  # fmt: skip
 
 
+def test_a_file_says_everything_and_names_the_folder() -> None:
+    Path("rates.yaml").write_text(
+        "config:\n  data.path: data\n  model.name: lenet\n  federated.num_rounds: 1\n  runtime.name: in_process\n"
+        "  tracking: {tensorboard: false, report: false}\ngrid: {optimizer.lr: [0.1, 0.01]}\n"
+    )
+    result = command("sweep --file rates.yaml")
+    assert result.exit_code == 0, result.output
+    assert sorted(load(run.config).optimizer.lr for run in find_runs(Path("logs/rates"))) == [0.01, 0.1]
+    Path("config.yaml").write_text("seed: 1\n")
+    refused_in_one_line("sweep config.yaml --file rates.yaml", "rates.yaml has a config of its own")
+
+
 def test_many_runs_are_asked_about() -> None:
     line = SWEEP.replace("optimizer.lr=0.1,0.01", "seed=0:60")
     refused_in_one_line(line, "no run was begun, as nobody answers here", "--yes")

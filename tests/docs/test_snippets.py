@@ -20,6 +20,7 @@ from fedlens import api
 from fedlens.build import experiment
 from fedlens.build.load import load
 from fedlens.cli.main import app
+from fedlens.cli.sweep import base_of
 from fedlens.config.blocks import FAMILIES
 from fedlens.config.schema import Config
 from fedlens.config.site import load_site
@@ -126,7 +127,7 @@ def perform(block: Block) -> None:
         if block.title == "site.yaml":
             load_site(file, [])
         elif block.title == "sweep.yaml":
-            assert points(None, [], from_file(file), "sweep")
+            assert points(base_of(None, file), [], from_file(file), "sweep")
         else:
             load(file)
     elif block.language == "python" and not block.title:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.problems import refuses
 
-from fedlens.errors import Code
-from fedlens.sweeps.points import cases, from_file, listed, many, points, zipped
+from fedlens.config.overrides import section_layer
+from fedlens.errors import Code, ConfigError
+from fedlens.sweeps.points import CONFIG, cases, from_file, listed, many, points, zipped
 
 SMALL = ["model.name=lenet"]
 
@@ -73,10 +74,32 @@ def test_a_file_may_hold_all_of_them(tmp_path: Path) -> None:
     assert (found[-1].config.strategy.name, found[-1].config.federated.local_epochs) == ("fedprox", 2)
 
 
+def test_what_a_file_says_for_all_is_below_its_cases(tmp_path: Path) -> None:
+    """A case that names another strategy does not have the parameters of that for all."""
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "config:\n  model: {name: lenet}\n  strategy: {name: fedprox, mu: 0.5}\n  optimizer.lr: 0.3\n"
+        "cases: {prox: {}, plain: {strategy.name: fedavg, optimizer.lr: 0.1}}\n"
+    )
+    prox, plain = points(section_layer(file, CONFIG), [], from_file(file), "sweep")
+    assert (prox.config.strategy.mu, prox.config.optimizer.lr, prox.config.model.name) == (0.5, 0.3, "lenet")
+    assert (plain.config.strategy.name, plain.config.optimizer.lr, plain.config.model.name) == ("fedavg", 0.1, "lenet")
+
+
+def test_a_mistake_in_what_a_file_says_for_all_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("config:\n  optimizer:\n    lr: -1\ngrid: {seed: [0, 1]}\n")
+    with pytest.raises(ConfigError, match=rf"optimizer.lr = -1.*{file}, line 3"):
+        points(section_layer(file, CONFIG), [], from_file(file), "sweep")
+    file.write_text("config: [1]\n")
+    with told("syntax", str(file), "config: needs keys with values"):
+        section_layer(file, CONFIG)
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("grids: {}\n", "grids: unknown; known here: grid, zip, cases"),
+        ("grids: {}\n", "grids: unknown; known here: config, grid, zip, cases"),
         ("grid: {seed: 3}\n", "grid: seed: needs a list of values"),
         ("grid: [1]\n", "grid: needs keys with lists"),
         ("zip: [{seed: [1, 2], optimizer.lr: [0.1]}]\n", "zip[0]: needs lists of the same length"),

@@ -14,6 +14,7 @@ import typer
 from fedlens.errors import ConfigError, FedLensError
 
 if TYPE_CHECKING:
+    from fedlens.config.overrides import Layer
     from fedlens.config.schema import Config
     from fedlens.sweeps.points import Axis, Point
     from fedlens.tracking.observer import Observer
@@ -41,8 +42,10 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="CASE", help='One of several named cases: "fedper: personalization.name=fedper"'),
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="A YAML file with grid, zip or cases.")] = None,
-    name: Annotated[str, typer.Option(help="Folder of the sweep, inside tracking.dir.")] = "sweep",
+    file: Annotated[Path | None, typer.Option(help="A YAML file with grid, zip or cases, and config for all.")] = None,
+    name: Annotated[
+        str, typer.Option(help="Folder of the sweep, inside tracking.dir; default: sweep, or the name of --file.")
+    ] = "",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time; default: as cores, GPUs and memory allow.")
     ] = None,
@@ -61,7 +64,7 @@ def sweep(
     if many(axes) > MANY and not (yes or agreed(f"{many(axes):,} runs: begin?", "no run was begun")):
         typer.echo("No run was begun.")
         return
-    found = points(path, fixed, axes, name)
+    found = points(base_of(path, file), fixed, axes, name or (file.stem if file else "sweep"))
     failures = run_all(found, jobs)
     folder = found[0].config.tracking.dir
     if find_runs(folder):
@@ -82,6 +85,24 @@ def axes_of(
     named = [points.cases(cases)] if cases else []
     written = points.from_file(file) if file else []
     return [*named, *written, *(points.zipped(text) for text in zips), *axes], fixed
+
+
+def base_of(path: Path | None, file: Path | None) -> Path | Layer | None:
+    """What all points are made from: CONFIG, or what the file of the sweep says for all.
+
+    Raises:
+        ConfigError: both are there.
+    """
+    from fedlens.config.overrides import section_layer
+    from fedlens.sweeps.points import CONFIG
+
+    if file is None or not (written := section_layer(file, CONFIG)).tree:
+        return path
+    if path is not None:
+        raise ConfigError(
+            f"{path}: {file} has a {CONFIG} of its own; give one of them", code="contradiction", key=str(path)
+        )
+    return written
 
 
 def run_all(points: Sequence[Point], jobs: int | None) -> dict[str, str]:

@@ -48,7 +48,7 @@ algorithms' checks are passed in, because this package does not know the algorit
 
 
 def load_config(
-    path: Path | Config | None = None,
+    path: Path | Config | Layer | None = None,
     overrides: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     *,
@@ -58,8 +58,8 @@ def load_config(
     given: HandedOver = frozenset(),
     note: Callable[[str], None] = lambda _: None,
 ) -> Config:
-    """The configuration of a run: `path` (YAML, or a configuration), overridden by `extra` (nested, or dotted keys),
-    overridden by `overrides`.
+    """The configuration of a run: `path` (YAML, a configuration, or a layer read from elsewhere), overridden by `extra`
+    (nested, or dotted keys), overridden by `overrides`.
 
     Plugins are imported first, so that their blocks are known. Default parameters of blocks are filled in, so that the
     configuration saved with a run is complete.
@@ -98,9 +98,13 @@ def dump(config: Config) -> str:
     return write_text(config.model_dump(mode="json"))
 
 
-def _layers(path: Path | Config | None, overrides: Sequence[str], extra: Layer, mistakes: list[Problem]) -> list[Layer]:
+def _layers(
+    path: Path | Config | Layer | None, overrides: Sequence[str], extra: Layer, mistakes: list[Problem]
+) -> list[Layer]:
     """The layers, from the lowest to the highest."""
-    if isinstance(path, Config):
+    if isinstance(path, Layer):
+        lowest = path
+    elif isinstance(path, Config):
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
     else:
         lowest = Layer() if path is None else file_layer(path)

@@ -13,7 +13,7 @@ import yaml
 
 from fedlens.config import problems
 from fedlens.core.yaml_text import Key, parse_value, read_file
-from fedlens.errors import Problem
+from fedlens.errors import ConfigError, Problem
 
 COMMAND_LINE = "command line"
 
@@ -46,6 +46,26 @@ def file_layer(path: Path) -> Layer:
     """
     text = read_file(path)
     return Layer(_nested(text.tree), {key: f"{path}, line {line}" for key, line in text.lines.items()})
+
+
+def section_layer(path: Path, section: str) -> Layer:
+    """The configuration under one key of another file, nested or under dotted keys; empty where the file does not have
+    that key.
+
+    Raises:
+        ConfigError: as `text.read_file`, or what is there has no keys.
+    """
+    text = read_file(path)
+    tree, mistakes = text.tree.get(section, {}), list[Problem]()
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: {section}: needs keys with values", code="syntax", key=str(path))
+    layer = argument_layer(tree, mistakes)
+    if mistakes:
+        raise ConfigError(*mistakes)
+    for (first, *below), line in text.lines.items():
+        if first == section and below:
+            layer.origins[tuple(".".join(below).split("."))] = f"{path}, line {line}"
+    return layer
 
 
 def argument_layer(values: Mapping[str, Any], mistakes: list[Problem], origin: str = "") -> Layer:

@@ -15,13 +15,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedlens.config.overrides import COMMAND_LINE
+from fedlens.config.overrides import COMMAND_LINE, Layer
 from fedlens.config.schema import Config
 from fedlens.core.words import short_names
 from fedlens.errors import ConfigError, Problem
 
 RANGE = re.compile(r"(-?\d+):(-?\d+)")
 """seed=0:5 is 0, 1, 2, 3, 4."""
+
+CONFIG = "config"
+"""What a sweep's file says for all points."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Point:
     config: Config
 
 
-def points(path: Path | None, fixed: Sequence[str], axes: Sequence[Axis], folder: str) -> list[Point]:
-    """Every combination, checked; their runs lie in `folder`, inside tracking.dir.
+def points(path: Path | Layer | None, fixed: Sequence[str], axes: Sequence[Axis], folder: str) -> list[Point]:
+    """Every combination, checked, over the configuration of `path`; their runs lie in `folder`, inside tracking.dir.
 
     Raises:
         ConfigError: a combination is invalid, or there is nothing to combine; nothing has run yet.
@@ -150,7 +153,8 @@ def cases(texts: Iterable[str]) -> Axis:
 
 
 def from_file(path: Path) -> list[Axis]:
-    """The axes of a YAML file with `grid` (key: values), `zip` (a list of such), and `cases` (name: key: value).
+    """The axes of a YAML file with `grid` (key: values), `zip` (a list of such), and `cases` (name: key: value). Its
+    `config` is not read here: it holds for all points, and is a layer below them.
 
     Raises:
         ConfigError: it cannot be read, or has another form.
@@ -158,8 +162,8 @@ def from_file(path: Path) -> list[Axis]:
     from fedlens.core.yaml_text import read_file
 
     tree = read_file(path).tree
-    if unknown := tree.keys() - {"grid", "zip", "cases"}:
-        raise _form(path, f"{', '.join(sorted(unknown))}: unknown; known here: grid, zip, cases")
+    if unknown := tree.keys() - {CONFIG, "grid", "zip", "cases"}:
+        raise _form(path, f"{', '.join(sorted(unknown))}: unknown; known here: {CONFIG}, grid, zip, cases")
     axes: list[Axis] = [
         [Choice({key: value}) for value in values] for key, values in _lists(path, "grid", tree.get("grid", {}))
     ]

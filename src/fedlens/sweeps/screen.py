@@ -17,6 +17,9 @@ from fedlens.tracking.bars import REDRAW_SECONDS, bars_on, take_away
 from fedlens.tracking.estimate import brief, left_of, spent_and_left
 from fedlens.tracking.summary import percent
 
+SETTLED = 3
+"""Rounds of a run after which it is said how long all of it will take."""
+
 
 class SweepScreen:
     """rounds: of every run, by the label of its point. done: labels of those that were done before, and what is told of
@@ -29,7 +32,8 @@ class SweepScreen:
         self._all, self._finished, self._said = len(rounds), 0, set[str]()
         self._rounds = {label: number for label, number in rounds.items() if label not in done}
         self._reached: dict[str, int] = {}
-        self._skipped = 0
+        self._skipped, self._at_once, self._whole = 0, at_once, False
+        self._first: tuple[float, int] | None = None
         self._began, self._drawn, self._told = time.monotonic(), 0.0, False
         self._bars = bars_on(self._console)
         say(self._console, self._plan(at_once), "bold")
@@ -51,9 +55,12 @@ class SweepScreen:
 
     def round(self, point: Point, number: int, accuracy: float | None) -> None:
         self._reached[point.label] = number
+        if self._first is None:
+            self._first = time.monotonic() - self._began, sum(self._reached.values()) - self._skipped
         figures = f"  {percent(accuracy)}" if accuracy is not None else ""
         self._show(point, number, f"round {number}/{self._rounds[point.label]}{figures}")
-        if not self._told and (left := self._left()) is not None and len(self._rounds) > 1:
+        settled = number >= min(SETTLED, self._rounds[point.label])
+        if not self._told and settled and (left := self._left()) is not None and len(self._rounds) > 1:
             self._told = True
             say(self._console, f"about {brief(time.monotonic() - self._began + left)} for all of it", "bold")
 
@@ -68,7 +75,7 @@ class SweepScreen:
         """The run has ended; `text`: what is told of it, where it did not fail."""
         if label in self._tasks:
             self._bars.remove_task(self._tasks.pop(label))
-        self._reached[label] = self._rounds[label]
+        self._reached[label], self._whole = self._rounds[label], True
         if failure is not None:
             self.failures[label] = failure
             self._line(label, "failed", "red")
@@ -101,9 +108,18 @@ class SweepScreen:
 
     def _left(self) -> float | None:
         """Seconds until the end, if all rounds that are left take as long as those that were done; None while that is
-        not known, and when none is left."""
+        not known, and when none is left. Until a run has ended, the time to the end of the first round is counted
+        apart, once for each run: with the start of a run in it, it may be that of many rounds."""
         done, planned = (sum(rounds.values()) - self._skipped for rounds in (self._reached, self._rounds))
-        return left_of(done, planned, time.monotonic() - self._began) if done < planned else None
+        if done >= planned:
+            return None
+        spent = time.monotonic() - self._began
+        if self._whole or self._first is None:
+            return left_of(done, planned, spent)
+        start, first = self._first
+        rounds = left_of(done - first, planned - first, spent - start)
+        waiting = len(self._rounds) - len(self._reached)
+        return None if rounds is None else rounds + start * waiting / self._at_once
 
     def _show(self, point: Point, number: int, state: str) -> None:
         if point.label not in self._tasks:
