@@ -1,8 +1,8 @@
 """The answers of docs/results/: does the sweeps of configs/results/, and writes their tables and figures.
 
-    .venv/bin/python benchmarks/results.py                           # all: about half an hour on two cores
-    .venv/bin/python benchmarks/results.py strategies
-    .venv/bin/python benchmarks/results.py strategies --search       # first: how learning rates were chosen
+    .venv/bin/python benchmarks/results.py                           # a quarter of an hour on two cores
+    .venv/bin/python benchmarks/results.py compression-privacy
+    .venv/bin/python benchmarks/results.py compression-privacy --search       # first: how learning rates were chosen
 
 `configs/results/QUESTION.yaml` is the sweep, and `fedlens sweep --file` does the same runs; what has run in --logs is
 not done again. The figures of every seed are kept in results/answer-QUESTION.json, the tables stand in
@@ -61,7 +61,6 @@ class Question:
 
 
 QUESTIONS = {
-    "strategies": Question("accuracy", "test accuracy", ("fedavg",), "data.partition.alpha", ("megabytes",)),
     "compression-privacy": Question(
         "accuracy", "test accuracy", ("none", "clipped, no noise"), costs=("megabytes", "epsilon")
     ),

@@ -271,5 +271,6 @@ def _process(work: ShortRun, point: Point, start_method: str) -> Iterator[tuple[
 def _children(pid: int | None) -> list[psutil.Process]:
     """The processes that a process has started; none if it has ended."""
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return children
     return []
