@@ -148,10 +148,11 @@ def test_a_cohort_that_does_not_stand_for_all() -> None:
 
 
 def test_a_client_whose_labels_contradict_the_others() -> None:
-    bad = [*cohort(0.5, 0.4)[:3], client("d", 3.0, 2.0)]
+    bad = [*cohort(0.5, 0.4)[:3], client("self_d", 3.0, 2.0)]
     found = told(falling(cohort=bad))
     assert found[0].name == "bad labels"
-    assert "d (3)" in found[0].evidence
+    assert "self_d (3)" in found[0].evidence
+    assert set(found[0].curve) == {"self_d", "median client"}
     unlike = [*cohort(0.5, 0.4)[:3], client("d", 1.2, 0.5)]
     assert names(falling(cohort=unlike)) == [], "below guessing: images that are only harder"
 

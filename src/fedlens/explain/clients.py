@@ -98,7 +98,7 @@ def stragglers(run: Evidence) -> Finding | None:
         changes=({"federated.over_selection": "0.3"}, {"schedule.name": "fedbuff"}),
         curve=run.curve(
             slowest=run.series(lambda line: max(_of(line["cohort"], name), default=None)),
-            median=run.series(lambda line: median(_of(line["cohort"], name)) if line["cohort"] else None),
+            median=run.series(lambda line: _median(_of(line["cohort"], name))),
         ),
         axis=name.replace("_", " "),
     )
@@ -117,7 +117,8 @@ def failing(run: Evidence) -> Finding | None:
         f"{len(failures)} of {count(tasks, 'task')} failed, most often {by_client[0]} ({by_client[1]} times); the "
         f"commonest reason: {_most_common([one['reason'] for one in failures])[0]}",
         len(failures) / tasks / FAILED,
-        advice="fedlens doctor at the sites finds what is missing there",
+        changes=() if run.remote else ({"federated.over_selection": "0.3"},),
+        advice="fedlens doctor at the sites finds what is missing there" if run.remote else "",
         curve=run.curve(failed=run.series(lambda line: len(line["failures"])), results=run.cohort),
         axis="clients",
     )
@@ -141,7 +142,7 @@ def bad_labels(run: Evidence) -> Finding | None:
         advice=f"Look at the images and labels of {', '.join(list(bad)[:3])}, or leave them out",
         changes=({"aggregation.name": "median"},),
         curve=run.curve(
-            **{name: run.series(partial(_one, client=name, name="loss_before")) for name in list(bad)[:5]},
+            {name: run.series(partial(_one, client=name, name="loss_before")) for name in list(bad)[:5]},
             median_client=run.series(lambda line: _median(_of(line["cohort"], "loss_before"))),
         ),
     )

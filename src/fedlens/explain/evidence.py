@@ -236,14 +236,16 @@ class Evidence:
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
-    def curve(self, **named: Series) -> Curve:
-        """Series by name, as (round, value); _ in a name stands for a space."""
+    def curve(self, clients: Mapping[str, Series] | None = None, /, **named: Series) -> Curve:
+        """Series by name, as (round, value): those of `clients` by their names, the others by words in which _ stands
+        for a space."""
+        series_by_name = {**(clients or {}), **{name.replace("_", " "): series for name, series in named.items()}}
         return {
-            name.replace("_", " "): [
+            name: [
                 (line["round"], None if math.isnan(value) else float(value))
                 for line, value in zip(self.metrics, series, strict=True)
             ]
-            for name, series in named.items()
+            for name, series in series_by_name.items()
             if not np.isnan(series).all()
         }
 
