@@ -117,7 +117,7 @@ def failing(run: Evidence) -> Finding | None:
         f"{len(failures)} of {count(tasks, 'task')} failed, most often {by_client[0]} ({by_client[1]} times); the "
         f"commonest reason: {_most_common([one['reason'] for one in failures])[0]}",
         len(failures) / tasks / FAILED,
-        changes=() if run.remote else ({"federated.over_selection": "0.3"},),
+        changes=({"federated.over_selection": "0.3"},) if run.value("clock.name", "none") != "none" else (),
         advice="fedlens doctor at the sites finds what is missing there" if run.remote else "",
         curve=run.curve(failed=run.series(lambda line: len(line["failures"])), results=run.cohort),
         axis="clients",
