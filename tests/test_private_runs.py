@@ -75,7 +75,7 @@ def test_nothing_that_tells_of_images_leaves_a_client(tmp_path: Path) -> None:
     assert line["train_loss"] is None
     assert line["validation"] is None
     assert line["clients"] is None
-    assert set(line["measures"]) == {"privacy/epsilon", "privacy/noise"}
+    assert set(line["measures"]) == {"privacy/epsilon", "privacy/noise", "norm/model"}
 
 
 def test_the_seed_of_the_run_tells_nothing_of_noise_and_cohorts(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_shipped_schema_is_up_to_date():
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "config.yaml", *sorted((ROOT / "configs").rglob("*.yaml"))], ids=lambda p: str(p.relative_to(ROOT))
+    "path", [ROOT / "config.yaml", *sorted((ROOT / "configs").glob("*.yaml"))], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_the_configurations_of_the_repository_fit(validator, path):
     load(path)

@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.explain.rounds import CLIENTS, COMMANDS, CONFIG, GUESSING, ONE_EACH, client, falling, line, names, told
+from tests.explain.rounds import (
+    CLIENTS,
+    COMMANDS,
+    CONFIG,
+    GUESSING,
+    ONE_EACH,
+    client,
+    falling,
+    line,
+    names,
+    partition,
+    told,
+)
 
-from fedlens.explain.checks import CHECKS
+from fedlens.explain.checks import CHECKS, findings
+from fedlens.explain.evidence import Evidence
 from fedlens.tracking.findings import problems
 
 PRETRAINED = "fedlens run data.path=./data model.name=efficientnet_lite0 model.pretrained=true"
@@ -139,7 +152,9 @@ def test_compression_that_leaves_little() -> None:
 
 def test_a_cohort_that_does_not_stand_for_all() -> None:
     """Half of the largest distance ¾; the accuracy jumps by 0.4, where 100 images explain 0.07."""
-    swinging = [line(n, 0.3 + 0.4 * (n % 2), 0.6, measures={"labels/cohort": 0.375}) for n in range(1, 7)]
+    swinging = [line(n, 0.5, 0.6, measures={"labels/cohort": 0.375}) for n in range(1, 7)]
+    for number, one in enumerate(swinging):
+        one["validation"] |= {"accuracy": 0.3 + 0.4 * (number % 2), "examples": 100}
     found = told(swinging)
     assert found[0].name == "cohort too small"
     assert "50% of the way" in found[0].evidence
@@ -326,7 +341,77 @@ def test_clients_that_share_nothing() -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_run_of_one_round_and_no_figures_breaks_no_check(check) -> None:
     """As runs between sites whose server has no images, and of earlier versions, leave them."""
-    from fedlens.explain.evidence import Evidence
-
     bare = {"round": 1, "train_loss": None, "test": None, "validation": None, "clients": None, "cohort": []}
     assert check(Evidence(CONFIG, [{**bare, "failures": [], "seconds": {}}], {})) is None
+
+
+def test_a_loss_that_only_falls_is_no_overfitting() -> None:
+    falls = [line(n, validation=1.35 - 0.11 * n, cohort=cohort(0.3, 0.3)) for n in range(1, 7)]
+    assert names(falls) == ["too few rounds"]
+
+
+def test_updates_that_are_scaled_say_nothing_of_the_servers_step() -> None:
+    """FedNova divides an update by its number of steps."""
+    metrics = [line(n, 0.3, GUESSING, update_norm=0.01) for n in range(1, 7)]
+    for one in metrics:
+        one["cohort"] = [client(name, update_norm=0.0001) for name in CLIENTS]
+    assert "server's step too long" in names(metrics)
+    assert "server's step too long" not in names(metrics, strategy={"name": "fednova", "server_lr": 1.0})
+
+
+def test_older_models_of_asynchronous_clients_are_not_what_was_lost() -> None:
+    metrics = falling(cohort=cohort(0.95, 0.5))
+    assert names(metrics) == ["feature skew"]
+    assert names(metrics, schedule={"name": "fedbuff"}) == []
+
+
+def test_a_server_that_steps_by_itself_hides_what_was_clipped() -> None:
+    metrics = [
+        line(n, 0.25, GUESSING, measures={"privacy/noise": 0.6, "privacy/epsilon": 9.0}, update_norm=0.5)
+        for n in range(1, 7)
+    ]
+    assert "privacy clip too low" not in names(
+        metrics, privacy={"mode": "central", "clip": 0.02}, strategy={"name": "fedadam"}
+    )
+
+
+def test_what_was_not_evaluated_is_not_called_unlearnt() -> None:
+    bare = [line(n, validation=None, measures={"privacy/noise": 6.0}, update_norm=4.0) for n in range(1, 7)]
+    for one in bare:
+        one["test"] = None
+    assert names(bare, privacy={"mode": "central", "clip": 1.0}) == []
+    assert "learning rate too high" not in names(bare)
+
+
+def test_diverged_updates_and_short_steps_are_not_both_told() -> None:
+    lost = [{"client": "c", "reason": "training diverged: the update or the loss is not finite"}]
+    metrics = [line(n, 0.6, 1.2 - 0.1 * n, measures={"diversity/updates": 0.25}, update_norm=1.0) for n in range(1, 7)]
+    metrics[0]["failures"] = lost
+    assert "learning rate too low" not in names(metrics)
+
+
+def test_a_class_with_a_single_test_image_says_nothing() -> None:
+    metrics = falling()
+    for one in metrics:
+        one["test"] |= {"recalls": [0.9, 0.9, 0.9, 0.0]}
+    assert findings_of(metrics, test=[33, 33, 33, 1]) == []
+    assert findings_of(metrics, test=[25, 25, 25, 25]) == ["classes never predicted"]
+
+
+def findings_of(metrics, test: list[int]) -> list[str]:
+    run = Evidence(CONFIG, metrics, {**partition(), "test": test})
+    return [one.name for one in findings(run)]
+
+
+def test_nulls_in_the_files_break_nothing() -> None:
+    metrics = falling(seconds={"train": None, "evaluate": 0.1})
+    for one in metrics:
+        one["cohort"] = [{**client(name), "weight": None} for name in CLIENTS]
+    assert names(metrics) == []
+
+
+def test_private_runs_are_not_told_to_resume() -> None:
+    even = [line(n, validation=1.2 - 0.1 * n, measures={"privacy/noise": 0.1}) for n in range(1, 7)]
+    (finding,) = [one for one in told(even, privacy={"mode": "central", "clip": 1.0}) if one.name == "too few rounds"]
+    assert finding.commands(COMMANDS) == []
+    assert "cost more privacy" in finding.advice

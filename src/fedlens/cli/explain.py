@@ -28,6 +28,7 @@ def explain(
     from fedlens.errors import FedLensError
     from fedlens.explain.checks import findings
     from fedlens.explain.explain import evidence
+    from fedlens.explain.proposals import workable
     from fedlens.reports.explained import write_explanation
     from fedlens.tracking.next_steps import commands_of
     from fedlens.tracking.run_dir import RunDir
@@ -36,7 +37,7 @@ def explain(
     seen = evidence(run)
     if not seen.metrics:
         raise FedLensError(f"{run.path}: no round has finished, so there is nothing to explain yet")
-    found, commands = findings(seen), commands_of(run, seen.config)
+    found, commands = workable(findings(seen), seen, run.config), commands_of(run, seen.config)
     if plot is not None:
         write_explanation(run.name, found, commands, plot)
     if as_json:

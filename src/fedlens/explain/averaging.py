@@ -64,7 +64,7 @@ def feature_skew(run: Evidence) -> Finding | None:
         "clients' images differ, and averaging undoes what they learn",
         f"{_lost(run)}, although their labels are alike ({run.unlike:.0%} of the way to one class a client)",
         run.lost / LOST * 2,
-        changes=({"personalization.name": "fedbn"}, {"personalization.name": "fedrep"}),
+        changes=({"personalization.name": "fedrep"},),
         curve=run.losses,
     )
 
@@ -89,7 +89,7 @@ def compressed_too_much(run: Evidence) -> Finding | None:
 
 def _lost(run: Evidence) -> str:
     trained, received = run.kept
-    part = f"{run.lost:.0%}" if run.lost < 1 else "all"
+    part = f"{run.lost:.0%}" if run.lost < 1 else "all, and more,"
     return (
         f"local training brings the loss to {trained:.2f}, averaging back to {received:.2f}: {part} of what clients' "
         "models know is lost"

@@ -36,7 +36,7 @@ than one that knows nothing, and well on the others'."""
 def small_cohort(run: Evidence) -> Finding | None:
     """The round's clients together do not stand for all, and the model goes up and down with them."""
     unlike, swings = run.cohort_unlike, _swings(run)
-    if len(run.counts) < 3 or not unlike >= UNLIKE or not (swings >= SWINGS or not run.learnt):
+    if len(run.counts) < 3 or not unlike >= UNLIKE or not (swings >= SWINGS or run.unlearnt):
         return None
     clients, cohort = len(run.counts), run.typical(run.cohort)
     more = min(max(3 * cohort, 4), clients)
@@ -65,7 +65,7 @@ def _seen(swings: float) -> str:
 
 def _swings(run: Evidence) -> float:
     """Typical change of the accuracy between evaluations in the second half, over that of a binomial's difference."""
-    part = "test" if np.isfinite(run.evaluated("test", "accuracy")).any() else "validation"
+    part = "validation" if np.isfinite(run.evaluated("validation", "accuracy")).sum() > 2 else "test"
     accuracy, images = run.evaluated(part, "accuracy"), mean(run.evaluated(part, "examples"))
     told = accuracy[np.isfinite(accuracy)]
     late = told[len(told) // 2 :]
@@ -92,7 +92,7 @@ def stragglers(run: Evidence) -> Finding | None:
         "stragglers",
         "rounds wait for their slowest clients",
         f"the slowest client of a round takes {slowest / middle:.1f} times as long as its median one: "
-        f"{slowest - middle:,.0f} of {slowest:,.0f} {name.replace('_', ' ')} are waiting",
+        f"{slowest - middle:,.0f} of {slowest:,.0f} {name.replace('_', ' ')} are spent waiting",
         slowest / middle / LATE,
         kind="time",
         changes=({"federated.over_selection": "0.3"}, {"schedule.name": "fedbuff"}),
@@ -153,7 +153,7 @@ def attacked(run: Evidence) -> Finding | None:
     name, share = run.value("attack.name", "none"), mean(run.measure("attack/malicious"))
     if name == "none" or not share > 0 or run.value("aggregation.name", "mean") != "mean":
         return None
-    if run.learnt and not run.lost >= LOST:
+    if not run.unlearnt and not run.lost >= LOST:
         return None
     return Finding(
         "attack without defence",
@@ -180,7 +180,7 @@ def outlying_updates(run: Evidence) -> Finding | None:
     return Finding(
         "outlying updates",
         "some clients' updates outweigh all others'",
-        f"those of {_named(long)} are so many times as long as the median of their rounds",
+        f"over the median of their rounds, the lengths are: {_named(long)}",
         max(long.values()) / OUTLYING,
         changes=({"aggregation.name": "norm_bound"}, {"aggregation.name": "median"}),
         curve=run.curve(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fedlens.explain.evidence import Evidence
 from fedlens.tracking.findings import Finding
-from fedlens.tracking.summary import duration, time_of_rounds
+from fedlens.tracking.summary import duration
 
 MOST = 0.5
 """Share of a run's time that something beside training takes, from which it is the larger part."""
@@ -15,8 +15,8 @@ WORTH = 60.0
 """Seconds: for less than a minute nobody changes a run."""
 
 HOW: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "evaluate": ("evaluation", {"federated.evaluate_every": "5", "federated.evaluate_clients_every": "0"}),
-    "broadcast": ("sending models", {"compression.name": "half"}),
+    "evaluate": ("evaluation", {"federated.evaluate_every": "5"}),
+    "broadcast": ("sending models", {"compression.name": "half", "compression.down": "true"}),
     "aggregate": ("aggregation", {"aggregation.name": "mean"}),
     "checkpoint": ("writing checkpoints", {}),
 }
@@ -29,7 +29,7 @@ def time_elsewhere(run: Evidence) -> Finding | None:
         phase: sum(line["seconds"].get(phase) or 0.0 for line in run.metrics)
         for phase in {phase for line in run.metrics for phase in line["seconds"]}
     }
-    total = time_of_rounds(run.metrics)
+    total = sum(seconds.values())
     phase = max((one for one in seconds if one in HOW), key=lambda one: seconds[one], default=None)
     if phase is None or seconds[phase] < max(MOST * total, WORTH):
         return None

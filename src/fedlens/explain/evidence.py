@@ -111,7 +111,10 @@ class Evidence:
 
     @cached_property
     def stride(self) -> Series:
-        """Length of the server's step, divided by that of the mean of the clients' updates."""
+        """Length of the server's step, divided by that of the mean of the clients' updates; NaN for strategies that
+        send something else than the difference of models."""
+        if self.value("strategy.name") in SCALED:
+            return np.full(len(self.metrics), np.nan)
         mean = self.series(_mean_update)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(mean > 0, self.series(lambda line: line.get("update_norm")) / mean, np.nan)
@@ -158,6 +161,12 @@ class Evidence:
         return self.final < (1 - KNOWN) * self.guessing
 
     @cached_property
+    def unlearnt(self) -> bool:
+        """The last model is known to be no better than guessing, or hardly. Not the opposite of `learnt`: a run may not
+        have been evaluated."""
+        return self.final >= (1 - KNOWN) * self.guessing
+
+    @cached_property
     def gained(self) -> float:
         """Of all that the loss on held-out images has fallen, from guessing or from where it began, the part that the
         last third of the rounds has brought; NaN where it has not fallen, or was evaluated once."""
@@ -177,13 +186,15 @@ class Evidence:
     @cached_property
     def unfinished(self) -> bool:
         """The loss on held-out images still falls, or has hardly begun to."""
-        return self.gained > GAINED or self.final > (1 - KNOWN) * self.guessing
+        return self.gained > GAINED or self.unlearnt
 
     @cached_property
     def _pairs(self) -> tuple[Series, Series]:
         """(loss at the end of local training, loss of the next round's received model), of the rounds in which clients'
-        models have learnt something."""
+        models have learnt something. In asynchronous ones clients begin with older models, so there are none."""
         trained, received = self.after[:-1], self.before[1:]
+        if self.value("schedule.name", "sync") != "sync":
+            return trained[:0], received[:0]
         known = np.isfinite(received) & (self.guessing - trained > KNOWN * self.guessing)
         return trained[known], received[known]
 
@@ -276,6 +287,9 @@ UNLIKE = 0.25
 """Labels of a round's clients together, a quarter of the way from everybody's to a single class: they do not stand for
 all."""
 
+SCALED = ("fednova", "qfedavg")
+"""Strategies whose updates are scaled before they are sent."""
+
 KNOWN = 0.1
 """A model has learnt something if its loss is below guessing by more than this fraction."""
 
@@ -294,8 +308,8 @@ def _median(cohort: Sequence[Mapping[str, Any]], name: str) -> float | None:
 def _mean_update(line: Mapping[str, Any]) -> float | None:
     """‖Σ gᵢ‖ from Δ_S and the lengths that clients tell."""
     diversity, cohort = line.get("measures", {}).get("diversity/updates"), line["cohort"]
-    weight = sum(one.get("weight", 0.0) for one in cohort)
+    weight = sum(one.get("weight") or 0.0 for one in cohort)
     if not diversity or not weight:
         return None
-    terms = [one.get("weight", 0.0) / weight * (one["metrics"].get("update_norm") or 0.0) for one in cohort]
+    terms = [(one.get("weight") or 0.0) / weight * (one["metrics"].get("update_norm") or 0.0) for one in cohort]
     return math.sqrt(sum(term**2 for term in terms) / diversity)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from fedlens.errors import FedLensError
 from fedlens.explain.checks import findings
 from fedlens.explain.evidence import Evidence
+from fedlens.explain.proposals import workable
 from fedlens.tracking.findings import Finding
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir, configuration
@@ -20,7 +22,9 @@ def explain(folder: Path) -> list[Finding]:
         ConfigError: there is no run.
         FedLensError: one of its files is damaged; the message names it.
     """
-    return findings(evidence(RunDir.open(folder)))
+    run = RunDir.open(folder)
+    seen = evidence(run)
+    return workable(findings(seen), seen, run.config)
 
 
 def evidence(run: RunDir) -> Evidence:
@@ -37,10 +41,13 @@ def evidence(run: RunDir) -> Evidence:
 
 def _tensors(run: RunDir) -> Collection[str]:
     """Names of the last model's tensors; none before there is one."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     weights = run.model / "model.safetensors"
     if not weights.exists():
         return ()
-    with safe_open(weights, "np") as file:
-        return list(file.keys())
+    try:
+        with safe_open(weights, "np") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise FedLensError(f"{weights}: no whole file of tensors ({error}); mend it, or leave this run out") from error

@@ -9,7 +9,7 @@ import numpy as np
 from fedlens.core.words import count
 from fedlens.explain.clients import bad_labels
 from fedlens.explain.evidence import ALIKE, KNOWN, UNLIKE, Evidence
-from fedlens.explain.privacy import learnt
+from fedlens.explain.privacy import above_floors
 from fedlens.tracking.findings import Finding
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import best_round, last_with, percent
@@ -37,7 +37,7 @@ def overfitting(run: Evidence) -> Finding | None:
     received, final = run.late(run.before[1:]), run.late(run.held_out)
     gap = (final - received) / (run.guessing - received) if received < (1 - KNOWN) * run.guessing else math.nan
     lowest = float(np.nanmin(run.held_out, initial=math.inf))
-    if not gap >= FITTED or not final - lowest >= RISEN * run.guessing:
+    if not gap >= FITTED or not min(final, run.final) - lowest >= RISEN * run.guessing:
         return None
     if run.personal or run.cohort_unlike >= UNLIKE or _statistics(run) or bad_labels(run):
         return None  # training images of a cohort that does not stand for all are not to be compared with all's
@@ -80,7 +80,7 @@ def validation_too_small(run: Evidence) -> Finding | None:
         f"{count(chosen['examples'], 'validation image')} and {percent(true['accuracy'])} on test images",
         gap / max(3 * error, WORTH),
         kind="symptom",
-        changes=({"data.validation": f"{min(2 * share, 0.5):g}"},),
+        changes=({"data.validation": f"{min(2 * share, 0.5):g}"},) if share < 0.5 else (),
         curve=run.curve(validation=run.evaluated("validation", "accuracy"), test=run.evaluated("test", "accuracy")),
         axis="accuracy",
     )
@@ -97,26 +97,31 @@ def broken_statistics(run: Evidence) -> Finding | None:
         f"with the statistics of each batch its loss on the clients' training images is {received:.2f}; with the "
         f"averaged running statistics, on held-out images, {final:.2f}, where guessing has {run.guessing:.2f}",
         (final - received) / (run.guessing - received),
-        changes=({"model.norm": "group"}, {"federated.batch_size": "32"}),
+        changes=({"model.norm": "group"},),
         curve=run.losses,
     )
 
 
 def _statistics(run: Evidence) -> bool:
     """The loss is no better than guessing where running statistics count, and well below where they do not."""
-    return run.fits and not run.learnt and any(name.endswith("running_var") for name in run.tensors())
+    return run.fits and run.unlearnt and any(name.endswith("running_var") for name in run.tensors())
 
 
 def never_predicted(run: Evidence) -> Finding | None:
     """Classes that the model hardly ever names right, though it has learnt others."""
     test = last_with(run.metrics, "test")
     recalls = (test or {}).get("recalls") or []
-    if not test or not learnt(run) or run.classes < 3:
+    if not test or not above_floors(run) or run.classes < 3:
         return None
-    expected = test.get("examples", 0) / run.classes
-    names = run.partition.get("class_names", [])
-    missed = [number for number, recall in enumerate(recalls) if recall is not None and recall <= MISSED]
-    if not missed or expected < ENOUGH or len(missed) > len(recalls) / 2:
+    names, images = run.partition.get("class_names", []), run.partition.get("test") or []
+    counts = dict(enumerate(images)) if sum(images) else {}
+    few = test.get("examples", 0) / run.classes
+    missed = [
+        number
+        for number, recall in enumerate(recalls)
+        if recall is not None and recall <= MISSED and counts.get(number, few) >= ENOUGH
+    ]
+    if not missed or len(missed) > len(recalls) / 2:
         return None
     total, held = run.counts.sum(), run.counts.sum(axis=0)
     rare = [number for number in missed if total and held[number] < RARE * total / run.classes]
@@ -172,7 +177,7 @@ def nothing_learnt(run: Evidence) -> Finding | None:
         kind="symptom",
         # a frozen backbone only if all parts of the model are shared
         changes=() if pretrained else (change if run.personal else {**change, "model.freeze": "backbone"},),
-        rounds=2 * run.metrics[-1]["round"] if pretrained else None,
+        rounds=2 * run.metrics[-1]["round"] if pretrained and run.done and not run.private else None,
         curve=run.losses,
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fedlens.explain.evidence import Evidence
+import numpy as np
+
+from fedlens.explain.evidence import Evidence, Series
 from fedlens.tracking.findings import Finding
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import last_with
@@ -23,7 +25,9 @@ NEVER = 0.02
 def drowned(run: Evidence) -> Finding | None:
     """The noise is far longer than what it is added to, and nothing was learnt."""
     noise = _last(run, "privacy/noise")
-    if not noise >= LOUD or (learnt(run) and not run.final > run.guessing):
+    if not noise >= LOUD or last_with(run.metrics, "test") is None:
+        return None
+    if above_floors(run) and not run.final > run.guessing:
         return None
     what, more = "round is {} times as long as the mean of clipped updates", "more clients a round"
     if run.value("privacy.mode") == "example":
@@ -42,7 +46,7 @@ def drowned(run: Evidence) -> Finding | None:
 
 def clip_too_low(run: Evidence) -> Finding | None:
     """Steps are as long as the clip lets them be, and too short for the rounds that there are."""
-    clip, signal, length = _clip(run), _signal(run), run.typical(run.measure("norm/model"))
+    clip, (signal, _), length = run.typical(_clips(run)), _signal(run), run.typical(run.measure("norm/model"))
     if not signal >= BITES or not length > 0:
         return None
     pace, rounds = clip / length, float(run.value("federated.num_rounds", 1))
@@ -67,14 +71,14 @@ were."""
 
 def clip_never_bites(run: Evidence) -> Finding | None:
     """Updates are far shorter than the clip, to which the noise is measured."""
-    clip, signal, noise = _clip(run), _signal(run), _last(run, "privacy/noise")
+    clip, (_, signal), noise = run.typical(_clips(run)), _signal(run), _last(run, "privacy/noise")
     if not signal < NEVER or not noise > 5 * signal or noise >= LOUD or run.value("privacy.clip") == "adaptive":
         return None
     return Finding(
         "privacy clip too high",
         "the clip of differential privacy never bites, so its noise is larger than it has to be",
-        f"the combined update without noise is {signal:.1%} as long as the clip ({clip:g}), and the noise grows with "
-        "the clip",
+        f"the combined update without noise is at most {signal:.1%} as long as the clip ({clip:g}), with which the "
+        "noise grows",
         NEVER / max(signal, NEVER / 10),
         changes=({"privacy.clip": "adaptive"}, {"privacy.clip": f"{clip / 10:g}"}),
         curve=run.curve(step_over_model=run.movement),
@@ -82,7 +86,7 @@ def clip_never_bites(run: Evidence) -> Finding | None:
     )
 
 
-def learnt(run: Evidence) -> bool:
+def above_floors(run: Evidence) -> bool:
     """The last test accuracy is above the floors, by more than its interval."""
     found = last_with(run.metrics, "test")
     if not found or found.get("accuracy") is None:
@@ -97,20 +101,24 @@ def _last(run: Evidence, name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _clip(run: Evidence) -> float:
-    """Of whole updates; NaN where there is none."""
+def _clips(run: Evidence) -> Series:
+    """Of whole updates, by round; NaN where there is none."""
     if run.value("privacy.mode", "none") not in ("central", "local"):
-        return math.nan
-    clip = run.value("privacy.clip", math.nan)
-    return _last(run, "privacy/clip") if clip == "adaptive" else float(clip)
+        return run.series(lambda _line: None)
+    clip = run.value("privacy.clip")
+    return run.measure("privacy/clip") if clip == "adaptive" else run.series(lambda _line: clip)
 
 
-def _signal(run: Evidence) -> float:
-    """Length of the combined update without the expected noise, divided by the clip, where the server's step is it."""
-    clip = _clip(run)
-    steps = run.series(lambda line: line.get("update_norm")) / clip
+def _signal(run: Evidence) -> tuple[float, float]:
+    """(length of the combined update without the expected noise, divided by the clip; the most that it may be), where
+    the server's step is the combined update. The lengths of noise vary, so the second is two standard errors above the
+    mean of the squares."""
+    if run.value("strategy.name") not in ("fedavg", "fedprox"):
+        return math.nan, math.nan
+    steps = run.series(lambda line: line.get("update_norm")) / _clips(run)
     squares = steps**2 - run.measure("privacy/noise") ** 2
-    value = run.typical(squares)
-    if run.value("strategy.server_momentum") or math.isnan(value):
-        return math.nan
-    return math.sqrt(max(value, 0.0))
+    told = squares[np.isfinite(squares)]
+    if len(told) < 2:
+        return math.nan, math.nan
+    most = float(told.mean() + 2 * told.std(ddof=1) / math.sqrt(len(told)))
+    return math.sqrt(max(run.typical(squares), 0.0)), math.sqrt(max(most, 0.0))

@@ -39,7 +39,7 @@ def rate_too_high(run: Evidence) -> Finding | None:
     """Clients diverge, the training loss is far above guessing, or one round's step is as long as the model."""
     if server_too_far(run) or drowned(run) or run.value("attack.name", "none") != "none":
         return None
-    lost = sum(one["reason"].startswith(DIVERGED) for line in run.metrics for one in line["failures"])
+    lost = diverged(run)
     tasks = sum(len(line["cohort"]) + len(line["failures"]) for line in run.metrics)
     loss = run.metrics[-1].get("train_loss")
     longest = float(np.nanmax(run.movement, initial=0.0))
@@ -48,7 +48,7 @@ def rate_too_high(run: Evidence) -> Finding | None:
     elif not run.private and run.told_losses and not _below(loss, FAR_ABOVE * run.guessing):
         strength = 10.0
         seen = f"the training loss ended far above that of guessing ({run.guessing:.2f})"
-    elif longest >= HALF and not run.private and not run.learnt:
+    elif longest >= HALF and not run.private and run.unlearnt:
         strength, seen = longest / HALF, f"one round changed the model by {longest:.2g} times its own length"
     else:
         return None
@@ -63,6 +63,11 @@ def rate_too_high(run: Evidence) -> Finding | None:
     )
 
 
+def diverged(run: Evidence) -> int:
+    """Updates that were not finite."""
+    return sum(one["reason"].startswith(DIVERGED) for line in run.metrics for one in line["failures"])
+
+
 def smaller(lr: float) -> float:
     """A tenth of it, or as often a tenth as it takes to be at most 0.1."""
     lr /= 10
@@ -72,8 +77,10 @@ def smaller(lr: float) -> float:
 def rate_too_low(run: Evidence) -> Finding | None:
     """The model has not learnt all that it could, and steps are short, or all clients pull in one direction."""
     gained, longest = run.gained, float(np.nanmax(run.movement, initial=0.0))
-    if not run.unfinished or longest >= HALF or clipped_too_much(run) or (run.fits and not gained > GAINED):
+    if not run.unfinished or longest >= HALF or diverged(run) or clipped_too_much(run):
         return None
+    if run.fits and not gained > GAINED:
+        return None  # training images are learnt: see broken statistics and overfitting
     pace, agreement = run.typical(run.movement), run.late(run.agreement)
     slow, agreed = SLOW / pace if pace > 0 else math.nan, agreement / AGREE
     strength = max((value for value in (slow, agreed) if not math.isnan(value)), default=0.0)
@@ -82,7 +89,7 @@ def rate_too_low(run: Evidence) -> Finding | None:
     seen = [f"a round changes the model by {pace:.2%} of its length"] if slow >= 1 else []
     seen += [f"clients' updates point the same way (mean cosine {agreement:.2f})"] if agreed >= 1 else []
     falling = f"the loss still falls ({gained:.0%} of its fall came in the last third of the rounds)"
-    if not run.learnt:
+    if run.unlearnt:
         falling = f"the loss has hardly left that of guessing ({run.final:.2f} of {run.guessing:.2f})"
     lr, server_lr = float(run.value("optimizer.lr", 1.0)), run.value("strategy.server_lr")
     by = min(10.0, max(3.0, strength))
@@ -113,7 +120,8 @@ def too_few_rounds(run: Evidence) -> Finding | None:
         f"{gained:.0%} of all that the loss on held-out images has fallen came in the last third of the rounds",
         gained / GAINED,
         kind="symptom",
-        rounds=2 * planned,
+        rounds=None if run.private else 2 * planned,
+        advice="More rounds cost more privacy: give them to a new run" if run.private else "",
         curve=run.losses,
     )
 
@@ -121,7 +129,7 @@ def too_few_rounds(run: Evidence) -> Finding | None:
 def clipped_too_much(run: Evidence) -> Finding | None:
     """Nearly every gradient is clipped, and the loss still falls."""
     clipped, clip, pace = mean(run.told("clipped")), run.value("optimizer.clip_norm"), run.typical(run.movement)
-    if clip is None or not clipped > 0.9 or not run.unfinished:
+    if clip is None or not clipped > 0.9 or not run.unfinished or np.nanmax(run.movement, initial=0.0) >= HALF:
         return None
     return Finding(
         "gradients clipped too much",
@@ -161,7 +169,7 @@ def server_overshoots(run: Evidence) -> Finding | None:
 def server_too_far(run: Evidence) -> bool:
     """The server's step is much longer than the mean update, and its model of no use, or worse than the clients'
     without labels that would explain it."""
-    worse = (run.lost >= LOST / 2 and not run.unlike >= SKEWED) or not run.learnt
+    worse = (run.lost >= LOST / 2 and not run.unlike >= SKEWED) or run.unlearnt
     return bool(_stride(run) > OVERSHOOT and worse and not run.private)
 
 

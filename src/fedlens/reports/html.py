@@ -8,7 +8,6 @@ from typing import Any
 
 from fedlens.core.clean import escape
 from fedlens.core.files import write_atomic
-from fedlens.explain.explain import explain
 from fedlens.reports.explained import explained
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.headline import Headline, headline
@@ -113,12 +112,12 @@ def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> st
 
 def _limits(run: LoadedRun) -> str:
     """The two strongest findings, the same as on the console."""
-    return "".join(map(warning, problems(explain(run.folder.path), commands_of(run.folder, run.config))))
+    return "".join(map(warning, problems(run.findings, commands_of(run.folder, run.config))))
 
 
 def _explained(run: LoadedRun) -> str:
     """What limits the run, with the curves it is seen in."""
-    return explained(explain(run.folder.path), commands_of(run.folder, run.config))
+    return explained(run.findings, commands_of(run.folder, run.config))
 
 
 def _missing(run: LoadedRun) -> str:

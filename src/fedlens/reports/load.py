@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedlens.core.yaml_text import read_file
 from fedlens.errors import FedLensError
+from fedlens.explain.explain import explain
+from fedlens.tracking.findings import Finding
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.missing_rounds import missing_rounds
 from fedlens.tracking.run_dir import RunDir
@@ -44,6 +47,11 @@ class LoadedRun:
     def missing_rounds(self) -> list[int]:
         """Completed rounds without a line in the metrics file."""
         return missing_rounds(self.metrics, self.folder.rounds_done)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What limits the run, the strongest first."""
+        return explain(self.folder.path)
 
     @property
     def class_names(self) -> list[str]:

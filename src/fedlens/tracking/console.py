@@ -19,9 +19,9 @@ from rich.text import Text
 from fedlens.core import clean
 from fedlens.core.records import RoundRecord
 from fedlens.tracking.barred import Barred
-from fedlens.tracking.findings import Commands, Finding, problems
+from fedlens.tracking.findings import Finding, problems
 from fedlens.tracking.metrics import line_of, read_metrics
-from fedlens.tracking.next_steps import from_python, next_commands, resuming
+from fedlens.tracking.next_steps import commands, from_python, next_commands, resuming
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.rounds import RoundTable, Row
 from fedlens.tracking.run_dir import RunDir, configuration
@@ -109,7 +109,7 @@ class ConsoleTracker(Barred):
         if spent:
             lines["this call"] = split_time(spent)
         again = "" if from_python(config) else self._again or f"fedlens run {shlex.quote(str(run.config))}"
-        limits = problems(findings, Commands(again, resuming(str(folder), self._resume)))
+        limits = problems(findings, commands(again, str(folder), self._resume))
         if self._console.is_terminal:
             self._console.print(Rule("Result", style="yellow" if limits else "green", align="left"))
         self._lines(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,13 @@ class Commands:
 
     again: str
     resume: str
+    resumed: Callable[[str], str] | None = None
+    """`resume` with an override; default: that at its end, as on a command line."""
+
+    def longer(self, rounds: int) -> str:
+        """`resume` to so many rounds."""
+        override = f"federated.num_rounds={rounds}"
+        return self.resumed(override) if self.resumed else f"{self.resume} {override}"
 
     def changed(self, changes: Mapping[str, str]) -> str:
         """`again` with other values. Keys of a replaced block are dropped."""
@@ -63,7 +70,7 @@ class Finding:
 
     def commands(self, commands: Commands) -> list[str]:
         """The commands to try."""
-        longer = [] if self.rounds is None else [f"{commands.resume} federated.num_rounds={self.rounds}"]
+        longer = [] if self.rounds is None else [commands.longer(self.rounds)]
         return [*longer, *(commands.changed(change) for change in self.changes)]
 
     def line(self, commands: Commands) -> str:

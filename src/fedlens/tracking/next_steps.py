@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,14 @@ def resuming_in_python(folder: str, *overrides: str) -> str:
 
 def commands_of(run: RunDir, config: Mapping[str, Any]) -> Commands:
     """The commands of advice in a report or a notebook, where the command that started the run is not known."""
-    again = "" if from_python(config) else f"fedlens run {shlex.quote(str(run.config))}"
-    command = "fedlens server --resume" if run.superlink.exists() else "fedlens resume"
-    return Commands(again, resuming(str(run.path), command))
+    server = run.superlink.exists()
+    again = "" if from_python(config) else f"fedlens {'server' if server else 'run'} {shlex.quote(str(run.config))}"
+    return commands(again, str(run.path), "fedlens server --resume" if server else "fedlens resume")
+
+
+def commands(again: str, folder: str, resume: str) -> Commands:
+    """The commands for the run in `folder`: `again` started it, `resume` and the folder resume it."""
+    return Commands(again, resuming(folder, resume), partial(resuming, folder, resume))
 
 
 def _another(run: RunDir, again: str) -> str:
