@@ -18,6 +18,7 @@ from tests.fake_runs import federated_data, record, save_data, write_page, write
 
 from fedlens.core.records import ClientEvaluation, Evaluation
 from fedlens.data.types import ClientRows
+from fedlens.explain.explain import explain
 from fedlens.reports.html import write_report
 from fedlens.reports.sheet import Sheet
 from fedlens.tracking.metrics import MetricsFile
@@ -130,8 +131,9 @@ def narrow(base: Path) -> RunDir:
     ("make", "plots"), [(write_run, 12), (crowded, 12), (narrow, 11), (lambda base: write_run(base, rounds=0), 2)]
 )
 def test_every_plot_is_drawn_inside_its_card(make: Any, plots: int, width: int, tmp_path: Path) -> None:
-    seen = look_at(write_report(make(tmp_path).path), width)
-    assert len(seen.plots) == plots
+    run = make(tmp_path).path
+    seen = look_at(write_report(run), width)
+    assert len(seen.plots) == plots + len(explain(run)), "each finding has a plot, too"
     for plot in seen.plots:
         assert plot["drawings"], plot
         assert plot["shapes"], plot
