@@ -72,7 +72,7 @@ def mlflow_curve(client: Any, run: Any, tag: str) -> list[tuple[int, float]]:
 def wandb_folder(run: Path) -> Path:
     """The one folder that has all of the run."""
     name = json.loads((run / "wandb.json").read_text())["run_id"]
-    (folder,) = run.parent.glob(f"wandb/offline-run-*-{name}")
+    (folder,) = run.parent.glob(f"wandb/offline-run-*-{name}*")
     return folder
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedlens.config.idle import Use
 from fedlens.errors import FedLensError
 from fedlens.explain.evidence import Evidence
 from fedlens.tracking.findings import Finding
 from fedlens.tracking.next_steps import from_python
+
+if TYPE_CHECKING:
+    from fedlens.config.idle import Use
 
 
 def workable(found: Sequence[Finding], run: Evidence, config: Path) -> list[Finding]:

@@ -64,7 +64,7 @@ class WandbWriter:
         known = self._keeps.exists()
         run_id = read_saved(self._keeps, dict[str, str])["run_id"] if known else uuid.uuid4().hex[:12]
         write_json(self._keeps, {"run_id": run_id})
-        offline = [] if online() else list(self._place.glob(f"wandb/offline-run-*-{run_id}"))
+        offline = [] if online() else list(self._place.glob(f"wandb/offline-run-*-{run_id}*"))
         self._run: Run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             dir=str(self._place),
