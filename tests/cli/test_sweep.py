@@ -77,8 +77,6 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch: pytest.MonkeyP
     assert first[:3] == ["1/4", "lr=0.1", "strategy=fedavg"]
     assert first[-2:] == ["done", "before"]
     assert [line[0] for line in rest] == ["2/4", "3/4", "4/4"]
-    assert any("left" in line for line in rest)
-    assert "for all of it" in result.stdout
     assert sorted(combinations()) == sorted(GRID)
     assert [rounds(run) for run in find_runs(Path("logs/sweep"))] == [[1, 2]] * 4
     assert half.result.exists()  # gone on with, not begun again
