@@ -65,6 +65,9 @@ def test_after_a_stop_the_same_command_does_the_rest(monkeypatch: pytest.MonkeyP
     assert stopped.exit_code == 130, stopped.output
     assert "4 runs of 2 rounds, 1 at a time" in stopped.stdout
     assert stopped.stdout.endswith("Stopped. The same command again does the rest.\n")
+    # here, and not below: the stopped run may have done both of its rounds, and then nothing is known of the others
+    assert "left" in lines(stopped.stdout)[0]
+    assert "for all of it" in stopped.stdout
     whole, half = find_runs(Path("logs/sweep"))
     assert whole.result.exists()
     assert not half.result.exists()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedlens.core.words import count
-from fedlens.explain.evidence import FITS, LOST, UNLIKE, Evidence, mean
+from fedlens.explain.evidence import FITS, LOST, UNLIKE, Evidence, mean, of
 from fedlens.explain.steps import DIVERGED
 from fedlens.tracking.findings import Finding
 
@@ -81,7 +82,7 @@ def stragglers(run: Evidence) -> Finding | None:
     if run.value("schedule.name", "sync") != "sync":
         return None
     name = "virtual_seconds" if _tells(run, "virtual_seconds") else "seconds"
-    seconds = [_of(line["cohort"], name) for line in run.metrics]
+    seconds = [of(line, name) for line in run.metrics]
     pairs = [(max(one), median(one)) for one in seconds if len(one) >= 3]
     if not pairs or not (name == "virtual_seconds" or run.remote):
         return None  # clients of one machine wait for its cores, not for each other
@@ -97,8 +98,8 @@ def stragglers(run: Evidence) -> Finding | None:
         kind="time",
         changes=({"federated.over_selection": "0.3"}, {"schedule.name": "fedbuff"}),
         curve=run.curve(
-            slowest=run.series(lambda line: max(_of(line["cohort"], name), default=None)),
-            median=run.series(lambda line: _median(_of(line["cohort"], name))),
+            slowest=run.series(lambda line: max(of(line, name), default=None)),
+            median=run.told(name),
         ),
         axis=name.replace("_", " "),
     )
@@ -110,12 +111,14 @@ def failing(run: Evidence) -> Finding | None:
     tasks = len(failures) + sum(len(line["cohort"]) for line in run.metrics)
     if not tasks or len(failures) < FAILED * tasks:
         return None
-    by_client = _most_common([one["client"] for one in failures])
+    (client, times), (reason, _) = (
+        Counter(one[key] for one in failures).most_common(1)[0] for key in ("client", "reason")
+    )
     return Finding(
         "clients fail",
         "many clients' results never count",
-        f"{len(failures)} of {count(tasks, 'task')} failed, most often {by_client[0]} ({by_client[1]} times); the "
-        f"commonest reason: {_most_common([one['reason'] for one in failures])[0]}",
+        f"{len(failures)} of {count(tasks, 'task')} failed, most often {client} ({count(times, 'time')}); the "
+        f"commonest reason: {reason}",
         len(failures) / tasks / FAILED,
         changes=({"federated.over_selection": "0.3"},) if run.value("clock.name", "none") != "none" else (),
         advice="fedlens doctor at the sites finds what is missing there" if run.remote else "",
@@ -143,7 +146,7 @@ def bad_labels(run: Evidence) -> Finding | None:
         changes=({"aggregation.name": "median"},),
         curve=run.curve(
             {name: run.series(partial(_one, client=name, name="loss_before")) for name in list(bad)[:5]},
-            median_client=run.series(lambda line: _median(_of(line["cohort"], "loss_before"))),
+            median_client=run.before,
         ),
     )
 
@@ -170,8 +173,9 @@ def outlying_updates(run: Evidence) -> Finding | None:
     """Some clients' updates are always many times longer than the others'."""
     ratios: dict[str, list[float]] = {}
     for line in run.metrics:
-        middle = _median(_of(line["cohort"], "update_norm"))
-        for one in line["cohort"] if middle and len(line["cohort"]) >= 3 else []:
+        told = of(line, "update_norm")
+        middle = median(told) if len(told) >= 3 else 0.0
+        for one in line["cohort"] if middle else []:
             if (length := one["metrics"].get("update_norm")) is not None:
                 ratios.setdefault(one["client"], []).append(length / middle)
     long = {name: median(found) for name, found in ratios.items() if median(found) >= OUTLYING}
@@ -184,8 +188,8 @@ def outlying_updates(run: Evidence) -> Finding | None:
         max(long.values()) / OUTLYING,
         changes=({"aggregation.name": "norm_bound"}, {"aggregation.name": "median"}),
         curve=run.curve(
-            longest=run.series(lambda line: max(_of(line["cohort"], "update_norm"), default=None)),
-            median=run.series(lambda line: _median(_of(line["cohort"], "update_norm"))),
+            longest=run.series(lambda line: max(of(line, "update_norm"), default=None)),
+            median=run.told("update_norm"),
         ),
         axis="L2 norm of the update",
     )
@@ -205,14 +209,6 @@ def _one(line: Mapping[str, Any], *, client: str, name: str) -> float | None:
     return next((one["metrics"].get(name) for one in line["cohort"] if one["client"] == client), None)
 
 
-def _of(cohort: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [one["metrics"][name] for one in cohort if one["metrics"].get(name) is not None]
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
-
-
 def _tells(run: Evidence, name: str) -> bool:
     return any(name in one["metrics"] for line in run.metrics for one in line["cohort"])
 
@@ -222,8 +218,3 @@ def _named(values: Mapping[str, float]) -> str:
     worst = sorted(values.items(), key=lambda one: -one[1])
     told = ", ".join(f"{name} ({value:.3g})" for name, value in worst[:3])
     return f"{told} and {len(worst) - 3} more" if len(worst) > 3 else told
-
-
-def _most_common(values: Sequence[str]) -> tuple[str, int]:
-    name = max(set(values), key=lambda one: (values.count(one), one))
-    return name, values.count(name)

@@ -72,7 +72,7 @@ class Evidence:
 
     def told(self, name: str) -> Series:
         """The median of a metric over each round's clients: a few odd ones do not move it."""
-        return self.series(lambda line: _median(line["cohort"], name))
+        return self.series(lambda line: median(told) if (told := of(line, name)) else None)
 
     @cached_property
     def cohort(self) -> Series:
@@ -213,28 +213,27 @@ class Evidence:
         return self.typical((received - trained) / (self.guessing - trained))
 
     @cached_property
+    def _most_unlike(self) -> float:
+        """The total variation of a client from everybody, if every client had one class: 1 − Σ p². NaN if that is 0, or
+        not known."""
+        held = self.counts.sum(axis=0)
+        largest = 1 - float(((held / held.sum()) ** 2).sum()) if held.sum() else 0.0
+        return largest or math.nan
+
+    @cached_property
     def unlike(self) -> float:
         """How unlike the clients' labels are: their mean total variation from everybody's, divided by what it would be
         if every client had one class. In [0, 1]; NaN if not known."""
-        counts = self.counts
-        if not counts.size or not counts.sum():
-            return math.nan
-        shares = counts.sum(axis=0) / counts.sum()
-        largest = 1 - float((shares**2).sum())
-        held = counts[counts.sum(axis=1) > 0]
-        return float(total_variation(held, counts.sum(axis=0)).mean()) / largest if largest else math.nan
+        held = self.counts[self.counts.sum(axis=1) > 0]
+        return float(total_variation(held, held.sum(axis=0)).mean()) / self._most_unlike if held.size else math.nan
 
     @cached_property
     def cohort_unlike(self) -> float:
         """As `unlike`, of the labels of a round's clients together; the median over the rounds."""
-        held = self.counts.sum(axis=0)
-        if not held.sum():
-            return math.nan
-        largest = 1 - float(((held / held.sum()) ** 2).sum())
-        return self.typical(self.measure("labels/cohort")) / largest if largest else math.nan
+        return self.typical(self.measure("labels/cohort")) / self._most_unlike
 
     @cached_property
-    def test_unlike(self) -> float:
+    def unlike_test_images(self) -> float:
         """Total variation of the clients' labels together from those of the test images; NaN if not known."""
         held, test = self.counts.sum(axis=0), np.array(self.partition.get("test", ()), np.int64)
         return float(total_variation(held, test)) if held.sum() and test.sum() else math.nan
@@ -300,9 +299,9 @@ def mean(values: Series) -> float:
     return float(finite.mean()) if finite.size else math.nan
 
 
-def _median(cohort: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    told = [one["metrics"][name] for one in cohort if one["metrics"].get(name) is not None]
-    return median(told) if told else None
+def of(line: Mapping[str, Any], name: str) -> list[float]:
+    """A metric of a round's clients, of those that tell it."""
+    return [one["metrics"][name] for one in line["cohort"] if one["metrics"].get(name) is not None]
 
 
 def _mean_update(line: Mapping[str, Any]) -> float | None:

@@ -61,7 +61,7 @@ def overfitting(run: Evidence) -> Finding | None:
 def validation_too_small(run: Evidence) -> Finding | None:
     """The model that validation has chosen is better there than on test images, by more than chance explains."""
     best = best_round(run.metrics)
-    if best is None or not best.get("test") or run.personal or not max(run.unlike, 2 * run.test_unlike) <= ALIKE:
+    if best is None or not best.get("test") or run.personal or not max(run.unlike, 2 * run.unlike_test_images) <= ALIKE:
         return None  # validation images are of other clients or classes than test images
     chosen, true = best["validation"], best["test"]
     if any(one.get("accuracy") is None or not one.get("examples") for one in (chosen, true)):

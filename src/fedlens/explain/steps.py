@@ -13,7 +13,7 @@ from fedlens.explain.privacy import drowned
 from fedlens.tracking.findings import Finding
 
 DIVERGED = "training diverged"
-"""Start of the failure reason of a client whose update or loss is not finite (`training.client`)."""
+"""Start of the failure reason of a client whose update or loss is not finite (`training.tasks.train`)."""
 
 FAR_ABOVE = 3
 """A training loss of so many times guessing is no longer that of a model that learns."""
