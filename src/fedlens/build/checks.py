@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from fedlens.aggregation.base import AggregationRule
-from fedlens.build.secure import secure_mismatches
+from fedlens.build.secure import secure_mismatches, unmeasured
 from fedlens.config import problems
 from fedlens.config.blocks import (
     AGGREGATION,
@@ -80,9 +80,18 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         yield from protected(config, strategy, refuse, where)
         yield from by_image(config, strategy, personal, refuse) if privacy.by_image else summed(config, refuse)
     yield from secure_mismatches(config, refuse)
+    yield from _cross_site(config, where)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)
+
+
+def _cross_site(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
+    """A client's own model tells more of its images than what these let out."""
+    if config.federated.cross_site and unmeasured(config):
+        key = "federated.cross_site"
+        text = "gives clients' models to each other, which privacy.mode and secure aggregation prevent; leave it out"
+        yield problems.problem("contradiction", key, text, True, where(key))
 
 
 def _parts_of_updates(

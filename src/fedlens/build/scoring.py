@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from fedlens.build.builders import build_plan, preprocessing_of
 from fedlens.build.experiment import Experiment
@@ -13,6 +14,7 @@ from fedlens.core.types import State
 from fedlens.data.types import Rows
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.coordinator import Evaluate, Measure
+from fedlens.federation.cross_site import CrossSiteEvaluation
 from fedlens.federation.evaluator import FederatedEvaluator
 from fedlens.models.base import prepare
 from fedlens.runtimes.base import Runtime
@@ -87,6 +89,23 @@ def backdoor_measure(experiment: Experiment) -> Measure | None:
         return {"attack/success": found.accuracy}
 
     return measure if len(rows) else None
+
+
+def cross_site_evaluation(
+    experiment: Experiment, runtime: Runtime, spool: Path, note: Callable[[str], None]
+) -> CrossSiteEvaluation:
+    """Clients predict with the learning rate of the last round; where they train the shared model once more it is that
+    of the configuration, because a schedule may have come to its end."""
+    config, own = experiment.config, experiment.trainer.has_own_model
+    return CrossSiteEvaluation(
+        runtime,
+        own=own,
+        shared=not experiment.partly_private,
+        lr=build_plan(config).lr(config.federated.num_rounds) if own else config.optimizer.lr,
+        except_for=experiment.malicious,
+        spool=spool,
+        note=note,
+    )
 
 
 def scoring_by_clients(experiment: Experiment, runtime: Runtime) -> Scoring:

@@ -141,6 +141,9 @@ def _evaluation(config: Config) -> Iterator[Idle]:
     if config.federated.evaluate_clients_every and not config.data.client_test:
         text = "data.client_test=0 leaves the clients no test images; set data.client_test"
         yield Idle("federated.evaluate_clients_every", text, ("data.client_test",))
+    if config.federated.cross_site and not config.data.client_test:
+        text = "data.client_test=0 leaves the clients no test images to try models on; set data.client_test"
+        yield Idle("federated.cross_site", text, ("data.client_test",))
     if not config.federated.evaluate_every:
         text = "with federated.evaluate_every=0 nothing is evaluated before the end; set federated.evaluate_every"
         for name in ("target_accuracy", "patience", "min_delta"):

@@ -79,6 +79,9 @@ class FederatedSection(Section):
     evaluate_clients_every: TimesOrNever = Field(
         5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"
     )
+    cross_site: bool = Field(
+        False, description="at the end, each client's own model on each client's test images: models travel for that"
+    )
 
 
 class ServerSection(Section):

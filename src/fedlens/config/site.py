@@ -37,6 +37,11 @@ class AllowSection(Section):
     secure_aggregation_only: bool = Field(
         False, description="take part only in runs whose server sees the sum of the sites' updates, and no update"
     )
+    cross_site: bool = Field(
+        False,
+        description="take part in cross-site evaluation: this site's model goes to the others, and theirs are tried on "
+        "its test images",
+    )
     max_epsilon: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="least privacy: the largest ε that a run with differential privacy may spend, counted here from "

@@ -40,13 +40,15 @@ Metrics = Mapping[str, MeanMetric]
 @dataclass(frozen=True)
 class ClientInfo:
     """One client, as it introduces itself. `counts`: images of each class, by split; `hidden`: it has images to train
-    on, and does not say how many."""
+    on, and does not say how many; `cross_site`: its model may go to other clients, and theirs may be tried on its
+    images."""
 
     name: str
     partition: int
     counts: Mapping[Split, tuple[int, ...]]
     device: str = "cpu"
     hidden: bool = False
+    cross_site: bool = True
 
     @property
     def examples(self) -> int:

@@ -225,7 +225,9 @@ class ClientManager:
         if held_in_all > about.images:
             return self._refuse(site, f"it reports {held_in_all} images, and has introduced itself with {about.images}")
         counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
-        site.info = ClientInfo(about.name, about.partition, counts, about.device, ready.hidden)
+        site.info = ClientInfo(
+            about.name, about.partition, counts, about.device, ready.hidden, cross_site=ready.cross_site
+        )
         site.stage = "ready"
         back = about.name in self.known
         self.known[about.name] = site.info

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from fedlens.core import clean
 from fedlens.errors import ProtocolError
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the protocol; it changes whenever an old site could misunderstand a new server."""
 
 HEAD = "fedlens"
@@ -113,11 +113,12 @@ class Description:
 @dataclass(frozen=True, config=CHECKED)
 class Prepared:
     """A site is ready for a setup: its images by split and class. Without any numbers it keeps them to itself, as a run
-    with privacy allows."""
+    with privacy allows. cross_site: its rules allow cross-site evaluation."""
 
     train: Counts
     val: Counts
     test: Counts
+    cross_site: bool = False
 
     @property
     def hidden(self) -> bool:

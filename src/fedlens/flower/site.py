@@ -85,7 +85,7 @@ class TrainingSite:
         data = experiment.train_data
         (client,) = data.clients
         train, val, test = (tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test))
-        return Prepared(train, val, test)
+        return Prepared(train, val, test, cross_site=self._config.allow.cross_site)
 
     def run(self, task: Task, setup: Setup) -> ClientResult | ClientFailure | Refusal:
         """Do a task of a run, if this site's rules allow the run."""
@@ -101,19 +101,23 @@ class TrainingSite:
 
     def _unfit(self, task: Task, experiment: Experiment) -> str | None:
         """Why the task is none of this site's, or none of the run's; None: it is."""
+        return next(self._doubts(task, experiment), None)
+
+    def _doubts(self, task: Task, experiment: Experiment) -> Iterator[str]:
         kind, config = kind_of(task.kind), experiment.config
         rounds = config.federated.num_rounds
         if task.client != self._config.client:
-            return f"this is {self._config.client}, and the task is {task.client}'s"
+            yield f"this is {self._config.client}, and the task is {task.client}'s"
         if kind.writes_store and task.round > rounds:
-            return f"the run was to have {rounds} rounds, and this is round {task.round}"
+            yield f"the run was to have {rounds} rounds, and this is round {task.round}"
         if kind.aggregated and config.privacy.secure_aggregation:
-            return "the run has secure aggregation, and the task asks for an update that is not masked"
+            yield "the run has secure aggregation, and the task asks for an update that is not masked"
         if kind.flower_type == "evaluate" and experiment.unmeasured:
-            return "the run's privacy keeps what is measured on this site's images here, and the task asks for it"
+            yield "the run's privacy keeps what is measured on this site's images here, and the task asks for it"
+        if kind.cross_site and not (config.federated.cross_site and self._config.allow.cross_site):
+            yield "the task is part of a cross-site evaluation, which this site (allow.cross_site) or the run forbids"
         if kind.needs_model and not experiment.trainer.shared <= task.payload.keys():
-            return "the task lacks parts of the model"
-        return None
+            yield "the task lacks parts of the model"
 
     def _shown(self, trainer: ClientTrainer, task: Task) -> ClientResult | ClientFailure:
         """Do the task, and show on the site's screen how far its training is."""

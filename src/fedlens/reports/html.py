@@ -10,6 +10,7 @@ from fedlens.core.clean import escape
 from fedlens.core.files import write_atomic
 from fedlens.reports.explained import explained
 from fedlens.reports.figures import classes, clients, rounds
+from fedlens.reports.figures.sites import crossed
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.reports.page import page, plot, section, table, warning
@@ -39,7 +40,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
-    first = (_missing, _limits, _learning, _clients, _both_models, _mistakes)
+    first = (_missing, _limits, _learning, _clients, _both_models, _cross_site, _mistakes)
     parts = (*first, _explained, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
@@ -195,6 +196,23 @@ def _both_models(run: LoadedRun) -> str:
         for client in ordered
     ]
     return table(("client", "test images", "shared model", "its own model", "points gained"), cells)
+
+
+def _cross_site(run: LoadedRun) -> str:
+    """Who resembles whom: each client's own model at each client."""
+    found = run.cross_site
+    if not found.get("accuracy"):
+        return ""
+    left_out = "".join(f" Without {escape(name)}: {escape(why)}." for name, why in found["left_out"].items())
+    rows = {**found["accuracy"], **({SHARED_MODEL: found["shared"]} if found["shared"] else {})}
+    which = OWN_MODELS if is_personal(run.config) else TRAINED_ONCE_MORE
+    caption = f"{which} Rows are models, columns the clients whose test images they are tried on.{left_out}"
+    return section("From site to site", plot("Clients' models at each other", caption, crossed(rows), wide=True))
+
+
+OWN_MODELS = "The model that each client uses."
+TRAINED_ONCE_MORE = "The shared model after each client's own local training once more."
+SHARED_MODEL = "shared model"
 
 
 def _mistakes(run: LoadedRun) -> str:

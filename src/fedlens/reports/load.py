@@ -15,7 +15,7 @@ from fedlens.tracking.findings import Finding
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.missing_rounds import missing_rounds
 from fedlens.tracking.run_dir import RunDir
-from fedlens.tracking.saved import Anything, Confusion, Data, Partition, Result, read_saved
+from fedlens.tracking.saved import Anything, Confusion, CrossSite, Data, Partition, Result, read_saved
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class LoadedRun:
     fingerprint  identifies the data set
     result     reason and end of a finished run
     pictures   test images with their predictions (`tracking.pictures`)
+    cross_site  accuracies of clients' own models at each other (`tracking.saved.CrossSite`)
     """
 
     folder: RunDir
@@ -42,6 +43,7 @@ class LoadedRun:
     result: Mapping[str, Any]
     fingerprint: str | None
     pictures: Mapping[str, Any]
+    cross_site: Mapping[str, Any]
 
     @property
     def missing_rounds(self) -> list[int]:
@@ -79,6 +81,7 @@ def load_run(folder: Path) -> LoadedRun:
         result=_read(run.result, Result),
         fingerprint=read_saved(run.fingerprint, str) if run.fingerprint.exists() else None,
         pictures=_read(run.pictures, Anything),
+        cross_site=_read(run.cross_site, CrossSite),
     )
 
 

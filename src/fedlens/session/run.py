@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +18,16 @@ from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.own_strategy import keys_of
 from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
-from fedlens.build.scoring import Scoring, backdoor_measure, scoring_by_clients, shared_model_scorer
+from fedlens.build.scoring import (
+    Scoring,
+    backdoor_measure,
+    cross_site_evaluation,
+    scoring_by_clients,
+    shared_model_scorer,
+)
 from fedlens.build.secure import check_secure
 from fedlens.config.schema import Config
+from fedlens.core.files import write_json
 from fedlens.core.records import Tracker
 from fedlens.core.types import State
 from fedlens.data.types import FederatedData
@@ -140,6 +147,10 @@ def run_rounds(
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, privacy, observer.note) as coordinator:
             watch.part("rounds")
             end = coordinator.run(start.pop())  # popped, so that the first model is freed when the next one is there
+            if config.federated.cross_site:
+                watch.part("cross-site evaluation")
+                evaluation = cross_site_evaluation(experiment, runtime, folder.path / "cross-site", observer.note)
+                write_json(folder.cross_site, asdict(evaluation(end)))
             watch.part("report")
             folder.save_data(experiment.images, runtime.known())
             save_models(experiment, folder, end, checkpoints)

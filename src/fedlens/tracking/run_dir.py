@@ -143,6 +143,11 @@ class RunDir:
         return self.path / "partition.json"
 
     @property
+    def cross_site(self) -> Path:
+        """Each client's own model on each client's test images (JSON), if `federated.cross_site` asked for it."""
+        return self.path / "cross-site.json"
+
+    @property
     def data(self) -> Path:
         """What was read and what was skipped (JSON)."""
         return self.path / "data.json"

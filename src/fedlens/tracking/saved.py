@@ -85,6 +85,15 @@ class Data(BaseModel):
     notes: list[str]
 
 
+class CrossSite(BaseModel):
+    """cross-site.json."""
+
+    accuracy: dict[str, dict[str, float]]
+    shared: dict[str, float]
+    images: dict[str, int]
+    left_out: dict[str, str]
+
+
 class Result(BaseModel):
     """result.json."""
 

@@ -100,6 +100,11 @@ class ClientTrainer:
         return bool(self._private)
 
     @property
+    def has_own_model(self) -> bool:
+        """Whether each client predicts with a model that is not the shared one."""
+        return self.algorithm.personalization.has_own_model() or self.partly_private
+
+    @property
     def shows_shared(self) -> bool:
         """Whether each client uses its own model while the whole shared model exists too: both are then evaluated on
         the client's images."""
@@ -170,9 +175,9 @@ class ClientTrainer:
         own = self._clients[client]
         return self._examples({"train": own.train, "val": own.val, "test": own.test}[split])
 
-    def received(self, task: Task, kept: State) -> ResidentTrainingContext:
+    def received(self, task: Task, kept: State, stepped: Stepped = unseen) -> ResidentTrainingContext:
         """Like `local_context`, for a task that stores no state."""
-        return self.local_context(task, kept, VectorOptimizer(self.settings.optimizer, {}))
+        return self.local_context(task, kept, VectorOptimizer(self.settings.optimizer, {}), stepped)
 
     def local_context(
         self,

@@ -77,6 +77,7 @@ class TaskKind(ABC):
     aggregated    its results are updates that are aggregated
     staged        it uses client state that lasts from stage to stage of a round (`trainer.stage_of(task)`)
     needs_model   its payload has the shared model
+    cross_site    it gives a client's model away, or tries another client's: only where a site's rules allow it
     label         text shown before its progress
     """
 
@@ -87,6 +88,7 @@ class TaskKind(ABC):
     aggregated: ClassVar[bool] = False
     staged: ClassVar[bool] = False
     needs_model: ClassVar[bool] = True
+    cross_site: ClassVar[bool] = False
     label: ClassVar[str] = ""
 
     @abstractmethod
