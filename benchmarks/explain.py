@@ -33,6 +33,7 @@ PAGE = HERE.parent / "docs" / "explain.md"
 BEGIN, END = "<!-- table, by benchmarks/explain.py -->", "<!-- end of the table -->"
 
 SCHEME = "data.partition.scheme"
+IN_TURN = "tracking.leave_one_out=1"
 HARM = 0.03
 """Accuracy below that of a healthy run, from which an illness is one."""
 
@@ -91,6 +92,15 @@ ILL: Mapping[str, Illness] = {
         "privacy.mode=central privacy.noise_multiplier=0.05 privacy.clip=0.01", ("privacy clip too low",)
     ),
     "a third that flips its updates": Illness("attack.name=sign_flip attack.fraction=0.3", ("attack without defence",)),
+    "one in ten that flips its updates, left out in turn": Illness(
+        f"attack.name=sign_flip attack.fraction=0.1 {IN_TURN}", ("clients that hurt", "attack without defence")
+    ),
+    "a fifth that flips its labels, left out in turn": Illness(
+        f"attack.name=label_flip attack.fraction=0.2 {IN_TURN}", ("clients that hurt", "bad labels")
+    ),
+    "one in ten that sends noise, left out in turn": Illness(
+        f"attack.name=gaussian attack.fraction=0.1 {IN_TURN}", ("clients that hurt", "attack without defence")
+    ),
     "clients of very unequal speed": Illness("clock.name=lognormal clock.sigma=2", ("stragglers",), "time"),
     "results that get lost": Illness(
         "clock.name=lognormal clock.sigma=0.1 clock.dropout=0.5", ("clients fail",), "time"
@@ -115,6 +125,9 @@ HEALTHY: Mapping[str, str] = {
     "gradients clipped at 5": "optimizer.clip_norm=5",
     "a clock of like clients": "clock.name=lognormal clock.sigma=0.2",
     "fine-tuning at home": "personalization.name=finetune",
+    "equal clients, left out in turn": IN_TURN,
+    "slightly unlike labels, left out in turn": f"{SCHEME}=dirichlet data.partition.alpha=2 {IN_TURN}",
+    "FedAvgM, left out in turn": f"strategy.name=fedavgm strategy.server_momentum=0.5 {IN_TURN}",
 }
 
 

@@ -252,6 +252,7 @@ def test_a_client_refuses_what_its_own_budget_does_not_pay_for(tmp_path: Path) -
         ("aggregation.weights", "aggregation.weights=examples"),
         ("schedule.name", "schedule.name=fedbuff"),
         ("tracking.updates", "tracking.updates=true"),
+        ("tracking.leave_one_out", "tracking.leave_one_out=1"),
         ("stopping.patience", "stopping.patience=3"),
         ("stopping.target_accuracy", "stopping.target_accuracy=0.9"),
         ("server.max_weight_share", "server.max_weight_share=0.2"),

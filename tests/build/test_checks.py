@@ -94,6 +94,10 @@ def test_what_the_blocks_declare() -> None:
             "attack.name = 'gaussian': makes a round's updates up together",
         ),
         (
+            "schedule.name=fedasync tracking.leave_one_out=2",
+            "tracking.leave_one_out = 2: takes a round again without each client, and schedule fedasync has no rounds",
+        ),
+        (
             "schedule.name=fedasync federated.over_selection=0.2",
             "federated.over_selection = 0.2: belongs to synchronous rounds; leave it out with schedule fedasync",
         ),

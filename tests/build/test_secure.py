@@ -32,6 +32,10 @@ ON = "privacy.secure_aggregation=true"
         ("compression.name=topk", "compression.name = 'topk': with privacy.secure_aggregation the server sees"),
         ("compression.name=half", "compression.name = 'half': with privacy.secure_aggregation the server sees"),
         ("attack.name=sign_flip", "attack.name = 'sign_flip': makes updates up where they arrive, and with privacy."),
+        (
+            "tracking.leave_one_out=5",
+            "tracking.leave_one_out = 5: with privacy.secure_aggregation the server sees the sum",
+        ),
         ("tracking.updates=true", "tracking.updates = true: with privacy.secure_aggregation the server sees the sum"),
         ("server.max_weight_share=0.5", "server.max_weight_share = 0.5: with privacy.secure_aggregation the server"),
         (

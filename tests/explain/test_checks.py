@@ -172,6 +172,25 @@ def test_a_client_whose_labels_contradict_the_others() -> None:
     assert names(falling(cohort=unlike)) == [], "below guessing: images that are only harder"
 
 
+def test_a_client_without_whom_the_model_is_better() -> None:
+    """Two points a round, or 3 and 1, where the others bring half a point; of two rounds nothing is said."""
+    harm = [*cohort(0.5, 0.5)[:3], client("d", contribution=-0.02)]
+    usual = [client(name, contribution=0.005) for name in "abc"]
+    metrics = falling(cohort=[*usual, harm[-1]])
+    (found,) = told(metrics)
+    assert found.name == "clients that hurt"
+    assert found.strength == pytest.approx(2)
+    assert "in points of accuracy by: d (2); the median client changes it by 0.5" in found.evidence
+    assert set(found.curve) == {"d", "median client"}
+    assert names([*falling(2, cohort=[*usual, harm[-1]]), *falling()[2:]]) == []
+    assert names(falling(cohort=[*usual, client("d", contribution=-0.009)])) == [], "less than a point"
+    swinging = falling()
+    for number, one in enumerate(swinging):
+        one["cohort"] = [*usual, client("d", contribution=-0.02 + 0.04 * (-1) ** number)]
+    assert names(swinging) == [], "as often as not it helps"
+    assert names(falling(cohort=[client(name, contribution=-0.02) for name in "abcd"])) == [], "not all of them"
+
+
 def test_a_client_whose_updates_outweigh_the_others() -> None:
     long = [*cohort(0.5, 0.5)[:3], client("d", update_norm=6.0)]
     assert names(falling(cohort=long)) == ["outlying updates"]

@@ -213,6 +213,7 @@ def build_plan(config: Config) -> RunPlan:
         quorum=federated.quorum if privacy.cohorts == "fixed" else 0,
         stopping=config.stopping,
         protocol=protocol_of(config),
+        leave_one_out=config.tracking.leave_one_out,
     )
 
 

@@ -154,8 +154,9 @@ def summed(config: Config, refuse: Callable[[str, str], Problem]) -> Iterator[Pr
     mode = f"privacy.mode={config.privacy.mode}"
     if config.aggregation.name != AGGREGATION.default:
         yield refuse("aggregation.name", f"{mode} adds noise to a sum of updates; use aggregation.name=mean")
-    if config.tracking.updates:
-        yield refuse("tracking.updates", f"would tell of single clients, which {mode} keeps at home; leave it out")
+    for key in ("updates", "leave_one_out"):
+        if getattr(config.tracking, key):
+            yield refuse(f"tracking.{key}", f"would tell of single clients, which {mode} keeps at home; leave it out")
     if config.federated.over_selection:
         yield refuse("federated.over_selection", f"asks more clients than {mode} accounts for; leave it out")
 
@@ -204,6 +205,9 @@ def asynchronous(
         yield refuse("attack.name", text)
     if federated.over_selection:
         yield refuse("federated.over_selection", f"belongs to synchronous rounds; leave it out with schedule {name}")
+    if config.tracking.leave_one_out:
+        text = f"takes a round again without each client, and schedule {name} has no rounds; use schedule.name=sync"
+        yield refuse("tracking.leave_one_out", text)
     if federated.quorum > 1:
         text = f"belongs to synchronous rounds; every step of schedule {name} waits for a full buffer, so leave it out"
         yield refuse("federated.quorum", text)

@@ -76,8 +76,9 @@ def _single_updates(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("compression.name", text)
     if find(ATTACK, config.attack.name).factory.crafts:
         yield refuse("attack.name", f"makes updates up where they arrive, and {SUM}; use label_flip or backdoor")
-    if config.tracking.updates:
-        yield refuse("tracking.updates", f"{SUM}, and this compares updates; leave it out")
+    for key in ("updates", "leave_one_out"):
+        if getattr(config.tracking, key):
+            yield refuse(f"tracking.{key}", f"{SUM}, and this compares updates; leave it out")
     if config.privacy.mode != PRIVACY.default and not PRIVACY.choose(config.privacy).masks:
         text = "has no noise that clients can add to masked updates; use privacy.mode=central, or none"
         yield refuse("privacy.mode", text)

@@ -17,6 +17,7 @@ from fedlens.config.blocks import (
     CLOCK,
     MODEL,
     OPTIMIZER,
+    PERSONALIZATION,
     PRIVACY,
     PYTHON,
     SCHEDULE,
@@ -144,6 +145,12 @@ def _evaluation(config: Config) -> Iterator[Idle]:
     if config.federated.cross_site and not config.data.client_test:
         text = "data.client_test=0 leaves the clients no test images to try models on; set data.client_test"
         yield Idle("federated.cross_site", text, ("data.client_test",))
+    if config.tracking.leave_one_out and not config.data.validation:
+        text = "data.validation=0 leaves no images to tell a model's loss on; set data.validation"
+        yield Idle("tracking.leave_one_out", text, ("data.validation",))
+    if config.tracking.leave_one_out and not find(PERSONALIZATION, config.personalization.name).factory.shares:
+        text = f"personalization {config.personalization.name} shares nothing that updates could change; leave it out"
+        yield Idle("tracking.leave_one_out", text, ("personalization.name",))
     if not config.federated.evaluate_every:
         text = "with federated.evaluate_every=0 nothing is evaluated before the end; set federated.evaluate_every"
         for name in ("target_accuracy", "patience", "min_delta"):

@@ -202,6 +202,10 @@ class TrackingSection(Section):
     report: bool = Field(True, description="write report.html at the end")
     pictures: bool = Field(True, description="show test images in the report and in trackers")
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
+    leave_one_out: TimesOrNever = Field(
+        0,
+        description="every k rounds, what each update does to the validation accuracy: the round without it; 0: never",
+    )
     keep_checkpoints: Annotated[Times, Field(ge=2)] = Field(2, description="how many checkpoints stay on disk")
 
 

@@ -24,6 +24,7 @@ CHECKS: Sequence[Check] = (
     averaging.compressed_too_much,
     clients.small_cohort,
     clients.bad_labels,
+    clients.hurting,
     clients.attacked,
     clients.outlying_updates,
     clients.failing,

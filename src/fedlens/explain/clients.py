@@ -29,6 +29,14 @@ OUTLYING = 5
 """Length of a client's update over the median of its rounds'. Images differ by less: lengths grow at most with the
 number of steps."""
 
+TRIED = 3
+"""A client's contribution is a mean over so many rounds at least: one round may be bad luck."""
+
+HARM = 0.01
+"""Accuracy that a round's model gains without a client, from which that counts."""
+
+CONTRIBUTION = "contribution"
+
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
 than one that knows nothing, and well on the others'."""
@@ -151,6 +159,38 @@ def bad_labels(run: Evidence) -> Finding | None:
     )
 
 
+def hurting(run: Evidence) -> Finding | None:
+    """The shared model would be better without some clients' updates: leave-one-out, where the run measured it."""
+    told = {name: np.array(values) for name, values in _told_by(run, CONTRIBUTION).items() if len(values) >= TRIED}
+    means = {name: float(values.mean()) for name, values in told.items()}
+    if len(means) < 3:
+        return None
+    usual = median(map(abs, means.values()))
+    harm = max(HARM, usual)
+    hurting = {
+        name: -means[name]
+        for name, values in told.items()
+        if -means[name] >= max(harm, 2 * float(values.std(ddof=1)) / math.sqrt(len(values)))
+    }
+    if not hurting or len(hurting) > len(means) / 3:
+        return None
+    return Finding(
+        "clients that hurt",
+        "the model is better without some clients' updates",
+        f"without them a round's model is better on the validation images, in points of accuracy by: "
+        f"{_named({name: 100 * value for name, value in hurting.items()})}; the median client changes it by "
+        f"{100 * usual:.2g}",
+        max(hurting.values()) / harm,
+        advice=f"Look at the images and labels of {', '.join(list(hurting)[:3])}, or leave them out",
+        changes=({"aggregation.name": "median"}, {"aggregation.name": "norm_bound"}),
+        curve=run.curve(
+            {name: run.series(partial(_one, client=name, name=CONTRIBUTION)) for name in list(hurting)[:5]},
+            median_client=run.told(CONTRIBUTION),
+        ),
+        axis="accuracy gained by the update",
+    )
+
+
 def attacked(run: Evidence) -> Finding | None:
     """Malicious clients of a simulation, and a mean that does what they want."""
     name, share = run.value("attack.name", "none"), mean(run.measure("attack/malicious"))
@@ -197,12 +237,17 @@ def outlying_updates(run: Evidence) -> Finding | None:
 
 def _by_client(run: Evidence, name: str) -> dict[str, float]:
     """The mean of a metric of each client over the last half of the rounds."""
+    return {client: sum(values) / len(values) for client, values in _told_by(run, name, 0.5).items()}
+
+
+def _told_by(run: Evidence, name: str, since: float = 0.0) -> dict[str, list[float]]:
+    """The values of a metric of each client, after that part of the rounds."""
     told: dict[str, list[float]] = {}
-    for line in run.metrics[len(run.metrics) // 2 :]:
+    for line in run.metrics[int(len(run.metrics) * since) :]:
         for one in line["cohort"]:
             if (value := one["metrics"].get(name)) is not None:
                 told.setdefault(one["client"], []).append(value)
-    return {client: sum(values) / len(values) for client, values in told.items()}
+    return told
 
 
 def _one(line: Mapping[str, Any], *, client: str, name: str) -> float | None:

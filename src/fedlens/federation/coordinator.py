@@ -15,6 +15,7 @@ from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, Ta
 from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
+from fedlens.federation.leave_one_out import LeaveOneOut
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.federation.sampling import Sampler
@@ -35,7 +36,8 @@ Describe = Callable[[AggregatedUpdate, Sequence[ClientReport], Sequence[ClientIn
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The plan of a run. `lr` gives the clients' learning rate of a round; `protocol` makes the round protocol."""
+    """The plan of a run. `lr` gives the clients' learning rate of a round; `protocol` makes the round protocol; every
+    `leave_one_out`-th round clients' contributions are measured, 0: never."""
 
     num_rounds: int
     sampler: Sampler
@@ -45,6 +47,7 @@ class RunPlan:
     quorum: int = 1
     stopping: StoppingSection = field(default_factory=StoppingSection)
     protocol: Callable[[RoundSetup], RoundProtocol] = SynchronousRounds
+    leave_one_out: int = 0
 
     def due(self, every: int, round_number: int) -> bool:
         return round_number == self.num_rounds or (every > 0 and round_number % every == 0)
@@ -85,6 +88,7 @@ class Coordinator:
         self._describe = describe
         self._malicious = malicious
         self._over = over
+        self._leave_one_out = LeaveOneOut(plan.leave_one_out, make_aggregator, strategy)
         self._protocol = plan.protocol(
             RoundSetup(
                 num_rounds=plan.num_rounds,
@@ -94,7 +98,8 @@ class Coordinator:
                 runtime=runtime,
                 strategy=strategy,
                 trainable=trainable,
-                make_aggregator=make_aggregator,
+                make_aggregator=self._leave_one_out.aggregator,
+                single=self._leave_one_out.due,
                 chain=chain,
                 note=note,
             )
@@ -136,6 +141,7 @@ class Coordinator:
         )
         with timer.phase("evaluate"):
             record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)
+            record = self._valued(record, before.state, collected, after)
         with timer.phase("checkpoint"):
             self._books.wait()
         self._books.file(record, after, state.shared if after.progress.best_round == number else None)
@@ -204,6 +210,24 @@ class Coordinator:
         if every and (after.finished or self._plan.due(every, after.round)):
             record = replace(record, clients=self._at_clients(after, floors), chance=floors.chance)
         return record, after
+
+    def _valued(
+        self, record: RoundRecord, before: ServerState, collected: CollectedRound, after: Checkpoint
+    ) -> RoundRecord:
+        """With the clients' contributions, in a round in which they are due."""
+        validation = self._validation
+        if validation is None or not self._leave_one_out.due(after.round):
+            return record
+        whole = record.validation or validation(after)
+        if whole is None:
+            return record
+
+        def accuracy(state: ServerState) -> float | None:
+            found = validation(replace(after, state=state))
+            return None if found is None else found.accuracy
+
+        valued = self._leave_one_out.valued(before, collected, whole.accuracy, accuracy)
+        return replace(record, reports=tuple(valued))
 
     def _at_clients(self, after: Checkpoint, floors: Floors) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""

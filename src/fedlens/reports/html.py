@@ -168,6 +168,13 @@ def _clients(run: LoadedRun) -> str:
             wide=True,
         ),
         plot(
+            "Contribution",
+            "Accuracy on validation images that a round gains by the client's update: of its model, less that of one "
+            "without it. Means over the rounds in which it was measured.",
+            clients.contributions(run.metrics),
+            wide=True,
+        ),
+        plot(
             "Who holds what", "Training images of every client, by class.", clients.partition(run.partition), wide=True
         ),
         plot(

@@ -8,6 +8,7 @@ USES = {
     "Loss": "Moves before accuracy does. Training falls while validation rises: the model overfits.",
     "Client accuracy": "Shows which clients the model serves badly. Few test images make a bar uncertain.",
     "Shared against personal": "Shows who gains from a model of its own: points above the line.",
+    "Contribution": "Shows who hurts: an interval below 0. Near the end of a run all are small.",
     "Who holds what": "Shows how heterogeneous (non-IID) the partition is, and classes that few clients hold.",
     "How unlike the others": "Explains slow learning and low client accuracy: look at the highest bars first.",
     "Clients' models at each other": "Shows who resembles whom: a column that is pale but for its own row has images "

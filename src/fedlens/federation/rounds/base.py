@@ -27,6 +27,7 @@ class RoundSetup:
     chain            the transforms of updates between clients and server
     make_aggregator  a new aggregator for one round's decoded results, given the state that the one before kept
     note             called with a line when a round is repeated
+    single           whether a round's updates are needed one by one, whatever the rule
     """
 
     num_rounds: int
@@ -39,6 +40,7 @@ class RoundSetup:
     make_aggregator: Callable[[RoundContext, State], Aggregator]
     chain: TransformChain = TransformChain()  # noqa: RUF009
     note: Callable[[str], None] = lambda _text: None
+    single: Callable[[int], bool] = lambda _round: False
 
     def context(self, number: int, cohort: int) -> RoundContext:
         """The context of round `number`, in which `cohort` results are asked for."""

@@ -59,9 +59,17 @@ class SynchronousRounds(RoundProtocol):
 
     def _tasks(self, before: Checkpoint, cohort: Sequence[ClientInfo], ctx: RoundContext) -> list[Task]:
         payload = self.setup.broadcast(before, ctx)
-        settings = TaskSettings(lr=self.setup.lr(ctx.round))
+        settings, single = TaskSettings(lr=self.setup.lr(ctx.round)), self.setup.single(ctx.round)
         return [
-            Task(client.name, ctx.round, "train", payload, settings, before.versions.get(client.name))
+            Task(
+                client.name,
+                ctx.round,
+                "train",
+                payload,
+                settings,
+                before.versions.get(client.name),
+                unaggregated=single,
+            )
             for client in cohort
         ]
 

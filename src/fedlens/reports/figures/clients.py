@@ -11,6 +11,7 @@ import numpy as np
 from fedlens.core.clean import escape
 from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
+from fedlens.reports.means import Mean
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import last_with
 
@@ -122,6 +123,30 @@ def set_apart(client: Mapping[str, Any]) -> str:
     if client.get("malicious"):
         return MALICIOUS
     return "" if client["trained"] else NEVER_SAMPLED
+
+
+def contributions(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Mean contribution of every client, the lowest first, with 95 % intervals over rounds by Student's t."""
+    told: dict[str, list[float]] = {}
+    for line in metrics:
+        for one in line["cohort"]:
+            if (value := one["metrics"].get("contribution")) is not None:
+                told.setdefault(one["client"], []).append(value)
+    means = {name: Mean.of(values) for name, values in told.items()}
+    ordered = sorted(((name, mean) for name, mean in means.items() if mean), key=lambda one: one[1].value)
+    if not ordered:
+        return None
+    figure = blank("client", "accuracy gained by its update")
+    figure.add_bar(
+        x=[escape(name, quote=False) for name, _ in ordered],
+        y=[mean.value for _, mean in ordered],
+        error_y={"type": "data", "array": [mean.half or 0 for _, mean in ordered], "thickness": 1, "color": GREY},
+        marker_color=COLOURS[0],
+        customdata=[len(told[name]) for name, _ in ordered],
+        hovertemplate="%{x}: %{y:.2%}, mean of %{customdata} rounds<extra></extra>",
+        showlegend=False,
+    )
+    return figure.update_xaxes(type="category").update_yaxes(tickformat=".1%")
 
 
 def partition(held: Mapping[str, Any]) -> Figure | None:

@@ -1,0 +1,149 @@
+"""Leave-one-out: contributions are what the model would be without each update, whatever the rule and the strategy."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import CPU, Memory, infos, tiny_model, tiny_trainer
+from tests.personalization.federations import skewed
+from tests.runs import run
+
+from fedlens.aggregation.krum import Krum
+from fedlens.aggregation.mean import MeanRule
+from fedlens.aggregation.median import Median
+from fedlens.core.records import Evaluation
+from fedlens.core.types import PartialSum, Task, TaskSettings
+from fedlens.federation.bookkeeping import Bookkeeping
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
+from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.leave_one_out import CONTRIBUTION
+from fedlens.federation.sampling import ClientSampler
+from fedlens.models.base import Preprocessing, prepare
+from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.strategies.adaptive import FedAdam
+from fedlens.strategies.fedavg import FedAvg
+from fedlens.tracking.metrics import read_metrics
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.evaluation import evaluate
+from fedlens.training.examples import Examples
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+
+DATA = skewed(4)
+SETTINGS = LocalSettings(batch_size=4)
+PLAN = RunPlan(3, ClientSampler(1.0, 2, seed=0), lr=lambda _round: 0.3, evaluate_every=0, leave_one_out=2)
+PREPARE = functools.partial(prepare, how=Preprocessing(8, 1))
+
+
+def accuracy_of(shared) -> Evaluation:
+    """On all clients' training images, for a fine measure."""
+    model = FlatModel(tiny_model(), CPU)
+    model.load(shared)
+    rows = np.concatenate([client.train for client in DATA.clients])
+    return evaluate(model.module, Examples(DATA, rows, PREPARE, CPU), 3)
+
+
+class Watched(InProcessRuntime):
+    """Keeps what comes back."""
+
+    def completed(self, timeout=None):
+        for outcome in super().completed(timeout):
+            self.seen = [*getattr(self, "seen", []), outcome]
+            yield outcome
+
+
+def rounds(folder, plan=PLAN, strategy=None, rule=None, start=None):
+    strategy, rule = strategy or FedAvg(), rule or MeanRule()
+    trainer = tiny_trainer(Algorithm(strategy, rule=rule), DATA, folder / "clients", SETTINGS)
+    memory, runtime = Memory(), Watched(infos(DATA), lambda: trainer)
+    books = Bookkeeping([memory], Checkpoints(folder / "checkpoints"))
+    coordinator = Coordinator(
+        plan,
+        strategy,
+        runtime,
+        trainer.model.trainable,
+        books,
+        lambda ctx, _kept: rule.aggregator(ctx.trainable),
+        validation=lambda checkpoint: accuracy_of(checkpoint.state.shared),
+    )
+    try:
+        end = coordinator.run(start or Checkpoint(0, strategy.init(trainer.model.state())))
+    finally:
+        books.close()
+    return end, memory.records, runtime.seen
+
+
+def contributions(record) -> dict[str, float]:
+    return {
+        report.client: report.metrics[CONTRIBUTION].value for report in record.reports if CONTRIBUTION in report.metrics
+    }
+
+
+def test_it_is_the_accuracy_lost_without_the_update(tmp_path) -> None:
+    """FedAvg by hand: the model plus the mean of the others' updates, equal in size."""
+    before, _, _ = rounds(tmp_path / "first", replace(PLAN, num_rounds=1))
+    end, (_, second), _ = rounds(tmp_path / "both", replace(PLAN, num_rounds=2))
+    trainer = tiny_trainer(FedAvg(), DATA, tmp_path / "again", SETTINGS)
+    shared = before.state.shared
+    deltas = {
+        client.name: trainer.run(Task(client.name, 2, "train", shared, TaskSettings(0.3))).payload
+        for client in DATA.clients
+    }
+    whole, found = accuracy_of(end.state.shared).accuracy, {}
+    for client in deltas:
+        rest = [delta for name, delta in deltas.items() if name != client]
+        without = {name: value + sum(delta[name] for delta in rest) / len(rest) for name, value in shared.items()}
+        found[client] = whole - accuracy_of(without).accuracy
+    assert contributions(second) == pytest.approx(found)
+    assert any(found.values()), "the test would show nothing"
+
+
+def test_only_every_kth_round_and_it_changes_nothing(tmp_path) -> None:
+    """The other rounds' updates are added up where they are trained, and the models are the same to the bit."""
+    plain, _, added = rounds(tmp_path / "plain", replace(PLAN, leave_one_out=0))
+    end, records, single = rounds(tmp_path / "measured")
+    assert [bool(contributions(record)) for record in records] == [False, True, False]
+    assert all(torch.equal(value, end.state.shared[name]) for name, value in plain.state.shared.items())
+    assert [isinstance(one, PartialSum) for one in added] == [True] * 3
+    assert [isinstance(one, PartialSum) for one in single] == [True, *[False] * 4, True]
+
+
+@pytest.mark.parametrize("strategy", [FedAdam(server_lr=0.1)])
+@pytest.mark.parametrize("rule", [MeanRule(), Median()])
+def test_other_strategies_and_rules(strategy, rule, tmp_path) -> None:
+    """The server's step again, from the state that the round began with; that state is not changed by it."""
+    plain, _, _ = rounds(tmp_path / "plain", replace(PLAN, leave_one_out=0), strategy, rule)
+    end, records, _ = rounds(tmp_path / "measured", replace(PLAN, leave_one_out=1), strategy, rule)
+    assert all(len(contributions(record)) == 4 for record in records)
+    for one, other in ((plain.state.shared, end.state.shared), (plain.state.extra, end.state.extra)):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_without_one_too_few_may_be_left(tmp_path) -> None:
+    """Krum needs three updates: of two it says nothing, and the round stays as it is."""
+    plan = replace(PLAN, sampler=ClientSampler(0.75, 1, seed=0), leave_one_out=1)
+    _, records, _ = rounds(tmp_path, plan, rule=Krum(f=0))
+    assert all(len(record.reports) == 3 and not contributions(record) for record in records)
+
+
+def test_a_single_client_cannot_be_left_out(tmp_path) -> None:
+    plan = replace(PLAN, sampler=ClientSampler(0.25, 1, seed=0), leave_one_out=1)
+    _, records, _ = rounds(tmp_path, plan)
+    assert all(len(record.reports) == 1 and not contributions(record) for record in records)
+
+
+def test_a_whole_run_writes_them_and_its_report_draws_them(tmp_path) -> None:
+    """In worker processes, which would add up otherwise."""
+    found = run(tmp_path, "tracking.leave_one_out=2", "runtime.workers=2", "data.partition.clients=9",
+                "data.partition.scheme=iid", "tracking.report=true")  # fmt: skip
+    told = [
+        ["contribution" in one["metrics"] for one in line["cohort"]]
+        for line in read_metrics(found.folder / "metrics.jsonl")
+    ]
+    assert [all(one) for one in told] == [False, True, False]
+    assert [len(one) for one in told] == [2, 2, 2]
+    assert 'id="contribution"' in (found.folder / "report.html").read_text()
