@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from fedlens.reports.compare import load_all
 from fedlens.reports.figures.runs import over_seeds
 from fedlens.reports.group_tables import against, escaped, latex, means, to_target
 from fedlens.reports.groups import differences, grouped, ranks, reached, wilcoxon
+from fedlens.reports.headline import headline
 from fedlens.reports.means import Mean
 from fedlens.tracking.metrics import MetricsFile
 
@@ -53,6 +56,42 @@ def test_runs_of_one_method_are_one_group_that_says_what_differs(logs: Path) -> 
     assert [(group.label, [*group.runs]) for group in groups] == [
         ("lr=0.1 strategy=fedavg", [0, 1, 2]), ("lr=0.1 strategy=fedprox", [0, 1, 2]), ("lr=0.5 strategy=fedavg", [0]),
     ]  # fmt: skip
+
+
+def test_cases_of_a_sweep_keep_their_names(tmp_path: Path) -> None:
+    """Without the seed; where some runs have no name, or two groups have one, it is what differs."""
+    for name, mu in (("plain", 0.0), ("near, α = 1", 0.1)):
+        for seed in (0, 1):
+            run(tmp_path, seed, [1], strategy={"name": "fedprox", "mu": mu}, tracking={"name": f"seed={seed} {name}"})
+    assert [group.label for group in grouped(load_all([tmp_path]))] == ["plain", "near, α = 1"]
+    run(tmp_path, 0, [1], strategy={"name": "fedprox", "mu": 0.2}, tracking={"name": "seed=0 plain"})
+    assert [group.label for group in grouped(load_all([tmp_path]))] == ["mu=0.0", "mu=0.1", "mu=0.2"]
+
+
+def test_a_run_that_goes_on_is_not_called_stopped(tmp_path: Path) -> None:
+    write_run(tmp_path, "half", rounds=2)
+    ((loaded, line),) = load_all([tmp_path])
+    assert line.status == "stopped"
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(loaded.folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with held:
+        assert held.stdout.readline() == b"held\n"
+        assert headline(loaded).status == "running"
+        assert " running" in command(f"compare {tmp_path}").stdout
+        held.communicate(b"\n")
+    assert headline(loaded).status == "stopped"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fedlens.tracking.run_dir import RunDir
+with RunDir(Path(sys.argv[1])).exclusive_lock():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+"""Holds a run as a process that trains it does."""
 
 
 def test_the_place_and_the_machine_make_no_other_method(tmp_path: Path) -> None:

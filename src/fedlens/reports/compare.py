@@ -166,7 +166,8 @@ def _short(text: str) -> str:
 def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A run's cells under `FIGURES`."""
     return (
-        f"{row['rounds']}/{row['planned_rounds'] or '–'}" + (" stopped" if row["status"] == "stopped" else ""),
+        f"{row['rounds']}/{row['planned_rounds'] or '–'}"
+        + ("" if row["status"] == "finished" else f" {row['status']}"),
         _with_half_interval(row, "") + (UNUSED_MARK if row["personal"] and row["accuracy"] is not None else ""),
         percent(row["best_accuracy"]),
         _with_half_interval(row, "client_"),

@@ -10,6 +10,7 @@ test         Wilcoxon 1945, "Individual comparisons by ranking methods", two-sid
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -31,8 +32,8 @@ NOT_A_METHOD = ("tracking", "seed", "runtime", "server", "plugins")
 
 @dataclass(frozen=True)
 class Group:
-    """label: what differs from the other groups, "strategy=fedprox lr=0.1". runs: by seed, of equal seeds the last;
-    replaced: runs of a seed before its last."""
+    """label: the name of its runs, such as a sweep's case; else what differs from the other groups, "strategy=fedprox
+    lr=0.1". runs: by seed, of equal seeds the last; replaced: runs of a seed before its last."""
 
     label: str
     runs: Mapping[int, tuple[LoadedRun, Headline]]
@@ -81,7 +82,9 @@ def grouped(found: Sequence[tuple[LoadedRun, Headline]]) -> list[Group]:
         identity = json.dumps([method, line.fingerprint], sort_keys=True, default=str)
         methods.setdefault(identity, method)
         by_method.setdefault(identity, []).append((run, line))
-    labels = _labels(list(methods.values()), [members[0][1] for members in by_method.values()])
+    labels = _named(list(by_method.values())) or _labels(
+        list(methods.values()), [members[0][1] for members in by_method.values()]
+    )
     return [_group(label, members) for label, members in zip(labels, by_method.values(), strict=True)]
 
 
@@ -160,6 +163,19 @@ def reached(run: LoadedRun, target: float, figure: str) -> Reached | None:
 def _seed(run: LoadedRun) -> int:
     seed = run.config.get("seed", 0)
     return seed if isinstance(seed, int) else 0
+
+
+def _named(groups: Sequence[Sequence[tuple[LoadedRun, Headline]]]) -> list[str]:
+    """The names that the runs were given, as cases of a sweep are, without the seed; empty where some have none, or two
+    groups have one."""
+    names = [{_name(run) for run, _ in members} for members in groups]
+    single = [next(iter(found)) for found in names if len(found) == 1]
+    return single if len(set(single)) == len(groups) and all(single) else []
+
+
+def _name(run: LoadedRun) -> str:
+    name = run.config.get("tracking", {}).get("name") or ""
+    return re.sub(r"\s*\bseed=\d+\s*", " ", str(name)).strip()
 
 
 def _labels(methods: Sequence[Mapping[str, Any]], lines: Sequence[Headline]) -> list[str]:

@@ -73,7 +73,7 @@ class Headline:
     megabytes: float
     seconds: float
     virtual_seconds: float | None
-    status: Literal["finished", "stopped"]
+    status: Literal["finished", "running", "stopped"]
 
 
 def headline(run: LoadedRun) -> Headline:
@@ -118,8 +118,14 @@ def headline(run: LoadedRun) -> Headline:
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
         seconds=time_of_rounds(run.metrics),
         virtual_seconds=run.metrics[-1].get("virtual_seconds") if run.metrics else None,
-        status="finished" if run.result or rounds == planned else "stopped",
+        status=_status(run, rounds == planned),
     )
+
+
+def _status(run: LoadedRun, all_done: bool) -> Literal["finished", "running", "stopped"]:
+    if run.result or all_done:
+        return "finished"
+    return "running" if run.folder.is_in_use else "stopped"
 
 
 def _block(config: Mapping[str, Any], section: str) -> str:
