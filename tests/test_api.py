@@ -26,7 +26,8 @@ def comparable(run: fedlens.Run) -> list[dict]:
     for line in lines:
         del line["seconds"]
         for client in line["cohort"]:
-            client["metrics"].pop("seconds")
+            for timed in ("seconds", "data_share"):
+                client["metrics"].pop(timed, None)
     return lines
 
 

@@ -63,7 +63,8 @@ def result(folder: Path) -> Result:
     for line in lines:
         del line["seconds"]
         for client in line["cohort"]:
-            client["metrics"].pop("seconds")
+            for timed in ("seconds", "data_share"):
+                client["metrics"].pop(timed, None)
     return (folder / "model" / "model.safetensors").read_bytes(), lines
 
 

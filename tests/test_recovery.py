@@ -78,7 +78,8 @@ def numbers(done: fedlens.Run) -> list[dict]:
     for line in lines:
         del line["seconds"]
         for client in line["cohort"]:
-            del client["metrics"]["seconds"]
+            for timed in ("seconds", "data_share"):
+                del client["metrics"][timed]
     return lines
 
 

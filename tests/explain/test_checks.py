@@ -340,6 +340,19 @@ def test_evaluation_that_takes_most_of_the_time() -> None:
     assert names(falling(seconds={"train": 0.5, "evaluate": 1.5})) == [], "less than a minute in all"
 
 
+def test_images_that_take_most_of_the_time() -> None:
+    """Three quarters of 20 s a round are waited for images."""
+    slow = falling(seconds={"train": 20.0}, cohort=cohort(0.5, 0.5, data_share=0.75))
+    (finding,) = told(slow, data={"augment": "randaugment"})
+    assert (finding.name, finding.kind) == ("time spent on data", "time")
+    assert "spends 75% of its training on that, and training takes 2 min of 2 min" in finding.evidence
+    assert finding.commands(COMMANDS)[0].endswith("data.augment=crop_flip")
+    (finding,) = told(slow)
+    assert "data.image_size" in finding.advice
+    assert names(falling(seconds={"train": 20.0}, cohort=cohort(0.5, 0.5, data_share=0.4))) == []
+    assert names(falling(seconds={"train": 2.0}, cohort=cohort(0.5, 0.5, data_share=0.75))) == []
+
+
 def test_causes_come_before_symptoms_and_the_strongest_first() -> None:
     ill = [line(n, 0.25, GUESSING, cohort=cohort(1.0, 0.1), seconds={"evaluate": 60.0}) for n in range(1, 7)]
     found = told(ill, ONE_EACH)

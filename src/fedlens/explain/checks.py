@@ -37,6 +37,7 @@ CHECKS: Sequence[Check] = (
     generalization.nothing_learnt,
     steps.too_few_rounds,
     costs.time_elsewhere,
+    costs.time_on_data,
 )
 
 ORDER = {"cause": 0, "symptom": 1, "time": 2}

@@ -47,3 +47,27 @@ def time_elsewhere(run: Evidence) -> Finding | None:
         ),
         axis="seconds",
     )
+
+
+def time_on_data(run: Evidence) -> Finding | None:
+    """Local training waits for its images most of the time."""
+    waited = run.told("data_share")
+    share, training = run.typical(waited), sum(line["seconds"].get("train") or 0.0 for line in run.metrics)
+    total = sum(seconds or 0.0 for line in run.metrics for seconds in line["seconds"].values())
+    if not share * training >= max(MOST * total, WORTH):
+        return None
+    augment = run.value("data.augment", "none")
+    return Finding(
+        "time spent on data",
+        "most of the time goes into reading and preparing images",
+        f"the median client spends {share:.0%} of its training on that, and training takes {duration(training)} of "
+        f"{duration(total)}; data.augment is {augment}",
+        share * training / total / MOST,
+        kind="time",
+        changes=({"data.augment": "crop_flip" if augment == "randaugment" else "none"},) if augment != "none" else (),
+        advice=""
+        if augment != "none"
+        else "A smaller data.image_size, or model.freeze with features kept, makes it less",
+        curve=run.curve(data=waited),
+        axis="share of the training time",
+    )

@@ -138,7 +138,7 @@ OF_IMAGES = {"loss": math.inf, "loss_before": math.inf, "loss_after": math.inf, 
 def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None:
     """Check that values are in their ranges and cover no more images than exist. A plugin's own metrics have no known
     range."""
-    largest = {**dict.fromkeys(("seconds", "update_norm", "drift"), math.inf), "clipped": 1.0}
+    largest = {**dict.fromkeys(("seconds", "update_norm", "drift"), math.inf), "clipped": 1.0, "data_share": 1.0}
     largest["bytes_up"] = float(_nbytes(result.payload) + _nbytes(result.extra))
     largest["bytes_down"] = float(_nbytes(task.payload))
     for name, mean in result.report.metrics.items():
