@@ -345,7 +345,7 @@ def test_images_that_take_most_of_the_time() -> None:
     slow = falling(seconds={"train": 20.0}, cohort=cohort(0.5, 0.5, data_share=0.75))
     (finding,) = told(slow, data={"augment": "randaugment"})
     assert (finding.name, finding.kind) == ("time spent on data", "time")
-    assert "spends 75% of its training on that, and training takes 2 min of 2 min" in finding.evidence
+    assert "spends 75% of its training on that, and training takes 2 min 0 s of 2 min 0 s" in finding.evidence
     assert finding.commands(COMMANDS)[0].endswith("data.augment=crop_flip")
     (finding,) = told(slow)
     assert "data.image_size" in finding.advice
