@@ -13,6 +13,7 @@ from tests.helpers import CPU, infos, tiny_data, tiny_model, tiny_trainer
 from tests.personalization.federations import SETTINGS, algorithm, federate, skewed
 
 from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
+from fedlens.core.words import by_reason
 from fedlens.errors import ProtocolError
 from fedlens.federation import cross_site
 from fedlens.federation.coordinator import RunPlan
@@ -183,6 +184,13 @@ def test_answers_are_held_against_what_an_honest_client_gives(data, tmp_path) ->
         with pytest.raises(ProtocolError, match=line):
             wrong = replace(given, payload={**given.payload, "head.bias": value})
             check(wrong, task, kind_of("own_model").expected(task, info, view))
+
+
+def test_many_reasons_are_told_together() -> None:
+    gone = {f"client{number}": "it has never trained" for number in range(9)}
+    assert by_reason({"a": "it attacks", **gone}) == (
+        "a: it attacks; client0, client1 and 7 more: it has never trained"
+    )
 
 
 def test_the_sentence() -> None:

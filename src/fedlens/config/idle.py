@@ -146,7 +146,7 @@ def _evaluation(config: Config) -> Iterator[Idle]:
         text = "data.client_test=0 leaves the clients no test images to try models on; set data.client_test"
         yield Idle("federated.cross_site", text, ("data.client_test",))
     if config.tracking.leave_one_out and not config.data.validation:
-        text = "data.validation=0 leaves no images to tell a model's loss on; set data.validation"
+        text = "data.validation=0 leaves no images to try models on; set data.validation"
         yield Idle("tracking.leave_one_out", text, ("data.validation",))
     if config.tracking.leave_one_out and not find(PERSONALIZATION, config.personalization.name).factory.shares:
         text = f"personalization {config.personalization.name} shares nothing that updates could change; leave it out"

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def count(number: int, what: str) -> str:
     """ "1 class", "1,000 classes"; `what` is the singular."""
     plural = "" if number == 1 else "es" if what.endswith("s") else "s"
     return f"{number:,} {what}{plural}"
+
+
+def by_reason(reasons: Mapping[str, str]) -> str:
+    """Name → reason, in words: "client2: it attacks; client3, client4 and 7 more: it has never trained"."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{_some(those)}: {reason}" for reason, those in names.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2:,} more"
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from statistics import fmean
 from safetensors.torch import load_file, save_file
 
 from fedlens.core.types import ClientFailure, ClientInfo, ClientResult, State, Task, TaskSettings
-from fedlens.core.words import count
+from fedlens.core.words import by_reason, count
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.runtimes.base import Outcome, Runtime
 
@@ -68,8 +68,9 @@ class CrossSiteEvaluation:
         whole = self.shared and bool(tested)
         shared = self._tried(end.state.shared, len(models), end, tested, left_out) if whole else {}
         if left_out:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-            self.note(f"cross-site evaluation: of {count(len(left_out), 'client')} something is missing: {reasons}")
+            self.note(
+                f"cross-site evaluation: of {count(len(left_out), 'client')} something is missing: {by_reason(left_out)}"
+            )
         found = CrossSite(accuracy, shared, {client.name: sum(client.counts["test"]) for client in tested}, left_out)
         self.note(sentence(found))
         return found

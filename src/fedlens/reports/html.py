@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlens.core.clean import escape
 from fedlens.core.files import write_atomic
+from fedlens.core.words import by_reason
 from fedlens.reports.explained import explained
 from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.figures.sites import crossed
@@ -210,7 +211,7 @@ def _cross_site(run: LoadedRun) -> str:
     found = run.cross_site
     if not found.get("accuracy"):
         return ""
-    left_out = "".join(f" Without {escape(name)}: {escape(why)}." for name, why in found["left_out"].items())
+    left_out = f" Without {escape(by_reason(found['left_out']))}." if found["left_out"] else ""
     rows = {**found["accuracy"], **({SHARED_MODEL: found["shared"]} if found["shared"] else {})}
     which = OWN_MODELS if is_personal(run.config) else TRAINED_ONCE_MORE
     caption = f"{which} Rows are models, columns the clients whose test images they are tried on.{left_out}"
