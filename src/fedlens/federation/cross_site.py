@@ -68,10 +68,10 @@ class CrossSiteEvaluation:
         whole = self.shared and bool(tested)
         shared = self._tried(end.state.shared, len(models), end, tested, left_out) if whole else {}
         if left_out:
-            self.note(
-                f"cross-site evaluation: of {count(len(left_out), 'client')} something is missing: {by_reason(left_out)}"
-            )
-        found = CrossSite(accuracy, shared, {client.name: sum(client.counts["test"]) for client in tested}, left_out)
+            missing = count(len(left_out), "client")
+            self.note(f"cross-site evaluation: of {missing} something is missing: {by_reason(left_out)}")
+        images = {client.name: sum(client.counts["test"]) for client in tested}
+        found = CrossSite(accuracy, shared, images, left_out)
         self.note(sentence(found))
         return found
 
