@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tests.flower.processes import SETTINGS as ALIKE
 from tests.flower.processes import federation
 from tests.problems import refuses
@@ -19,6 +20,7 @@ from fedlens.federation.cross_site import CrossSiteEvaluation
 from fedlens.flower.messages import Prepared
 from fedlens.reports.html import render
 from fedlens.reports.load import load_run
+from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir
 
 SETTINGS = (
@@ -45,17 +47,45 @@ def test_a_run_keeps_the_matrix_and_shows_it(tmp_path: Path) -> None:
     (folder,) = tmp_path.iterdir()
     assert not RunDir(folder).cross_site.exists()
     assert not RunDir(folder).result.exists()
+    final = (folder / "model" / "model.safetensors").read_bytes()
     fedlens.resume(folder, show=False)
     found = saved(folder)
     names = list(found["images"])
     assert len(names) == 3
     assert {owner: list(row) for owner, row in found["accuracy"].items()} == dict.fromkeys(names, names)
     assert list(found["shared"]) == names
-    assert found["left_out"] == {}
+    assert found["left_out"] == found["gaps"] == {}
     assert not (folder / "cross-site").exists(), "no model of a single client stays"
+    assert (folder / "model" / "model.safetensors").read_bytes() == final
     page = render(load_run(folder))
     assert "From site to site" in page
     assert "The shared model after each client's own local training once more." in page
+
+
+def test_models_of_their_own_are_those_of_the_round_that_was_reached(tmp_path: Path) -> None:
+    """Stopped early: the learning rate of the last planned round would be next to nothing."""
+    settings = ("personalization.name=finetune", "optimizer.schedule=cosine", "federated.num_rounds=20")
+    found = run(tmp_path, *SETTINGS, *settings, "stopping.target_accuracy=0.05", "federated.evaluate_clients_every=1")
+    lines = read_metrics(RunDir(found.folder).metrics)
+    assert len(lines) < 20
+    at_home = {one["client"]: one["accuracy"] for one in lines[-1]["clients"]["by_client"]}
+    assert {owner: row[owner] for owner, row in saved(found.folder)["accuracy"].items()} == at_home
+
+
+def test_the_model_that_is_given_back_is_the_shared_one(tmp_path: Path) -> None:
+    """Clients of this process have trained in the same model."""
+    found, plain = run(tmp_path / "asked", *SETTINGS), run(tmp_path / "plain", *SETTINGS[1:])
+    for (name, value), other in zip(found.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_a_client_may_be_called_like_the_shared_model(tmp_path: Path) -> None:
+    found = run(tmp_path, *SETTINGS)
+    kept = saved(found.folder)
+    rows = {"shared model": {"a": 0.9}, "b": {"a": 0.25}}
+    RunDir(found.folder).cross_site.write_text(json.dumps({**kept, "accuracy": rows, "shared": {"a": 0.5}}))
+    page = render(load_run(found.folder))
+    assert '["shared model","b","[shared model]"]' in page.replace(" ", "").replace("sharedmodel", "shared model")
 
 
 def test_without_the_key_no_model_is_asked_for(tmp_path: Path) -> None:

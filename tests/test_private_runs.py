@@ -266,6 +266,12 @@ def test_what_would_tell_of_single_clients_is_refused(key: str, overrides: str) 
     assert "privacy.mode=central" in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["local", "example"])
+def test_contributions_are_refused_in_every_mode(mode: str) -> None:
+    with refuses(("contradiction", "tracking.leave_one_out")):
+        load(None, [f"privacy.mode={mode}", "tracking.leave_one_out=1"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [

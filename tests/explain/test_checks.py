@@ -173,22 +173,27 @@ def test_a_client_whose_labels_contradict_the_others() -> None:
 
 
 def test_a_client_without_whom_the_model_is_better() -> None:
-    """Two points a round, or 3 and 1, where the others bring half a point; of two rounds nothing is said."""
-    harm = [*cohort(0.5, 0.5)[:3], client("d", contribution=-0.02)]
-    usual = [client(name, contribution=0.005) for name in "abc"]
-    metrics = falling(cohort=[*usual, harm[-1]])
-    (found,) = told(metrics)
+    """Two points a round, where the others bring half a point; of two rounds nothing is said."""
+    usual = dict.fromkeys("abc", 0.005)
+    (found,) = told(falling(contributions={**usual, "d": -0.02}))
     assert found.name == "clients that hurt"
     assert found.strength == pytest.approx(2)
     assert "in points of accuracy by: d (2); the median client changes it by 0.5" in found.evidence
     assert set(found.curve) == {"d", "median client"}
-    assert names([*falling(2, cohort=[*usual, harm[-1]]), *falling()[2:]]) == []
-    assert names(falling(cohort=[*usual, client("d", contribution=-0.009)])) == [], "less than a point"
+    assert names([*falling(2, contributions={**usual, "d": -0.02}), *falling()[2:]]) == []
+    assert names(falling(contributions={**usual, "d": -0.009})) == [], "less than a point"
     swinging = falling()
     for number, one in enumerate(swinging):
-        one["cohort"] = [*usual, client("d", contribution=-0.02 + 0.04 * (-1) ** number)]
+        one["contributions"] = {**usual, "d": -0.02 + 0.04 * (-1) ** number}
     assert names(swinging) == [], "as often as not it helps"
-    assert names(falling(cohort=[client(name, contribution=-0.02) for name in "abcd"])) == [], "not all of them"
+    assert names(falling(contributions=dict.fromkeys("abcd", -0.02))) == [], "not all of them"
+
+
+def test_the_worst_clients_are_named_first() -> None:
+    usual = dict.fromkeys("abcdefghijkl", 0.005)
+    (found,) = told(falling(contributions={**usual, "x": -0.02, "y": -0.3, "z": -0.1, "v": -0.04}))
+    assert "Look at the images and labels of y, z, v" in found.advice
+    assert found.evidence.index("y (30)") < found.evidence.index("z (10)")
 
 
 def test_a_client_whose_updates_outweigh_the_others() -> None:

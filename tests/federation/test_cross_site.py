@@ -14,7 +14,7 @@ from tests.personalization.federations import SETTINGS, algorithm, federate, ske
 
 from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.core.words import by_reason
-from fedlens.errors import ProtocolError
+from fedlens.errors import FedLensError, ProtocolError
 from fedlens.federation import cross_site
 from fedlens.federation.coordinator import RunPlan
 from fedlens.federation.cross_site import CrossSite, CrossSiteEvaluation, sentence
@@ -53,7 +53,13 @@ def notes() -> list[str]:
 
 
 def evaluation(runtime, notes, folder, **changes) -> CrossSiteEvaluation:
-    given = {"own": False, "shared": True, "lr": LR, "except_for": frozenset(), "spool": folder / "spool"}
+    given = {
+        "own": False,
+        "shared": True,
+        "lr": lambda _round: LR,
+        "except_for": frozenset(),
+        "spool": folder / "spool",
+    }
     return CrossSiteEvaluation(runtime, **{**given, **changes}, note=notes.append)
 
 
@@ -97,7 +103,7 @@ def test_with_a_personalization_it_is_the_model_that_the_client_uses(name: str, 
     end, records = federate(tmp_path, name, data, replace(PLAN, evaluate_clients_every=4))
     trainer = tiny_trainer(algorithm(name), data, tmp_path / "clients", SETTINGS)
     runtime = InProcessRuntime(infos(data), lambda: trainer)
-    found = evaluation(runtime, notes, tmp_path, own=True, shared=False, lr=0.05)(end)
+    found = evaluation(runtime, notes, tmp_path, own=True, shared=False, lr=lambda _round: 0.05)(end)
     at_home = {client.client: client.accuracy for client in records[-1].clients}
     assert {owner: row[owner] for owner, row in found.accuracy.items()} == at_home
     assert found.shared == {}
@@ -131,6 +137,51 @@ def test_who_gives_no_model_gets_none(data, runtime, notes, tmp_path) -> None:
     assert runtime.asked.count("client1") == 1
 
 
+def test_who_is_away_is_named(data, runtime, notes, tmp_path) -> None:
+    known = infos(data)
+    runtime.clients = lambda at_least=0: known[:3]
+    found = evaluation(runtime, notes, tmp_path)(stands(FlatModel(tiny_model(), CPU).state()))
+    assert found.left_out == {"client3": "it is away"}
+
+
+def test_one_answer_that_is_lost_is_a_gap(data, notes, tmp_path) -> None:
+    """The client takes part all the same; and a model that is no use is nobody's fault who tries it."""
+
+    class Forgetful(Watched):
+        def completed(self, timeout=None):
+            for outcome in super().completed(timeout):
+                lost = outcome.client == "client1" and outcome.kind == "evaluate_given" and len(self.asked) == 8
+                yield ClientFailure("client1", outcome.round, "no answer") if lost else outcome
+
+    runtime = Forgetful(infos(data), lambda: tiny_trainer(FedAvg(), data, tmp_path / "c", LocalSettings(batch_size=4)))
+    found = evaluation(runtime, notes, tmp_path)(stands(FlatModel(tiny_model(), CPU).state()))
+    assert (found.left_out, found.gaps) == ({}, {"client1": "no answer"})
+    assert list(found.accuracy["client0"]) == ["client0", "client2", "client3"]
+    assert list(found.accuracy["client1"]) == ["client0", "client1", "client2", "client3"]
+
+
+def test_a_model_of_huge_numbers_has_an_accuracy(data, tmp_path) -> None:
+    """Its loss would be no number, and an honest client's answer would be refused."""
+    trainer = tiny_trainer(FedAvg(), data, tmp_path, LocalSettings(batch_size=4))
+    model = FlatModel(tiny_model(), CPU)
+    view = ServerView(model, model.state(), Algorithm(FedAvg()), LocalSettings(), 3, OWN_METRICS)
+    huge = {name: torch.full_like(value, 3e38) for name, value in model.state().items()}
+    task = Task("client0", 1, "evaluate_given", huge)
+    result = trainer.run(task)
+    assert check(result, task, kind_of("evaluate_given").expected(task, infos(data)[0], view)) == result
+    assert set(result.report.metrics) == {"accuracy"}
+
+
+def test_a_full_disk_is_one_line(data, runtime, notes, tmp_path, monkeypatch) -> None:
+    def full(*_given) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cross_site, "save_file", full)
+    with pytest.raises(FedLensError, match=r"cannot be kept there .* make room, and go on with `fedlens resume`"):
+        evaluation(runtime, notes, tmp_path)(stands(FlatModel(tiny_model(), CPU).state()))
+    assert not (tmp_path / "spool").exists()
+
+
 def test_one_without_test_images_gives_its_model_all_the_same(data, notes, tmp_path) -> None:
     bare = replace(data, clients=(replace(data.clients[0], test=data.clients[0].test[:0]), *data.clients[1:]))
     runtime = Watched(infos(bare), lambda: tiny_trainer(FedAvg(), bare, tmp_path, LocalSettings()))
@@ -139,11 +190,13 @@ def test_one_without_test_images_gives_its_model_all_the_same(data, notes, tmp_p
     assert all("client0" not in row for row in found.accuracy.values())
 
 
-def test_of_many_clients_the_first_take_part(data, runtime, notes, tmp_path, monkeypatch) -> None:
+def test_of_many_clients_some_take_part_those_that_have_trained_first(
+    data, runtime, notes, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(cross_site, "MOST_CLIENTS", 2)
-    found = evaluation(runtime, notes, tmp_path)(stands(FlatModel(tiny_model(), CPU).state()))
-    assert list(found.accuracy) == ["client0", "client1"]
-    assert found.left_out == dict.fromkeys(("client2", "client3"), "only the first 2 take part")
+    found = evaluation(runtime, notes, tmp_path)(stands(FlatModel(tiny_model(), CPU).state(), {"client3": None}))
+    assert list(found.accuracy) == ["client3", "client0"]
+    assert found.left_out == dict.fromkeys(("client1", "client2"), "only 2 take part")
 
 
 def test_what_a_killed_attempt_has_left_is_not_used(data, runtime, notes, tmp_path) -> None:
@@ -196,5 +249,5 @@ def test_many_reasons_are_told_together() -> None:
 def test_the_sentence() -> None:
     """At home (0.8 + 0.6) / 2; elsewhere (0.2 + 0.4) / 2."""
     rows = {"a": {"a": 0.8, "b": 0.2}, "b": {"a": 0.4, "b": 0.6}}
-    said = sentence(CrossSite(rows, {}, {"a": 5, "b": 5}, {}))
+    said = sentence(CrossSite(rows, {}, {"a": 5, "b": 5}, {}, {}))
     assert said.startswith("clients' own models: 70.0 % on their own test images, 30.0 % on the others'")

@@ -20,7 +20,6 @@ from fedlens.core.types import PartialSum, Task, TaskSettings
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, RunPlan
-from fedlens.federation.leave_one_out import CONTRIBUTION
 from fedlens.federation.sampling import ClientSampler
 from fedlens.models.base import Preprocessing, prepare
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -56,7 +55,11 @@ class Watched(InProcessRuntime):
             yield outcome
 
 
-def rounds(folder, plan=PLAN, strategy=None, rule=None, start=None):
+def by_accuracy(checkpoint: Checkpoint) -> Evaluation:
+    return accuracy_of(checkpoint.state.shared)
+
+
+def rounds(folder, plan=PLAN, strategy=None, rule=None, validation=by_accuracy):
     strategy, rule = strategy or FedAvg(), rule or MeanRule()
     trainer = tiny_trainer(Algorithm(strategy, rule=rule), DATA, folder / "clients", SETTINGS)
     memory, runtime = Memory(), Watched(infos(DATA), lambda: trainer)
@@ -68,19 +71,13 @@ def rounds(folder, plan=PLAN, strategy=None, rule=None, start=None):
         trainer.model.trainable,
         books,
         lambda ctx, _kept: rule.aggregator(ctx.trainable),
-        validation=lambda checkpoint: accuracy_of(checkpoint.state.shared),
+        validation=validation,
     )
     try:
-        end = coordinator.run(start or Checkpoint(0, strategy.init(trainer.model.state())))
+        end = coordinator.run(Checkpoint(0, strategy.init(trainer.model.state())))
     finally:
         books.close()
     return end, memory.records, runtime.seen
-
-
-def contributions(record) -> dict[str, float]:
-    return {
-        report.client: report.metrics[CONTRIBUTION].value for report in record.reports if CONTRIBUTION in report.metrics
-    }
 
 
 def test_it_is_the_accuracy_lost_without_the_update(tmp_path) -> None:
@@ -98,7 +95,7 @@ def test_it_is_the_accuracy_lost_without_the_update(tmp_path) -> None:
         rest = [delta for name, delta in deltas.items() if name != client]
         without = {name: value + sum(delta[name] for delta in rest) / len(rest) for name, value in shared.items()}
         found[client] = whole - accuracy_of(without).accuracy
-    assert contributions(second) == pytest.approx(found)
+    assert second.contributions == pytest.approx(found)
     assert any(found.values()), "the test would show nothing"
 
 
@@ -106,7 +103,7 @@ def test_only_every_kth_round_and_it_changes_nothing(tmp_path) -> None:
     """The other rounds' updates are added up where they are trained, and the models are the same to the bit."""
     plain, _, added = rounds(tmp_path / "plain", replace(PLAN, leave_one_out=0))
     end, records, single = rounds(tmp_path / "measured")
-    assert [bool(contributions(record)) for record in records] == [False, True, False]
+    assert [bool(record.contributions) for record in records] == [False, True, False]
     assert all(torch.equal(value, end.state.shared[name]) for name, value in plain.state.shared.items())
     assert [isinstance(one, PartialSum) for one in added] == [True] * 3
     assert [isinstance(one, PartialSum) for one in single] == [True, *[False] * 4, True]
@@ -118,7 +115,7 @@ def test_other_strategies_and_rules(strategy, rule, tmp_path) -> None:
     """The server's step again, from the state that the round began with; that state is not changed by it."""
     plain, _, _ = rounds(tmp_path / "plain", replace(PLAN, leave_one_out=0), strategy, rule)
     end, records, _ = rounds(tmp_path / "measured", replace(PLAN, leave_one_out=1), strategy, rule)
-    assert all(len(contributions(record)) == 4 for record in records)
+    assert all(len(record.contributions) == 4 for record in records)
     for one, other in ((plain.state.shared, end.state.shared), (plain.state.extra, end.state.extra)):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -127,23 +124,38 @@ def test_without_one_too_few_may_be_left(tmp_path) -> None:
     """Krum needs three updates: of two it says nothing, and the round stays as it is."""
     plan = replace(PLAN, sampler=ClientSampler(0.75, 1, seed=0), leave_one_out=1)
     _, records, _ = rounds(tmp_path, plan, rule=Krum(f=0))
-    assert all(len(record.reports) == 3 and not contributions(record) for record in records)
+    assert all(len(record.reports) == 3 and not record.contributions for record in records)
 
 
 def test_a_single_client_cannot_be_left_out(tmp_path) -> None:
     plan = replace(PLAN, sampler=ClientSampler(0.25, 1, seed=0), leave_one_out=1)
     _, records, _ = rounds(tmp_path, plan)
-    assert all(len(record.reports) == 1 and not contributions(record) for record in records)
+    assert all(len(record.reports) == 1 and not record.contributions for record in records)
+
+
+def test_without_validation_images_nothing_is_kept_or_asked_for(tmp_path) -> None:
+    """Updates are added up where they are trained, as always."""
+    _, records, seen = rounds(tmp_path, replace(PLAN, leave_one_out=1), validation=None)
+    assert not any(record.contributions for record in records)
+    assert all(isinstance(one, PartialSum) for one in seen)
+
+
+def test_it_has_a_phase_of_its_own(tmp_path) -> None:
+    _, records, _ = rounds(tmp_path)
+    assert ["leave_one_out" in record.seconds for record in records] == [False, True, False]
 
 
 def test_a_whole_run_writes_them_and_its_report_draws_them(tmp_path) -> None:
     """In worker processes, which would add up otherwise."""
-    found = run(tmp_path, "tracking.leave_one_out=2", "runtime.workers=2", "data.partition.clients=9",
-                "data.partition.scheme=iid", "tracking.report=true")  # fmt: skip
-    told = [
-        ["contribution" in one["metrics"] for one in line["cohort"]]
-        for line in read_metrics(found.folder / "metrics.jsonl")
-    ]
-    assert [all(one) for one in told] == [False, True, False]
-    assert [len(one) for one in told] == [2, 2, 2]
+    settings = (
+        "tracking.leave_one_out=2",
+        "runtime.workers=2",
+        "data.partition.clients=9",
+        "data.partition.scheme=iid",
+    )
+    found = run(tmp_path, *settings, "tracking.report=true")
+    lines = read_metrics(found.folder / "metrics.jsonl")
+    cohorts = [{one["client"] for one in line["cohort"]} for line in lines]
+    assert [set(line["contributions"]) for line in lines] == [set(), cohorts[1], set()]
+    assert len(cohorts[1]) == 2
     assert 'id="contribution"' in (found.folder / "report.html").read_text()

@@ -92,6 +92,7 @@ HOSTILE = {
     "weight NaN": (weight(math.nan), "a weight of nan"),
     "weight infinite": (weight(math.inf), "a weight of inf"),
     "weight too large": (weight(11.0), "a weight of 11, but the site has reported 10 images"),
+    "staleness": (answer(metrics={**METRICS, "staleness": MeanMetric(0, 1)}), "a staleness, which only the server"),
     "no loss": (answer(metrics={"seconds": MeanMetric(1, 1)}), "the result lacks the metric loss"),
     "no metrics": (answer(metrics={}), "the result lacks the metric loss, seconds"),
     "loss NaN": (metric(math.nan, 10), r"a metric of \[nan, 10\.0\]"),

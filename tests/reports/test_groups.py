@@ -68,6 +68,29 @@ def test_cases_of_a_sweep_keep_their_names(tmp_path: Path) -> None:
     assert [group.label for group in grouped(load_all([tmp_path]))] == ["mu=0.0", "mu=0.1", "mu=0.2"]
 
 
+def test_values_of_keys_are_no_names(tmp_path: Path) -> None:
+    """Two sweeps over learning rates, of two strategies: their labels say nothing of the strategy."""
+    for strategy, rates in (("fedavg", (0.1, 0.2)), ("fedprox", (0.3, 0.4))):
+        for lr in rates:
+            settings = {"strategy": {"name": strategy}, "optimizer": {"lr": lr}}
+            run(tmp_path, 0, [1], **settings, tracking={"name": f"partition.seed=1 lr={lr}"})
+    assert [group.label for group in grouped(load_all([tmp_path]))] == [
+        "lr=0.1 strategy=fedavg", "lr=0.2 strategy=fedavg", "lr=0.3 strategy=fedprox", "lr=0.4 strategy=fedprox",
+    ]  # fmt: skip
+
+
+def test_looking_at_a_run_of_this_process_leaves_its_lock(tmp_path: Path) -> None:
+    write_run(tmp_path, "half", rounds=2)
+    ((loaded, _),) = load_all([tmp_path])
+    look = "import sys; from pathlib import Path; from fedlens.tracking.run_dir import RunDir; "
+    look += "print(RunDir(Path(sys.argv[1])).is_in_use)"
+    command_line = [sys.executable, "-c", look, str(loaded.folder.path)]
+    with loaded.folder.exclusive_lock():
+        assert headline(loaded).status == "running"
+        assert subprocess.check_output(command_line, text=True) == "True\n", "another process sees it held"
+    assert subprocess.check_output(command_line, text=True) == "False\n"
+
+
 def test_a_run_that_goes_on_is_not_called_stopped(tmp_path: Path) -> None:
     write_run(tmp_path, "half", rounds=2)
     ((loaded, line),) = load_all([tmp_path])

@@ -143,6 +143,8 @@ def protected(
     for key in ("target_accuracy", "patience"):
         if getattr(config.stopping, key) is not None:
             yield refuse(f"stopping.{key}", f"looks at the clients' validation images: {told}")
+    if config.tracking.leave_one_out:
+        yield refuse("tracking.leave_one_out", f"looks at the clients' validation images: {told}")
     if config.server.max_weight_share is not None:
         yield refuse("server.max_weight_share", f"with {mode} every client counts alike; leave it out")
     if config.federated.quorum > 1:
@@ -154,9 +156,8 @@ def summed(config: Config, refuse: Callable[[str, str], Problem]) -> Iterator[Pr
     mode = f"privacy.mode={config.privacy.mode}"
     if config.aggregation.name != AGGREGATION.default:
         yield refuse("aggregation.name", f"{mode} adds noise to a sum of updates; use aggregation.name=mean")
-    for key in ("updates", "leave_one_out"):
-        if getattr(config.tracking, key):
-            yield refuse(f"tracking.{key}", f"would tell of single clients, which {mode} keeps at home; leave it out")
+    if config.tracking.updates:
+        yield refuse("tracking.updates", f"would tell of single clients, which {mode} keeps at home; leave it out")
     if config.federated.over_selection:
         yield refuse("federated.over_selection", f"asks more clients than {mode} accounts for; leave it out")
 

@@ -94,14 +94,14 @@ def backdoor_measure(experiment: Experiment) -> Measure | None:
 def cross_site_evaluation(
     experiment: Experiment, runtime: Runtime, spool: Path, note: Callable[[str], None]
 ) -> CrossSiteEvaluation:
-    """Clients predict with the learning rate of the last round; where they train the shared model once more it is that
-    of the configuration, because a schedule may have come to its end."""
+    """Clients predict with the learning rate of the round reached. Where they train the shared model once more it is
+    that of the configuration, because a schedule may have come to its end."""
     config, own = experiment.config, experiment.trainer.has_own_model
     return CrossSiteEvaluation(
         runtime,
         own=own,
         shared=not experiment.partly_private,
-        lr=build_plan(config).lr(config.federated.num_rounds) if own else config.optimizer.lr,
+        lr=build_plan(config).lr if own else lambda _round: config.optimizer.lr,
         except_for=experiment.malicious,
         spool=spool,
         note=note,

@@ -71,8 +71,8 @@ class ClientEvaluation:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One finished round. Seconds by phase: broadcast, train, aggregate, evaluate, checkpoint. `virtual_seconds`: what
-    the virtual clock shows at its end, where there is one."""
+    """One finished round. Seconds by phase: broadcast, train, aggregate, evaluate, leave_one_out, checkpoint.
+    `virtual_seconds`: what the virtual clock shows at its end, where there is one."""
 
     round: int
     lr: float
@@ -90,6 +90,8 @@ class RoundRecord:
     chance: float | None = None
     """1 / classes; None where no client says how many there are."""
     virtual_seconds: float | None = None
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    """Client → accuracy that the round gains by its update (`federation.leave_one_out`), where that was measured."""
 
     @property
     def arrivals(self) -> int:

@@ -15,6 +15,7 @@ from fedlens.core.words import count
 from fedlens.explain.evidence import FITS, LOST, UNLIKE, Evidence, mean, of
 from fedlens.explain.steps import DIVERGED
 from fedlens.tracking.findings import Finding
+from fedlens.tracking.summary import contributions
 
 SWINGS = 3
 """Accuracy that changes between evaluations by so many times what the number of images explains."""
@@ -34,8 +35,6 @@ TRIED = 3
 
 HARM = 0.01
 """Accuracy that a round's model gains without a client, from which that counts."""
-
-CONTRIBUTION = "contribution"
 
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
@@ -161,34 +160,44 @@ def bad_labels(run: Evidence) -> Finding | None:
 
 def hurting(run: Evidence) -> Finding | None:
     """The shared model would be better without some clients' updates: leave-one-out, where the run measured it."""
-    told = {name: np.array(values) for name, values in _told_by(run, CONTRIBUTION).items() if len(values) >= TRIED}
+    told = {name: np.array(values) for name, values in contributions(run.metrics).items() if len(values) >= TRIED}
     means = {name: float(values.mean()) for name, values in told.items()}
     if len(means) < 3:
         return None
     usual = median(map(abs, means.values()))
     harm = max(HARM, usual)
-    hurting = {
+    found = {
         name: -means[name]
         for name, values in told.items()
         if -means[name] >= max(harm, 2 * float(values.std(ddof=1)) / math.sqrt(len(values)))
     }
-    if not hurting or len(hurting) > len(means) / 3:
+    if not found or len(found) > len(means) / 3:
         return None
+    worst = sorted(found, key=lambda name: -found[name])
     return Finding(
         "clients that hurt",
         "the model is better without some clients' updates",
         f"without them a round's model is better on the validation images, in points of accuracy by: "
-        f"{_named({name: 100 * value for name, value in hurting.items()})}; the median client changes it by "
+        f"{_named({name: 100 * value for name, value in found.items()})}; the median client changes it by "
         f"{100 * usual:.2g}",
-        max(hurting.values()) / harm,
-        advice=f"Look at the images and labels of {', '.join(list(hurting)[:3])}, or leave them out",
+        max(found.values()) / harm,
+        advice=f"Look at the images and labels of {', '.join(worst[:3])}, or leave them out",
         changes=({"aggregation.name": "median"}, {"aggregation.name": "norm_bound"}),
         curve=run.curve(
-            {name: run.series(partial(_one, client=name, name=CONTRIBUTION)) for name in list(hurting)[:5]},
-            median_client=run.told(CONTRIBUTION),
+            {name: run.series(partial(_contribution, client=name)) for name in worst[:5]},
+            median_client=run.series(_usual_contribution),
         ),
         axis="accuracy gained by the update",
     )
+
+
+def _contribution(line: Mapping[str, Any], *, client: str) -> float | None:
+    return line.get("contributions", {}).get(client)  # type: ignore[no-any-return]
+
+
+def _usual_contribution(line: Mapping[str, Any]) -> float | None:
+    told = [value for value in line.get("contributions", {}).values() if value is not None]
+    return median(told) if told else None
 
 
 def attacked(run: Evidence) -> Finding | None:
@@ -237,17 +246,12 @@ def outlying_updates(run: Evidence) -> Finding | None:
 
 def _by_client(run: Evidence, name: str) -> dict[str, float]:
     """The mean of a metric of each client over the last half of the rounds."""
-    return {client: sum(values) / len(values) for client, values in _told_by(run, name, 0.5).items()}
-
-
-def _told_by(run: Evidence, name: str, since: float = 0.0) -> dict[str, list[float]]:
-    """The values of a metric of each client, after that part of the rounds."""
     told: dict[str, list[float]] = {}
-    for line in run.metrics[int(len(run.metrics) * since) :]:
+    for line in run.metrics[len(run.metrics) // 2 :]:
         for one in line["cohort"]:
             if (value := one["metrics"].get(name)) is not None:
                 told.setdefault(one["client"], []).append(value)
-    return told
+    return {client: sum(values) / len(values) for client, values in told.items()}
 
 
 def _one(line: Mapping[str, Any], *, client: str, name: str) -> float | None:

@@ -88,7 +88,7 @@ class Coordinator:
         self._describe = describe
         self._malicious = malicious
         self._over = over
-        self._leave_one_out = LeaveOneOut(plan.leave_one_out, make_aggregator, strategy)
+        self._leave_one_out = LeaveOneOut(plan.leave_one_out if validation else 0, make_aggregator, strategy)
         self._protocol = plan.protocol(
             RoundSetup(
                 num_rounds=plan.num_rounds,
@@ -141,7 +141,11 @@ class Coordinator:
         )
         with timer.phase("evaluate"):
             record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)
-            record = self._valued(record, before.state, collected, after)
+        if self._leave_one_out.due(number):
+            with timer.phase("leave_one_out"):
+                told = self._contributions(before.state, collected, after, record.validation)
+                record = replace(record, contributions=told)
+            self._leave_one_out.forget()
         with timer.phase("checkpoint"):
             self._books.wait()
         self._books.file(record, after, state.shared if after.progress.best_round == number else None)
@@ -211,23 +215,20 @@ class Coordinator:
             record = replace(record, clients=self._at_clients(after, floors), chance=floors.chance)
         return record, after
 
-    def _valued(
-        self, record: RoundRecord, before: ServerState, collected: CollectedRound, after: Checkpoint
-    ) -> RoundRecord:
-        """With the clients' contributions, in a round in which they are due."""
+    def _contributions(
+        self, before: ServerState, collected: CollectedRound, after: Checkpoint, known: Evaluation | None
+    ) -> Mapping[str, float]:
+        """What each update of the round is worth. `known`: the validation of the model of all, if it was made."""
         validation = self._validation
-        if validation is None or not self._leave_one_out.due(after.round):
-            return record
-        whole = record.validation or validation(after)
-        if whole is None:
-            return record
+        whole = known or (validation(after) if validation else None)
+        if whole is None or validation is None:
+            return {}
 
         def accuracy(state: ServerState) -> float | None:
             found = validation(replace(after, state=state))
             return None if found is None else found.accuracy
 
-        valued = self._leave_one_out.valued(before, collected, whole.accuracy, accuracy)
-        return replace(record, reports=tuple(valued))
+        return self._leave_one_out.contributions(before, collected, whole.accuracy, accuracy)
 
     def _at_clients(self, after: Checkpoint, floors: Floors) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""

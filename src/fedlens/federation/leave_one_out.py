@@ -11,17 +11,13 @@ https://arxiv.org/abs/1909.08525; here of one round, without training again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar, NoReturn
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
-from fedlens.core.types import ClientReport, ClientResult, MeanMetric, PartialSum, State
+from fedlens.core.types import ClientResult, PartialSum, State
 from fedlens.errors import NotEnoughClients
 from fedlens.federation.rounds.base import CollectedRound
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
-
-CONTRIBUTION = "contribution"
-"""Name of the metric."""
 
 Accuracy = Callable[[ServerState], float | None]
 """Of a model on the validation images; None where there are none."""
@@ -49,19 +45,22 @@ class LeaveOneOut:
         self._kept, self._results = kept, []
         return _Keeping(inner, self._results)
 
-    def valued(
+    def contributions(
         self, before: ServerState, collected: CollectedRound, whole: float, accuracy: Accuracy
-    ) -> list[ClientReport]:
-        """The round's reports with each client's contribution, where it can be told: a rule may need more updates than
-        are left. `whole`: the accuracy of the model of all. The updates are not kept any longer."""
-        results, self._results = self._results, []
-        found = {
-            result.client: whole - value
-            for place, result in enumerate(results)
-            if (rest := self._step(before, collected, [*results[:place], *results[place + 1 :]])) is not None
-            and (value := accuracy(rest)) is not None
-        }
-        return [_with(report, found.get(report.client)) for report in collected.reports]
+    ) -> dict[str, float]:
+        """The contribution of each client, where it can be told: a rule may need more updates than are left. `whole`:
+        the accuracy of the model of all."""
+        found = {}
+        for place, result in enumerate(self._results):
+            rest = self._step(before, collected, [*self._results[:place], *self._results[place + 1 :]])
+            without = None if rest is None else accuracy(rest)
+            if without is not None:
+                found[result.client] = whole - without
+        return found
+
+    def forget(self) -> None:
+        """The round's updates are not needed any longer."""
+        self._results = []
 
     def _step(self, before: ServerState, collected: CollectedRound, results: list[ClientResult]) -> ServerState | None:
         """The server's state after the round, had there been these results alone; None where they are too few."""
@@ -99,9 +98,3 @@ class _Keeping(Aggregator):
 
     def kept(self) -> State:
         return self._inner.kept()
-
-
-def _with(report: ClientReport, contribution: float | None) -> ClientReport:
-    if contribution is None:
-        return report
-    return replace(report, metrics={**report.metrics, CONTRIBUTION: MeanMetric(contribution, 1)})

@@ -166,16 +166,17 @@ def _seed(run: LoadedRun) -> int:
 
 
 def _named(groups: Sequence[Sequence[tuple[LoadedRun, Headline]]]) -> list[str]:
-    """The names that the runs were given, as cases of a sweep are, without the seed; empty where some have none, or two
-    groups have one."""
+    """The names that the runs were given, as cases of a sweep are, without the seed; empty where some have none, where
+    two groups have one, or where names are only values of keys, which other sweeps have as well."""
     names = [{_name(run) for run, _ in members} for members in groups]
     single = [next(iter(found)) for found in names if len(found) == 1]
-    return single if len(set(single)) == len(groups) and all(single) else []
+    spoken = all(any("=" not in word for word in name.split()) for name in single)
+    return single if spoken and len(set(single)) == len(groups) else []
 
 
 def _name(run: LoadedRun) -> str:
     name = run.config.get("tracking", {}).get("name") or ""
-    return re.sub(r"\s*\bseed=\d+\s*", " ", str(name)).strip()
+    return " ".join(re.sub(r"(?<!\S)seed=\d+(?!\S)", " ", str(name)).split())
 
 
 def _labels(methods: Sequence[Mapping[str, Any]], lines: Sequence[Headline]) -> list[str]:

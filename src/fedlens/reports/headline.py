@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fedlens.reports.load import LoadedRun
+from fedlens.tracking.state import State, state_of
 from fedlens.tracking.summary import algorithm_name, best_round, is_personal, last_with, time_of_rounds
 from fedlens.tracking.wording import majority
 
@@ -73,7 +74,7 @@ class Headline:
     megabytes: float
     seconds: float
     virtual_seconds: float | None
-    status: Literal["finished", "running", "stopped"]
+    status: State
 
 
 def headline(run: LoadedRun) -> Headline:
@@ -122,10 +123,10 @@ def headline(run: LoadedRun) -> Headline:
     )
 
 
-def _status(run: LoadedRun, all_done: bool) -> Literal["finished", "running", "stopped"]:
-    if run.result or all_done:
-        return "finished"
-    return "running" if run.folder.is_in_use else "stopped"
+def _status(run: LoadedRun, all_done: bool) -> State:
+    """A run that has done all its rounds has finished, whatever became of its end."""
+    state, _ = state_of(run.folder)
+    return "finished" if all_done and state in ("stopped", "elsewhere") else state
 
 
 def _block(config: Mapping[str, Any], section: str) -> str:

@@ -170,9 +170,9 @@ def _clients(run: LoadedRun) -> str:
         ),
         plot(
             "Contribution",
-            "Accuracy on validation images that a round gains by the client's update: of its model, less that of one "
-            "without it. Means over the rounds in which it was measured.",
-            clients.contributions(run.metrics),
+            "How much more accurate the round's model is with the client's update than without it, on the validation "
+            "images. Means over the rounds in which it was measured.",
+            clients.worth(run.metrics),
             wide=True,
         ),
         plot(
@@ -209,18 +209,20 @@ def _both_models(run: LoadedRun) -> str:
 def _cross_site(run: LoadedRun) -> str:
     """Who resembles whom: each client's own model at each client."""
     found = run.cross_site
-    if not found.get("accuracy"):
+    if not any(found.get("accuracy", {}).values()):
         return ""
     left_out = f" Without {escape(by_reason(found['left_out']))}." if found["left_out"] else ""
+    gaps = f" Gaps: {escape(by_reason(found['gaps']))}." if found["gaps"] else ""
     rows = {**found["accuracy"], **({SHARED_MODEL: found["shared"]} if found["shared"] else {})}
     which = OWN_MODELS if is_personal(run.config) else TRAINED_ONCE_MORE
-    caption = f"{which} Rows are models, columns the clients whose test images they are tried on.{left_out}"
+    caption = f"{which} Rows are models, columns the clients whose test images they are tried on.{left_out}{gaps}"
     return section("From site to site", plot("Clients' models at each other", caption, crossed(rows), wide=True))
 
 
 OWN_MODELS = "The model that each client uses."
 TRAINED_ONCE_MORE = "The shared model after each client's own local training once more."
-SHARED_MODEL = "shared model"
+SHARED_MODEL = "[shared model]"
+"""In brackets, which no site's name has."""
 
 
 def _mistakes(run: LoadedRun) -> str:

@@ -11,8 +11,8 @@ USES = {
     "Contribution": "Shows who hurts: an interval below 0. Near the end of a run all are small.",
     "Who holds what": "Shows how heterogeneous (non-IID) the partition is, and classes that few clients hold.",
     "How unlike the others": "Explains slow learning and low client accuracy: look at the highest bars first.",
-    "Clients' models at each other": "Shows who resembles whom: a column that is pale but for its own row has images "
-    "unlike everybody's.",
+    "Clients' models at each other": "Shows who resembles whom: a column that is pale except in its own row has "
+    "images unlike everybody's.",
     "Confusion matrix": "Shows which classes are taken for which: collect more images of those, or merge them.",
     "Recall by class": "Shows classes that are missed, which accuracy hides when a class is rare.",
     "Drift": "Large or growing drift: fewer local epochs, a smaller learning rate, or FedProx and SCAFFOLD help.",

@@ -147,15 +147,17 @@ def run_rounds(
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, privacy, observer.note) as coordinator:
             watch.part("rounds")
             end = coordinator.run(start.pop())  # popped, so that the first model is freed when the next one is there
-            if config.federated.cross_site:
-                watch.part("cross-site evaluation")
-                evaluation = cross_site_evaluation(experiment, runtime, folder.path / "cross-site", observer.note)
-                write_json(folder.cross_site, asdict(evaluation(end)))
             watch.part("report")
             folder.save_data(experiment.images, runtime.known())
             save_models(experiment, folder, end, checkpoints)
             if config.tracking.report and config.tracking.pictures:
                 keep_pictures(experiment, folder.pictures)
+            if config.federated.cross_site:
+                watch.part("cross-site evaluation")
+                evaluation = cross_site_evaluation(experiment, runtime, folder.path / "cross-site", observer.note)
+                write_json(folder.cross_site, asdict(evaluation(end)))
+                experiment.trainer.load_shared(end.state.shared)  # clients of this process have used the same model
+                watch.part("report")
             board.finish()
         folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
         if config.tracking.report:

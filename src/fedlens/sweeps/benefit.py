@@ -13,6 +13,7 @@ from typing import Literal
 from fedlens.core.words import count
 from fedlens.data.types import ClientRows
 from fedlens.errors import DataError
+from fedlens.federation.cross_site import MOST_CLIENTS
 from fedlens.inference.scores import Scores, own_scores, shared_scores
 from fedlens.reports.means import Mean
 from fedlens.sweeps.baselines import CENTRAL, FEDERATION, LOCAL, TUNED, Trio
@@ -20,9 +21,6 @@ from fedlens.tracking.run_dir import RunDir
 
 EVERYWHERE = ""
 """The global test images, among the sets that clients are named by."""
-
-MOST_CROSSED = 30
-"""With more clients, their models are not tried on each other's images."""
 
 FEW_IMAGES = 20
 """With fewer test images one of them is more than five points."""
@@ -60,7 +58,7 @@ def measure(trio: Trio, runs: Mapping[str, RunDir], seen: Seen) -> Measured:
     names = [client.name for client in trio.images.clients]
     sets = {EVERYWHERE: trio.images.test, **{client.name: client.test for client in trio.images.clients}}
     at_home = {name: {EVERYWHERE: sets[EVERYWHERE], name: sets[name]} for name in names}
-    few = len(names) <= MOST_CROSSED
+    few = len(names) <= MOST_CLIENTS
     federation, local, central = (runs[point.label] for point in trio.points)
     alone = own_scores(local, dict.fromkeys(names, sets) if few else at_home, seen("local models"))
     personal = own_scores(federation, at_home, seen(f"{trio.personal} models"))

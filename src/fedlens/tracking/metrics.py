@@ -121,6 +121,7 @@ def line_of(record: RoundRecord) -> dict[str, Any]:
         "bytes_down": record.bytes_down,
         "seconds": dict(record.seconds),
         "measures": dict(record.measures),
+        "contributions": dict(record.contributions),
     }
 
 

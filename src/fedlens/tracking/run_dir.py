@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # importing torch would delay commands that only read runs
 _LONGEST_NAME = 80
 _LONGEST_HOST = 256
 
+_HELD: set[Path] = set()
+"""Runs that this process trains: a record lock is the process' own, and is lost when it closes the file anywhere."""
+
 _LOOK_SECONDS = 0.2
 """How long a lock may be held by somebody who looks whether a run is being trained."""
 
@@ -165,6 +168,8 @@ class RunDir:
     @property
     def is_in_use(self) -> bool:
         """Whether a process of this machine is training the run."""
+        if self.path.resolve() in _HELD:  # opening and closing the file would let the lock go
+            return True
         try:
             with (self.path / "lock").open("rb") as lock:
                 fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -198,6 +203,8 @@ class RunDir:
                 _lock(lock)
                 lock.truncate(0)
                 print(platform.node(), file=lock, flush=True)
+                _HELD.add(self.path.resolve())
+                held.callback(_HELD.discard, self.path.resolve())
             except BlockingIOError as error:
                 raise ConfigError(
                     f"{str(self.path)!r}: another process is training this run; wait for its end, or stop it first",

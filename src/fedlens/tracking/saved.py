@@ -60,6 +60,7 @@ class Round(BaseModel):
     virtual_seconds: float | None = None
     staleness: dict[str, float] | None = None
     measures: dict[str, float | None] = {}
+    contributions: dict[str, float | None] = {}
 
 
 class Partition(BaseModel):
@@ -92,6 +93,7 @@ class CrossSite(BaseModel):
     shared: dict[str, float]
     images: dict[str, int]
     left_out: dict[str, str]
+    gaps: dict[str, str]
 
 
 class Result(BaseModel):

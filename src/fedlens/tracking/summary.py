@@ -102,3 +102,13 @@ def saved_of_whole(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] 
         return None
     whole = sum(line["measures"]["traffic/whole_model"] for line in parts) / len(parts)
     return sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts), float(whole)
+
+
+def contributions(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Client → what its updates were worth, in the rounds in which that was measured (`federation.leave_one_out`)."""
+    told: dict[str, list[float]] = {}
+    for line in metrics:
+        for client, value in line.get("contributions", {}).items():
+            if value is not None:
+                told.setdefault(client, []).append(value)
+    return told

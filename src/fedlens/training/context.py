@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -54,6 +55,8 @@ class ResidentTrainingContext(LocalTrainingContext):
         self._generator = generator
         self._stepped = stepped
         self._private = private
+        self.waited = 0.0
+        """Seconds in which batches of images were waited for: to read, augment and prepare them."""
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -84,8 +87,17 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def batches(self, epochs: int) -> Iterator[Batch]:
         if self._private is not None:
-            return self._examples.chosen(self._private.batches(), self._generator)
-        return self._examples.epochs(epochs, self._settings.batch_size, self._generator)
+            return self._timed(self._examples.chosen(self._private.batches(), self._generator))
+        return self._timed(self._examples.epochs(epochs, self._settings.batch_size, self._generator))
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def gradients(self, terms: LocalTerms = NO_TERMS, *, step_scale: Tensor | None = None) -> Gradients:
         return _LoopGradients(self._model, self._loop(terms, step_scale), self._generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -39,10 +38,6 @@ round's clients, the first tells how well the received model fits their images, 
 
 CLIPPED = "clipped"
 """Metric name for the share of steps whose gradient was longer than the largest norm allowed."""
-
-DATA_SHARE = "data_share"
-"""Metric name for the share of the loop's time in which it waits for batches: to read, augment and prepare images. What
-a GPU does of that goes on beside it, and is not counted."""
 
 STEPS = "steps"
 """Metric name for the number of steps taken; batches skipped because their gradient overflowed fp16 do not count."""
@@ -125,16 +120,15 @@ class LocalLoop:
         """
         model = self._model
         share = model.step_scale if share is None else share if model.step_scale is None else share * model.step_scale
-        steps, began, waited = 0, time.perf_counter(), Waited(batches)
-        for inputs, labels in waited:
+        steps = 0
+        for inputs, labels in batches:
             if not self.differentiate(inputs, labels, generator):
                 continue
             steps += 1
             if self._terms.correction is not None:
                 model.gradient.add_(self._terms.correction(model.vector))
             optimizer.scaled_step(model.vector, model.gradient, lr, share)
-        share_of_data = MeanMetric(waited.seconds, time.perf_counter() - began)
-        return {**self.metrics(), STEPS: MeanMetric(steps, 1), DATA_SHARE: share_of_data}
+        return {**self.metrics(), STEPS: MeanMetric(steps, 1)}
 
     def metrics(self) -> dict[str, MeanMetric]:
         """Loss and accuracy over the images seen, as weighted means, and those named above; over no image where single
@@ -246,24 +240,6 @@ class LocalLoop:
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)
-
-
-class Waited:
-    """`batches`, and the `seconds` that they were waited for."""
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = iter(batches)
-        self.seconds = 0.0
-
-    def __iter__(self) -> Waited:
-        return self
-
-    def __next__(self) -> Batch:
-        began = time.perf_counter()
-        try:
-            return next(self._batches)
-        finally:
-            self.seconds += time.perf_counter() - began
 
 
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -131,6 +131,9 @@ def check_update(result: ClientResult, expected: Expected) -> ClientResult:
     return decoded
 
 
+MEASURED_HERE = frozenset({"staleness", "virtual_seconds"})
+"""Metrics that the server adds to what clients report."""
+
 OF_IMAGES = {"loss": math.inf, "loss_before": math.inf, "loss_after": math.inf, "accuracy": 1.0}
 """The largest value of each metric that is a mean over images."""
 
@@ -142,6 +145,8 @@ def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None
     largest["bytes_up"] = float(_nbytes(result.payload) + _nbytes(result.extra))
     largest["bytes_down"] = float(_nbytes(task.payload))
     for name, mean in result.report.metrics.items():
+        if name in MEASURED_HERE:
+            raise ProtocolError(f"{_an(name)}, which only the server measures")
         word = name.rpartition(".")[2]
         counts_images = word in OF_IMAGES
         most = OF_IMAGES[word] if counts_images else largest.get(name)

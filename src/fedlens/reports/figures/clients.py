@@ -13,7 +13,7 @@ from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
 from fedlens.reports.means import Mean
 from fedlens.tracking.intervals import wilson
-from fedlens.tracking.summary import last_with
+from fedlens.tracking.summary import contributions, last_with
 
 _MOST_BARS = 60
 NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
@@ -125,13 +125,9 @@ def set_apart(client: Mapping[str, Any]) -> str:
     return "" if client["trained"] else NEVER_SAMPLED
 
 
-def contributions(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+def worth(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Mean contribution of every client, the lowest first, with 95 % intervals over rounds by Student's t."""
-    told: dict[str, list[float]] = {}
-    for line in metrics:
-        for one in line["cohort"]:
-            if (value := one["metrics"].get("contribution")) is not None:
-                told.setdefault(one["client"], []).append(value)
+    told = contributions(metrics)
     means = {name: Mean.of(values) for name, values in told.items()}
     ordered = sorted(((name, mean) for name, mean in means.items() if mean), key=lambda one: one[1].value)
     if not ordered:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 METRICS = ("loss", "seconds", "update_norm", "bytes_down", "bytes_up")
 """Metrics of every training result; a personalisation adds its own."""
 
+DATA_SHARE = "data_share"
+"""Metric name for the share of the training in which it waits for images; told on the CPU."""
+
 MODEL_DIVERGED = "training diverged: the update or the loss is not finite"
 OWN_MODEL_DIVERGED = "training diverged: the client's own model is not finite"
 UPDATE_DIVERGED = "training diverged: what it would send is not finite"
@@ -119,6 +122,7 @@ class Train(TaskKind):
         local = trainer.local_context(task, kept, optimizer, stepped, trainer.private_steps(task))
         ctx = trainer.client_context(task, kept, local.start)
         algorithm.personalization.initialize(local)
+        began = time.perf_counter()
         metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
         if not trainer.model.is_finite() or not math.isfinite(metrics["loss"].total):
             return MODEL_DIVERGED
@@ -127,6 +131,8 @@ class Train(TaskKind):
         taken = metrics.pop(STEPS, MeanMetric(ctx.steps, 1)).total
         if not taken:
             return NO_STEP
+        if trainer.model.device.type == "cpu":  # a GPU works beside this thread: waiting for images says nothing there
+            metrics[DATA_SHARE] = MeanMetric(local.waited, time.perf_counter() - began)
         delta = trainer.delta(task)
         update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
         check_parts(update, algorithm.strategy)
