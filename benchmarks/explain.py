@@ -16,7 +16,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ BEGIN, END = "<!-- table, by benchmarks/explain.py -->", "<!-- end of the table 
 
 SCHEME = "data.partition.scheme"
 IN_TURN = "tracking.leave_one_out=1"
+HURT = ("clients that hurt",)
 HARM = 0.03
 """Accuracy below that of a healthy run, from which an illness is one."""
 
@@ -92,15 +93,6 @@ ILL: Mapping[str, Illness] = {
         "privacy.mode=central privacy.noise_multiplier=0.05 privacy.clip=0.01", ("privacy clip too low",)
     ),
     "a third that flips its updates": Illness("attack.name=sign_flip attack.fraction=0.3", ("attack without defence",)),
-    "one in ten that flips its updates, left out in turn": Illness(
-        f"attack.name=sign_flip attack.fraction=0.1 {IN_TURN}", ("clients that hurt", "attack without defence")
-    ),
-    "a fifth that flips its labels, left out in turn": Illness(
-        f"attack.name=label_flip attack.fraction=0.2 {IN_TURN}", ("clients that hurt", "bad labels")
-    ),
-    "one in ten that sends noise, left out in turn": Illness(
-        f"attack.name=gaussian attack.fraction=0.1 {IN_TURN}", ("clients that hurt", "attack without defence")
-    ),
     "clients of very unequal speed": Illness("clock.name=lognormal clock.sigma=2", ("stragglers",), "time"),
     "results that get lost": Illness(
         "clock.name=lognormal clock.sigma=0.1 clock.dropout=0.5", ("clients fail",), "time"
@@ -125,10 +117,21 @@ HEALTHY: Mapping[str, str] = {
     "gradients clipped at 5": "optimizer.clip_norm=5",
     "a clock of like clients": "clock.name=lognormal clock.sigma=0.2",
     "fine-tuning at home": "personalization.name=finetune",
-    "equal clients, left out in turn": IN_TURN,
-    "slightly unlike labels, left out in turn": f"{SCHEME}=dirichlet data.partition.alpha=2 {IN_TURN}",
-    "FedAvgM, left out in turn": f"strategy.name=fedavgm strategy.server_momentum=0.5 {IN_TURN}",
 }
+
+
+IN_TURN_ILL: Mapping[str, Illness] = {
+    "one in ten that flips its updates": Illness(f"attack.name=sign_flip attack.fraction=0.1 {IN_TURN}", HURT),
+    "a fifth that flips its labels": Illness(f"attack.name=label_flip attack.fraction=0.2 {IN_TURN}", HURT),
+    "one in ten that sends noise": Illness(f"attack.name=gaussian attack.fraction=0.1 {IN_TURN}", HURT),
+    "random labels at one client": Illness(f"data.mislabelled=0.1 {IN_TURN}", (*HURT, "bad labels")),
+}
+IN_TURN_HEALTHY: Mapping[str, str] = {
+    "equal clients, all measured": IN_TURN,
+    "slightly unlike labels, all measured": f"{SCHEME}=dirichlet data.partition.alpha=2 {IN_TURN}",
+    "FedAvgM, all measured": f"strategy.name=fedavgm strategy.server_momentum=0.5 {IN_TURN}",
+}
+"""With leave-one-out: the clients that hurt have to be named, not only that there is an attack."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,13 @@ class Said:
     @property
     def right(self) -> bool:
         """The illness was named first or second; of a healthy run nothing was said."""
-        if self.case in HEALTHY:
-            return not self.names
-        return any(name in ILL[self.case].named for name in self.names[:2])
+        illness = illness_of(self.case)
+        return any(name in illness.named for name in self.names[:2]) if illness else not self.names
+
+
+def illness_of(case: str) -> Illness | None:
+    """None: it is a healthy setting."""
+    return ILL.get(case) or IN_TURN_ILL.get(case)
 
 
 def make(world: World, cases: Mapping[str, str], folder: Path, more: Sequence[str]) -> None:
@@ -199,7 +206,8 @@ def said(folder: Path) -> Iterator[Said]:
 
 def harmless(one: Said, found: Sequence[Said]) -> bool:
     """An illness that did no harm in this run."""
-    kind = ILL[one.case].harm if one.case in ILL else "time"
+    illness = illness_of(one.case)
+    kind = illness.harm if illness else "time"
     healthy = next((other for other in found if (other.case, other.seed) == ("equal clients", one.seed)), None)
     return kind != "time" and healthy is not None and one.accuracies[kind] > healthy.accuracies[kind] - HARM
 
@@ -222,26 +230,42 @@ def _cell(one: Said, found: Sequence[Said]) -> str:
     return f"({told}: no harm)" if harmless(one, found) else told
 
 
-def shares(found: Sequence[Said]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((illnesses named first or second, all), (healthy runs with a finding, all))."""
-    counted = [one for one in found if not harmless(one, found)]
-    ill, healthy = ([one for one in counted if one.case in cases] for cases in (ILL, HEALTHY))
+def shares(found: Sequence[Said], among: Collection[str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((illnesses named first or second, all), (healthy runs with a finding, all)), of the cases `among`."""
+    counted = [one for one in found if one.case in among and not harmless(one, found)]
+    ill = [one for one in counted if illness_of(one.case)]
+    healthy = [one for one in counted if not illness_of(one.case)]
     return (sum(one.right for one in ill), len(ill)), (sum(not one.right for one in healthy), len(healthy))
 
 
 def chapter(world: World, found: Sequence[Said]) -> str:
-    """The tables of one world, with a title and the two shares."""
-    (named, ill), (alarms, healthy) = shares(found)
-    told = f"{named} of {ill} illnesses named first or second, {alarms} of {healthy} healthy runs with a finding."
-    rows = [*table(found, list(ILL), "made ill by"), "", *table(found, list(HEALTHY), "healthy")]
-    return "\n".join([f"### {world.title}", "", told, "", *rows])
+    """The tables of one world, with a title and the two shares; then those with leave-one-out."""
+    return "\n".join(
+        [
+            f"### {world.title}",
+            "",
+            *_tables(found, ILL, HEALTHY),
+            "",
+            f"#### {world.title}, with leave-one-out",
+            "",
+            *_tables(found, IN_TURN_ILL, IN_TURN_HEALTHY),
+        ]
+    )
+
+
+def _tables(found: Sequence[Said], ill: Mapping[str, Illness], healthy: Mapping[str, str]) -> list[str]:
+    """A line with the shares, and both tables."""
+    (named, sick), (alarms, well) = shares(found, {*ill, *healthy})
+    told = f"{named} of {sick} illnesses named first or second, {alarms} of {well} healthy runs with a finding."
+    return [told, "", *table(found, list(ill), "made ill by"), "", *table(found, list(healthy), "healthy")]
 
 
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--world", choices=WORLDS, help="only this one; docs/explain.md stays as it is")
     options, before = parser.parse_args(), machine.facts()
-    cases = {**{name: one.settings for name, one in ILL.items()}, **HEALTHY}
+    made = {name: one.settings for name, one in {**ILL, **IN_TURN_ILL}.items()}
+    cases = {**made, **HEALTHY, **IN_TURN_HEALTHY}
     chosen, more = ([options.world] if options.world else list(WORLDS)), []
     if options.small:
         chosen, more = ["sample"], ["federated.num_rounds=1", "data.train=60"]
@@ -253,7 +277,7 @@ def main() -> None:
             world = WORLDS[name]
             make(world, cases, logs / name, [f"seed={world.seeds}", *more])
             found = list(said(logs / name))
-            (named, ill), (alarms, healthy) = shares(found)
+            (named, ill), (alarms, healthy) = shares(found, cases)
             figures[name] = {"named": named, "ill": ill, "alarms": alarms, "healthy": healthy}
             chapters.append(chapter(world, found))
     print("\n\n".join(chapters))

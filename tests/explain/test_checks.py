@@ -189,6 +189,15 @@ def test_a_client_without_whom_the_model_is_better() -> None:
     assert names(falling(contributions=dict.fromkeys("abcd", -0.02))) == [], "not all of them"
 
 
+def test_harm_is_more_than_other_images_would_change() -> None:
+    """Accuracy 0.9 on 100 validation images: √(0.09 / 100), three points."""
+    usual, metrics = dict.fromkeys("abc", 0.005), falling()
+    for one in metrics:
+        one["validation"] |= {"examples": 100}
+    assert names([{**one, "contributions": {**usual, "d": -0.029}} for one in metrics]) == []
+    assert names([{**one, "contributions": {**usual, "d": -0.031}} for one in metrics]) == ["clients that hurt"]
+
+
 def test_the_worst_clients_are_named_first() -> None:
     usual = dict.fromkeys("abcdefghijkl", 0.005)
     (found,) = told(falling(contributions={**usual, "x": -0.02, "y": -0.3, "z": -0.1, "v": -0.04}))

@@ -34,7 +34,8 @@ TRIED = 3
 """A client's contribution is a mean over so many rounds at least: one round may be bad luck."""
 
 HARM = 0.01
-"""Accuracy that a round's model gains without a client, from which that counts."""
+"""Accuracy that a round's model gains without a client, from which that counts, where it is not known on how many images
+it was measured; else it is a standard error of the accuracy on these."""
 
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
@@ -165,7 +166,7 @@ def hurting(run: Evidence) -> Finding | None:
     if len(means) < 3:
         return None
     usual = median(map(abs, means.values()))
-    harm = max(HARM, usual)
+    harm = max(_chance_of_images(run), usual)
     found = {
         name: -means[name]
         for name, values in told.items()
@@ -189,6 +190,12 @@ def hurting(run: Evidence) -> Finding | None:
         ),
         axis="accuracy gained by the update",
     )
+
+
+def _chance_of_images(run: Evidence) -> float:
+    """√(p (1 − p) / n): by so much the accuracy p on n validation images changes with other images."""
+    accuracy, images = (run.late(run.evaluated("validation", key)) for key in ("accuracy", "examples"))
+    return math.sqrt(accuracy * (1 - accuracy) / images) if images > 0 else HARM
 
 
 def _contribution(line: Mapping[str, Any], *, client: str) -> float | None:
