@@ -34,8 +34,8 @@ TRIED = 3
 """A client's contribution is a mean over so many rounds at least: one round may be bad luck."""
 
 HARM = 0.01
-"""Accuracy that a round's model gains without a client, from which that counts, where it is not known on how many images
-it was measured; else it is a standard error of the accuracy on these."""
+"""Accuracy that a round's model gains without a client, from which that counts, where it is not known on how many
+images it was measured; else it is a standard error of the accuracy on these."""
 
 BAD = 2
 """A client's loss over the median of the others', where it is above guessing: the shared model does worse on its images
