@@ -1,11 +1,12 @@
 """The answers of docs/results/: does the sweeps of configs/results/, and writes their tables and figures.
 
-    .venv/bin/python benchmarks/results.py                           # a quarter of an hour on two cores
-    .venv/bin/python benchmarks/results.py compression-privacy
-    .venv/bin/python benchmarks/results.py compression-privacy --search       # first: how learning rates were chosen
+    .venv/bin/python benchmarks/results.py                           # all three: three quarters of an hour on two cores
+    .venv/bin/python benchmarks/results.py strategies
+    .venv/bin/python benchmarks/results.py strategies --search       # first: how learning rates were chosen
 
 `configs/results/QUESTION.yaml` is the sweep, and `fedlens sweep --file` does the same runs; what has run in --logs is
-not done again. The figures of every seed are kept in results/answer-QUESTION.json, the tables stand in
+not done again. A case is a row of the tables; where cases are named "METHOD, α = ALPHA", METHOD is the row and ALPHA is
+the column. The figures of every seed are kept in results/answer-QUESTION.json, the tables stand in
 docs/results/QUESTION.md between two comments, and docs/results/QUESTION.svg shows them.
 
 ±: half of the 95 % interval of the mean over the seeds, by Student's t. A difference is taken seed by seed, and is bold
@@ -15,6 +16,7 @@ where its interval does not hold 0.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,60 +41,77 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CONFIGS, PAGES = ROOT / "configs" / "results", ROOT / "docs" / "results"
-KEPT = ("accuracy", "megabytes", "seconds", "epsilon")
+KEPT = ("accuracy", "client_accuracy", "megabytes", "seconds", "epsilon")
 """Figures of `Headline` in the result files."""
 FORMS = {"megabytes": ("MB", "{:,.1f}"), "epsilon": ("ε", "{:.1f}")}
 """Costs in a table: heading and form."""
+SKEW = ", α = "
+"""In the name of a case: before it the row, behind it the column."""
 
 Found = dict[str, dict[str, dict[str, list[Any]]]]
-"""Case → column → figure → its value for each seed."""
+"""Row → column → figure → its value for each seed; the column is empty where a row has one only."""
+Tried = dict[str, dict[str, list[float | None]]]
+"""Case → what was tried → the loss on the validation images for each seed; None: the run failed, as it diverged."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """figure: of `Headline`, what is compared, and its words. bases: the cases that the others are held against. key:
-    of the grid, whose values are the columns of the tables. costs: what stands beside it."""
+    """figure: of `Headline`, what is compared, and its words. bases: the rows that the others are held against. costs:
+    what stands beside it. only: the rows of the tables; none: all. across: hold columns against the first one."""
 
     figure: str
     words: str
-    bases: tuple[str, ...]
-    key: str = ""
+    bases: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    across: bool = False
+
+    def rows(self, found: Found) -> Found:
+        return {row: cells for row, cells in found.items() if not self.only or row in self.only}
 
 
 QUESTIONS = {
-    "compression-privacy": Question(
-        "accuracy", "test accuracy", ("none", "clipped, no noise"), costs=("megabytes", "epsilon")
+    "strategies": (Question("accuracy", "test accuracy", ("fedavg",), ("megabytes",), across=True),),
+    "personalization": (
+        Question("client_accuracy", "client accuracy", ("one model for all", "local")),
+        Question("accuracy", "test accuracy of the shared model", only=("one model for all",), across=True),
+    ),
+    "compression-privacy": (
+        Question("accuracy", "test accuracy", ("none", "clipped, no noise"), ("megabytes", "epsilon")),
     ),
 }
-SYMBOLS = {"data.partition.alpha": "α"}
+"""What each page has tables of; the figure shows the first."""
 
 
 # -- the runs ----------------------------------------------------------------------------------------------------------
 
 
-def sweep(name: str, logs: Path, *, small: bool = False) -> list[tuple[Point, LoadedRun]]:
+def sweep(name: str, logs: Path, *, small: bool = False, may_fail: bool = False) -> list[tuple[Point, LoadedRun]]:
     """Do what is left of a sweep; gives all of its runs. small: one round of its first point."""
     file = CONFIGS / f"{name}.yaml"
     more = ["federated.num_rounds=1"] if small else []
     found = points(base_of(None, file), [f"tracking.dir={logs}", *more], from_file(file), name)
     found = found[:1] if small else found
-    if failures := run_all(found, None):
+    if (failures := run_all(found, None)) and not may_fail:
         raise SystemExit(f"{len(failures)} runs of {file} failed: {'; '.join(failures)}")
     done = Before(logs / name)
     return [(point, load_run(run.path)) for point in found if (run := done.run_of(point.config))]
 
 
-def figures(question: Question, runs: Sequence[tuple[Point, LoadedRun]]) -> Found:
+def figures(runs: Sequence[tuple[Point, LoadedRun]]) -> Found:
     """The figures of all runs, in the order of the sweep; the seeds are in one order in all of them."""
     found: Found = {}
-    for point, run in sorted(runs, key=lambda one: one[0].config.seed):
-        column = f"{value_of(point, question.key):g}" if question.key else ""
-        cell = found.setdefault(case_of(point), {}).setdefault(column, {})
+    for point, run in by_seed(runs):
+        row, column = place_of(point)
+        cell = found.setdefault(row, {}).setdefault(column, {})
         line = headline(run)
         for name in KEPT:
             cell.setdefault(name, []).append(getattr(line, name))
     return found
+
+
+def by_seed(runs: Sequence[tuple[Point, LoadedRun]]) -> list[tuple[Point, LoadedRun]]:
+    return sorted(runs, key=lambda one: one[0].config.seed)
 
 
 def case_of(point: Point) -> str:
@@ -100,35 +119,46 @@ def case_of(point: Point) -> str:
     return re.sub(r"^(\S+=\S+ )+", "", point.label)
 
 
-def value_of(point: Point, key: str) -> Any:
-    value: Any = point.config.model_dump(mode="json")
-    for part in key.split("."):
-        value = value[part]
-    return value
+def place_of(point: Point) -> tuple[str, str]:
+    """Row and column of its case."""
+    row, _, column = case_of(point).partition(SKEW)
+    return row, column
 
 
-def searched(runs: Sequence[tuple[Point, LoadedRun]]) -> dict[str, dict[str, float]]:
-    """Method → what was tried → the loss on the validation images in the last round."""
-    found: dict[str, dict[str, float]] = {}
-    for point, run in runs:
-        method, _, tried = point.label.rpartition(", ")
+def searched(runs: Sequence[tuple[Point, LoadedRun]]) -> Tried:
+    """The losses in the last round."""
+    found: Tried = {}
+    for point, run in by_seed(runs):
+        case, _, what = case_of(point).rpartition(", ")
         last = last_with(run.metrics, "validation") or {}
-        found.setdefault(method, {})[tried] = last["loss"]
+        found.setdefault(case, {}).setdefault(what, []).append(last.get("loss"))
     return found
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def tables(question: Question, found: Found) -> str:
+def tables(questions: Sequence[Question], found: Found) -> str:
     """The tables of a page, in Markdown."""
-    return "\n\n".join(_columns(question, found) if question.key else [_rows(question, found)])
+    made = (table for question in questions for table in _tables(question, question.rows(found)))
+    return "\n\n".join(made)
+
+
+def _tables(question: Question, found: Found) -> Iterator[str]:
+    if columns_of(found) == [""]:
+        yield _rows(question, found)
+    else:
+        yield from _columns(question, found)
+
+
+def columns_of(found: Found) -> list[str]:
+    return list(next(iter(found.values())))
 
 
 def _columns(question: Question, found: Found) -> Iterator[str]:
-    """Accuracies, then the differences to each base, and to the first column; a column a value of the key."""
-    columns = list(next(iter(found.values())))
-    heads = [f"{SYMBOLS[question.key]} = {column}" for column in columns]
+    """Accuracies, then the differences to each base, and to the first column; a column a division."""
+    columns = columns_of(found)
+    heads = [f"α = {column}" for column in columns]
     costs = [FORMS[cost][0] for cost in question.costs]
     yield markdown(
         [f"{question.words}, %", *heads, *costs],
@@ -146,13 +176,14 @@ def _columns(question: Question, found: Found) -> Iterator[str]:
                 if case != base
             ],
         )
-    yield markdown(
-        [f"minus {heads[0]}, points", *heads[1:]],
-        [
-            [case, *(_minus(question, cells[column], cells[columns[0]]) for column in columns[1:])]
-            for case, cells in found.items()
-        ],
-    )
+    if question.across:
+        yield markdown(
+            [f"minus {heads[0]}, points", *heads[1:]],
+            [
+                [case, *(_minus(question, cells[column], cells[columns[0]]) for column in columns[1:])]
+                for case, cells in found.items()
+            ],
+        )
 
 
 def _rows(question: Question, found: Found) -> str:
@@ -190,21 +221,28 @@ def share(values: Sequence[float]) -> str:
     return f"{100 * mean.value:.1f}" + ("" if mean.half is None else f" ± {100 * mean.half:.1f}")
 
 
-def tried(found: Mapping[str, Mapping[str, float]]) -> str:
-    """A row a method: the loss of everything tried, the lowest in bold."""
+def tried(found: Tried) -> str:
+    """A row a case: the mean loss of everything tried, the lowest in bold."""
     rows = []
-    for method, losses in found.items():
+    for case, losses in found.items():
         lowest = best(losses)
+        means = {what: mean_loss(values) for what, values in losses.items()}
         words = (
-            f"**{what}: {loss:.3f}**" if what == lowest else f"{what}: {loss:.3f}" for what, loss in losses.items()
+            (what, f"{what}: {mean:.3f}" if mean < math.inf else f"{what}: failed") for what, mean in means.items()
         )
-        rows.append([method, " · ".join(words)])
+        rows.append([case, " · ".join(f"**{text}**" if what == lowest else text for what, text in words)])
     return markdown(["", "loss on the validation images"], rows)
 
 
-def best(losses: Mapping[str, float]) -> str:
-    """What gave the lowest loss."""
-    return min(losses, key=lambda what: losses[what])
+def best(losses: Mapping[str, Sequence[float | None]]) -> str:
+    """What gave the lowest mean loss."""
+    return min(losses, key=lambda what: mean_loss(losses[what]))
+
+
+def mean_loss(values: Sequence[float | None]) -> float:
+    """Infinite where a run failed."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else math.inf
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -235,7 +273,7 @@ def draw(question: Question, found: Found, path: Path) -> None:
         drawing = Figure(figsize=(6.4, 3.4), layout="constrained", facecolor="white")
         axes = drawing.add_subplot()
         axes.grid(visible=True, alpha=0.4)
-        (_by_column if question.key else _by_cost)(axes, question, found)
+        (_by_cost if columns_of(found) == [""] else _by_column)(axes, question, found)
         axes.set_ylabel(f"{question.words} (%)")
         drawing.legend(loc="outside right upper")
         drawing.savefig(path, metadata={"Date": None})
@@ -243,7 +281,7 @@ def draw(question: Question, found: Found, path: Path) -> None:
 
 def _by_column(axes: Axes, question: Question, found: Found) -> None:
     """A line through the means, and a small mark for every seed: runs that collapse are seen."""
-    columns = list(next(iter(found.values())))
+    columns = columns_of(found)
     for number, (case, cells) in enumerate(found.items()):
         shift = 0.1 * (number - (len(found) - 1) / 2)
         colour, marker = _look(number)
@@ -253,7 +291,7 @@ def _by_column(axes: Axes, question: Question, found: Found) -> None:
         means = [100 * fmean(cell[question.figure]) for cell in cells.values()]
         places = [place + shift for place in range(len(columns))]
         axes.plot(places, means, marker=marker, markersize=5, color=colour, linewidth=0.8, label=case)
-    axes.set_xticks(range(len(columns)), [f"{SYMBOLS[question.key]} = {column}" for column in columns])
+    axes.set_xticks(range(len(columns)), [f"α = {column}" for column in columns])
 
 
 def _by_cost(axes: Axes, question: Question, found: Found) -> None:
@@ -284,19 +322,19 @@ def _look(number: int) -> tuple[str, str]:
 
 def answer(name: str, logs: Path) -> None:
     """Do the sweep, keep its figures, and write table and figure of its page."""
-    before, question = machine.facts(), QUESTIONS[name]
-    found = figures(question, sweep(name, logs))
-    text = tables(question, found)
+    before, questions = machine.facts(), QUESTIONS[name]
+    found = figures(sweep(name, logs))
+    text = tables(questions, found)
     print(text)
     print(machine.save(f"answer-{name}", before, {"found": found}, small=False))
-    draw(question, found, PAGES / f"{name}.svg")
+    draw(questions[0], found, PAGES / f"{name}.svg")
     put(PAGES / f"{name}.md", "table", text)
 
 
 def search(name: str, logs: Path) -> None:
     """Do the search before a sweep, keep the losses, and write the table of what was tried."""
     before = machine.facts()
-    found = searched(sweep(f"{name}-search", logs))
+    found = searched(sweep(f"{name}-search", logs, may_fail=True))
     print(tried(found))
     print(machine.save(f"answer-{name}-search", before, {"found": found}, small=False))
     put(PAGES / f"{name}.md", "tried", tried(found))
@@ -305,7 +343,7 @@ def search(name: str, logs: Path) -> None:
 def smallest(name: str) -> None:
     with tempfile.TemporaryDirectory(prefix="fedlens-results-") as folder:
         runs = sweep(name, Path(folder), small=True)
-        print(json.dumps(figures(QUESTIONS[name], runs)))
+        print(json.dumps(figures(runs)))
 
 
 def main() -> None:
