@@ -19,7 +19,6 @@ HOW: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "broadcast": ("sending models", {"compression.name": "half", "compression.down": "true"}),
     "aggregate": ("aggregation", {"aggregation.name": "mean"}),
     "checkpoint": ("writing checkpoints", {}),
-    "leave_one_out": ("leaving out one client after the other", {"tracking.leave_one_out": "10"}),
 }
 """Phase → what it is called, and what makes it shorter."""
 
