@@ -21,7 +21,9 @@ from fedlens.reports.figures.runs import over_seeds
 from fedlens.reports.group_tables import against, escaped, latex, means, to_target
 from fedlens.reports.groups import differences, grouped, ranks, reached, wilcoxon
 from fedlens.reports.headline import headline
+from fedlens.reports.load import load_run
 from fedlens.reports.means import Mean
+from fedlens.tracking.card import card
 from fedlens.tracking.metrics import MetricsFile
 
 NOT_PRIVATE = -1.0
@@ -77,6 +79,14 @@ def test_values_of_keys_are_no_names(tmp_path: Path) -> None:
     assert [group.label for group in grouped(load_all([tmp_path]))] == [
         "lr=0.1 strategy=fedavg", "lr=0.2 strategy=fedavg", "lr=0.3 strategy=fedprox", "lr=0.4 strategy=fedprox",
     ]  # fmt: skip
+
+
+def test_a_run_shows_itself_as_finished_before_it_lets_go(tmp_path: Path) -> None:
+    """Its report and its card in a notebook are made while its process still holds it."""
+    folder = write_run(tmp_path)
+    with folder.exclusive_lock():
+        assert headline(load_run(folder.path)).status == "finished"
+        assert "finished: all rounds done" in card(folder.path, ())
 
 
 def test_looking_at_a_run_of_this_process_leaves_its_lock(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def headline(run: LoadedRun) -> Headline:
 
 def _status(run: LoadedRun, all_done: bool) -> State:
     """A run that has done all its rounds has finished, whatever became of its end."""
+    if run.result:
+        return "finished"
     state, _ = state_of(run.folder)
     return "finished" if all_done and state in ("stopped", "elsewhere") else state
 

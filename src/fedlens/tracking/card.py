@@ -15,7 +15,8 @@ from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.next_steps import commands_of
 from fedlens.tracking.result import result_lines
 from fedlens.tracking.run_dir import RunDir, configuration
-from fedlens.tracking.state import planned_rounds, state_of
+from fedlens.tracking.saved import Result, read_saved
+from fedlens.tracking.state import planned_rounds
 from fedlens.tracking.summary import algorithm_name, is_personal
 
 _ELSEWHERE = ("folder", "report")
@@ -48,9 +49,8 @@ def card(folder: Path, findings: Sequence[Finding]) -> str:
 
 def _state(run: RunDir, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
     """ "finished: all 12 rounds done"; "3 of 12 rounds done"."""
-    state, word = state_of(run)
-    if state == "finished":
-        return f"finished: {word}"
+    if run.result.exists():  # shown at the end of the run, too, while its process still holds it
+        return f"finished: {read_saved(run.result, Result).get('reason', '')}"
     return f"{metrics[-1]['round'] if metrics else 0} of {planned_rounds(config)} rounds done"
 
 
