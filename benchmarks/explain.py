@@ -277,7 +277,7 @@ def main() -> None:
             world = WORLDS[name]
             make(world, cases, logs / name, [f"seed={world.seeds}", *more])
             found = list(said(logs / name))
-            (named, ill), (alarms, healthy) = shares(found, cases)
+            (named, ill), (alarms, healthy) = shares(found, {*ILL, *HEALTHY})
             figures[name] = {"named": named, "ill": ill, "alarms": alarms, "healthy": healthy}
             chapters.append(chapter(world, found))
     print("\n\n".join(chapters))

@@ -57,6 +57,7 @@ def time_on_data(run: Evidence) -> Finding | None:
     if not share * training >= max(MOST * total, WORTH):
         return None
     augment = run.value("data.augment", "none")
+    cheaper = {"randaugment": "crop_flip", "none": ""}.get(augment, "none")
     return Finding(
         "time spent on data",
         "most of the time goes into reading and preparing images",
@@ -64,10 +65,8 @@ def time_on_data(run: Evidence) -> Finding | None:
         f"{duration(total)}; data.augment is {augment}",
         share * training / total / MOST,
         kind="time",
-        changes=({"data.augment": "crop_flip" if augment == "randaugment" else "none"},) if augment != "none" else (),
-        advice=""
-        if augment != "none"
-        else "A smaller data.image_size, or model.freeze with features kept, makes it less",
+        changes=({"data.augment": cheaper},) if cheaper else (),
+        advice="" if cheaper else "A smaller data.image_size, or model.freeze with features kept, makes it less",
         curve=run.curve(data=waited),
         axis="share of the training time",
     )

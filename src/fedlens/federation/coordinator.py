@@ -220,8 +220,9 @@ class Coordinator:
     ) -> Mapping[str, float]:
         """What each update of the round is worth. `known`: the validation of the model of all, if it was made."""
         validation = self._validation
-        whole = known or (validation(after) if validation else None)
-        if whole is None or validation is None:
+        assert validation is not None  # else no round is due
+        whole = known or validation(after)
+        if whole is None:
             return {}
 
         def accuracy(state: ServerState) -> float | None:

@@ -152,7 +152,7 @@ def sentence(found: CrossSite) -> str:
     at_home, elsewhere = f"{100 * fmean(home):.1f} %", f"{100 * fmean(away):.1f} %"
     return (
         f"clients' own models: {at_home} on their own test images, {elsewhere} on the others' (means); "
-        "report.html shows each at each"
+        "cross-site.json has each at each"
     )
 
 

@@ -34,7 +34,7 @@ from fedlens.data.types import FederatedData
 from fedlens.errors import DataError
 from fedlens.explain.explain import explain
 from fedlens.federation.bookkeeping import Bookkeeping
-from fedlens.federation.checkpoints import Checkpoints
+from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator
 from fedlens.federation.measures import ClientMeasures
 from fedlens.privacy.release import PrivateSum
@@ -154,9 +154,7 @@ def run_rounds(
                 keep_pictures(experiment, folder.pictures)
             if config.federated.cross_site:
                 watch.part("cross-site evaluation")
-                evaluation = cross_site_evaluation(experiment, runtime, folder.path / "cross-site", observer.note)
-                write_json(folder.cross_site, asdict(evaluation(end)))
-                experiment.trainer.load_shared(end.state.shared)  # clients of this process have used the same model
+                cross_sites(experiment, runtime, folder, end, observer.note)
                 watch.part("report")
             board.finish()
         folder.finish(end.finished or f"all {config.federated.num_rounds} rounds done")
@@ -165,6 +163,19 @@ def run_rounds(
             writers.tell(lambda writer: writer.report(page))
     observer.finish(folder.path, watch.spent(), explain(folder.path))
     return experiment.model.to("cpu")
+
+
+def cross_sites(
+    experiment: Experiment, runtime: Runtime, folder: RunDir, end: Checkpoint, note: Callable[[str], None]
+) -> None:
+    """Write `cross-site.json`; the final model is loaded afterwards, as before.
+
+    Raises:
+        FedLensError: the disk is full; the run's own model is saved.
+    """
+    evaluation = cross_site_evaluation(experiment, runtime, folder.path / "cross-site", note)
+    write_json(folder.cross_site, asdict(evaluation(end)))
+    experiment.trainer.load_shared(end.state.shared)  # clients of this process have used the same model
 
 
 @contextmanager
