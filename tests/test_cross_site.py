@@ -73,7 +73,7 @@ def test_models_of_their_own_are_those_of_the_round_that_was_reached(tmp_path: P
 
 
 def test_the_model_that_is_given_back_is_the_shared_one(tmp_path: Path) -> None:
-    """Clients of this process have used the same model: the last one that was tried is a client's, with its own head."""
+    """Clients of this process have used the same model; the last that was tried is a client's, with its own head."""
     fedper = "personalization.name=fedper"
     found, plain = run(tmp_path / "asked", *SETTINGS, fedper), run(tmp_path / "plain", *SETTINGS[1:], fedper)
     for (name, value), other in zip(found.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
