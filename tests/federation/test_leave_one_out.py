@@ -20,6 +20,7 @@ from fedlens.core.types import PartialSum, Task, TaskSettings
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.leave_one_out import LeaveOneOut
 from fedlens.federation.sampling import ClientSampler
 from fedlens.models.base import Preprocessing, prepare
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -138,6 +139,19 @@ def test_without_validation_images_nothing_is_kept_or_asked_for(tmp_path) -> Non
     _, records, seen = rounds(tmp_path, replace(PLAN, leave_one_out=1), validation=None)
     assert not any(record.contributions for record in records)
     assert all(isinstance(one, PartialSum) for one in seen)
+
+
+def test_the_updates_are_not_kept_after_their_round(tmp_path, monkeypatch) -> None:
+    made: list[LeaveOneOut] = []
+
+    def counted(self: LeaveOneOut, *given) -> None:
+        made.append(self)
+        begin(self, *given)
+
+    begin = LeaveOneOut.__init__
+    monkeypatch.setattr(LeaveOneOut, "__init__", counted)
+    rounds(tmp_path, replace(PLAN, num_rounds=2))
+    assert [one._results for one in made] == [[]]
 
 
 def test_it_has_a_phase_of_its_own(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +18,10 @@ from fedlens.core.types import ClientFailure, ClientResult, Task, TaskSettings
 from fedlens.federation.checkpoints import Checkpoints
 from fedlens.federation.coordinator import RunPlan
 from fedlens.federation.sampling import ClientSampler
+from fedlens.personalization.apfl import Mixture
 from fedlens.personalization.base import Personalization, personalizations
 from fedlens.runtimes.in_process import InProcessRuntime
+from fedlens.training.examples import Examples
 
 PLAN = RunPlan(8, ClientSampler(1.0, 2, seed=0), lr=lambda _round: 0.05, evaluate_clients_every=8)
 QUICK = (
@@ -128,6 +131,30 @@ def test_a_model_of_its_own_that_diverged_is_not_kept(tmp_path) -> None:
     assert isinstance(outcome, ClientFailure)
     assert "the client's own model is not finite" in outcome.reason
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["none", "apfl"])
+def test_the_share_of_training_that_waits_for_images(name: str, tmp_path, monkeypatch) -> None:
+    """On a clock that stands still but for a second that each batch takes to fetch, all of the time is waited; what a
+    personalization trains between two batches is not, here a second for each."""
+    now = [0.0]
+
+    def slowly(fetch, seconds: float):
+        def act(*given):
+            now[0] += seconds
+            return fetch(*given)
+
+        return act
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Examples, "_fetch", slowly(Examples._fetch, 1.0))
+    monkeypatch.setattr(Mixture, "step", slowly(Mixture.step, 1.0))
+    data = skewed()
+    trainer = tiny_trainer(algorithm(name), data, tmp_path, SETTINGS)
+    outcome = trainer.run(Task("client0", 1, "train", beginning(trainer).state.shared, TaskSettings(lr=0.1)))
+    assert isinstance(outcome, ClientResult)
+    share = outcome.report.metrics["data_share"]
+    assert (share.total, share.value) == (3.0, {"none": 1.0, "apfl": 0.5}[name]), "12 images in batches of 4"
 
 
 def live_bytes() -> int:
