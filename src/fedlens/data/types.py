@@ -25,22 +25,24 @@ Split = Literal["train", "val", "test"]
 class ImageTable:
     """What a source returns: images, encoded (paths) or decoded, with the data of each row.
 
-    images       paths of image files, or uint8 (N, H, W, C) with C = 1 or 3 (RGB)
+    images       paths of image files, None: the row has a text only; or uint8 (N, H, W, C) with C = 1 or 3 (RGB)
     labels       int64 (N,), indexes into class_names
     split        (N,) of "train", "val", "test", or None: the source has no official split
     clients      (N,) name of the client that owns the row ("" = none), or None
     groups       (N,) group of the row (a patient, a module): a group is never divided by a split; or None
+    texts        (N,) text of the row ("" = none), or None: the source has no texts
     channels     1 if every image is grey, else 3
     native_size  typical side in pixels, or None if unknown (photographs)
     notes        lines for the user: how the images were read, and possible problems
     """
 
-    images: Sequence[Path] | NDArray[np.uint8]
+    images: Sequence[Path | None] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     split: NDArray[np.str_] | None = None
     clients: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
+    texts: Sequence[str] | None = None
     channels: Literal[1, 3] = 3
     native_size: int | None = None
     notes: tuple[str, ...] = ()
@@ -83,11 +85,15 @@ class DataReport:
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Images, labels, and the rows of each client.
+    """Images, texts, labels, and the rows of each client.
 
-    images  uint8 (N, S, S, C) RGB or grey, memory-mapped; or float (N, …) a user's own tensors, used as they are
-    labels  int64 (N,)
-    test    rows of the global test set (never used for training)
+    images     uint8 (N, S, S, C) RGB or grey, memory-mapped; or float (N, …) a user's own tensors, used as they are
+    labels     int64 (N,)
+    test       rows of the global test set (never used for training)
+    texts      (N,) text of each row, "" where it has none; None: the data has no texts
+    has_image  bool (N,), or None: every row has an image
+    has_text   bool (N,), or None: the data has no texts
+    text_inputs  (N, …) `texts` as the model takes them; None: it takes images alone
     """
 
     images: Tensor
@@ -99,6 +105,10 @@ class FederatedData:
     cache_key: str
     """Changes when any image, the order or the decoding changes; with the shape of `images` it is the key of derived
     data. Independent of the size that images are scaled to: runs at two sizes have the same images."""
+    texts: Sequence[str] | None = None
+    has_image: Tensor | None = None
+    has_text: Tensor | None = None
+    text_inputs: Tensor | None = None
 
     @property
     def channels(self) -> int:
