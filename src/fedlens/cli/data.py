@@ -283,10 +283,13 @@ def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], 
 
 def _say(done: Export, out: Path) -> None:
     from fedlens.core.words import count
+    from fedlens.data.export import MANIFEST_FILE
 
     for note in done.notes:
         typer.echo(f"Note: {note}")
     test = f", {done.folders['test']:,} for the test" if "test" in done.folders else ""
-    clients = {name: images for name, images in done.folders.items() if name != "test"}
-    typer.echo(f"{out}: {count(len(clients), 'client')} with {count(sum(clients.values()), 'image')}{test}")
-    typer.echo(f"Look:  fedlens data show {out}\nTrain: fedlens run data.path={out}")
+    clients = {name: rows for name, rows in done.folders.items() if name != "test"}
+    held = count(sum(clients.values()), "row" if done.texts else "image")
+    typer.echo(f"{out}: {count(len(clients), 'client')} with {held}{test}")
+    data = out / MANIFEST_FILE if done.texts else out
+    typer.echo(f"Look:  fedlens data show {data}\nTrain: fedlens run data.path={data}")

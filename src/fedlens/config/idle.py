@@ -27,6 +27,7 @@ from fedlens.config.blocks import (
     find,
 )
 from fedlens.config.schema import Config, PartitionSection, ServerSection
+from fedlens.data.sections import ModalitiesSection
 from fedlens.models.sections import LoraSection
 from fedlens.schedules.base import Asynchronous
 from fedlens.training.sections import TransferSection
@@ -196,6 +197,8 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
         yield Idle(f"runtime.{key}", text, other_use=True)
     for key in PartitionSection.model_fields:
         yield Idle(f"data.partition.{key}", text, other_use=True)
+    for key in ModalitiesSection.model_fields:
+        yield Idle(f"data.modalities.{key}", text, other_use=True)
     yield Idle("attack.fraction", text, other_use=True)
     text = "measures on this machine what fits, and sites train on theirs; set memory.micro_batch, or leave it out"
     yield Idle("memory.auto", text, other_use=True)
@@ -214,6 +217,8 @@ def _beside_own_data(config: Config) -> Iterator[Idle]:
         yield Idle("data.source", text, (OWN_DATA,))
     for name in ("path", "image_size", "on_bad_image", "max_pixels"):
         yield Idle(f"data.{name}", text, (OWN_DATA,))
+    for name in ModalitiesSection.model_fields:
+        yield Idle(f"data.modalities.{name}", f"{OWN_DATA} gives no texts; leave it out", (OWN_DATA,))
 
 
 def _beside_own_model(config: Config) -> Iterator[Idle]:

@@ -24,6 +24,7 @@ from fedlens.core.limits import (
     Workers,
 )
 from fedlens.core.section import BlockSection, Section
+from fedlens.data.sections import ModalitiesSection
 from fedlens.federation.stopping import StoppingSection
 from fedlens.models.sections import LoraSection
 from fedlens.training.sections import MemorySection, OptimizerSection, TransferSection
@@ -129,6 +130,7 @@ class DataSection(BlockSection):
     )
     cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
     partition: PartitionSection = Field(default_factory=PartitionSection)
+    modalities: ModalitiesSection = Field(default_factory=ModalitiesSection)
 
 
 class StrategySection(BlockSection):

@@ -1,8 +1,9 @@
 """Decoded images on disk: one memory-mapped file of uint8 pixels for each table and size.
 
-`<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C), row by row. `<key>.json` beside it lists the files that
-could not be decoded and the folder that contains all files. It is renamed to its final name last: pixels without it are
-invalid. Two processes that build the same cache at once write the same bytes in separate folders; the last rename wins.
+`<cache_dir>/images/<key>.u8` holds the pixels (M, S, S, C), row by row; a row without an image is black. `<key>.json`
+beside it lists the files that could not be decoded and the folder that contains all files. It is renamed to its final
+name last: pixels without it are invalid. Two processes that build the same cache at once write the same bytes in
+separate folders; the last rename wins.
 The modification time of the pixel file is that of its last use.
 """
 
@@ -13,7 +14,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +48,14 @@ OnBadImage = Literal["skip", "fail"]
 Skipped = dict[int, tuple[str, str]]
 """Row → (file, reason)."""
 
-Decoded = tuple[str, "Pixels | str"]
-"""The digest of a file's content ("" for pixels without a file), and its square image or the reason for its absence."""
+Decoded = tuple[str, "Pixels | str | None"]
+"""The digest of a file's content ("" for pixels without a file), and its square image, the reason for its absence, or
+None for a row without an image."""
 
-Decode = Callable[[Path], Decoded]
+Decode = Callable[[Path | None], Decoded]
+
+_NO_FILE = "." * DIGITS
+"""Stored in place of a digest for a row without an image."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,15 @@ class Decoding:
 
 @dataclass(frozen=True)
 class CachedImages:
-    """The images of a table that could be decoded.
+    """The rows of a table but those whose image could not be decoded.
 
-    images  uint8 (M, S, S, C), copy-on-write mapping of `file`
+    images  uint8 (M, S, S, C), copy-on-write mapping of `file`; black where a row has no image
     kept    int64 (M,), the table's row of each image, ascending
-    key     changes when any image, the order or the decoding changes; independent of size and channels, which are in
-            the shape of `images`, and of the files' location
-    files, contents  for each image its file, and the digest of the file's content; empty for pixels without files
+    report  `read` counts the rows that have an image
+    key     changes when any image, the order, the decoding or which rows have no image changes; independent of size and
+            channels, which are in the shape of `images`, and of the files' location
+    files, contents  for each row its file, and the digest of the file's content (None and "" for a row without an
+            image); empty for pixels without files
     """
 
     images: Tensor
@@ -83,7 +90,7 @@ class CachedImages:
     report: DataReport
     key: str
     file: Path
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | None, ...] = ()
     contents: tuple[str, ...] = ()
 
 
@@ -123,11 +130,12 @@ def build_cache(
         raise _bad_image(skipped)
     kept = np.setdiff1d(np.arange(len(table.labels)), np.fromiter(skipped, np.int64, len(skipped)))
     mapped = np.memmap(pixels, np.uint8, mode="c", shape=(len(kept), image_size, image_size, table.channels))
-    report = DataReport(len(kept), tuple(skipped.values()))
+    report = DataReport(int(table.has_image.sum()) - len(skipped), tuple(skipped.values()))
     if isinstance(table.images, np.ndarray):
         return CachedImages(torch.from_numpy(mapped), kept, report, pixel_digest, pixels)
     rows = kept.tolist()
-    files, digests = tuple(table.images[row] for row in rows), tuple(contents[row] for row in rows)
+    files = tuple(table.images[row] for row in rows)
+    digests = tuple("" if contents[row] == _NO_FILE else contents[row] for row in rows)
     key = fingerprint(f"{DECODING} {max_pixels}", files, digests)
     return CachedImages(torch.from_numpy(mapped), kept, report, key, pixels, files, digests)
 
@@ -152,7 +160,9 @@ def _pixel_digest(table: ImageTable) -> str:
     return digest.hexdigest()
 
 
-def _signature(path: Path) -> str:
+def _signature(path: Path | None) -> str:
+    if path is None:
+        return ""
     name = os.path.abspath(path)  # noqa: PTH100 - Path.resolve follows links and takes twenty times as long
     try:
         found = os.stat(name)  # noqa: PTH116 - the same, over thousands of files
@@ -187,7 +197,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Skipped, list[str]]:
     """Decode all rows into `pixels`, then write `index`, which makes the cache valid."""
-    needed = len(table.labels) * size * size * table.channels
+    needed = int(table.has_image.sum()) * size * size * table.channels
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(pixels.parent)
@@ -196,7 +206,7 @@ def _write(
         with TemporaryDirectory(dir=pixels.parent, prefix=STAGING) as staging:
             new_pixels, new_index = Path(staging, pixels.name), Path(staging, index.name)
             with new_pixels.open("wb") as file:
-                skipped, contents = _write_rows(file, table, _decoded(table, size, decode_one), on_bad_image, progress)
+                skipped, contents = _write_rows(file, table, size, decode_one, on_bad_image, progress)
             listed = [[row, *why] for row, why in skipped.items()]
             found = {"skipped": listed, "folder": _common_folder(table), "contents": "".join(contents)}
             write_json(new_index, found)
@@ -226,10 +236,11 @@ def abandoned(staging: Path) -> bool:
 
 
 def _common_folder(table: ImageTable) -> str | None:
-    """The folder that contains all files; None for pixels without files."""
+    """The folder that contains all files; None if there are no files."""
     if isinstance(table.images, np.ndarray):
         return None
-    return _printable(os.path.commonpath([folder.resolve() for folder in {file.parent for file in table.images}]))
+    folders = {file.parent for file in table.images if file is not None}
+    return _printable(os.path.commonpath([folder.resolve() for folder in folders])) if folders else None
 
 
 def _printable(path: str | Path) -> str:
@@ -240,32 +251,37 @@ def _printable(path: str | Path) -> str:
 def _write_rows(
     file: BinaryIO,
     table: ImageTable,
-    images: Iterable[Decoded],
+    size: int,
+    decode_one: Decode,
     on_bad_image: OnBadImage,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Skipped, list[str]]:
-    """Append every decodable image to `file`, in order."""
-    total = len(table.labels)
+    """Append every decodable image to `file`, in order. A row without an image is a hole: it reads as zeros, and most
+    file systems store nothing for it."""
+    total, row_bytes = len(table.labels), size * size * table.channels
     skipped: Skipped = {}
     contents: list[str] = []
-    for row, (content, image) in enumerate(images):
+    for row, (content, image) in enumerate(_decoded(table, size, decode_one)):
         contents.append(content)
-        if isinstance(image, str):
-            skipped[row] = (_printable(table.images[row]), image)
+        if image is None:
+            file.seek(row_bytes, os.SEEK_CUR)
+        elif isinstance(image, str):
+            skipped[row] = (_printable(str(table.images[row])), image)
             if on_bad_image == "fail":
                 raise _bad_image(skipped)
         else:
             file.write(image.tobytes())
         if progress and ((row + 1) % CHUNK == 0 or row + 1 == total):
             progress(row + 1, total)
-    if len(skipped) == total:
+    file.truncate()  # to the end of a last row without an image
+    if not total or (skipped and len(skipped) == table.has_image.sum()):
         file_name, reason = next(iter(skipped.values()), ("the source", "it is empty"))
-        raise DataError(f"none of {total:,} images could be decoded; the first: {file_name}: {reason}")
+        raise DataError(f"none of {len(skipped):,} images could be decoded; the first: {file_name}: {reason}")
     return skipped, contents
 
 
 def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Decoded]:
-    """Each row's square image, or the reason for its absence; a few threads decode at most one chunk ahead."""
+    """Each row's square image, the reason for its absence, or None; a few threads decode at most one chunk ahead."""
     if isinstance(table.images, np.ndarray):
         for image in table.images:
             yield "", fit(image, size=size, channels=table.channels)
@@ -275,7 +291,9 @@ def _decoded(table: ImageTable, size: int, decode_one: Decode) -> Iterator[Decod
             yield from pool.map(decode_one, table.images[start : start + CHUNK])
 
 
-def _read_or_reason(path: Path, size: int, channels: Literal[1, 3], max_pixels: int) -> Decoded:
+def _read_or_reason(path: Path | None, size: int, channels: Literal[1, 3], max_pixels: int) -> Decoded:
+    if path is None:
+        return _NO_FILE, None
     content = digest_of(path)  # first, so that decoding finds the file in the page cache
     try:
         return content, read(path, size=size, channels=channels, max_pixels=max_pixels)

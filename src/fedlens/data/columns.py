@@ -11,11 +11,10 @@ from typing import Literal, get_args
 from fedlens.data.missing_files import PIXELS, is_pixel_column
 from fedlens.data.split_names import split_word
 from fedlens.data.tables import Table, read_table
+from fedlens.data.tree import is_image
 from fedlens.errors import DataError
 
-Column = Literal["path", "label", "client", "group", "split"]
-
-NEEDED: tuple[Column, ...] = ("path", "label")
+Column = Literal["path", "label", "client", "group", "split", "text"]
 
 NEAR: Mapping[Column, tuple[str, ...]] = {
     "path": (
@@ -38,12 +37,29 @@ NEAR: Mapping[Column, tuple[str, ...]] = {
         *("subset", "set", "fold", "partition", "phase", "usage", "mode", "dataset", "stage", "istest", "istrain"),
         *("isval", "isvalid", "isvalidation", "istraining", "test", "holdout"),
     ),
+    "text": (
+        *("texts", "caption", "captions", "description", "report", "reporttext", "sentence", "sentences", "title"),
+        *("comment", "note", "notes", "findings", "impression", "transcript", "abstract", "body", "message"),
+    ),
 }
 """Other usual names of these columns, without case, spaces and signs; the most specific first."""
 
+_HOLDS: Mapping[Column, str] = {
+    "split": "names the splits",
+    "client": "names the clients",
+    "group": "names rows that belong together",
+    "text": "holds a text of each row",
+    "path": "names image files",
+}
+
+_LONGEST_NAME = 60
+"""Characters of a column's name that is shown in full: without a header the first row would be shown, and its text."""
+
 
 def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[str, ...]]:
-    """The table in `file` with those of the five columns that it has, under their standard names, and notes on others.
+    """The table in `file` with those of the six columns that it has, under their standard names, and notes on others.
+
+    It has labels, and paths or texts or both.
 
     given  column → its name in the table, if it differs from the standard name (in any case)
 
@@ -60,13 +76,13 @@ def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[
             found[column] = names[0]
         elif column in given:
             raise DataError(f"data.columns.{column}: {file} has no column {given[column]!r} among {_some(table.names)}")
-    if missing := [column for column in NEEDED if column not in found]:
+    if missing := [column for column in _needed(table, found) if column not in found]:
         raise DataError(f"{file}: {_missing(table, missing, found)}")
     notes: tuple[str | None, ...] = ()
     if "split" not in found and (name := _told_by_values(table, found)):
         found["split"] = name
         notes = (f"the column {name!r} is read as the splits, which its values name",)
-    unread: tuple[Column, ...] = ("split", "client", "group")
+    unread: tuple[Column, ...] = ("path", "split", "client", "group", "text")
     notes += tuple(_unread(table, column, found) for column in unread if column not in found)
     kept: dict[str, list[str]] = {column: table.columns[name] for column, name in found.items()}
     return replace(table, columns=kept), tuple(filter(None, notes))
@@ -80,6 +96,15 @@ def _named(table: Table, given: str | None, column: Column) -> list[str]:
     return exact or [name for name in table.names if name.casefold() == column]
 
 
+def _needed(table: Table, found: Mapping[Column, str]) -> tuple[Column, ...]:
+    """The columns that the table has to have. Texts need no paths; but where a column of another name holds the names
+    of image files, reading texts alone would lose the images."""
+    near = _near(table, "path", found)
+    if "text" not in found or (near is not None and any(map(is_image, table.columns[near]))):
+        return ("path", "label")
+    return ("label",)
+
+
 def _missing(table: Table, missing: list[Column], found: Mapping[Column, str]) -> str:
     what = " and ".join(f"no column {column!r}" for column in missing)
     if "path" in missing and any(map(is_pixel_column, table.names)):
@@ -89,6 +114,8 @@ def _missing(table: Table, missing: list[Column], found: Mapping[Column, str]) -
     near = {column: name for column in missing if (name := _near(table, column, found))}
     if not near:
         keys = " ".join(f"data.columns.{column}=NAME" for column in missing)
+        if "path" in missing and (name := _near(table, "text", found)):
+            keys += f"; a table of texts alone: data.columns.text={_quoted(name)}"
         return f"{what} among {_some(table.names)}; the first line has to name the columns; other names: {keys}"
     way_out = " ".join(f"data.columns.{column}={_quoted(name)}" for column, name in near.items())
     return f"{what} among {_some(table.names)}; name {'it' if len(missing) == 1 else 'them'}: {way_out}"
@@ -129,9 +156,9 @@ def _unread(table: Table, column: Column, found: Mapping[Column, str]) -> str | 
     near = _near(table, column, found)
     if near is None:
         return None
-    what = {"split": "the splits", "client": "the clients", "group": "rows that belong together"}[column]
-    return f"the column {near!r} is not read; if it names {what}: data.columns.{column}={_quoted(near)}"
+    return f"the column {near!r} is not read; if it {_HOLDS[column]}: data.columns.{column}={_quoted(near)}"
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    shown = [name if len(name) <= _LONGEST_NAME else f"({len(name):,} characters)" for name in names[:12]]
+    return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

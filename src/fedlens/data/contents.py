@@ -27,27 +27,29 @@ def digest_of(path: Path) -> str:
         return "-" * DIGITS
 
 
-def fingerprint(made_with: str, files: Sequence[Path], contents: Sequence[str]) -> str:
-    """32 hex digits: a digest of the files' names below their common folder, and of their contents, in order;
-    `made_with`: everything else that affects the resulting images."""
+def fingerprint(made_with: str, files: Sequence[Path | None], contents: Sequence[str]) -> str:
+    """32 hex digits: a digest of the files' names below their common folder, and of their contents, in order; of a row
+    without a file, that it has none. `made_with`: everything else that affects the resulting images."""
     digest = hashlib.blake2b(f"{made_with}\n".encode(), digest_size=16)
-    names = [os.path.abspath(file) for file in files]  # noqa: PTH100 - twenty times as fast as a Path
-    around = len(os.path.commonpath({os.path.dirname(name) for name in names}))  # noqa: PTH120
+    names = [os.path.abspath(file) if file else "" for file in files]  # noqa: PTH100 - twenty times as fast as a Path
+    folders = {os.path.dirname(name) for name in names if name}  # noqa: PTH120
+    around = len(os.path.commonpath(folders)) if folders else 0
     for name, content in zip(names, contents, strict=True):
         digest.update(os.fsencode(name[around:]) + b"\0" + content.encode() + b"\n")
     return digest.hexdigest()
 
 
 def copy_notes(
-    files: Sequence[Path],
+    files: Sequence[Path | None],
     contents: Sequence[str],
     labels: NDArray[np.int64],
     clients: Sequence[ClientRows],
     test: Rows,
 ) -> tuple[str, ...]:
     """Notes on images with identical content that are in both training and test, in several classes, or at several
-    clients."""
-    _, codes = np.unique(np.array(contents), return_inverse=True)
+    clients. Rows without an image, whose content is "", are no copies of each other."""
+    unlike = [content or f"(row {row})" for row, content in enumerate(contents)]
+    _, codes = np.unique(np.array(unlike), return_inverse=True)
     if not len(codes) or int(codes.max()) + 1 == len(codes):
         return ()
     train = np.concatenate([client.train for client in clients])
@@ -84,5 +86,5 @@ def _differing(codes: NDArray[np.int64], rows: Rows, values: NDArray[np.int64]) 
     return pairs
 
 
-def _example(files: Sequence[Path], pair: tuple[int, int]) -> str:
-    return f"such as {printable(files[pair[0]])} and {printable(files[pair[1]])}"
+def _example(files: Sequence[Path | None], pair: tuple[int, int]) -> str:
+    return f"such as {printable(str(files[pair[0]]))} and {printable(str(files[pair[1]]))}"

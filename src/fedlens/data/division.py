@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -92,7 +92,7 @@ def divide(columns: Columns, plan: DivisionPlan) -> Division:
     if len(trainable) < len(clients):
         gone = [client.name for client in clients if not len(client.train)]
         notes.append(f"left out, for they have no training images: {_some(gone)}")
-    _check_classes(columns, trainable, notes)
+    notes += check_classes(columns.labels, columns.class_names, trainable)
     return Division(scheme, trainable, test, tuple(notes))
 
 
@@ -167,23 +167,28 @@ def _deal(columns: Columns, scheme: Scheme, plan: DivisionPlan, pool: Rows, note
     return owned
 
 
-def _check_classes(columns: Columns, clients: tuple[ClientRows, ...], notes: list[str]) -> None:
-    """Add a note for classes without training images; raise an error if there is only one class."""
+def check_classes(
+    labels: NDArray[np.int64], class_names: tuple[str, ...], clients: Sequence[ClientRows]
+) -> tuple[str, ...]:
+    """The note on classes without training images, if there are such classes; `labels`: (N,) of all rows.
+
+    Raises:
+        DataError: there are training images of fewer than two classes.
+    """
     trained = np.concatenate([client.train for client in clients] or [np.empty(0, np.int64)])
-    counts = np.bincount(columns.labels[trained], minlength=len(columns.class_names))
+    counts = np.bincount(labels[trained], minlength=len(class_names))
     present = np.flatnonzero(counts)
     if len(present) < 2:
-        names = ", ".join(columns.class_names[index] for index in present) or "none"
+        names = ", ".join(class_names[index] for index in present) or "none"
         raise DataError(
             f"training needs images of two classes at least; the {len(clients)} clients have {len(trained)} training "
             f"images, classes: {names}. Give more images, or smaller data.validation, data.client_test and data.test."
         )
-    missing = [name for name, count in zip(columns.class_names, counts, strict=True) if not count]
-    if missing:
-        notes.append(
-            f"no client has a training image of {_some(missing)}: the model cannot learn "
-            + ("this class" if len(missing) == 1 else f"these {len(missing)} classes")
-        )
+    missing = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    if not missing:
+        return ()
+    what = "this class" if len(missing) == 1 else f"these {len(missing)} classes"
+    return (f"no client has a training image of {_some(missing)}: the model cannot learn {what}",)
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -2,7 +2,8 @@
 
 The source `clients` reads this layout. `classes.json` stores the order of the classes, `partition.json` how the
 partition was made. A class or client name that is not a valid folder name ("T-shirt/top") is changed as little as
-necessary.
+necessary. Where the data has groups or texts, `manifest.csv` beside the folders lists all rows with them; with texts,
+each client's folder has one of its own, with paths from there, so that it can move to another machine.
 """
 
 from __future__ import annotations
@@ -30,15 +31,35 @@ PARTITION_FILE = "partition.json"
 MANIFEST_FILE = "manifest.csv"
 TEST = "test"
 
+_ORDER = ("path", "label", "client", "group", "split", "text")
+"""Columns of a manifest."""
+
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: the number of images by folder, and notes."""
+    """What was written: the number of rows by folder, and notes. texts: whether the data has any, which only the
+    manifests hold."""
 
     folders: Mapping[str, int]
     notes: tuple[str, ...]
+    texts: bool = False
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row of the table goes: the client's folder (or `TEST`), the class's folder in it, and the name of the
+    image file there, "" for a row without an image."""
+
+    row: int
+    holder: str
+    label: str
+    name: str
+
+    @property
+    def file(self) -> Path:
+        return Path(self.holder, self.label, self.name)
 
 
 def export(
@@ -53,8 +74,8 @@ def export(
     """Divide `table` by `plan` and write it as folders, files copied as they are (or hard-linked), arrays as PNG.
 
     A client's folder holds all its images: validation and client test sets are held out when a run starts, so the
-    plan's shares for them are not used here. Groups are stored in `manifest.csv`, because folders cannot express them.
-    `overwrite` removes only an earlier export in `out`. `progress` is called with (files done, files in all).
+    plan's shares for them are not used here. Groups and texts are stored in manifests, because folders cannot express
+    them. `overwrite` removes only an earlier export in `out`. `progress` is called with (files done, files in all).
 
     Raises:
         DataError: `out` is not empty; a file cannot be written; or as `divide`.
@@ -67,25 +88,23 @@ def export(
     held = {name: np.union1d(c.train, c.val) for name, c in zip(names, division.clients, strict=True)}
     if len(division.test):
         held[TEST] = division.test
-    files = _place(table, held, classes)
+    places = _places(table, held, classes)
+    files = [place for place in places if place.name]
     try:
         _make_room(out, overwrite, table.images)
         write_json(out / PARTITION_FILE, _record(division, plan, held, table, classes))
         write_json(out / CLASSES_FILE, classes)
-        for done, (row, file) in enumerate(files, start=1):
-            _write(table, row, out / file, link)
+        for done, place in enumerate(files, start=1):
+            _write(table, place.row, out / place.file, link)
             if progress:
                 progress(done, len(files))
-        if table.groups is not None:
-            _write_manifest(out / MANIFEST_FILE, files, table.groups)
+        _write_manifests(out, table, places, list(held))
     except OSError as error:
         name = error.filename2 or error.filename or out
         hint = "; leave out --link to copy" if link else ""
         raise DataError(f"cannot write {name}: {error.strerror or error}{hint}") from error
-    notes = [*table.notes, *division.notes]
-    if table.groups is not None:
-        notes.append(f"folders cannot say which images belong together; {MANIFEST_FILE} can: train on that file")
-    return Export({name: len(rows) for name, rows in held.items()}, tuple(notes))
+    notes = (*table.notes, *division.notes, *_manifest_notes(table))
+    return Export({name: len(rows) for name, rows in held.items()}, notes, table.texts is not None)
 
 
 def take(table: ImageTable, rows: Rows) -> ImageTable:
@@ -98,6 +117,7 @@ def take(table: ImageTable, rows: Rows) -> ImageTable:
         split=None if table.split is None else table.split[rows],
         clients=None if table.clients is None else table.clients[rows],
         groups=None if table.groups is None else table.groups[rows],
+        texts=None if table.texts is None else [table.texts[row] for row in rows.tolist()],
     )
 
 
@@ -119,17 +139,23 @@ def _unused(stem: str, suffix: str, used: set[str]) -> str:
     return name
 
 
-def _place(table: ImageTable, held: Mapping[str, Rows], classes: Sequence[str]) -> list[tuple[int, Path]]:
-    """(row, file relative to the export) for every image."""
-    files = []
-    used: dict[Path, set[str]] = {}
-    for name, rows in held.items():
+def _places(table: ImageTable, held: Mapping[str, Rows], classes: Sequence[str]) -> list[_Place]:
+    """The place of every row that is written."""
+    places = []
+    used: dict[tuple[str, str], set[str]] = {}
+    for holder, rows in held.items():
         for row in rows.tolist():
-            folder = Path(name, classes[table.labels[row]])
-            source = None if isinstance(table.images, np.ndarray) else table.images[row]
-            stem, suffix = (f"{row:06}", ".png") if source is None else (source.stem, source.suffix)
-            files.append((row, folder / _unused(stem, suffix, used.setdefault(folder, set()))))
-    return files
+            label = classes[table.labels[row]]
+            name = _file_name(table, row, used.setdefault((holder, label), set()))
+            places.append(_Place(row, holder, label, name))
+    return places
+
+
+def _file_name(table: ImageTable, row: int, used: set[str]) -> str:
+    if isinstance(table.images, np.ndarray):
+        return _unused(f"{row:06}", ".png", used)
+    source = table.images[row]
+    return "" if source is None else _unused(source.stem, source.suffix, used)
 
 
 def _make_room(out: Path, overwrite: bool, images: Any) -> None:
@@ -141,7 +167,9 @@ def _make_room(out: Path, overwrite: bool, images: Any) -> None:
     if not overwrite:
         raise DataError(f"{out} is not empty ({found[0]}, …); choose another --out, or --overwrite an earlier export")
     root = out.resolve()
-    if not isinstance(images, np.ndarray) and any(file.resolve().is_relative_to(root) for file in images):
+    if not isinstance(images, np.ndarray) and any(
+        file.resolve().is_relative_to(root) for file in images if file is not None
+    ):
         raise DataError(f"{out} holds the images to be exported; choose another --out")
     try:
         record = read_json(out / PARTITION_FILE)
@@ -175,7 +203,8 @@ def _record(
 def _write(table: ImageTable, row: int, file: Path, link: bool) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if not isinstance(table.images, np.ndarray):
-        (os.link if link else shutil.copy2)(table.images[row], file)
+        if (source := table.images[row]) is not None:
+            (os.link if link else shutil.copy2)(source, file)
         return
     image = table.images[row]
     done, content = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
@@ -184,11 +213,43 @@ def _write(table: ImageTable, row: int, file: Path, link: bool) -> None:
     file.write_bytes(content.tobytes())
 
 
-def _write_manifest(file: Path, files: Sequence[tuple[int, Path]], groups: Any) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
+def _write_manifests(out: Path, table: ImageTable, places: Sequence[_Place], holders: Sequence[str]) -> None:
+    """The manifest of all rows, and with texts one of each holder, for what folders cannot express."""
+    if table.groups is None and table.texts is None:
+        return
+    owners = ["" if place.holder == TEST else place.holder for place in places]
+    splits = [TEST if place.holder == TEST else "train" for place in places]
+    _write_manifest(out, Path(), table, places, {"client": owners, "split": splits})
+    for holder in holders if table.texts is not None else ():
+        (out / holder).mkdir(exist_ok=True)  # a client of texts alone has no class folders
+        _write_manifest(out / holder, Path(holder), table, [place for place in places if place.holder == holder], {})
+
+
+def _write_manifest(
+    folder: Path, within: Path, table: ImageTable, places: Sequence[_Place], more: Mapping[str, Sequence[str]]
+) -> None:
+    """A table of `places` in `folder`, which is `within` of the export. `more`: further columns."""
+    rows = [place.row for place in places]
+    columns: dict[str, Sequence[str]] = {
+        "path": [place.file.relative_to(within).as_posix() if place.name else "" for place in places],
+        "label": [place.label for place in places],
+        **more,
+    }
+    if table.groups is not None:
+        columns["group"] = table.groups[rows].tolist()
+    if table.texts is not None:
+        columns["text"] = [table.texts[row] for row in rows]
+    order = [name for name in _ORDER if name in columns]
+    with (folder / MANIFEST_FILE).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["path", "label", "client", "group", "split"])
-        for row, path in files:
-            client, label = path.parts[:2]
-            test = client == TEST
-            writer.writerow([path.as_posix(), label, "" if test else client, groups[row], TEST if test else "train"])
+        writer.writerow(order)
+        writer.writerows(zip(*(columns[name] for name in order), strict=True))
+
+
+def _manifest_notes(table: ImageTable) -> tuple[str, ...]:
+    notes = []
+    if table.groups is not None:
+        notes.append(f"folders cannot say which images belong together; {MANIFEST_FILE} can: train on that file")
+    if table.texts is not None:
+        notes.append(f"folders hold no texts: train on {MANIFEST_FILE}; each client's folder has its own for its site")
+    return tuple(notes)

@@ -1,4 +1,4 @@
-"""Builds a federation from a table of images."""
+"""Builds a federation from a table of images and texts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fedlens.data.base import described
 from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns, DivisionPlan, divide, findings_told
+from fedlens.data.modalities import with_texts
 from fedlens.data.types import FederatedData, ImageTable
 
 
@@ -29,7 +30,7 @@ def federate(
     with findings_told(replace(cached.report, notes=table.notes)):
         division = divide(columns, plan)
     copies = copy_notes(cached.files, cached.contents, columns.labels, division.clients, division.test)
-    return FederatedData(
+    data = FederatedData(
         cached.images,
         torch.from_numpy(columns.labels),
         table.class_names,
@@ -38,3 +39,4 @@ def federate(
         replace(cached.report, notes=(*table.notes, *copies, *division.notes), scheme=described(division.scheme)),
         cached.key,
     )
+    return with_texts(data, table, cached.kept)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedlens.core.files import read_json
 from fedlens.core.fonts import lettering
 from fedlens.core.words import count
+from fedlens.data.modalities import Kind, kind
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -35,13 +36,20 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Holdings:
-    """counts: (clients, classes); test: (classes,) of the global test set, or None; notes: how the data was read."""
+    """counts: (clients, classes) of rows; test: (classes,) of the global test set, or None; notes: how the data was
+    read; kinds: what each client has of images and texts, empty if the data has no texts."""
 
     clients: tuple[str, ...]
     class_names: tuple[str, ...]
     counts: Counts
     test: Counts | None = None
     notes: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """The singular of what is counted."""
+        return "row" if self.kinds else "image"
 
 
 def of_table(table: ImageTable) -> Holdings:
@@ -57,7 +65,16 @@ def of_table(table: ImageTable) -> Holdings:
         np.array(counts, np.int64).reshape(len(names), classes),
         np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
         table.notes,
+        _kinds(table, [~test & (owners == name) for name in names]),
     )
+
+
+def _kinds(table: ImageTable, owned: Sequence[NDArray[np.bool_]]) -> tuple[Kind, ...]:
+    """The kind of each client; `owned`: for each one (N,), whether it has the row."""
+    if table.texts is None:
+        return ()
+    images, texts = table.has_image, table.has_text
+    return tuple(kind(int(images[rows].sum()), int(texts[rows].sum())) for rows in owned)
 
 
 def of_run(folder: Path) -> Holdings:
@@ -89,7 +106,7 @@ def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int 
 
     names = held.class_names
     whose = "" if held.clients == (NOBODY,) else f" at {count(len(held.clients), 'client')}"
-    title = f"{count(int(held.counts.sum()), 'image')} of {count(len(names), 'class')}{whose}"
+    title = f"{count(int(held.counts.sum()), held.unit)} of {count(len(names), 'class')}{whose}"
     if len(names) <= most_classes:
         named = _table(held, names, _every_class, most_clients)
         if _width(named) <= width:
@@ -116,18 +133,20 @@ def _table(held: Holdings, heads: Sequence[str], cells: Callable[[Counts, Holdin
 
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("client", no_wrap=True)
-    for name in ("images", *heads):
+    for name in (*(["has"] if held.kinds else []), f"{held.unit}s", *heads):
         view.add_column(markup.escape(name), justify="right", overflow="fold")  # nothing is truncated
-    rows = list(zip(held.clients, held.counts, strict=True))
-    for name, counts in rows[:most]:
-        view.add_row(markup.escape(name), *cells(counts, held))
+    kinds: list[list[str]] = [[kind] for kind in held.kinds] or [[] for _ in held.clients]
+    none = ["" for _ in held.kinds[:1]]
+    rows = list(zip(held.clients, kinds, held.counts, strict=True))
+    for name, has, counts in rows[:most]:
+        view.add_row(markup.escape(name), *has, *cells(counts, held))
     if len(rows) > most:
-        rest = np.sum([counts for _, counts in rows[most:]], axis=0)
-        view.add_row(f"{len(rows) - most} more", *cells(rest, held))
+        rest = np.sum([counts for *_, counts in rows[most:]], axis=0)
+        view.add_row(f"{len(rows) - most} more", *none, *cells(rest, held))
     view.add_section()
-    view.add_row("all clients", *cells(held.counts.sum(axis=0), held))
+    view.add_row("all clients", *none, *cells(held.counts.sum(axis=0), held))
     if held.test is not None:
-        view.add_row("test set", *cells(held.test, held))
+        view.add_row("test set", *none, *cells(held.test, held))
     return view
 
 

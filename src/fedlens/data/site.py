@@ -11,6 +11,7 @@ import torch
 from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns
+from fedlens.data.modalities import with_texts
 from fedlens.data.splits import client_splits
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError
@@ -73,4 +74,5 @@ def one_client(
     labels = torch.from_numpy(columns.labels)
     copies = copy_notes(cached.files, cached.contents, columns.labels, (client,), rows[:0])
     report = replace(cached.report, notes=(*table.notes, *copies))
-    return FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], report, cached.key)
+    data = FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], report, cached.key)
+    return with_texts(data, table, cached.kept)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedlens.core.words import count
 from fedlens.data.tree import natural
 from fedlens.data.types import Split
@@ -20,6 +23,15 @@ def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str
     parts += [f"{count(len(classes), 'class')} ({some(classes)})"]
     parts += [] if held_out else ["no splits"]
     return f"{what} read as {shape}: {', '.join(parts)}"
+
+
+def rows_text(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]) -> str:
+    """Text "45 images"; where there are texts, how many rows have what. Both are (N,), a value for each row."""
+    if not has_text.any():
+        return count(len(has_image), "image")
+    both = int((has_image & has_text).sum())
+    parts = f"{has_image.sum():,} with an image, {has_text.sum():,} with a text, {both:,} with both"
+    return f"{count(len(has_image), 'row')} ({parts})"
 
 
 def splits_text(found: Collection[str], names: dict[Split, str] | None = None) -> str:

@@ -59,10 +59,12 @@ class Table:
     def place(self, row: int) -> str:
         return f"{self.unit} {self.places[row]:,}"
 
-    def refusal(self, column: str, bad: Sequence[int], problem: str, way_out: str = "") -> DataError:
-        """The error for invalid values of `column` in the rows `bad`."""
-        values = self.columns[column]
-        shown = "; ".join(f"{self.place(row)}: {clean.line(values[row], 80)!r}" for row in bad[:_SHOWN])
+    def refusal(self, column: str | None, bad: Sequence[int], problem: str, way_out: str = "") -> DataError:
+        """The error for invalid values of `column` in the rows `bad`; None: values that must not be shown."""
+        values = None if column is None else self.columns[column]
+        shown = "; ".join(
+            self.place(row) + ("" if values is None else f": {clean.line(values[row], 80)!r}") for row in bad[:_SHOWN]
+        )
         more = f"; and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
         hint = f". {way_out}" if way_out else ""
         return DataError(f"{self.file}: {problem} in {len(bad):,} of {len(self):,} rows: {shown}{more}{hint}")
@@ -191,8 +193,13 @@ def _rows(file: Path, lines: list[str], before: int) -> tuple[list[list[str]], l
 
 def _what(error: csv.Error) -> str:
     text = str(error)
-    if "unexpected end" in text or "field larger" in text:
+    if "unexpected end" in text:
         return 'a quotation mark (") that is not closed'
+    if "field larger" in text:
+        return (
+            f"a value of more than {csv.field_size_limit():,} characters: a text that is too long (shorten it), or a "
+            'quotation mark (") that is not closed'
+        )
     if "expected after" in text:
         return 'a quotation mark (") inside a value; write it twice, and quotation marks around the value'
     return text

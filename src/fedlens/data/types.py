@@ -47,6 +47,18 @@ class ImageTable:
     native_size: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_image(self) -> NDArray[np.bool_]:
+        """(N,) whether each row has an image."""
+        if isinstance(self.images, np.ndarray):
+            return np.ones(len(self.images), bool)
+        return np.array([path is not None for path in self.images], bool)
+
+    @property
+    def has_text(self) -> NDArray[np.bool_]:
+        """(N,) whether each row has a text."""
+        return np.zeros(len(self.labels), bool) if self.texts is None else np.array(list(map(bool, self.texts)), bool)
+
 
 @dataclass(frozen=True)
 class ClientRows:

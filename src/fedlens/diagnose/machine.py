@@ -32,6 +32,7 @@ def data(subject: Subject) -> Verdict | Unseen:
         return Unseen("give --data_dir FOLDER")
     import numpy as np
 
+    from fedlens.data.summary import rows_text
     from fedlens.flower.site import images_of
 
     site = subject.site
@@ -40,13 +41,15 @@ def data(subject: Subject) -> Verdict | Unseen:
     except (DataError, ConfigError) as error:
         return failed(error, "give the folder that holds this site's images, one folder a class")
     counts = Counter(table.labels.tolist())
-    text = f"{len(table.labels):,} images of {len(counts)} classes ({_range(list(counts.values()))} of each)"
+    what = rows_text(table.has_image, table.has_text)
+    text = f"{what} of {len(counts)} classes ({_range(list(counts.values()))} of each)"
     if (least := site.allow.min_images) and len(table.labels) < least:
         return fail(f"{text}, fewer than allow.min_images = {least}", "collect more, or lower allow.min_images")
-    if isinstance(table.images, np.ndarray):
+    if isinstance(table.images, np.ndarray) or not table.has_image.any():
         return ok(text)
-    step = max(len(table.images) // SAMPLE, 1)
-    return _decoded(text, table.images[::step][:SAMPLE], skip=site.on_bad_image == "skip")
+    files = [path for path in table.images if path is not None]
+    step = max(len(files) // SAMPLE, 1)
+    return _decoded(text, files[::step][:SAMPLE], skip=site.on_bad_image == "skip")
 
 
 def _decoded(text: str, sample: Sequence[Path], *, skip: bool) -> Verdict:

@@ -1,11 +1,12 @@
-"""A table of images: CSV or Parquet with the columns path and label, and optionally client, group, split."""
+"""A table of images and texts: CSV or Parquet with the columns path or text, or both, and label; optionally client,
+group, split."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -30,8 +31,9 @@ from fedlens.data.labels import (
 from fedlens.data.missing_files import PIXELS, are_pixels, is_file
 from fedlens.data.missing_files import way_out as way_to_files
 from fedlens.data.split_names import split_word
-from fedlens.data.summary import read_as, splits_text
+from fedlens.data.summary import read_as, rows_text, splits_text
 from fedlens.data.tables import Table
+from fedlens.data.texts import check_lengths, joined, normalized_text
 from fedlens.data.tree import natural, printable
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -43,13 +45,14 @@ _LABEL_WAYS_OUT = {
 }
 
 
-@sources.register("manifest", summary="a CSV or Parquet table of path and label, optionally client, group, split")
+@sources.register("manifest", summary="a CSV or Parquet table of path and label, optionally text, client, group, split")
 @dataclass(frozen=True)
 class Manifest(Source):
-    """Columns: path (relative to the manifest's folder, or absolute), label (name or number), client ("" = none), group
-    (rows of one patient or module; "" = one of its own), split (train, val or test); others are ignored. `columns` maps
-    them to other names in the table. A file is one image: identical rows for it count once. Class names are the
-    distinct labels in natural order."""
+    """Columns: path (relative to the manifest's folder, or absolute), label (name or number), text ("" = none), client
+    ("" = none), group (rows of one patient or module; "" = one of its own), split (train, val or test); others are
+    ignored. `columns` maps them to other names in the table. A file is one image: identical rows for it count once, and
+    different texts of it are joined. With texts, a row may have no path, and the table no column of paths. Class names
+    are the distinct labels in natural order."""
 
     path: Annotated[Path, Field(description="the .csv or .parquet file; image paths in it are relative to its folder")]
     columns: Annotated[
@@ -68,7 +71,8 @@ class Manifest(Source):
 
         Raises:
             DataError: the table cannot be read, lacks a column, is empty, or has rows with a missing file, an unknown
-            split, no label or several labels; rows are given as line numbers in CSV, or counted from 0 in Parquet.
+            split, no label or several labels, a text that is too long, or neither image nor text; rows are given as
+            line numbers in CSV, or counted from 0 in Parquet.
         """
         table, notes = read_columns(self.path.expanduser(), self.columns)
         folder = table.file.parent
@@ -79,9 +83,11 @@ class Manifest(Source):
         if owners := table.columns.get("client"):
             table.columns["client"] = [normalized(name) for name in owners]
         _read_splits(table)
+        _read_texts(table)
         _check_paths(table, folder)
         notes += spelling_notes(labels)
         table, merged = _one_row_a_file(table, folder)
+        check_lengths(table)
         notes += merged
         return _image_table(table, folder, notes)
 
@@ -90,24 +96,25 @@ def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTab
     columns = table.columns
     names = tuple(sorted(set(columns["label"]), key=natural))
     label_of = {name: label for label, name in enumerate(names)}
-    groups = columns.get("group")
-    return ImageTable(
-        images=[folder / name for name in columns["path"]],
+    groups, texts = columns.get("group"), columns.get("text")
+    read = ImageTable(
+        images=[folder / name if name else None for name in columns["path"]],
         labels=np.array([label_of[label] for label in columns["label"]], np.int64),
         class_names=names,
         split=_array(columns.get("split")),
         clients=_array(columns.get("client")),
         groups=_array(groups and [group or f"(row {row})" for row, group in enumerate(groups)]),
-        notes=(_summary(table, names), *notes, *class_notes(names)),
+        texts=texts if texts and any(texts) else None,
+        channels=3 if any(columns["path"]) else 1,
     )
+    return replace(read, notes=(_summary(read, table), *notes, *class_notes(names)))
 
 
-def _summary(table: Table, classes: Sequence[str]) -> str:
+def _summary(read: ImageTable, table: Table) -> str:
     """One line that describes how the table was read."""
     clients, splits = (table.columns.get(name, []) for name in ("client", "split"))
-    return read_as(
-        printable(table.file), f"a table of {count(len(table), 'image')}", classes, clients, splits_text(splits)
-    )
+    what = rows_text(read.has_image, read.has_text)
+    return read_as(printable(table.file), f"a table of {what}", read.class_names, clients, splits_text(splits))
 
 
 def _array(values: list[str] | None) -> NDArray[np.str_] | None:
@@ -124,31 +131,54 @@ def _read_splits(table: Table) -> None:
         table.columns["split"] = list(read)
 
 
+def _read_texts(table: Table) -> None:
+    """Give a table with texts its column of paths, "" where a row has no image."""
+    if given := table.columns.get("text"):
+        texts = table.columns["text"] = list(map(normalized_text, given))
+        paths = table.columns.setdefault("path", [""] * len(table))
+        if bad := [row for row, (name, text) in enumerate(zip(paths, texts, strict=True)) if not name and not text]:
+            way_out = "Give each row a path, a text, or both, or remove it"
+            raise table.refusal(None, bad, "neither an image nor a text", way_out)
+
+
 def _check_paths(table: Table, folder: Path) -> None:
     paths = table.columns["path"]
     if are_pixels(paths):
         raise DataError(f"{table.file}: {table.place(0)}: {PIXELS}")
-    if bad := [row for row, name in enumerate(paths) if not is_file(folder, name)]:
+    optional = "text" in table.columns
+    if bad := [row for row, name in enumerate(paths) if not is_file(folder, name) and (name or not optional)]:
         raise table.refusal("path", bad, "no such file", way_to_files(folder, paths[bad[0]]))
 
 
 def _one_row_a_file(table: Table, folder: Path) -> tuple[Table, tuple[str, ...]]:
-    """Keep one of several identical rows for a file.
+    """Keep one of several rows for a file, with all of their texts.
 
     Raises:
-        DataError: rows for one file differ.
+        DataError: rows for one file differ in more than the text.
     """
+    rows_of = _rows_by_file(table, folder)
+    if len(rows_of) == len(table):
+        return table, ()
+    for rows in rows_of:
+        _refuse_contradiction(table, rows)
+    merged = table.only([rows[0] for rows in rows_of])
+    note = f"{table.file.name}: {len(table) - len(rows_of):,} rows name a file that is named before: merged"
+    if texts := table.columns.get("text"):
+        of_file = [[texts[row] for row in rows] for rows in rows_of]
+        merged.columns["text"] = list(map(joined, of_file))
+        several = sum(len({*those} - {""}) > 1 for those in of_file)
+        note += f"; {count(several, 'file')} with several texts: joined" * bool(several)
+    return merged, (note,)
+
+
+def _rows_by_file(table: Table, folder: Path) -> list[list[int]]:
+    """The rows of each file in the order of the table; a row without a file is by itself."""
     real = cache(os.path.realpath)  # cached per folder: resolving makes a system call for every part of a path
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, name in enumerate(table.columns["path"]):
         place, file = os.path.split(os.path.normpath(folder / name))
-        rows_of[real(place), file].append(row)
-    if len(rows_of) == len(table):
-        return table, ()
-    for rows in rows_of.values():
-        _refuse_contradiction(table, rows)
-    note = f"{table.file.name}: {len(table) - len(rows_of):,} rows name a file that is named before: merged"
-    return table.only([rows[0] for rows in rows_of.values()]), (note,)
+        rows_of[(real(place), file) if name else ("", str(row))].append(row)
+    return list(rows_of.values())
 
 
 def _refuse_contradiction(table: Table, rows: Sequence[int]) -> None:
