@@ -270,3 +270,52 @@ def test_a_file_of_a_terabyte_is_left_out_unread(tmp_path):
 
     assert cached.kept.tolist() == [1]
     assert "bytes long, and at most 1,073,741,824 are read" in cached.report.skipped[0][1]
+
+
+def test_rows_without_an_image_are_black_and_cost_nothing(photos, tmp_path, monkeypatch):
+    images = [None, photos[0], None, photos[1], None]
+    seen = []
+    first = build(images, tmp_path / "cache", progress=lambda done, total: seen.append((done, total)))
+    no_decoding(monkeypatch)
+
+    for cached in (first, build(images, tmp_path / "cache")):
+        assert cached.kept.tolist() == [0, 1, 2, 3, 4]
+        assert cached.images.shape == (5, 8, 8, 3)
+        assert [bool(image.any()) for image in cached.images] == [False, True, False, True, False]
+        assert np.array_equal(cached.images[3].numpy(), read(photos[1], size=8, channels=3))
+        assert (cached.report.read, cached.report.skipped) == (2, ())
+        assert [len(content) for content in cached.contents] == [0, 16, 0, 16, 0]
+        assert cached.files == tuple(images)
+        assert cached.key == first.key
+    assert seen == [(5, 5)]
+
+
+def test_the_keys_follow_which_rows_have_no_image(photos, tmp_path):
+    tables = [
+        photos[:2],
+        [*photos[:2], None],
+        [None, *photos[:2]],
+        [photos[0], None, photos[1]],
+        [*photos[:2], None, None],
+    ]
+    assert len({build(images, tmp_path).key for images in tables}) == 5
+    assert len({cache_name(table_of(images), 8) for images in tables}) == 5
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_table_without_any_image(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: namedtuple("Usage", "free")(0))  # none is needed
+    first = build([None] * 3, tmp_path, size=size, channels=1)
+    for cached in (first, build([None] * 3, tmp_path, size=size, channels=1)):
+        assert cached.images.shape == (3, size, size, 1)
+        assert not cached.images.any()
+        assert (cached.report.read, cached.contents, cached.key) == (0, ("", "", ""), first.key)
+    assert build([None] * 2, tmp_path, size=size, channels=1).key != first.key
+
+
+def test_texts_beside_images_do_not_hide_that_no_image_can_be_decoded(photos, tmp_path):
+    photos[1].write_text("no image")
+    with pytest.raises(DataError, match="none of 1 images could be decoded"):
+        build([None, photos[1]], tmp_path / "cache")
+    mixed = build([None, *photos[:2]], tmp_path / "cache")
+    assert (mixed.kept.tolist(), mixed.report.read) == ([0, 1], 1)

@@ -62,3 +62,9 @@ def test_copies_are_noted(tmp_path):
     ]
     assert notes[0].endswith(f"such as {files[1]} and {files[0]}")
     assert copy_notes(files, list("abcdef"), labels, clients, np.array([1])) == ()
+
+
+def test_rows_without_an_image_are_no_copies():
+    empty = np.array([], np.int64)
+    clients = (ClientRows("x", np.array([0]), empty, empty), ClientRows("y", np.array([1, 2]), empty, empty))
+    assert copy_notes([None] * 4, [""] * 4, np.array([0, 1, 0, 1]), clients, np.array([3])) == ()

@@ -170,3 +170,61 @@ def test_a_small_excerpt_has_the_test_images_of_its_classes_only():
     tests, training = (set(table.labels[chosen]) for chosen in (table.clients == "", table.clients != ""))
     assert tests == training
     assert len(tests) < 10
+
+
+@pytest.fixture
+def told(photos):
+    """Of 40 rows every fourth has no image, every third no text, some of them both."""
+    images = [file if row % 4 else None for row, file in enumerate(photos.images)]
+    texts = [f'row {row}: "猫, 🐈"' if row % 3 or not row % 4 else "" for row in range(40)]
+    return ImageTable(images, photos.labels, ("a", "b"), texts=texts)
+
+
+def by_text(table):
+    return sorted((text, table.class_names[label], image) for text, label, image in zip(table.texts, table.labels, table.has_image.tolist(), strict=True))  # fmt: skip  # noqa: E501
+
+
+def test_texts_go_to_manifests_that_read_back(told, tmp_path):
+    seen = []
+    done = write(told, tmp_path, progress=lambda now, total: seen.append((now, total)))
+
+    assert done.texts
+    assert done.folders == {"client1": 16, "client2": 16, "test": 8}
+    assert seen[-1] == (30, 30)
+    assert done.notes[-1] == (
+        "folders hold no texts: train on manifest.csv; each client's folder has its own for its site"
+    )
+    whole = Manifest(tmp_path / "out/manifest.csv").load()
+    assert by_text(whole) == by_text(told)
+    assert {name: int((whole.clients == name).sum()) for name in set(whole.clients)} == {"client1": 16, "client2": 16, "": 8}  # fmt: skip  # noqa: E501
+    assert ((whole.split == "test") == (whole.clients == "")).all()
+    for name, owned in (("client1", whole.clients == "client1"), ("test", whole.clients == "")):
+        moved = (tmp_path / "out" / name).rename(tmp_path / f"site-{name}")
+        site = Manifest(moved / "manifest.csv").load()
+        assert by_text(site) == by_text(take(whole, np.flatnonzero(owned)))
+        assert (site.clients, site.split) == (None, None)
+
+
+def test_rows_keep_their_texts_and_groups_together(told, tmp_path):
+    groups = np.array([f"patient{row // 4}" for row in range(40)])
+    write(ImageTable(told.images, told.labels, ("a", "b"), groups=groups, texts=told.texts), tmp_path)
+    with (tmp_path / "out/client1/manifest.csv").open(encoding="utf-8") as file:
+        assert next(csv.reader(file)) == ["path", "label", "group", "text"]
+    table = Manifest(tmp_path / "out/manifest.csv").load()
+    group_of = dict(zip(told.texts, groups, strict=True))
+    assert all(group_of[text] == group for text, group in zip(table.texts, table.groups, strict=True) if text)
+
+
+def test_an_export_of_texts_alone_is_replaced_as_a_whole(told, tmp_path):
+    alone = ImageTable([None] * 40, told.labels, ("a", "b"), texts=[f"row {row}" for row in range(40)], channels=1)
+    write(alone, tmp_path, DivisionPlan(Iid(), 4, 0, 0, 0.2, 0))
+    assert sorted(file.name for file in (tmp_path / "out/client4").iterdir()) == ["manifest.csv"]
+    assert Manifest(tmp_path / "out/client4/manifest.csv").load().channels == 1
+    write(alone, tmp_path, overwrite=True)
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir() if entry.is_dir()) == ["client1", "client2", "test"]  # fmt: skip  # noqa: E501
+
+
+def test_taking_rows_takes_their_texts(told):
+    taken = take(told, np.array([4, 1]))
+    assert taken.texts == [told.texts[4], told.texts[1]]
+    assert taken.has_image.tolist() == [False, True]

@@ -54,10 +54,11 @@ def test_all_columns(tmp_path):
     assert table.labels.tolist() == [2, 1, 0]
     assert table.clients.tolist() == ["north", "", "south"]
     assert table.split.tolist() == ["train", "test", "val"]
+    assert table.texts == ["a note, of two lines", "", ""]
     assert len(set(table.groups.tolist())) == 3  # rows without a group are not one group
     assert table.notes == (
-        f"{tmp_path}/all.csv read as a table of 3 images: 2 clients (north, south), splits train/val/test, 3 classes "
-        "(007, 9, 10)",
+        f"{tmp_path}/all.csv read as a table of 3 rows (3 with an image, 1 with a text, 1 with both): 2 clients "
+        "(north, south), splits train/val/test, 3 classes (007, 9, 10)",
     )
     assert detect(tmp_path / "all.csv") == "manifest"
 

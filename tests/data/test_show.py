@@ -119,3 +119,30 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     names = ("$x_$ [red] <b>", "[/] a$")
     held = Holdings(names, names, np.eye(2, dtype=np.int64))
     assert "[/] a$" in printed(held)
+
+
+def test_what_clients_have_is_shown_where_there_are_texts(tmp_path):
+    images = [tmp_path / "1.png", None, tmp_path / "2.png", tmp_path / "3.png", None]
+    texts = ["", "a", "b", "", "c"]
+    owners, splits = np.array(["n", "s", "e", "e", "n"]), np.array(["train"] * 4 + ["test"])
+    both = ImageTable(images, np.array([0, 1, 0, 1, 0]), ("x", "y"), clients=owners, split=splits, texts=texts)
+
+    held = of_table(both)
+
+    assert dict(zip(held.clients, held.kinds, strict=True)) == {"n": "image only", "s": "text only", "e": "both"}
+    lines = [line.split() for line in printed(held).splitlines()]
+    assert " ".join(lines[0]).startswith("4 rows of 2 classes at 3 clients")
+    assert ["client", "has", "rows", "x", "y"] in lines
+    assert ["s", "text", "only", "1", "·", "1"] in lines
+    assert ["test", "set", "1", "1", "·"] in lines
+    many = Holdings(tuple(map(str, range(41))), ("x",), np.ones((41, 1), np.int64), kinds=("both",) * 41)
+    assert ["1", "more", "1", "1"] in [line.split() for line in printed(many).splitlines()]
+
+
+def test_texts_of_images_that_can_be_read_stay(tmp_path):
+    files = [photos(tmp_path / "photos", each=1) / name / "0.png" for name in ("cup", "fork", "plate")]
+    files[0].write_bytes(b"no image at all")
+    both = ImageTable([*files, None], np.array([0, 0, 1, 1]), ("x", "y"), texts=["gone", "", "b", "c"])
+    left = readable(both, Decoding(8, cache_dir=tmp_path / "cache"))
+    assert (left.texts, left.has_image.tolist()) == (["", "b", "c"], [True, True, False])
+    assert left.notes[0].startswith("left out 1 of 3 images that cannot be read")

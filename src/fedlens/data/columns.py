@@ -52,8 +52,8 @@ _HOLDS: Mapping[Column, str] = {
     "path": "names image files",
 }
 
-_LONGEST_NAME = 60
-"""Characters of a column's name that is shown in full: without a header the first row would be shown, and its text."""
+_LONGEST_NAME, _MOST_WORDS = 40, 4
+"""Characters and words of a column's name that is shown. A longer one is probably a text, of a table without a header."""
 
 
 def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[str, ...]]:
@@ -160,5 +160,9 @@ def _unread(table: Table, column: Column, found: Mapping[Column, str]) -> str | 
 
 
 def _some(names: tuple[str, ...]) -> str:
-    shown = [name if len(name) <= _LONGEST_NAME else f"({len(name):,} characters)" for name in names[:12]]
-    return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return ", ".join(map(_shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _shown(name: str) -> str:
+    is_name = len(name) <= _LONGEST_NAME and len(name.split()) <= _MOST_WORDS
+    return name if is_name else f"({len(name):,} characters)"

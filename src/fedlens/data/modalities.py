@@ -92,7 +92,7 @@ def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> Fed
     images, texts = _masks(data)
     texts[_own_rows(data, image_only)] = False
     images[_own_rows(data, text_only)] = False
-    told = [text for text, has in zip(data.texts, texts.tolist(), strict=True)]
+    told = [text if has else "" for text, has in zip(data.texts, texts.tolist(), strict=True)]
     taken = replace(data, texts=told, has_image=torch.from_numpy(images), has_text=torch.from_numpy(texts))
     notes = [f"{KEY}: {_lost(image_only, 'texts')}"] if image_only else []
     notes += [f"{KEY}: {_lost(text_only, 'images')}"] if text_only else []

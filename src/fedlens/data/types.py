@@ -42,7 +42,7 @@ class ImageTable:
     split: NDArray[np.str_] | None = None
     clients: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
-    texts: Sequence[str] | None = None
+    texts: Sequence[str] | None = field(default=None, repr=False)
     channels: Literal[1, 3] = 3
     native_size: int | None = None
     notes: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class FederatedData:
     cache_key: str
     """Changes when any image, the order or the decoding changes; with the shape of `images` it is the key of derived
     data. Independent of the size that images are scaled to: runs at two sizes have the same images."""
-    texts: Sequence[str] | None = None
+    texts: Sequence[str] | None = field(default=None, repr=False)
     has_image: Tensor | None = None
     has_text: Tensor | None = None
     text_inputs: Tensor | None = None

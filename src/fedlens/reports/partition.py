@@ -43,7 +43,7 @@ def write_partition(held: Holdings, folder: Path) -> tuple[Path, Path]:
 
 def render(held: Holdings, picture: str) -> str:
     """The page as text. `picture`: file name of the heat map, shown if there are too many classes for columns."""
-    sizes = {"image": int(held.counts.sum()), "client": len(held.clients), "class": len(held.class_names)}
+    sizes = {held.unit: int(held.counts.sum()), "client": len(held.clients), "class": len(held.class_names)}
     total = " · ".join(count(number, what) for what, number in sizes.items())
     if len(held.class_names) <= _MOST_CLASSES:
         sections = [titled("Images by client and class", _CAPTION, _heat(held), wide=True)]
