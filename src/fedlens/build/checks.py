@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from fedlens.aggregation.base import AggregationRule
+from fedlens.build.modalities import images_and_texts
 from fedlens.build.secure import secure_mismatches, unmeasured
 from fedlens.config import problems
 from fedlens.config.blocks import (
@@ -69,6 +70,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         value = str(config.aggregation.parameters["weights"])
         key = "aggregation.weights"
         yield problems.problem("contradiction", key, text, value, where(key))
+    yield from images_and_texts(config, refuse)
     if not find(COMPRESSION, config.compression.name).factory.dense:
         yield from _parts_of_updates(config, strategy, rule, refuse)
     if not personal.shares:

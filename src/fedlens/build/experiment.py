@@ -23,6 +23,7 @@ from fedlens.build.builders import (
     preprocessing_of,
 )
 from fedlens.build.checks import check_compatible
+from fedlens.build.modalities import for_model, weighing_parts
 from fedlens.build.secure import unmeasured
 from fedlens.config import problems
 from fedlens.config.blocks import ATTACK, PRIVACY, SCHEDULE
@@ -147,12 +148,13 @@ def build_experiment(
     device = resolve_device(config.runtime.device)
     check_precision(config, device)
     algorithm = build_algorithm(config)
-    images = data or build_data(config, progress)
+    images = for_model(config, data or build_data(config, progress), progress("reading texts"))
     configured = model is None
     model, notes = (model, ()) if model is not None else build_recognizer(config, images)
     check_compatible("personalization", algorithm.personalization, model)
     if config.memory.gradient_checkpointing:
         save_activations(config, model)
+    algorithm = weighing_parts(config, algorithm, model)
     check_compatible("strategy", algorithm.strategy, shared_model(algorithm, model))
     part, train_data = trained_part(config, model, images, device, progress)
     attack_plan = build_attack_plan(config, train_data)

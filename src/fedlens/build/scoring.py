@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from fedlens.build.builders import build_plan, preprocessing_of
 from fedlens.build.experiment import Experiment
 from fedlens.core.records import Evaluation
@@ -89,6 +91,45 @@ def backdoor_measure(experiment: Experiment) -> Measure | None:
         return {"attack/success": found.accuracy}
 
     return measure if len(rows) else None
+
+
+def modality_measure(experiment: Experiment) -> Measure | None:
+    """Accuracy on the complete test images as they are, without texts, and without images: how well the model does with
+    either. None where the model takes images alone, or no test image is complete."""
+    data, memory = experiment.train_data, experiment.config.memory
+    if data.text_inputs is None or experiment.partly_private:
+        return None
+    complete = torch.ones(len(data.labels), dtype=torch.bool)
+    for has in (data.has_image, data.has_text):
+        complete = complete if has is None else complete & has
+    rows = data.test[complete[torch.from_numpy(data.test)].numpy()]
+    nobody = torch.zeros_like(complete)
+    views = {
+        "modality/both": data,
+        "modality/image_only": replace(data, has_text=nobody),
+        "modality/text_only": replace(data, has_image=nobody),
+    }
+
+    def measure(shared: State) -> Mapping[str, float]:
+        experiment.resident.load(shared)
+        return {
+            name: evaluate(
+                experiment.resident.module,
+                replace(inputs_of(experiment, rows), data=view),
+                experiment.classes,
+                precision=memory.precision,
+                batch_size=memory.micro_batch,
+            ).accuracy
+            for name, view in views.items()
+        }
+
+    return measure if len(rows) else None
+
+
+def all_of(*measures: Measure | None) -> Measure | None:
+    """One measure of what all of them measure; None without any."""
+    known = [measure for measure in measures if measure is not None]
+    return (lambda shared: {name: value for one in known for name, value in one(shared).items()}) if known else None
 
 
 def cross_site_evaluation(

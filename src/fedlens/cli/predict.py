@@ -24,8 +24,12 @@ def predict(
         str, typer.Argument(help="a run folder (latest: the newest run), or a model's name: its ImageNet weights")
     ],
     images: Annotated[
-        list[Path], typer.Argument(help="photographs, folders with all that is below them, patterns such as '**/*.jpg'")
-    ],
+        list[Path] | None,
+        typer.Argument(help="photographs, folders with all that is below them, patterns such as '**/*.jpg'"),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="of a run that reads texts: what it reads beside every image, or alone")
+    ] = None,
     client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
     max_pixels: Annotated[
@@ -46,15 +50,27 @@ def predict(
     Shows the most probable classes of a trained run, or of ImageNet's thousand. An image that cannot be read is named,
     and the exit status is then 1.
     """
-    from fedlens.cli.prediction_outputs import Wanted
+    from fedlens.cli.prediction_outputs import Seen, Wanted
     from fedlens.data.found import find_images
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.predict import Unreadable, open_predictor
+    from fedlens.inference.predict import TEXT_ALONE, Unreadable, open_predictor
     from fedlens.inference.why import Explainer
     from fedlens.tracking.run_dir import newest
 
+    if text is None and not images:
+        raise typer.BadParameter("give a photograph, or a text: --text", param_hint="IMAGES")
+    if text is not None and (why or why_dir):
+        raise typer.BadParameter("a map shows where an image decides, not a text; leave out --text", param_hint="--why")
     predictor = open_predictor(model, client)
+    predictor = predictor if text is None else predictor.beside(text)
     explainer = Explainer(predictor.model) if why or why_dir else None
+    if not images:
+        if html is not None:
+            raise typer.BadParameter("a page shows pictures; give one beside --text", param_hint="--html")
+        for output in Wanted(top, as_json, csv, None, False, None).outputs([TEXT_ALONE], str(newest(Path(model)))):
+            output.add(Seen(predictor.of_text(top), None, None))
+            output.close()
+        return
     found = find_images(images)
     for note in filter(None, (predictor.remark, *found.notes)):
         typer.echo(clean.block(f"note: {note}"), err=True)

@@ -80,6 +80,11 @@ class FederatedSection(Section):
     evaluate_clients_every: TimesOrNever = Field(
         5, description="evaluation on the clients' own test images every k rounds and at the end; 0: never"
     )
+    missing_modalities: Literal["by_part", "average", "drop_clients"] = Field(
+        "by_part",
+        description="images and texts: image part weighed by images and text part by texts (by_part), all by "
+        "rows (average), or clients that lack one do not train (drop_clients)",
+    )
     cross_site: bool = Field(
         False, description="at the end, each client's own model on each client's test images: models travel for that"
     )

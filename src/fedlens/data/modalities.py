@@ -71,6 +71,25 @@ def without_images(data: FederatedData) -> FederatedData:
     return _noted(left, note, *lacking)
 
 
+def complete_clients(data: FederatedData) -> FederatedData:
+    """`data` without the clients that lack a modality altogether. A note in the report counts them.
+
+    Raises:
+        DataError: no client has both.
+    """
+    left = tuple(client for client in data.clients if kind_of(data, client) == "both")
+    if len(left) == len(data.clients):
+        return data
+    if not left:
+        raise DataError(
+            "federated.missing_modalities=drop_clients: no client has images and texts; use by_part, or average"
+        )
+    gone = sorted({client.name for client in data.clients} - {client.name for client in left})
+    return _noted(
+        replace(data, clients=left), f"left out {count(len(gone), 'client')} that lack images or texts ({some(gone)})"
+    )
+
+
 def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> FederatedData:
     """`data` in which shares of the clients have lost their texts, or their images.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedlens.data.images import MAX_PIXELS, Pixels, decode, pixel_size, read, to_channels
+from fedlens.data.texts import normalized_text
 from fedlens.errors import DataError, ModelError
 from fedlens.inference.personal import clients_of, open_personal, some
 from fedlens.models.artefact import DESCRIPTION, load_model
-from fedlens.models.base import ModelRequest, Recognizer, models
+from fedlens.models.base import ModelRequest, Recognizer, beside_texts, models
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
 from fedlens.tracking.run_dir import RunDir, find_runs, newest
@@ -30,6 +31,9 @@ BATCH = 64
 """Images that are in memory at once."""
 
 _MOST_RUNS = 5
+
+TEXT_ALONE = Path("the text alone")
+"""What answers name where there is no image."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ class Square(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with the names of its classes, and the way that it wants its images; `remark` is for its user."""
+    """A model with the names of its classes, and the way that it wants its images; `remark` is for its user.
+
+    text  what it reads beside every image, (1, …); None: nothing
+    """
 
     model: Recognizer
     class_names: tuple[str, ...]
@@ -86,6 +93,29 @@ class Predictor:
     size: int
     channels: Literal[1, 3]
     remark: str = ""
+    text: Tensor | None = None
+
+    def beside(self, text: str) -> Predictor:
+        """The predictor that reads `text` beside every image.
+
+        Raises:
+            ModelError: the model takes images alone, or the text is empty.
+        """
+        if self.model.text_reader is None:
+            raise ModelError(
+                "--text: this model takes images alone; leave it out, or train one that reads texts: model.name=fusion"
+            )
+        if not (cleaned := normalized_text(text)):
+            raise ModelError("--text: it is empty; leave it out, or say what the image shows")
+        return replace(self, text=self.model.text_reader.read([cleaned], lambda _done, _all: None))
+
+    @torch.inference_mode()
+    def of_text(self, top: int = 5) -> Prediction:
+        """The `top` most probable classes of the text alone."""
+        assert self.text is not None, "as `beside` gives it"
+        nothing = torch.zeros(1, self.size, self.size, self.channels, dtype=torch.uint8)
+        inputs = beside_texts(self.model.prepare(nothing), self.text, torch.tensor([[False, True]]))
+        return self.prediction(Answer(TEXT_ALONE, nothing[0].numpy(), self.model(inputs)[0].float(), None), top)
 
     def predict(self, image: Path, top: int = 5) -> Prediction:
         """The `top` most probable classes of one image.
@@ -138,11 +168,20 @@ class Predictor:
     @torch.inference_mode()
     def _answered(self, files: Sequence[Path], loaded: Sequence[Loaded]) -> list[Answer | Unreadable]:
         pixels = [torch.tensor(one[0]) for one in loaded if not isinstance(one, Unreadable)]
-        logits = iter(self.model(self.model.prepare(torch.stack(pixels))).float() if pixels else ())
+        logits = iter(self._logits(torch.stack(pixels)) if pixels else ())
         return [
             one if isinstance(one, Unreadable) else Answer(path, one[0], next(logits), one[1])
             for path, one in zip(files, loaded, strict=True)
         ]
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, S, S, C) → (B, outputs)."""
+        inputs = self.model.prepare(pixels)
+        if self.text is not None:
+            texts = self.text.expand(len(pixels), *self.text.shape[1:])
+            inputs = beside_texts(inputs, texts, torch.ones(len(pixels), 2, dtype=torch.bool))
+        logits: Tensor = self.model(inputs).float()
+        return logits
 
 
 def open_predictor(what: str, client: str | None = None) -> Predictor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from fedlens.core.registry import Registry
+
+if TYPE_CHECKING:
+    from fedlens.models.text_readers import TextReader
+
+Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class Recognizer(nn.Module):
 
     Held parts stay in eval mode during training: their normalisation statistics are frozen like their weights, and
     dropout would only add noise to the features.
+
+    Where the model takes images and texts, `parts` are the modules that learn from one modality only, and `text_reader`
+    makes of texts what it takes.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
@@ -52,6 +60,8 @@ class Recognizer(nn.Module):
         self.head = head
         self.preprocessing = preprocessing
         self.held: tuple[nn.Module, ...] = ()
+        self.parts: Mapping[str, Modality] = {}
+        self.text_reader: TextReader | None = None
 
     def hold(self, parts: Iterable[nn.Module]) -> None:
         """Set `parts` as the ones that stay in eval mode."""
@@ -72,6 +82,26 @@ class Recognizer(nn.Module):
         return prepare(images, self.preprocessing)
 
 
+def beside_texts(images: Tensor, texts: Tensor, present: Tensor) -> Tensor:
+    """The input of a model that takes both: a `TensorDict` of `image` (B, C, S, S), `text` (B, …) and `present` bool
+    (B, 2), which says whether a row has an image, and a text. It is cut, joined and indexed like the tensor that it is
+    declared as; only such a model looks inside."""
+    from tensordict import TensorDict
+
+    parts = {"image": images, "text": texts.to(images.device), "present": present.to(images.device)}
+    return cast(Tensor, TensorDict(parts, batch_size=[len(images)]))
+
+
+def doubled_if_single(module: nn.Module, inputs: Tensor) -> Tensor:
+    """The output of `module` for `inputs`. A single row is duplicated, because BatchNorm needs two values; both copies
+    get the same gradient."""
+    if len(inputs) > 1:
+        outputs: Tensor = module(inputs)
+        return outputs
+    twice: Tensor = module(torch.cat([inputs, inputs]))
+    return twice[:1]
+
+
 def prepare(images: Tensor, how: Preprocessing) -> Tensor:
     if images.is_floating_point():
         return images
@@ -90,7 +120,12 @@ def normalized(pixels: Tensor, how: Preprocessing) -> Tensor:
 
 
 class ModelBuilder(ABC):
-    """One architecture. The fields of the dataclass are its configuration keys under `model`."""
+    """One architecture. The fields of the dataclass are its configuration keys under `model`.
+
+    reads_texts  it takes texts beside images, as `text_reader` reads them
+    """
+
+    reads_texts: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -103,6 +138,10 @@ class ModelBuilder(ABC):
         Raises:
             ModelError: there is no such architecture.
         """
+
+    def text_reader(self) -> TextReader | None:
+        """How it reads texts; None: it takes images alone."""
+        return None
 
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:

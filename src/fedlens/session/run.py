@@ -20,8 +20,10 @@ from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
 from fedlens.build.scoring import (
     Scoring,
+    all_of,
     backdoor_measure,
     cross_site_evaluation,
+    modality_measure,
     scoring_by_clients,
     shared_model_scorer,
 )
@@ -94,7 +96,7 @@ def execute(
         lambda _runtime: Scoring(
             shared_model_scorer(experiment, data.test, observer.progress("test images")),
             shared_model_scorer(experiment, data.val, observer.progress("validation images")),
-            backdoor_measure(experiment),
+            all_of(backdoor_measure(experiment), modality_measure(experiment)),
         ),
         observer,
         trackers,

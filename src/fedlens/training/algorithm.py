@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedlens.aggregation.base import AggregationRule, Aggregator
 from fedlens.aggregation.mean import MeanRule
 from fedlens.attacks.plan import AttackPlan
+from fedlens.core.types import part_of
+from fedlens.models.base import Modality
 from fedlens.personalization.base import Personalization
 from fedlens.personalization.none import NoPersonalization
 from fedlens.privacy.dp_sgd import DPSGD
@@ -28,6 +31,7 @@ class Algorithm:
     encodings        transforms that encode updates for transmission
     privacy          what differential privacy does to single updates
     dp_sgd           how clients train so that each of their images is hidden; None: as always
+    parts            parts of the model that learn from one modality, each averaged with a weight of its own
     """
 
     strategy: Strategy
@@ -39,6 +43,7 @@ class Algorithm:
     encodings: tuple[UpdateTransform, ...] = ()
     privacy: UpdateTransform | None = None
     dp_sgd: DPSGD | None = None
+    parts: Mapping[str, Modality] = field(default_factory=dict)
 
     @cached_property
     def chain(self) -> TransformChain:
@@ -54,9 +59,13 @@ class Algorithm:
         """A new aggregator for one round's decoded results."""
         return self.chain.around(self.rule.aggregator(ctx.trainable), ctx)
 
+    def parts_among(self, names: Collection[str]) -> frozenset[str]:
+        """Those of `parts` that tensors called `names` belong to: the others stay with the clients."""
+        return frozenset(part for name in names if (part := part_of(name, self.parts)) is not None)
+
     @property
     def summed(self) -> bool:
         """Whether the total is the mean of the clients' updates, each with the one weight that it reported."""
         crafted = self.attack_plan is not None and self.attack_plan.attack.crafts
-        weighed = self.largest_share is not None or self.strategy.weighs_parts
+        weighed = self.largest_share is not None or self.strategy.weighs_parts or bool(self.parts)
         return self.rule.linear and not weighed and not crafted

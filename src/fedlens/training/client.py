@@ -170,6 +170,17 @@ class ClientTrainer:
         """The number of the client's training images."""
         return len(self._clients[client].train)
 
+    def part_weights(self, client: str, weight: float) -> dict[str, float]:
+        """The weights of the parts of the model that learn from one modality: the share of `weight`, the client's, that
+        its training rows with this modality have among all of them."""
+        rows, data = torch.from_numpy(self._clients[client].train), self._data
+        has = {"image": data.has_image, "text": data.has_text}
+        parts = {part: has[self.algorithm.parts[part]] for part in self.algorithm.parts_among(self._order)}
+        return {
+            part: weight * (1.0 if known is None else float(known[rows].float().mean()))
+            for part, known in parts.items()
+        }
+
     def held_out(self, client: str, split: Literal["train", "val", "test"]) -> Examples:
         """The client's images of a split, without augmentation."""
         own = self._clients[client]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fedlens.core.types import Metrics, State
+from fedlens.models.base import doubled_if_single
 from fedlens.personalization.base import NO_TERMS, Batch, Gradients, LocalTrainingContext, Optimizer
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop, Stepped, forward, unseen
+from fedlens.training.loop import LocalLoop, Stepped, unseen
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.precision import autocast
@@ -105,7 +106,7 @@ class ResidentTrainingContext(LocalTrainingContext):
     def observe(self, batch: Batch) -> None:
         self._model.train()
         with torch.no_grad(), autocast(self._settings.memory.precision, self._model.device):
-            forward(self._model.module, batch[0])
+            doubled_if_single(self._model.module, batch[0])
 
     def stepper(self) -> Callable[[Tensor, Tensor], None]:
         return partial(self._optimizer_called("fresh").scaled_step, lr=self.lr, step_scale=self.step_scale)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from fedlens.data.types import FederatedData, Rows
+from fedlens.models.base import beside_texts
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Prepare = Callable[[Tensor], Tensor]
 Poison = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Batch = tuple[Tensor, Tensor]
+"""Inputs and labels; inputs are those of `models.base.beside_texts` where the model takes texts as well."""
 
 
 @dataclass(frozen=True)
@@ -70,4 +72,12 @@ class Examples:
         inputs = self.prepare(images.to(self.device, non_blocking=True))
         if self.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, labels.to(self.device)
+        return self._beside_texts(inputs, rows), labels.to(self.device)
+
+    def _beside_texts(self, images: Tensor, rows: Tensor) -> Tensor:
+        """`images`; or, where the model takes texts, the images with them."""
+        if self.data.text_inputs is None:
+            return images
+        has = (self.data.has_image, self.data.has_text)
+        present = [torch.ones(len(rows), dtype=torch.bool) if known is None else known[rows] for known in has]
+        return beside_texts(images, self.data.text_inputs.index_select(0, rows), torch.stack(present, 1))

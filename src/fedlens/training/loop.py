@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedlens.core.types import MeanMetric
 from fedlens.errors import ConfigError
-from fedlens.models.base import Recognizer
+from fedlens.models.base import Recognizer, doubled_if_single
 from fedlens.models.statistics import still_statistics
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
@@ -231,25 +231,15 @@ class LocalLoop:
         """Logits; a term on the features is left in `_added`, so that no second forward pass is needed."""
         with autocast(self._settings.memory.precision, self._model.device):
             if self._terms.features is None:
-                return forward(self._model.module, inputs)
+                return doubled_if_single(self._model.module, inputs)
             recognizer = cast(Recognizer, self._model.module)  # the strategy's `incompatibility` ensures it
-            features = forward(recognizer.backbone, inputs)
+            features = doubled_if_single(recognizer.backbone, inputs)
             self._added = self._terms.features(inputs, features)
             logits: Tensor = recognizer.head(features)
             return logits
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)
-
-
-def forward(module: nn.Module, inputs: Tensor) -> Tensor:
-    """The output of `module` for `inputs`. A single image is duplicated, because BatchNorm needs two values; both
-    copies get the same gradient."""
-    if len(inputs) > 1:
-        outputs: Tensor = module(inputs)
-        return outputs
-    twice: Tensor = module(torch.cat([inputs, inputs]))
-    return twice[:1]
 
 
 def mixing(size: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:

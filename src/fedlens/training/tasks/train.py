@@ -102,7 +102,8 @@ class Train(TaskKind):
             kept = trainer.kept_before(task)
             trained = self._untrained(trainer, task, kept)
         weight = algorithm.rule.weight(trained.update.weight, trainer.images_of(task.client))
-        update = in_main_memory(replace(trained.update, weight=weight))
+        parts = {**trained.update.part_weights, **trainer.part_weights(task.client, weight)}
+        update = in_main_memory(replace(trained.update, weight=weight, part_weights=parts))
         encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
         stored = trainer.keep(task, update, trained.optimizer, trained.personal, encoded.kept)
         sent = encoded.update
@@ -182,7 +183,8 @@ class Train(TaskKind):
             sent = algorithm.chain.encode(
                 honest, {}, EncodingContext(task.round, task.client, trainable, {}, 0, 0)
             ).update
-            return shapes_of(sent.payload), shapes_of(sent.extra), frozenset(sent.part_weights)
+            parts = sent.part_weights.keys() | algorithm.parts_among(view.shared)
+            return shapes_of(sent.payload), shapes_of(sent.extra), frozenset(parts)
 
         update, extra, parts = view.once(task.kind, form)
         return Expected(

@@ -1,0 +1,94 @@
+"""Models that take images and texts: what they need of the data, and what does not go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find
+from fedlens.config.schema import Config
+from fedlens.data.cache import default_cache_dir
+from fedlens.data.modalities import complete_clients, without_images
+from fedlens.data.types import FederatedData
+from fedlens.errors import Problem
+from fedlens.models.base import Recognizer
+from fedlens.models.text_readers import Progress
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.texts import with_texts
+
+Refuse = Callable[[str, str], Problem]
+"""(a section's own key, what is wrong with its value) → the problem."""
+
+
+def reads_texts(config: Config) -> bool:
+    """Whether the configured model takes texts beside images."""
+    return config.model.name != PYTHON and find(MODEL, config.model.name).factory.reads_texts
+
+
+def images_and_texts(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """A problem for each setting that does not go with the modalities of the model."""
+    federated, modalities = config.federated, config.data.modalities
+    if not reads_texts(config):
+        if federated.missing_modalities != "by_part":
+            text = f"model {config.model.name} takes images alone; use model.name=fusion, or leave it out"
+            yield refuse("federated.missing_modalities", text)
+        if modalities.image_only or modalities.text_only:
+            text = f"model {config.model.name} takes images alone; use model.name=fusion, or leave it out"
+            yield refuse("data.modalities", text)
+        return
+    yield from _one_tensor(config, refuse)
+    if federated.missing_modalities == "by_part":
+        yield from _weighed(config, refuse)
+
+
+def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """What works with images as one tensor."""
+    because = f"works with images alone, and model {config.model.name} takes texts as well"
+    if config.optimizer.mixup:
+        yield refuse("optimizer.mixup", f"{because}; leave it out")
+    if config.model.freeze != "none":
+        yield refuse("model.freeze", f"{because}; leave it out")
+    if config.model.lora.rank:
+        yield refuse("model.lora", f"{because}; leave it out")
+    if PRIVACY.choose(config.privacy).by_image:
+        yield refuse("privacy.mode", f"{because}; use privacy.mode=central or client")
+
+
+def _weighed(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """What needs one weight for the whole update."""
+    strategy = find(STRATEGY, config.strategy.name).factory
+    found = {
+        "strategy.name": strategy.needs_own_weights or strategy.weighs_parts,
+        "aggregation.name": not find(AGGREGATION, config.aggregation.name).factory.linear,
+        "privacy.mode": PRIVACY.choose(config.privacy).protects,
+        "privacy.secure_aggregation": config.privacy.secure_aggregation,
+        "server.max_weight_share": config.server.max_weight_share is not None,
+    }
+    for key in (key for key, present in found.items() if present):
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name)
+        text = f"weighs image and text part one by one, and {key}={value} needs one weight"
+        yield refuse("federated.missing_modalities", f"{text}; use federated.missing_modalities=average")
+
+
+def for_model(config: Config, data: FederatedData, progress: Progress) -> FederatedData:
+    """`data` as the model takes it: with texts read for it, or without rows that have no image.
+
+    Raises:
+        DataError: the data has no texts, which the model needs; or nothing is left to train on.
+    """
+    reader = None if config.model.name == PYTHON else MODEL.choose(config.model).text_reader()
+    if reader is None:
+        return without_images(data)
+    if config.federated.missing_modalities == "drop_clients":
+        data = complete_clients(data)
+    return with_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
+
+
+def weighing_parts(config: Config, algorithm: Algorithm, model: nn.Module) -> Algorithm:
+    """`algorithm`, which weighs the parts of `model` that learn from one modality by themselves where that is asked."""
+    if config.federated.missing_modalities != "by_part" or not isinstance(model, Recognizer):
+        return algorithm
+    return replace(algorithm, parts=model.parts)

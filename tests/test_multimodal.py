@@ -1,0 +1,208 @@
+"""Runs on rows that have an image, a text or both."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.photos import photo
+from tests.problems import refuses
+from typer.testing import CliRunner
+
+import fedlens
+from fedlens.build.load import load
+from fedlens.cli.main import app
+from fedlens.core.files import read_json
+from fedlens.data.images import read
+from fedlens.errors import DataError, ModelError
+from fedlens.inference.predict import Predictor
+from fedlens.models.base import ModelRequest
+from fedlens.models.build import build_model
+from fedlens.models.lenet import LeNet
+from fedlens.tracking.metrics import read_metrics
+
+SECRET = "zebrafish"
+"""Stands in every text, and must not stand anywhere else."""
+
+WORDS = ("ceramic handle coffee", "steel prongs dinner", "round flat porcelain")
+SETTINGS = (
+    "model.name=fusion",
+    "model.width=16",
+    "model.max_tokens=8",
+    "data.image_size=20",
+    "data.test=0.25",
+    "federated.num_rounds=4",
+    "federated.batch_size=8",
+    "federated.local_epochs=4",
+    "optimizer.lr=0.02",
+    "runtime.workers=1",
+    "tracking.tensorboard=false",
+    "tracking.pictures=false",
+)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five clients with 24 rows: `pictures` has no texts, `words` no images; the others have both."""
+    folder = tmp_path_factory.mktemp("table")
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["path", "label", "client", "text"])
+        for owner, client in enumerate(("both1", "both2", "both3", "pictures", "words")):
+            for number in range(24):
+                kind = number % 3
+                name = f"{client}-{number}.png"
+                photo(folder / name, kind, 100 * owner + number, 20)
+                text = f"{SECRET} {WORDS[kind]}"
+                path = "" if client == "words" else name
+                out.writerow([path, ("cup", "fork", "plate")[kind], client, "" if client == "pictures" else text])
+    return folder / "rows.csv"
+
+
+def settings(table: Path, tmp_path: Path, *more: str) -> list[str]:
+    return [*SETTINGS, f"data.path={table}", f"data.cache_dir={tmp_path / 'cache'}", f"tracking.dir={tmp_path}", *more]
+
+
+@pytest.fixture(scope="module")
+def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> fedlens.Run:
+    return fedlens.run(None, *settings(table, tmp_path_factory.mktemp("runs")), show=False)
+
+
+def measures(run: fedlens.Run) -> list[dict[str, float]]:
+    return [line["measures"] for line in read_metrics(run.folder / "metrics.jsonl")]
+
+
+def test_it_recognises_by_either_and_by_both(run: fedlens.Run) -> None:
+    last = measures(run)[-1]
+    assert min(last["modality/both"], last["modality/image_only"], last["modality/text_only"]) > 0.6
+
+
+def test_texts_stay_in_the_table(run: fedlens.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert SECRET not in capsys.readouterr().out
+    files = [file for file in run.folder.parent.rglob("*") if file.is_file()]
+    assert any(file.name.startswith("texts-") for file in files)
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+
+
+def test_a_run_repeats_and_resumes_to_the_same_bits(run: fedlens.Run, table: Path, tmp_path: Path) -> None:
+    short = fedlens.run(None, *settings(table, tmp_path, "federated.num_rounds=2"), show=False)
+    again = fedlens.resume(short.folder, "federated.num_rounds=4", show=False)
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+def test_workers_give_the_same_model(run: fedlens.Run, table: Path, tmp_path: Path) -> None:
+    two = fedlens.run(None, *settings(table, tmp_path, "runtime.workers=2"), show=False)
+    for name, value in run.model.state_dict().items():
+        torch.testing.assert_close(value, two.model.state_dict()[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("how", ["average", "drop_clients"])
+def test_baselines(how: str, run: fedlens.Run, table: Path, tmp_path: Path) -> None:
+    other = fedlens.run(
+        None, *settings(table, tmp_path, f"federated.missing_modalities={how}", "federated.num_rounds=1"), show=False
+    )
+    first, theirs = (read_metrics(one.folder / "metrics.jsonl")[0] for one in (run, other))
+    assert first["measures"] != theirs["measures"]
+    assert len(theirs["cohort"]) == {"average": 5, "drop_clients": 3}[how]
+
+
+def test_a_model_for_images_leaves_the_texts_out(table: Path, tmp_path: Path) -> None:
+    overrides = settings(table, tmp_path, "federated.num_rounds=1", "model.name=lenet")
+    plain = [one for one in overrides if not one.startswith(("model.width", "model.max"))]
+    found = fedlens.run(None, *plain, show=False)
+    clients = read_json(found.folder / "partition.json")["clients"]
+    assert sorted(clients) == ["both1", "both2", "both3", "pictures"]
+    assert any("without an image" in note for note in read_json(found.folder / "data.json")["notes"])
+    assert not any(name.startswith("modality/") for name in measures(found)[-1])
+
+
+def test_a_table_without_texts_is_refused(table: Path, tmp_path: Path) -> None:
+    rows = [line.rsplit(",", 1)[0] for line in table.read_text(encoding="utf-8").splitlines()]
+    plain = table.with_name("plain.csv")
+    plain.write_text("\n".join(row for row in rows if not row.startswith(",")), encoding="utf-8")
+    with pytest.raises(DataError, match="column `text`"):
+        fedlens.run(None, *settings(plain, tmp_path), show=False)
+
+
+def predicted(*command: str) -> dict[str, float]:
+    done = CliRunner().invoke(app, ["predict", *command, "--json", "--top", "3"])
+    assert done.exit_code == 0, done.output
+    return {guess["class"]: guess["probability"] for guess in json.loads(done.stdout)["top"]}
+
+
+def test_predictions_take_what_is_given(run: fedlens.Run, tmp_path: Path) -> None:
+    photo(tmp_path / "fork.png", 1, 9000, 20)
+    folder, image = str(run.folder), str(tmp_path / "fork.png")
+    alone, both = predicted(folder, image), predicted(folder, image, "--text", "steel prongs dinner")
+    by_text, other = predicted(folder, "--text", "steel prongs dinner"), predicted(folder, "--text", "round porcelain")
+    assert max(alone, key=lambda name: alone[name]) == "fork"
+    assert max(by_text, key=lambda name: by_text[name]) == "fork"
+    assert max(other, key=lambda name: other[name]) == "plate"
+    assert len({np.round(found["fork"], 4) for found in (alone, both, by_text, other)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["--text", " \t"], "--text: it is empty"),
+        ([], "give a photograph, or a text"),
+        (["--text", "steel", "--html", "page.html"], "a page shows pictures"),
+        (["--text", "steel", "--why"], "leave out --text"),
+    ],
+)
+def test_what_predict_refuses(command: list[str], said: str, run: fedlens.Run) -> None:
+    done = CliRunner().invoke(app, ["predict", str(run.folder), *command])
+    assert done.exit_code
+    assert said in " ".join((done.output + str(done.exception or "")).split())
+
+
+def test_a_text_for_a_model_of_images() -> None:
+    model = build_model(LeNet(), ModelRequest(3, 20, 3))
+    with pytest.raises(ModelError, match="--text: this model takes images alone"):
+        Predictor(model, ("cup", "fork", "plate"), read, 20, 3).beside("steel")
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("optimizer.mixup", ["optimizer.mixup=0.2"]),
+        ("model.freeze", ["model.freeze=backbone"]),
+        ("model.lora", ["model.lora.rank=2"]),
+        ("federated.missing_modalities", ["strategy.name=scaffold"]),
+        ("federated.missing_modalities", ["aggregation.name=median"]),
+        ("federated.missing_modalities", ["privacy.mode=central", "privacy.noise_multiplier=1"]),
+        ("federated.missing_modalities", ["privacy.secure_aggregation=true"]),
+        ("federated.missing_modalities", ["server.max_weight_share=0.3"]),
+    ],
+)
+def test_what_does_not_combine(key: str, settings: list[str]) -> None:
+    with refuses(("contradiction", key)):
+        load(None, ["model.name=fusion", *settings])
+    load(
+        None, [*settings, *(["federated.missing_modalities=average", "model.name=fusion"] if "missing" in key else [])]
+    )
+
+
+@pytest.mark.parametrize("key", ["federated.missing_modalities=average", "data.modalities.image_only=0.3"])
+def test_modalities_of_a_model_of_images(key: str) -> None:
+    with refuses(("contradiction", key.partition("=")[0].removesuffix(".image_only"))):
+        load(None, ["model.name=lenet", key])
+    load(None, ["model.name=fusion", key])
+
+
+def test_images_cannot_be_hidden_one_by_one() -> None:
+    with refuses(("contradiction", "privacy.mode")):
+        load(
+            None,
+            [
+                "model.name=fusion",
+                "privacy.mode=example",
+                "privacy.noise_multiplier=1",
+                "federated.missing_modalities=average",
+            ],
+        )
