@@ -90,6 +90,30 @@ def test_the_page(labelled: Path) -> None:
     assert "accuracy<br>95\u00a0%: 25.0–84.2<br>7 images" in page
 
 
+def test_display_names(trained: Path, labelled: Path) -> None:
+    Path("names.json").write_text('{"dark": "黑暗图片", "bright": "明"}', encoding="utf-8")
+    named = ("--names", "names.json")
+
+    lines = run(trained, labelled, *named, "--html", "page.html").stdout.splitlines()
+    found, plain = figures(trained, labelled, *named), figures(trained, labelled)
+
+    # a Chinese character is two columns wide
+    assert lines[3:6] == [
+        "class     pictures  recall  most often taken for",
+        "黑暗图片         3  33.3 %                明 (2)",
+        "明               4  75.0 %          黑暗图片 (1)",
+    ]
+    assert " 100.0 %  黑暗图片, taken for 明: labelled/dark/2.png" in lines
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "is 黑暗图片<span" in page
+    assert "<td>明</td>" in page
+    assert [one.pop("display") for one in found["classes"]] == ["黑暗图片", "明"]
+    assert found == plain  # all else has the classes' own names
+    refused = run(trained, labelled, "--names", "zh")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("--names zh: these names are for the classes of the sample")
+
+
 def test_what_is_left_out_is_named(trained: Path, labelled: Path) -> None:
     picture(labelled / "brigth" / "1.png", 0)
     picture(labelled / "other" / "deep" / "1.png", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -179,6 +180,42 @@ def test_what_cannot_be_written_is_one_line_before_any_work(
     assert done.exit_code == 2
     (said,) = done.stderr.splitlines()
     assert said.startswith(line)
+
+
+def test_display_names_for_people_and_beside_the_class_for_programs(trained: Path, trip: Path) -> None:
+    Path("names.json").write_text('{"bright": "<b>明亮</b>"}', encoding="utf-8")
+    white = trip / "1.png"
+
+    table = run(trained, white, "--names", "names.json").stdout
+    totals = run(trained, trip, "--names", "names.json", "--csv", "a.csv", "--top", "2", "--html", "sheet.html").stdout
+    line = run(trained, white, "--names", "names.json", "--json", "--top", "2").stdout
+
+    assert "<b>明亮</b>" in table
+    assert "bright" not in table
+    assert totals.splitlines() == ["        3  <b>明亮</b>", "        2  dark"]
+    first, *_ = rows = read(Path("a.csv"))
+    assert list(first) == ["image", "class", "display", "probability", "class_2", "display_2", "probability_2", "error"]
+    assert (first["class"], first["display"], first["class_2"], first["display_2"]) == (
+        "bright", "<b>明亮</b>", "dark", "dark"
+    )  # fmt: skip
+    assert sum(row["error"].startswith("not an image") for row in rows) == 1
+    names = [(guess["class"], guess["display"]) for guess in json.loads(line)["top"]]
+    assert names == [("bright", "<b>明亮</b>"), ("dark", "dark")]
+    page = Path("sheet.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;明亮&lt;/b&gt; (3)" in page
+    assert "bright" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
+    for number in range(11):
+        picture(Path("many") / f"{number}.png", 255)
+    assert run(trained, "many", "--names", "names.json").stdout.startswith("100.0%  <b>明亮</b>  many/0.png\n")
+
+
+def test_display_names_that_do_not_fit_end_it_before_any_work(
+    trained: Path, trip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting.Predictor, "answers", lambda *_, **__: pytest.fail("it has begun"))
+    done = run(trained, trip, "--names", "fr")
+    line = "--names fr: no such file, and no language that ships; these do: en, zh\n"
+    assert (done.exit_code, done.stderr) == (2, line)
 
 
 def test_no_picture_at_all_writes_nothing(trained: Path) -> None:

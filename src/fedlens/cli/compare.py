@@ -228,6 +228,11 @@ def fitted(cells: Sequence[Sequence[str]], names: int, width: int | None = None)
 
 
 def columns(cells: Sequence[Sequence[str]], align: Literal["<", ">"]) -> list[str]:
-    """Each row as one line, with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(f"{cell:{align}{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    """Each row as one line, with columns of equal width on a screen, where a Chinese character is two columns wide."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    padded = [
+        [(cell, " " * (width - cell_len(cell))) for cell, width in zip(row, widths, strict=True)] for row in cells
+    ]
+    return ["  ".join(cell + space if align == "<" else space + cell for cell, space in row) for row in padded]

@@ -30,6 +30,10 @@ def evaluate(
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="largest image; a JPEG of more is read in a reduced size")
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|LANGUAGE", help="other names of classes: a JSON file; en or zh for the sample"),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page with plots and pictures")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
 ) -> None:
@@ -42,14 +46,16 @@ def evaluate(
     from fedlens.cli.prediction_outputs import refuse_unwritable
     from fedlens.core.files import to_json
     from fedlens.data.images import MAX_PIXELS
+    from fedlens.inference.display_names import display_names
+    from fedlens.inference.evaluate import displayed, in_json, labelled
     from fedlens.inference.evaluate import evaluate as evaluated
-    from fedlens.inference.evaluate import in_json, labelled
     from fedlens.inference.predict import open_predictor
     from fedlens.tracking.run_dir import newest
 
     if html is not None:
         refuse_unwritable("--html", html)
     predictor = open_predictor(model, client)
+    display = None if names is None else display_names(names, predictor.class_names)
     found = labelled(folder.expanduser(), predictor.class_names)
     notes = [*filter(None, [predictor.remark]), *found.notes]
     limit = max_pixels or MAX_PIXELS
@@ -59,10 +65,11 @@ def evaluate(
         typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
     for note in notes:
         typer.echo(clean.block(f"note: {note}"), err=True)
+    shown = result if display is None else displayed(result, display)
     if html is not None:
-        names = str(newest(Path(model))), str(folder)
-        _write_page(html, result, predictor, names, notes, limit)
-    typer.echo(to_json(in_json(result, notes), indent=2)) if as_json else _show(result)
+        titles = str(newest(Path(model))), str(folder)
+        _write_page(html, shown, predictor, titles, notes, limit)
+    typer.echo(to_json(in_json(result, notes, display), indent=2)) if as_json else _show(shown)
     if result.unreadable:
         many = f"{len(result.unreadable):,} of {len(found.images):,} images"
         typer.echo(f"{many} could not be read and are in no figure", err=True)
@@ -70,16 +77,16 @@ def evaluate(
 
 
 def _write_page(
-    path: Path, result: Evaluated, predictor: Predictor, names: tuple[str, str], notes: Sequence[str], limit: int
+    path: Path, result: Evaluated, predictor: Predictor, titles: tuple[str, str], notes: Sequence[str], limit: int
 ) -> None:
-    """`names`: the model's and the folder's."""
+    """`titles`: the model's name and the folder's."""
     from fedlens.cli.prediction_outputs import written
     from fedlens.reports.evaluation import render
     from fedlens.reports.page import write_output
     from fedlens.reports.sheet import SIDE
 
     views = {one.image: predictor.view(one.image, SIDE, limit) for one in result.mistakes}
-    write_output("--html", path, render(result, *names, notes, views))
+    write_output("--html", path, render(result, *titles, notes, views))
     written("page", path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,10 @@ def predict(
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="largest image; a JPEG of more is read in a reduced size")
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|LANGUAGE", help="other names of classes: a JSON file; en or zh for the sample"),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write a row for each image")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page with the pictures")] = None,
     why: Annotated[
@@ -53,6 +58,7 @@ def predict(
     from fedlens.cli.prediction_outputs import Seen, Wanted
     from fedlens.data.found import find_images
     from fedlens.data.images import MAX_PIXELS
+    from fedlens.inference.display_names import display_names
     from fedlens.inference.predict import TEXT_ALONE, Unreadable, open_predictor
     from fedlens.inference.why import Explainer
     from fedlens.tracking.run_dir import newest
@@ -63,6 +69,8 @@ def predict(
         raise typer.BadParameter("a map shows where an image decides, not a text; leave out --text", param_hint="--why")
     predictor = open_predictor(model, client)
     predictor = predictor if text is None else predictor.beside(text)
+    if names is not None:
+        predictor = replace(predictor, display=display_names(names, predictor.class_names))
     explainer = Explainer(predictor.model) if why or why_dir else None
     if not images:
         if html is not None:
@@ -74,7 +82,9 @@ def predict(
     found = find_images(images)
     for note in filter(None, (predictor.remark, *found.notes)):
         typer.echo(clean.block(f"note: {note}"), err=True)
-    outputs = Wanted(top, as_json, csv, html, why, why_dir).outputs(found.images, str(newest(Path(model))))
+    outputs = Wanted(top, as_json, csv, html, why, why_dir, names is not None).outputs(
+        found.images, str(newest(Path(model)))
+    )
     failed, total = 0, len(found.problems) + len(found.images)
     problems = (Unreadable(path, problem) for path, problem in found.problems)
     answers = chain(problems, _answers(predictor, found.images, outputs, max_pixels or MAX_PIXELS))

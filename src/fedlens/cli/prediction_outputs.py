@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedlens.data.images import Pixels
-    from fedlens.inference.predict import Prediction
+    from fedlens.inference.predict import Guess, Prediction
 
 
 _MOST_TABLES = 10
@@ -77,7 +77,7 @@ class Tables(Output):
         table.add_column("class")
         table.add_column("probability", justify="right")
         for guess in seen.prediction.guesses:
-            table.add_row(escape(clean.line(guess.label)), f"{guess.probability:.1%}")
+            table.add_row(escape(clean.line(guess.shown)), f"{guess.probability:.1%}")
         console = Console()
         console.print(escape(clean.line(str(seen.prediction.image))), soft_wrap=True, highlight=False)
         console.print(table)
@@ -90,7 +90,7 @@ class Lines(Output):
 
     def add(self, seen: Seen) -> None:
         best = seen.prediction.guesses[0]
-        typer.echo(f"{best.probability:6.1%}  {clean.line(best.label)}  {clean.line(str(seen.prediction.image))}")
+        typer.echo(f"{best.probability:6.1%}  {clean.line(best.shown)}  {clean.line(str(seen.prediction.image))}")
 
 
 class JsonLines(Output):
@@ -99,9 +99,7 @@ class JsonLines(Output):
     speaks = True
 
     def add(self, seen: Seen) -> None:
-        guesses = [
-            {"class": guess.label, "probability": round(guess.probability, 6)} for guess in seen.prediction.guesses
-        ]
+        guesses = [{**_names(guess), "probability": round(guess.probability, 6)} for guess in seen.prediction.guesses]
         typer.echo(json.dumps({"image": str(seen.prediction.image), "top": guesses}, ensure_ascii=False))
 
     def fail(self, image: Path, problem: str) -> None:
@@ -117,7 +115,7 @@ class Totals(Output):
         self._counts: Counter[str] = Counter()
 
     def add(self, seen: Seen) -> None:
-        self._counts[seen.prediction.guesses[0].label] += 1
+        self._counts[seen.prediction.guesses[0].shown] += 1
 
     def close(self) -> None:
         for label, number in self._counts.most_common(self._MOST):
@@ -130,19 +128,22 @@ class Totals(Output):
 class CsvFile(Output):
     """A row for each image; what is written stays if the command is stopped."""
 
-    def __init__(self, path: Path, top: int) -> None:
-        """Raises ConfigError: the file cannot be written."""
+    def __init__(self, path: Path, top: int, display: bool) -> None:
+        """display: with the display names of classes. Raises ConfigError: the file cannot be written."""
         self._path = path
-        self._top = top
-        others = [f"{what}_{place}" for place in range(2, top + 1) for what in ("class", "probability")]
-        self._row(["image", "class", "probability", *others, "error"], mode="w")
+        columns = ("class", "display", "probability") if display else ("class", "probability")
+        others = [f"{column}_{place}" for place in range(2, top + 1) for column in columns]
+        self._cells = top * len(columns)
+        self._row(["image", *columns, *others, "error"], mode="w")
 
     def add(self, seen: Seen) -> None:
-        guesses = [cell for guess in seen.prediction.guesses for cell in (guess.label, f"{guess.probability:.6f}")]
-        self._row([seen.prediction.image, *guesses, *[""] * (2 * self._top - len(guesses)), ""])
+        guesses = [
+            cell for guess in seen.prediction.guesses for cell in (*_names(guess).values(), f"{guess.probability:.6f}")
+        ]
+        self._row([seen.prediction.image, *guesses, *[""] * (self._cells - len(guesses)), ""])
 
     def fail(self, image: Path, problem: str) -> None:
-        self._row([image, *[""] * 2 * self._top, problem])
+        self._row([image, *[""] * self._cells, problem])
 
     def close(self) -> None:
         written("csv", self._path)
@@ -171,9 +172,9 @@ class SheetFile(Output):
     def add(self, seen: Seen) -> None:
         best = seen.prediction.guesses[0]
         if seen.view is None or self._sheet.full:
-            self._sheet.count(best.label)
+            self._sheet.count(best.shown)
         else:
-            self._sheet.add(seen.prediction.image, best.label, best.probability, seen.view, seen.places)
+            self._sheet.add(seen.prediction.image, best.shown, best.probability, seen.view, seen.places)
 
     def fail(self, image: Path, problem: str) -> None:
         self._unreadable.append((image, problem))
@@ -217,6 +218,11 @@ class MapFiles(Output):
         written("why", self._folder)
 
 
+def _names(guess: Guess) -> dict[str, str]:
+    """For other programs: the class, and its display name if somebody wants it."""
+    return {"class": guess.label} | ({} if guess.display is None else {"display": guess.display})
+
+
 def written(what: str, path: Path) -> None:
     """Said on standard error: standard output may be lines of JSON."""
     typer.echo(f"{what:5} {clean.line(str(path))}", err=True)
@@ -224,7 +230,7 @@ def written(what: str, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of the command that say where answers go."""
+    """The options of the command that say where answers go. display: answers have display names."""
 
     top: int
     as_json: bool
@@ -232,6 +238,7 @@ class Wanted:
     html: Path | None
     why: bool
     why_dir: Path | None
+    display: bool = False
 
     def outputs(self, images: Sequence[Path], model: str) -> list[Output]:
         """All of them, that of the screen first; nothing is written where there are no images.
@@ -252,7 +259,7 @@ class Wanted:
         if self.why_dir is not None or (self.why and self.html is None):
             yield MapFiles(self.why_dir or unused_folder("why"), images)
         if self.csv is not None:
-            yield CsvFile(self.csv, self.top)
+            yield CsvFile(self.csv, self.top, self.display)
 
 
 def refuse_unwritable(option: str, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from fedlens.data.images import MAX_PIXELS
 from fedlens.data.labels import normalized
 from fedlens.data.tree import Folder, printable, walk
 from fedlens.errors import DataError
+from fedlens.inference.display_names import listed
 from fedlens.inference.predict import Answer, Predictor, Unreadable
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import named_confusion
 from fedlens.training.evaluation import confusion
-
-_MOST_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -141,15 +140,28 @@ def rows(found: Evaluated) -> list[ClassRow]:
     return [_row(counts[label], label, names) for label in range(len(names))]
 
 
-def in_json(found: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
-    """All figures. The confusion matrix has the true classes as rows, in the order of `classes`."""
+def displayed(found: Evaluated, display: Mapping[str, str]) -> Evaluated:
+    """With display names in place of class names, for people."""
+    mistakes = [
+        replace(one, true=display.get(one.true, one.true), predicted=display.get(one.predicted, one.predicted))
+        for one in found.mistakes
+    ]
+    return replace(found, class_names=tuple(map(display.__getitem__, found.class_names)), mistakes=tuple(mistakes))
+
+
+def in_json(found: Evaluated, notes: Sequence[str], display: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All figures. The confusion matrix has the true classes as rows, in the order of `classes`. Classes have their own
+    names; with `display`, also those."""
     result = found.evaluation
     counts, _ = named_confusion(result.confusion, found.class_names)
     return {
         **found.figures,
         "balanced_accuracy": result.balanced_accuracy,
         "loss": result.loss,
-        "classes": [{"class": row.name, "images": row.images, "recall": row.recall} for row in rows(found)],
+        "classes": [
+            {"class": row.name, **_display(display, row.name), "images": row.images, "recall": row.recall}
+            for row in rows(found)
+        ],
         "confusion": counts.tolist(),
         "mistakes": [
             {"image": str(one.image), "true": one.true, "predicted": one.predicted, "probability": one.probability}
@@ -158,6 +170,10 @@ def in_json(found: Evaluated, notes: Sequence[str]) -> dict[str, Any]:
         "unreadable": [{"image": str(one.image), "error": one.problem} for one in found.unreadable],
         "notes": list(notes),
     }
+
+
+def _display(display: Mapping[str, str] | None, name: str) -> dict[str, str]:
+    return {} if display is None else {"display": display.get(name, name)}
 
 
 def _row(counts: NDArray[np.int64], label: int, names: Sequence[str]) -> ClassRow:
@@ -179,12 +195,12 @@ def _images(folder: Folder) -> list[Path]:
 
 def _no_class(tree: Folder, label_of: Mapping[str, int], class_names: Sequence[str]) -> str:
     names = [inner.name for inner in tree.folders]
-    there = f"its folders are {_named(names)}" if names else "there are no folders in it"
+    there = f"its folders are {listed(names)}" if names else "there are no folders in it"
     inside = [inner.path for inner in tree.folders if any(one.name in label_of for one in inner.folders)]
     meant = min(inside, key=lambda path: path.name != TEST, default=None)
     return (
         f"{printable(tree.path)}: no folder in it has images and the name of a class: {there}; the model's classes are "
-        f"{_named(class_names)}. Give the folder that has a folder for each class"
+        f"{listed(class_names)}. Give the folder that has a folder for each class"
         f"{'' if meant is None else f', such as {printable(meant)}'}"
     )
 
@@ -201,9 +217,4 @@ def _notes(
         yield f"left out: {count(len(tree.images), 'picture')} outside of the folders of classes"
     held = {label_of[name] for name, files in images.items() if name in label_of and files}
     if missing := [name for label, name in enumerate(class_names) if label not in held]:
-        yield f"no pictures of {count(len(missing), 'class')} of the model: {_named(missing)}"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(map(printable, names[:_MOST_NAMES])) + more
+        yield f"no pictures of {count(len(missing), 'class')} of the model: {listed(missing)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,10 +38,16 @@ TEXT_ALONE = Path("the text alone")
 
 @dataclass(frozen=True)
 class Guess:
-    """One class with the probability that the model gives it."""
+    """One class with the probability that the model gives it; display: its display name, if somebody wants them."""
 
     label: str
     probability: float
+    display: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """For people: the display name, or the class' own."""
+        return self.label if self.display is None else self.display
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Predictor:
     """A model with the names of its classes, and the way that it wants its images; `remark` is for its user.
 
     text  what it reads beside every image, (1, …); None: nothing
+    display  class → display name (`inference.display_names`); None: nobody wants them
     """
 
     model: Recognizer
@@ -94,6 +101,7 @@ class Predictor:
     channels: Literal[1, 3]
     remark: str = ""
     text: Tensor | None = None
+    display: Mapping[str, str] | None = None
 
     def beside(self, text: str) -> Predictor:
         """The predictor that reads `text` beside every image.
@@ -142,11 +150,14 @@ class Predictor:
         """The `top` most probable classes."""
         best = answer.logits.softmax(dim=0).topk(min(top, len(answer.logits)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return Prediction(answer.image, tuple(Guess(self.name(index), value) for index, value in pairs))
+        return Prediction(answer.image, tuple(self._guess(self.name(index), value) for index, value in pairs))
 
     def name(self, index: int) -> str:
         """A model may have more outputs than the data had classes: those have no name."""
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+    def _guess(self, label: str, probability: float) -> Guess:
+        return Guess(label, probability, None if self.display is None else self.display.get(label, label))
 
     def view(self, path: Path, side: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         """The part of a picture that the model sees, in the picture's own colours: uint8 (side, side, 3), less where
