@@ -119,6 +119,44 @@ def test_show_says_which_images_lie_in_two_splits(photos):
     assert "note: same content: 2 of the test images are training images, too: accuracy comes out too high" in text
 
 
+def test_texts_stay_with_their_rows(photos):
+    lines = [f"{file},{file.parent.name},{'n' if number % 3 else 's'},a note {number}" for number, file in enumerate(photos.glob("*/*"))]  # fmt: skip  # noqa: E501
+    Path("all.csv").write_text("\n".join(["path,label,client,text", *lines, ",cat,t,no picture", ",dog,t,none"]))
+
+    text = run("partition", "--path", "all.csv", "--test", 0, "--out", "parts")
+
+    assert "parts: 3 clients with 102 rows\n" in text
+    assert text.endswith(
+        "Look:  fedlens data show parts/manifest.csv\nTrain: fedlens run data.path=parts/manifest.csv\n"
+    )
+    shown = run("show", "parts/manifest.csv")
+    assert "a table of 102 rows (100 with an image, 102 with a text, 100 with both): 3 clients (n, s, t)" in shown
+    assert ["t", "text", "only", "2", "1", "1"] in [line.split() for line in shown.splitlines()]
+    assert "102 rows" in Path("partition.html").read_text(encoding="utf-8")
+    assert "no picture" not in text + shown
+
+
+def test_a_run_takes_modalities_away():
+    Path("all.csv").write_text("label,client,text\n" + "".join(f"{n % 2},{'abc'[n % 3]},note {n}\n" for n in range(60)))
+
+    def data(*overrides):
+        return build_data(load(None, ["data.path=all.csv", *overrides]), lambda _label: lambda _done, _all: None)
+
+    assert data().has_text.all()
+    taken = data("data.modalities.image_only=0.34")
+    noted = next(note for note in taken.report.notes if "data.modalities" in note)
+    assert noted.startswith("data.modalities: 1 client without texts (")
+    assert len(taken.clients) == 2  # who has no images and loses its texts has nothing
+    with refuses(("incompatible", "data.modalities.text_only")):
+        data("data.modalities.text_only=0.1")
+    with refuses(("invalid_value", "data.modalities")):
+        load(None, ["data.modalities={image_only: 0.6, text_only: 0.5}"])
+    with refuses(("out_of_range", "data.modalities.image_only")):
+        load(None, ["data.modalities.image_only=1.5"])
+    with pytest.raises(DataError, match=r"^data\.modalities: the data has no texts"):
+        build_data(load(None, ["data.modalities.text_only=0.5"]), lambda _label: lambda _done, _all: None)
+
+
 def test_show_without_a_path_is_the_sample():
     assert "5,000 images of 10 classes at 10 clients" in run("show", "--out", "pictures")
 

@@ -152,6 +152,8 @@ def test_a_server_s_keys_in_a_simulation(key: str) -> None:
         ("runtime.workers", "3", ()),
         ("data.partition.scheme", "iid", ()),
         ("data.partition.clients", "3", ()),
+        ("data.modalities.image_only", "0.3", ()),
+        ("data.modalities.text_only", "0.3", ()),
         ("data.test", "0.3", ()),
         ("data.on_bad_image", "fail", ()),
         ("server.insecure", "true", ("server.certs=c",)),

@@ -195,7 +195,7 @@ def test_a_row_that_is_left_with_neither_leaves():
     ]
     assert taken.test.tolist() == [12, 13, 14, 15]
     assert taken.report.notes[1] == (
-        "left out 4 rows left with neither by data.modalities, and 1 client with no other training row"
+        "left out 4 rows that data.modalities left with neither image nor text, and 1 client with no other training row"
     )
     with pytest.raises(DataError, match=r"data\.modalities: no training row is left"):
         take_away(replace(data, has_image=torch.zeros(16, dtype=torch.bool)), everything, seed=0)

@@ -34,6 +34,21 @@ def test_images_are_counted_by_class(tmp_path):
     assert seen.text == "45 images of 3 classes (5 to 20 of each); 32 looked at, all can be decoded"
 
 
+@pytest.mark.parametrize("paths", ["all", "some", "none"])
+def test_rows_without_an_image_are_not_looked_at(tmp_path, paths):
+    files = photos(tmp_path / "photos", each=2).glob("*/*.png")
+    named = ["" if paths == "none" or (paths == "some" and "cup" in str(file)) else str(file) for file in files]
+    table = tmp_path / "all.csv"
+    table.write_text("path,label,text\n" + "".join(f"{name},{at % 2},{at}\n" for at, name in enumerate(named)))
+    seen = machine.data(site(tmp_path, data_dir=table))
+    images = {"all": 6, "some": 4, "none": 0}[paths]
+    looked = f"; {images} looked at, all can be decoded" if images else ""
+    assert (seen.status, seen.text) == (
+        "ok",
+        f"6 rows ({images} with an image, 6 with a text, {images} with both) of 2 classes (3 of each){looked}",
+    )
+
+
 @pytest.mark.parametrize(("rule", "status"), [("skip", "warn"), ("fail", "fail")])
 def test_unreadable_images(tmp_path, rule, status):
     photos(tmp_path / "photos", each=4)

@@ -115,7 +115,9 @@ def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> Fed
     taken = replace(data, texts=told, has_image=torch.from_numpy(images), has_text=torch.from_numpy(texts))
     notes = [f"{KEY}: {_lost(image_only, 'texts')}"] if image_only else []
     notes += [f"{KEY}: {_lost(text_only, 'images')}"] if text_only else []
-    left, note = _only(taken, images | texts, np.ones(len(images), bool), f"left with neither by {KEY}")
+    left, note = _only(
+        taken, images | texts, np.ones(len(images), bool), f"that {KEY} left with neither image nor text"
+    )
     if not left.clients:
         raise DataError(f"{KEY}: no training row is left, for no client has what it keeps; choose smaller shares")
     return _noted(left, *notes, *([note] if note else []))
