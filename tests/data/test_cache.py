@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fedlens.core.files import read_json
 from fedlens.data import cache
 from fedlens.data.cache import CachedImages, Decoding, build_cache, cache_name, default_cache_dir
 from fedlens.data.images import read
@@ -310,6 +311,7 @@ def test_a_table_without_any_image(tmp_path, monkeypatch, size):
         assert cached.images.shape == (3, size, size, 1)
         assert not cached.images.any()
         assert (cached.report.read, cached.contents, cached.key) == (0, ("", "", ""), first.key)
+        assert read_json(cached.file.with_suffix(".json"))["folder"] is None
     assert build([None] * 2, tmp_path, size=size, channels=1).key != first.key
 
 

@@ -41,6 +41,7 @@ def test_what_a_fingerprint_is_made_of(tmp_path):
     here = fingerprint("8", files, ["x", "y"])
     there = [tmp_path / "new" / "a" / "1.png", tmp_path / "new" / "b" / "2.png"]
     assert fingerprint("8", there, ["x", "y"]) == here
+    assert fingerprint("8", [*there, None], ["x", "y", ""]) == fingerprint("8", [*files, None], ["x", "y", ""]) != here
     assert len({here, fingerprint("9", files, ["x", "y"]), fingerprint("8", files, ["y", "x"])}) == 3
     assert digest_of(tmp_path / "nowhere") == "-" * 16
 

@@ -53,7 +53,8 @@ _HOLDS: Mapping[Column, str] = {
 }
 
 _LONGEST_NAME, _MOST_WORDS = 40, 4
-"""Characters and words of a column's name that is shown. A longer one is probably a text, of a table without a header."""
+"""Characters and words of a column's name that is shown. A longer one is probably the text of a table without a
+header."""
 
 
 def read_columns(file: Path, given: Mapping[Column, str]) -> tuple[Table, tuple[str, ...]]:
