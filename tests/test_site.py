@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -50,6 +52,13 @@ def test_a_site_holds_only_some_classes(place) -> None:
     photos(place.folder / "some", classes=CLASSES[:2])
     ready = place.site(images=place.folder / "some").prepare(setup(CLASSES[::-1]))
     assert ready == Prepared(train=(0, 6, 6), val=(0, 2, 2), test=(0, 2, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_site_has_the_channels_of_the_federation(place, channels: int) -> None:
+    site, told = place.site(), replace(setup(), channels=channels)
+    assert isinstance(site.run(task(site, told), told), ClientResult)
+    assert site._experiment(told).images.channels == channels
 
 
 def test_a_gpu_that_is_full_is_one_line_and_may_have_room_later(place, monkeypatch) -> None:

@@ -255,10 +255,13 @@ class Federation:
         state: Path | None = None,
         address: str | None = None,
         within: tuple[str, ...] = (),
+        data: Path | None = None,
     ) -> Client:
-        """The client of folder `number`, from 1; the same state folder every time unless `state` says another."""
+        """The client of folder `number`, from 1, or of other `data`; the same state folder every time unless `state`
+        says another."""
         state = state or self.base / f"state{number}"
-        command = [*within, sys.executable, str(ROOT / "client.py"), "--data_dir", str(self.data / f"client{number}")]
+        data = data or self.data / f"client{number}"
+        command = [*within, sys.executable, str(ROOT / "client.py"), "--data_dir", str(data)]
         command += ["--partition_id", str(number - 1), "--server_address", address or self.address]
         command += ["--state_dir", str(state), "threads=1", *arguments]
         client = Client(command, self._log(f"client{number}"), self._environment, state)

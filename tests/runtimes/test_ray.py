@@ -229,10 +229,14 @@ def test_a_run_and_its_resume_are_those_of_the_local_runtime(cluster, tmp_path) 
     assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+FUSION = ("model.name=fusion", "model.width=16", "data.modalities.image_only=0.3", "data.modalities.text_only=0.3")
+WITH_TEXTS = {**ALGORITHMS, "images and texts, of which clients lack one": FUSION}
+
+
+@pytest.mark.parametrize("algorithm", WITH_TEXTS)
 def test_algorithms_of_each_kind_are_those_of_the_local_runtime(cluster, tmp_path, algorithm: str) -> None:
     clients = ("data.partition.scheme=iid", "data.partition.clients=3", "federated.fraction_fit=1")
-    overrides = (*ALGORITHMS[algorithm], *clients)
+    overrides = (*WITH_TEXTS[algorithm], *clients)
     expected = run(tmp_path / "local", *overrides)
     first = run(tmp_path / "first", *overrides, "optimizer.lr=1e-12", "federated.num_rounds=1")
     found = run(tmp_path / "ray", *overrides, "runtime.name=ray", f"runtime.address={cluster.address}")

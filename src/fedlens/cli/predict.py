@@ -63,18 +63,13 @@ def predict(
     from fedlens.inference.why import Explainer
     from fedlens.tracking.run_dir import newest
 
-    if text is None and not images:
-        raise typer.BadParameter("give a photograph, or a text: --text", param_hint="IMAGES")
-    if text is not None and (why or why_dir):
-        raise typer.BadParameter("a map shows where an image decides, not a text; leave out --text", param_hint="--why")
+    _check_given(images, text, pictures="--why" if why or why_dir else "--html" if html else "")
     predictor = open_predictor(model, client)
     predictor = predictor if text is None else predictor.beside(text)
     if names is not None:
         predictor = replace(predictor, display=display_names(names, predictor.class_names))
     explainer = Explainer(predictor.model) if why or why_dir else None
     if not images:
-        if html is not None:
-            raise typer.BadParameter("a page shows pictures; give one beside --text", param_hint="--html")
         for output in Wanted(top, as_json, csv, None, False, None).outputs([TEXT_ALONE], str(newest(Path(model)))):
             output.add(Seen(predictor.of_text(top), None, None))
             output.close()
@@ -100,6 +95,16 @@ def predict(
         typer.echo(f"{failed:,} of {total:,} images could not be read", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_given(images: Sequence[Path] | None, text: str | None, pictures: str) -> None:
+    """Raises typer.BadParameter: neither an image nor a text, or an option for `pictures` where there are none."""
+    if text is None and not images:
+        raise typer.BadParameter("give a photograph, or a text: --text", param_hint="IMAGES")
+    if text is not None and pictures == "--why":
+        raise typer.BadParameter("a map shows where an image decides, not a text; leave out --text", param_hint="--why")
+    if not images and pictures:
+        raise typer.BadParameter("a page shows pictures; give one beside --text", param_hint=pictures)
 
 
 def _answers(

@@ -200,6 +200,8 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
     for key in ModalitiesSection.model_fields:
         yield Idle(f"data.modalities.{key}", text, other_use=True)
     yield Idle("attack.fraction", text, other_use=True)
+    if config.federated.missing_modalities == "drop_clients":
+        yield Idle("federated.missing_modalities", text, other_use=True)
     text = "measures on this machine what fits, and sites train on theirs; set memory.micro_batch, or leave it out"
     yield Idle("memory.auto", text, other_use=True)
     if config.server.certs is not None:

@@ -34,6 +34,14 @@ def with_texts(data: FederatedData, table: ImageTable, kept: Rows) -> FederatedD
     return replace(data, texts=texts, has_text=torch.from_numpy(table.has_text[kept]))
 
 
+def perhaps_without_texts(data: FederatedData) -> FederatedData:
+    """`data`; where it has no texts at all, every row lacks one. For a site, and for a server's test images."""
+    if data.texts is not None:
+        return data
+    rows = len(data.labels)
+    return replace(data, texts=[""] * rows, has_text=torch.zeros(rows, dtype=torch.bool))
+
+
 def modalities_of(data: FederatedData, rows: Rows) -> tuple[int, int]:
     """(how many of `rows` have an image, how many have a text)."""
     images, texts = _masks(data)

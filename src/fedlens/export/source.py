@@ -12,6 +12,7 @@ from fedlens.export.probe import Probe, images_of_test, of_rows
 from fedlens.inference.personal import clients_of, open_personal, some
 from fedlens.models.artefact import DESCRIPTION, ModelDescription, load_model, read_description
 from fedlens.models.base import Recognizer
+from fedlens.models.build import builder_named
 from fedlens.models.lora import merged
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.tracking.next_steps import from_python, resuming
@@ -102,6 +103,11 @@ def _check_configured(run: RunDir, description: ModelDescription) -> None:
         raise ModelError(
             f"{run.path} trained a module of your own, whose code is not kept with the run: from Python, give "
             f"fedlens.load_run(…).model_of(client, model=…) or load_model(folder, module) to torch.onnx.export"
+        )
+    if builder_named(description.builder, description.parameters).reads_texts:
+        raise ModelError(
+            f"{run.path}: model {description.builder} takes images and texts, and an exported model images alone; "
+            "use fedlens.models.artefact.load_model from Python"
         )
 
 

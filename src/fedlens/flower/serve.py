@@ -12,13 +12,14 @@ import torch
 from fedlens.build.builders import build_algorithm, build_data, build_plan, build_sampler
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
-from fedlens.build.scoring import Scoring, shared_model_scorer
+from fedlens.build.scoring import Scoring, modality_measure, shared_model_scorer
 from fedlens.build.secure import check_secure
 from fedlens.config import problems
 from fedlens.config.blocks import AUTO, CLOCK
 from fedlens.config.schema import AttackSection, Config
 from fedlens.core.files import write_json
 from fedlens.core.records import Tracker
+from fedlens.data.modalities import perhaps_without_texts
 from fedlens.data.types import DataReport, FederatedData
 from fedlens.errors import ConfigError
 from fedlens.federation.evaluator import FederatedEvaluator
@@ -131,7 +132,8 @@ def scoring_of(experiment: Experiment, runtime: Runtime) -> Scoring:
     own_test = shared_model_scorer(experiment, experiment.train_data.test)
     lr = build_plan(experiment.config).lr
     evaluator = FederatedEvaluator(runtime, ("val",) if own_test else ("test", "val"), lr)
-    return Scoring(own_test or partial(evaluator, "test"), partial(evaluator, "val"), tests_here=own_test is not None)
+    test, validation = own_test or partial(evaluator, "test"), partial(evaluator, "val")
+    return Scoring(test, validation, modality_measure(experiment), tests_here=own_test is not None)
 
 
 def bounds(config: Config) -> Bounds:
@@ -171,7 +173,8 @@ def check_weights(config: Config) -> None:
 def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: Observer) -> FederatedData:
     """The server's test images where the configuration names data; else none, and the label space of the sites."""
     if config.data.path is not None or config.data.source != AUTO:
-        return replace(build_data(config, observer.progress, simulated=False), clients=())
+        data = build_data(config, observer.progress, simulated=False)
+        return replace(perhaps_without_texts(data), clients=())
     agreed = folder.path / "sites.json"
     if not agreed.exists():
         write_json(agreed, asdict(agreement(config, runtime.described(config.federated.min_fit_clients))))
@@ -183,7 +186,9 @@ def own_data(config: Config, folder: RunDir, runtime: FlowerRuntime, observer: O
     )
     empty = torch.empty(0, space.image_size, space.image_size, space.channels, dtype=torch.uint8)
     labels = torch.empty(0, dtype=torch.int64)
-    return FederatedData(empty, labels, tuple(space.class_names), (), np.empty(0, np.int64), DataReport(0), "")
+    nobody = np.empty(0, np.int64)
+    data = FederatedData(empty, labels, tuple(space.class_names), (), nobody, DataReport(0), "")
+    return perhaps_without_texts(data)
 
 
 def setup_of(experiment: Experiment, run: str) -> Setup:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ from fedlens.core.seeds import from_system
 from fedlens.core.types import ClientFailure, ClientResult, Task
 from fedlens.data.cache import Decoding
 from fedlens.data.detect import detect
+from fedlens.data.modalities import perhaps_without_texts
 from fedlens.data.site import one_client, relabelled
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError, FedLensError, RuntimeFailure
@@ -175,8 +177,8 @@ class TrainingSite:
 
     def _data(self, config: Config, setup: Setup) -> FederatedData:
         own = self._config
-        return one_client(
-            relabelled(self._table, setup.class_names),
+        data = one_client(
+            replace(relabelled(self._table, setup.class_names), channels=setup.channels),
             own.client,
             Decoding(setup.image_size, own.on_bad_image, own.max_pixels, own.cache_dir),
             validation=config.data.validation,
@@ -184,6 +186,7 @@ class TrainingSite:
             seed=config.seed,
             progress=self._progress("decoding images"),
         )
+        return perhaps_without_texts(data)
 
     def _check_disk(self, setup: Setup) -> None:
         """Report the disk space that the images will take, before they are decoded.

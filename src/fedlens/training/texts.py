@@ -50,7 +50,7 @@ def read_each_once(texts: Sequence[str], reader: TextReader, progress: Progress)
     """(N, …). Equal texts are read once."""
     different = sorted(set(texts))
     place = {text: number for number, text in enumerate(different)}
-    return reader.read(different, progress)[torch.tensor([place[text] for text in texts])]
+    return reader.read(different, progress)[torch.tensor([place[text] for text in texts], dtype=torch.int64)]
 
 
 def texts_key(texts: Sequence[str], reader: TextReader) -> str:
