@@ -124,9 +124,11 @@ def test_what_is_left_without_texts_has_to_be_enough():
     with pytest.raises(DataError, match="two classes at least; the 2 clients have 2 training images, classes: x"):
         without_images(federated(2, has_image=without(12, 1, 5)))
     three = federated(2, class_names=("x", "y", "z"), labels=torch.tensor([0, 1, 0, 0, 1, 2] + [0] * 6))
-    assert without_images(replace(three, has_image=without(12, 5))).report.notes[1:] == (
-        "no client has a training image of z: the model cannot learn this class",
-    )
+    left = without_images(replace(three, has_image=without(12, 5)))
+    lacking = "no client has a training image of z: the model cannot learn this class"
+    assert left.report.notes[1:] == (lacking,)
+    noted = replace(three, has_image=without(12, 5), report=DataReport(12, notes=(lacking,)))
+    assert without_images(noted).report.notes == (lacking, left.report.notes[0])  # said once
 
 
 def test_shares_of_the_clients_lose_a_modality_in_their_own_rows():
@@ -197,6 +199,8 @@ def test_a_row_that_is_left_with_neither_leaves():
     assert taken.report.notes[1] == (
         "left out 4 rows that data.modalities left with neither image nor text, and 1 client with no other training row"
     )
+    take_away(data, ModalitiesSection(text_only=0.4), seed=0)
+    assert data.has_image.sum() == 11  # the given data is as it was
     with pytest.raises(DataError, match=r"data\.modalities: no training row is left"):
         take_away(replace(data, has_image=torch.zeros(16, dtype=torch.bool)), everything, seed=0)
 
