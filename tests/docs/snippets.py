@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RUN = ("bash", "yaml", "python")
-SHOWN = ("text", "csv", "ini")
+SHOWN = ("text", "csv", "ini", "json")
 
 _FENCE = re.compile(
     r"^(?:<!-- (?P<mark>slow|not run: [^>]+?) -->\n)?(?P<indent> *)```(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$",
