@@ -8,7 +8,7 @@ folder for each class), photo.jpg, and a finished run, which `latest` and `<run>
                               "sweep.yaml", the points of a sweep
     ```python                 must run
     ``` with title="NAME"     is written to the file NAME (and checked as above when it is YAML)
-    ```text, ```csv, ```ini   are shown only
+    ```text, csv, ini, json   are shown only
 
 `<!-- slow -->` before a block leaves it to the slow tests; `<!-- not run: REASON -->` leaves it out.
 """
