@@ -146,6 +146,17 @@ def test_predictions_take_what_is_given(run: fedlens.Run, tmp_path: Path) -> Non
     assert len({np.round(found["fork"], 4) for found in (alone, both, by_text, other)}) == 4
 
 
+def test_a_text_alone_in_a_table_with_display_names(run: fedlens.Run, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('{"fork": "叉子"}', encoding="utf-8")
+    asked = ("--text", "steel prongs dinner", "--names", str(tmp_path / "names.json"), "--csv", str(tmp_path / "a.csv"))
+    done = CliRunner().invoke(app, ["predict", str(run.folder), *asked, "--top", "1"])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert list(row) == ["image", "class", "display", "probability", "error"]
+    assert (row["class"], row["display"], row["error"]) == ("fork", "叉子", "")
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

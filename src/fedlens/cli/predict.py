@@ -58,28 +58,24 @@ def predict(
     from fedlens.cli.prediction_outputs import Seen, Wanted
     from fedlens.data.found import find_images
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.display_names import display_names
-    from fedlens.inference.predict import TEXT_ALONE, Unreadable, open_predictor
+    from fedlens.inference.predict import TEXT_ALONE, Unreadable
     from fedlens.inference.why import Explainer
     from fedlens.tracking.run_dir import newest
 
     _check_given(images, text, pictures="--why" if why or why_dir else "--html" if html else "")
-    predictor = open_predictor(model, client)
-    predictor = predictor if text is None else predictor.beside(text)
-    if names is not None:
-        predictor = replace(predictor, display=display_names(names, predictor.class_names))
+    predictor = _opened(model, client, text, names)
     explainer = Explainer(predictor.model) if why or why_dir else None
     if not images:
-        for output in Wanted(top, as_json, csv, None, False, None).outputs([TEXT_ALONE], str(newest(Path(model)))):
+        wanted = Wanted(top, as_json, csv, None, False, None, names is not None)
+        for output in wanted.outputs([TEXT_ALONE], str(newest(Path(model)))):
             output.add(Seen(predictor.of_text(top), None, None))
             output.close()
         return
     found = find_images(images)
     for note in filter(None, (predictor.remark, *found.notes)):
         typer.echo(clean.block(f"note: {note}"), err=True)
-    outputs = Wanted(top, as_json, csv, html, why, why_dir, names is not None).outputs(
-        found.images, str(newest(Path(model)))
-    )
+    wanted = Wanted(top, as_json, csv, html, why, why_dir, names is not None)
+    outputs = wanted.outputs(found.images, str(newest(Path(model))))
     failed, total = 0, len(found.problems) + len(found.images)
     problems = (Unreadable(path, problem) for path, problem in found.problems)
     answers = chain(problems, _answers(predictor, found.images, outputs, max_pixels or MAX_PIXELS))
@@ -105,6 +101,17 @@ def _check_given(images: Sequence[Path] | None, text: str | None, pictures: str)
         raise typer.BadParameter("a map shows where an image decides, not a text; leave out --text", param_hint="--why")
     if not images and pictures:
         raise typer.BadParameter("a page shows pictures; give one beside --text", param_hint=pictures)
+
+
+def _opened(model: str, client: str | None, text: str | None, names: str | None) -> Predictor:
+    """The predictor as the options ask for it. Raises what `open_predictor`, `beside` and `display_names` raise."""
+    from fedlens.inference.display_names import display_names
+    from fedlens.inference.predict import open_predictor
+
+    predictor = open_predictor(model, client)
+    if text is not None:
+        predictor = predictor.beside(text)
+    return predictor if names is None else replace(predictor, display=display_names(names, predictor.class_names))
 
 
 def _answers(

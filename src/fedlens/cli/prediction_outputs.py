@@ -238,7 +238,7 @@ class Wanted:
     html: Path | None
     why: bool
     why_dir: Path | None
-    display: bool = False
+    display: bool
 
     def outputs(self, images: Sequence[Path], model: str) -> list[Output]:
         """All of them, that of the screen first; nothing is written where there are no images.
