@@ -283,7 +283,7 @@ def _readable(table: ImageTable, config: Config, progress: Callable[[int, int], 
 
 def _say(done: Export, out: Path) -> None:
     from fedlens.core.words import count
-    from fedlens.data.export import MANIFEST_FILE
+    from fedlens.data.tree import MANIFEST_FILE
 
     for note in done.notes:
         typer.echo(f"Note: {note}")

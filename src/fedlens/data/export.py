@@ -23,12 +23,11 @@ import numpy as np
 from fedlens.core.files import read_json, write_json
 from fedlens.data.base import schemes
 from fedlens.data.division import Columns, Division, DivisionPlan, divide, findings_told
-from fedlens.data.tree import CLASSES_FILE
+from fedlens.data.tree import CLASSES_FILE, MANIFEST_FILE
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 
 PARTITION_FILE = "partition.json"
-MANIFEST_FILE = "manifest.csv"
 TEST = "test"
 
 _ORDER = ("path", "label", "client", "group", "split", "text")

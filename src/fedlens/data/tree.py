@@ -31,7 +31,10 @@ SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 CLASSES_FILE = "classes.json"
 """Next to the folders: a JSON list of the class names in label order."""
 
-OWN_FILES = frozenset({CLASSES_FILE, "partition.json", "manifest.csv", "partition.png", "partition.html"})
+MANIFEST_FILE = "manifest.csv"
+"""Beside the folders, and in each client's: the rows with what folders cannot hold."""
+
+OWN_FILES = frozenset({CLASSES_FILE, "partition.json", MANIFEST_FILE, "partition.png", "partition.html"})
 """Files that FedLens writes next to folders of clients or classes."""
 
 
@@ -131,7 +134,7 @@ class _Walk:
 
     def _take(self, folder: Folder, real: str, entry: os.DirEntry[str]) -> None:
         name = entry.name
-        if folder is self._top and name in OWN_FILES:
+        if name == MANIFEST_FILE or (folder is self._top and name in OWN_FILES):
             return
         if is_system(name):
             self._passed.system["._…" if name.startswith("._") else name] += 1
