@@ -199,13 +199,6 @@ def test_what_does_not_combine(key: str, settings: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["federated.missing_modalities=average", "data.modalities.image_only=0.3"])
-def test_modalities_of_a_model_of_images(key: str) -> None:
-    with refuses(("contradiction", key.partition("=")[0].removesuffix(".image_only"))):
-        load(None, ["model.name=lenet", key])
-    load(None, ["model.name=fusion", key])
-
-
 def test_images_cannot_be_hidden_one_by_one() -> None:
     with refuses(("contradiction", "privacy.mode")):
         load(

@@ -136,11 +136,13 @@ def test_texts_stay_with_their_rows(photos):
     assert "no picture" not in text + shown
 
 
-def test_a_run_takes_modalities_away():
+def test_a_run_takes_modalities_away(photos):
     Path("all.csv").write_text("label,client,text\n" + "".join(f"{n % 2},{'abc'[n % 3]},note {n}\n" for n in range(60)))
 
     def data(*overrides):
-        return build_data(load(None, ["data.path=all.csv", *overrides]), lambda _label: lambda _done, _all: None)
+        return build_data(
+            load(None, ["data.path=all.csv", "model.name=fusion", *overrides]), lambda _label: lambda _done, _all: None
+        )
 
     assert data().has_text.all()
     taken = data("data.modalities.image_only=0.34")
@@ -154,7 +156,7 @@ def test_a_run_takes_modalities_away():
     with refuses(("out_of_range", "data.modalities.image_only")):
         load(None, ["data.modalities.image_only=1.5"])
     with pytest.raises(DataError, match=r"^data\.modalities: the data has no texts"):
-        build_data(load(None, ["data.modalities.text_only=0.5"]), lambda _label: lambda _done, _all: None)
+        data(f"data.path={photos}", "data.partition.clients=4", "data.modalities.text_only=0.5")
 
 
 def test_show_without_a_path_is_the_sample():

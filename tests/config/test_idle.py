@@ -113,6 +113,9 @@ PARTNERS = [
     ("runtime.threads_per_worker", "3", ("runtime.name=in_process",), ("runtime.name=ray",)),
     ("federated.over_selection", "0.5", (), ("clock.name=lognormal",)),
     ("memory.auto", "true", ("runtime.name=ray",), ("runtime.name=in_process",)),
+    ("data.modalities.image_only", "0.3", (), ("model.name=fusion",)),
+    ("data.modalities.text_only", "0.3", (), ("model.name=fusion",)),
+    ("federated.missing_modalities", "average", (), ("model.name=fusion",)),
 ]
 
 
@@ -152,8 +155,9 @@ def test_a_server_s_keys_in_a_simulation(key: str) -> None:
         ("runtime.workers", "3", ()),
         ("data.partition.scheme", "iid", ()),
         ("data.partition.clients", "3", ()),
-        ("data.modalities.image_only", "0.3", ()),
-        ("data.modalities.text_only", "0.3", ()),
+        ("data.modalities.image_only", "0.3", ("model.name=fusion",)),
+        ("data.modalities.text_only", "0.3", ("model.name=fusion",)),
+        ("federated.missing_modalities", "drop_clients", ("model.name=fusion",)),
         ("data.test", "0.3", ()),
         ("data.on_bad_image", "fail", ()),
         ("server.insecure", "true", ("server.certs=c",)),
@@ -260,7 +264,8 @@ def candidates(node: dict[str, Any]) -> Iterator[Any]:
     low, high = node.get("minimum", node.get("exclusiveMinimum", 0)), node.get("maximum", node.get("exclusiveMaximum"))
     kind = node.get("type")
     if kind == "integer":
-        yield from (low + 1, low + 2)
+        step = node.get("multipleOf", 1)
+        yield from (low + step, low + 2 * step)
     elif kind == "number":
         middle = low + 1 if high is None else (low + high) / 2
         yield from (middle, middle * 0.75)

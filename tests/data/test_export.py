@@ -188,11 +188,11 @@ def test_texts_go_to_manifests_that_read_back(told, tmp_path):
     seen = []
     done = write(told, tmp_path, progress=lambda now, total: seen.append((now, total)))
 
-    assert done.texts
+    assert done.only_manifest
     assert done.folders == {"client1": 16, "client2": 16, "test": 8}
     assert seen[-1] == (30, 30)
     assert done.notes[-1] == (
-        "folders hold no texts: train on manifest.csv; each client's folder has its own for its site"
+        "folders hold no texts; manifest.csv does, and each client's folder has its own for its site"
     )
     whole = Manifest(tmp_path / "out/manifest.csv").load()
     assert by_text(whole) == by_text(told)

@@ -29,18 +29,10 @@ def reads_texts(config: Config) -> bool:
 
 def images_and_texts(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """A problem for each setting that does not go with the modalities of the model."""
-    federated, modalities = config.federated, config.data.modalities
-    if not reads_texts(config):
-        if federated.missing_modalities != "by_part":
-            text = f"model {config.model.name} takes images alone; use model.name=fusion, or leave it out"
-            yield refuse("federated.missing_modalities", text)
-        if modalities.image_only or modalities.text_only:
-            text = f"model {config.model.name} takes images alone; use model.name=fusion, or leave it out"
-            yield refuse("data.modalities", text)
-        return
-    yield from _one_tensor(config, refuse)
-    if federated.missing_modalities == "by_part":
-        yield from _weighed(config, refuse)
+    if reads_texts(config):
+        yield from _one_tensor(config, refuse)
+        if config.federated.missing_modalities == "by_part":
+            yield from _weighed(config, refuse)
 
 
 def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:

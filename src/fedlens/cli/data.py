@@ -289,7 +289,7 @@ def _say(done: Export, out: Path) -> None:
         typer.echo(f"Note: {note}")
     test = f", {done.folders['test']:,} for the test" if "test" in done.folders else ""
     clients = {name: rows for name, rows in done.folders.items() if name != "test"}
-    held = count(sum(clients.values()), "row" if done.texts else "image")
+    held = count(sum(clients.values()), "row" if done.only_manifest else "image")
     typer.echo(f"{out}: {count(len(clients), 'client')} with {held}{test}")
-    data = out / MANIFEST_FILE if done.texts else out
+    data = out / MANIFEST_FILE if done.only_manifest else out
     typer.echo(f"Look:  fedlens data show {data}\nTrain: fedlens run data.path={data}")

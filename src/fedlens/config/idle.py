@@ -96,6 +96,10 @@ def _model(config: Config) -> Iterator[Idle]:
     if not model.lora.rank:
         for name in LoraSection.model_fields:
             yield Idle(f"model.lora.{name}", "there are no adapters; set model.lora.rank", ("model.lora.rank",))
+    if model.name != PYTHON and not find(MODEL, model.name).factory.reads_texts:
+        text = f"model {model.name} takes images alone; use model.name=fusion, or leave it out"
+        for key in ("federated.missing_modalities", "data.modalities.image_only", "data.modalities.text_only"):
+            yield Idle(key, text, ("model.name",))
     if model.freeze == "backbone":
         text = "model.freeze=backbone leaves the head only; freeze less, or leave this out"
         for name in TransferSection.model_fields:

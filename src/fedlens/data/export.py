@@ -38,12 +38,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: the number of rows by folder, and notes. texts: whether the data has any, which only the
-    manifests hold."""
+    """What was written: the number of rows by folder, and notes. only_manifest: some rows have no image, so folders do
+    not hold all of them."""
 
     folders: Mapping[str, int]
     notes: tuple[str, ...]
-    texts: bool = False
+    only_manifest: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def export(
         hint = "; leave out --link to copy" if link else ""
         raise DataError(f"cannot write {name}: {error.strerror or error}{hint}") from error
     notes = (*table.notes, *division.notes, *_manifest_notes(table))
-    return Export({name: len(rows) for name, rows in held.items()}, notes, table.texts is not None)
+    return Export({name: len(rows) for name, rows in held.items()}, notes, not table.has_image.all())
 
 
 def take(table: ImageTable, rows: Rows) -> ImageTable:
@@ -250,5 +250,5 @@ def _manifest_notes(table: ImageTable) -> tuple[str, ...]:
     if table.groups is not None:
         notes.append(f"folders cannot say which images belong together; {MANIFEST_FILE} can: train on that file")
     if table.texts is not None:
-        notes.append(f"folders hold no texts: train on {MANIFEST_FILE}; each client's folder has its own for its site")
+        notes.append(f"folders hold no texts; {MANIFEST_FILE} does, and each client's folder has its own for its site")
     return tuple(notes)

@@ -37,7 +37,7 @@ Counts = NDArray[np.int64]
 @dataclass(frozen=True)
 class Holdings:
     """counts: (clients, classes) of rows; test: (classes,) of the global test set, or None; notes: how the data was
-    read; kinds: what each client has of images and texts, empty if the data has no texts."""
+    read; kinds: what each client has of images and texts, empty if no row lacks one, or the data has no texts."""
 
     clients: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -71,7 +71,7 @@ def of_table(table: ImageTable) -> Holdings:
 
 def _kinds(table: ImageTable, owned: Sequence[NDArray[np.bool_]]) -> tuple[Kind, ...]:
     """The kind of each client; `owned`: for each one (N,), whether it has the row."""
-    if table.texts is None:
+    if table.texts is None or (table.has_image & table.has_text).all():
         return ()
     images, texts = table.has_image, table.has_text
     return tuple(kind(int(images[rows].sum()), int(texts[rows].sum())) for rows in owned)
