@@ -1,6 +1,6 @@
 """The answers of docs/results/: does the sweeps of configs/results/, and writes their tables and figures.
 
-    .venv/bin/python benchmarks/results.py                           # all three: three quarters of an hour on two cores
+    .venv/bin/python benchmarks/results.py                           # all four: an hour on two cores
     .venv/bin/python benchmarks/results.py strategies
     .venv/bin/python benchmarks/results.py strategies --search       # first: how learning rates were chosen
 
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS, PAGES = ROOT / "configs" / "results", ROOT / "docs" / "results"
 KEPT = ("accuracy", "client_accuracy", "megabytes", "seconds", "epsilon")
 """Figures of `Headline` in the result files."""
-FORMS = {"megabytes": ("MB", "{:,.1f}"), "epsilon": ("ε", "{:.1f}")}
+FORMS = {"megabytes": ("MB", "{:,.1f}"), "seconds": ("seconds", "{:,.0f}"), "epsilon": ("ε", "{:.1f}")}
 """Costs in a table: heading and form."""
 SKEW = ", α = "
 """In the name of a case: before it the row, behind it the column."""
@@ -71,6 +71,7 @@ class Question:
 
 
 QUESTIONS = {
+    "architectures": (Question("accuracy", "test accuracy", ("lenet",), ("megabytes", "seconds")),),
     "strategies": (Question("accuracy", "test accuracy", ("fedavg",), ("megabytes",), across=True),),
     "personalization": (
         Question("client_accuracy", "client accuracy", ("one model for all", "local")),
@@ -307,7 +308,8 @@ def _by_cost(axes: Axes, question: Question, found: Found) -> None:
             sent.value, 100 * mean.value, half, fmt=marker, color=colour, markersize=5, elinewidth=1, label=case
         )
     axes.set(xscale="log", xlabel="megabytes sent, both directions")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if high < 10 * low else (1, 3)))  # labels have room
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -37,7 +37,7 @@ LONG = (
 MORE = {"flower_rounds": ("empty",), "privacy": ("dpsgd",)}
 LONG_MEASURES = ("empty-database", "half", "memory", "mobilenetv3")
 """The others of `flower_rounds`; "large" takes the same way as "empty"."""
-TOOLS = ("echo_sites", "build_sample", "write_reference", "write_manifests", "final_models")
+TOOLS = ("echo_sites", "build_sample", "build_tokenizer", "write_reference", "write_manifests", "final_models")
 """What other scripts start, or what makes files of the repository: other tests use them."""
 
 

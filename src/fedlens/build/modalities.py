@@ -74,6 +74,8 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
     reader = None if config.model.name == PYTHON else MODEL.choose(config.model).text_reader()
     if reader is None:
         return without_images(data)
+    import tensordict  # noqa: F401 - what batches are made of: imported here, worker processes that are forked have it
+
     if config.federated.missing_modalities == "drop_clients":
         data = complete_clients(data)
     return with_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
