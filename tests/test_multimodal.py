@@ -14,16 +14,19 @@ from tests.problems import refuses
 from typer.testing import CliRunner
 
 import fedlens
+from fedlens.build.experiment import build_experiment
 from fedlens.build.load import load
+from fedlens.build.scoring import modality_measure
 from fedlens.cli.main import app
 from fedlens.core.files import read_json
 from fedlens.data.images import read
 from fedlens.errors import DataError, ModelError
 from fedlens.inference.predict import Predictor
-from fedlens.models.base import ModelRequest
+from fedlens.models.base import ModelRequest, Recognizer, beside_texts
 from fedlens.models.build import build_model
 from fedlens.models.lenet import LeNet
 from fedlens.tracking.metrics import read_metrics
+from fedlens.tracking.observer import Silent
 
 SECRET = "zebrafish"
 """Stands in every text, and must not stand anywhere else."""
@@ -79,6 +82,39 @@ def measures(run: fedlens.Run) -> list[dict[str, float]]:
 def test_it_recognises_by_either_and_by_both(run: fedlens.Run) -> None:
     last = measures(run)[-1]
     assert min(last["modality/both"], last["modality/image_only"], last["modality/text_only"]) > 0.6
+
+
+def test_each_view_of_the_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> None:
+    config = load(None, settings(table, tmp_path, "seed=3"))
+    experiment = build_experiment(config, tmp_path / "run", Silent().progress, model=None, data=None)
+    data = experiment.images
+    assert data.has_image is not None
+    assert data.has_text is not None
+    assert data.text_inputs is not None
+    rows = [row for row in data.test.tolist() if data.has_image[row] and data.has_text[row]]
+    assert 0 < len(rows) < len(data.test)
+    model = experiment.model.eval()
+    assert isinstance(model, Recognizer)
+    seen = torch.tensor([[True, False]] * len(rows))
+    features = model.backbone(beside_texts(model.prepare(data.images[rows]), data.text_inputs[rows], seen))
+    with torch.no_grad():  # a head that tells images apart: an untrained one gives all rows one class
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.head.bias.copy_(-model.head(features).mean(0))
+
+    def accuracy(image: bool, text: bool) -> float:
+        present = torch.tensor([[image, text]] * len(rows))
+        logits = model(beside_texts(model.prepare(data.images[rows]), data.text_inputs[rows], present))
+        return float((logits.argmax(1) == data.labels[rows]).float().mean())
+
+    measure = modality_measure(experiment)
+    assert measure is not None
+    expected = {
+        "modality/both": accuracy(True, True),
+        "modality/image_only": accuracy(True, False),
+        "modality/text_only": accuracy(False, True),
+    }
+    assert measure(experiment.shared) == pytest.approx(expected)
+    assert expected["modality/image_only"] not in (expected["modality/both"], expected["modality/text_only"])
 
 
 def test_texts_stay_in_the_table(run: fedlens.Run, capsys: pytest.CaptureFixture[str]) -> None:

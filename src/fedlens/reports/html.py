@@ -247,6 +247,7 @@ def _mistakes(run: LoadedRun) -> str:
 
 
 MEASURED = {
+    "modality": "Accuracy on complete test rows: as they are, by the image alone, by the text alone.",
     "drift": "How far training led the round's clients from the model that they got (L2 norm).",
     "diversity": "Of the updates: 1/n when n clients send the same, 1 at right angles, more when they cancel out.",
     "cosine": "How far the updates agree: 1 in one direction, 0 at right angles, below 0 against each other.",
