@@ -154,9 +154,19 @@ def test_what_a_page_prints_runs(page: Path, here: Path, monkeypatch: pytest.Mon
     run_page(page, slow=False)
 
 
-@pytest.mark.slow
+def with_own_models() -> list[Any]:
+    """Every page. Those without a slow block take minutes for what the test above does with small models: `full`."""
+    needed_by = {
+        page: page.name == "README.md" or any(block.mark == "slow" for block in blocks(page)) for page in pages()
+    }
+    return [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if needed else pytest.mark.full)
+        for page, needed in needed_by.items()
+    ]
+
+
 @pytest.mark.timeout(1200)  # whole experiments, on a machine that does others beside them
-@BY_PAGE
+@pytest.mark.parametrize("page", with_own_models())
 def test_what_a_page_prints_runs_with_its_own_models(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_down(monkeypatch, few)
     run_page(page, slow=True)
