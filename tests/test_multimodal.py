@@ -20,7 +20,7 @@ from fedlens.build.scoring import modality_measure
 from fedlens.cli.main import app
 from fedlens.core.files import read_json
 from fedlens.data.images import read
-from fedlens.errors import DataError, ModelError
+from fedlens.errors import ConfigError, DataError, ModelError
 from fedlens.inference.predict import Predictor
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts
 from fedlens.models.build import build_model
@@ -233,6 +233,11 @@ def test_what_does_not_combine(key: str, settings: list[str]) -> None:
     load(
         None, [*settings, *(["federated.missing_modalities=average", "model.name=fusion"] if "missing" in key else [])]
     )
+
+
+def test_an_image_backbone_takes_images_alone() -> None:
+    with pytest.raises(ConfigError, match=r"model\.image=fusion takes texts itself"):
+        load(None, ["model.name=fusion", "model.image=fusion"])
 
 
 def test_images_cannot_be_hidden_one_by_one() -> None:

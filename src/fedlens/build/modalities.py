@@ -45,7 +45,7 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
     if config.model.lora.rank:
         yield refuse("model.lora", f"{because}; leave it out")
     if PRIVACY.choose(config.privacy).by_image:
-        yield refuse("privacy.mode", f"{because}; use privacy.mode=central or client")
+        yield refuse("privacy.mode", f"{because}; use privacy.mode=central or local")
 
 
 def _weighed(config: Config, refuse: Refuse) -> Iterator[Problem]:

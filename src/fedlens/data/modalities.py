@@ -66,6 +66,8 @@ def without_images(data: FederatedData) -> FederatedData:
     Raises:
         DataError: no training image is left, or images of one class only.
     """
+    if data.has_image is None:
+        return data
     images, _ = _masks(data)
     left, note = _only(data, images, images, "without an image, for the model takes images alone")
     if note is None:

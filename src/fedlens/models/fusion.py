@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedlens.errors import ModelError
 from fedlens.models.base import Modality, ModelBuilder, ModelRequest, Recognizer, doubled_if_single, models
 from fedlens.models.build import builder_named
 from fedlens.models.text_readers import SENTENCE_FEATURES, Sentences, TextReader, Tokens
@@ -28,7 +29,7 @@ PARTS: dict[str, Modality] = {"backbone.image": "image", "backbone.text": "text"
 
 
 @models.register(
-    "fusion", summary="images and texts: an image backbone beside a small text transformer, either may lack"
+    "fusion", summary="images and texts: an image backbone beside a small text transformer, either may be missing"
 )
 @dataclass(frozen=True)
 class Fusion(ModelBuilder):
@@ -52,6 +53,13 @@ class Fusion(ModelBuilder):
         return self._image_builder().default_image_size
 
     def check(self) -> None:
+        """As `ModelBuilder.check`.
+
+        Raises:
+            ModelError: `image` takes texts itself, or there is no such architecture.
+        """
+        if self._image_builder().reads_texts:
+            raise ModelError(f"model.image={self.image} takes texts itself: use an image backbone, such as lenet")
         self._image_builder().check()
 
     def text_reader(self) -> TextReader:
