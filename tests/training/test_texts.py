@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlens.data.types import FederatedData
 from fedlens.errors import DataError
 from fedlens.models.text_readers import TextReader
-from fedlens.training.texts import with_texts
+from fedlens.training.texts import read_texts
 
 
 class Lengths(TextReader):
@@ -40,16 +40,16 @@ def quiet(_done: int, _all: int) -> None: ...
 
 def test_equal_texts_are_read_once_and_rows_keep_theirs(tmp_path: Path) -> None:
     reader = Lengths()
-    read = with_texts(told("aaa", "b", "aaa"), reader, tmp_path, quiet)
+    read = read_texts(told("aaa", "b", "aaa"), reader, tmp_path, quiet)
     assert read.text_inputs is not None
     assert read.text_inputs[:4, 0].tolist() == [3, 1, 3, 0]
     assert sorted(reader.seen) == ["", "aaa", "b"]
 
 
 def test_a_second_run_reads_nothing(tmp_path: Path) -> None:
-    first = with_texts(told("aaa", "b"), Lengths(), tmp_path, quiet)
+    first = read_texts(told("aaa", "b"), Lengths(), tmp_path, quiet)
     again = Lengths()
-    second = with_texts(told("aaa", "b"), again, tmp_path, quiet)
+    second = read_texts(told("aaa", "b"), again, tmp_path, quiet)
     assert again.seen == []
     assert first.text_inputs is not None
     assert second.text_inputs is not None
@@ -58,11 +58,11 @@ def test_a_second_run_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_other_texts_are_other_data(tmp_path: Path) -> None:
-    keys = {with_texts(told(*texts), Lengths(), tmp_path, quiet).cache_key for texts in ("ab", "ba", ["ab"])}
+    keys = {read_texts(told(*texts), Lengths(), tmp_path, quiet).cache_key for texts in ("ab", "ba", ["ab"])}
     assert len(keys) == 3
     assert told("a").cache_key not in keys
 
 
 def test_data_without_texts_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column `text`"):
-        with_texts(tiny_data(), Lengths(), tmp_path, quiet)
+        read_texts(tiny_data(), Lengths(), tmp_path, quiet)

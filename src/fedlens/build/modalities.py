@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find
+from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find, reads_texts
 from fedlens.config.schema import Config
 from fedlens.data.cache import default_cache_dir
 from fedlens.data.modalities import complete_clients, without_images
@@ -16,20 +16,15 @@ from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
 from fedlens.models.text_readers import Progress
 from fedlens.training.algorithm import Algorithm
-from fedlens.training.texts import with_texts
+from fedlens.training.texts import read_texts
 
 Refuse = Callable[[str, str], Problem]
 """(a section's own key, what is wrong with its value) → the problem."""
 
 
-def reads_texts(config: Config) -> bool:
-    """Whether the configured model takes texts beside images."""
-    return config.model.name != PYTHON and find(MODEL, config.model.name).factory.reads_texts
-
-
 def images_and_texts(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """A problem for each setting that does not go with the modalities of the model."""
-    if reads_texts(config):
+    if reads_texts(config.model):
         yield from _one_tensor(config, refuse)
         if config.federated.missing_modalities == "by_part":
             yield from _weighed(config, refuse)
@@ -78,7 +73,7 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
 
     if config.federated.missing_modalities == "drop_clients":
         data = complete_clients(data)
-    return with_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
+    return read_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
 
 
 def weighing_parts(config: Config, algorithm: Algorithm, model: nn.Module) -> Algorithm:

@@ -265,3 +265,8 @@ def _not_a_parameter(name: str, entry: Entry[Any], family: Family[Any]) -> str:
     if owners:
         return f"{entry.name} has no such key, it is one of {', '.join(owners)}. Known here: {', '.join(here)}"
     return problems.unknown_key(f"{family.section}.{name}", here, [*schema_keys(), *block_keys()])
+
+
+def reads_texts(model: ModelSection) -> bool:
+    """Whether the model that is named takes texts beside images."""
+    return model.name != PYTHON and find(MODEL, model.name).factory.reads_texts

@@ -25,6 +25,7 @@ from fedlens.config.blocks import (
     SOURCE,
     field_names,
     find,
+    reads_texts,
 )
 from fedlens.config.schema import Config, PartitionSection, ServerSection
 from fedlens.data.sections import ModalitiesSection
@@ -96,7 +97,7 @@ def _model(config: Config) -> Iterator[Idle]:
     if not model.lora.rank:
         for name in LoraSection.model_fields:
             yield Idle(f"model.lora.{name}", "there are no adapters; set model.lora.rank", ("model.lora.rank",))
-    if model.name != PYTHON and not find(MODEL, model.name).factory.reads_texts:
+    if model.name != PYTHON and not reads_texts(model):
         text = f"model {model.name} takes images alone; use model.name=fusion, or leave it out"
         for key in ("federated.missing_modalities", "data.modalities.image_only", "data.modalities.text_only"):
             yield Idle(key, text, ("model.name",))

@@ -20,7 +20,7 @@ NAME = "texts"
 """Name of the one tensor in a file of the cache."""
 
 
-def with_texts(data: FederatedData, reader: TextReader, cache_dir: Path, progress: Progress) -> FederatedData:
+def read_texts(data: FederatedData, reader: TextReader, cache_dir: Path, progress: Progress) -> FederatedData:
     """`data` with `text_inputs`: what `reader` gives for each row's text, for "" where a row has none. From a file in
     `cache_dir` if they were read before. The data's key then counts the texts, too.
 
