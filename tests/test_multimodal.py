@@ -147,6 +147,24 @@ def test_baselines(how: str, run: fedlens.Run, table: Path, tmp_path: Path) -> N
     assert len(theirs["cohort"]) == {"average": 5, "drop_clients": 3}[how]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["memory.micro_batch=3", "personalization.name=ditto", "strategy.name=moon", "compression.name=quantize"],
+)
+def test_what_works_with_batches_takes_both(setting: str, table: Path, tmp_path: Path) -> None:
+    found = fedlens.run(None, *settings(table, tmp_path, "federated.num_rounds=1", setting), show=False)
+    (line,) = read_metrics(found.folder / "metrics.jsonl")
+    assert not line["failures"]
+    assert len(line["cohort"]) == 5
+    assert all(report["metrics"]["drift"] > 0 for report in line["cohort"])
+
+
+def test_it_is_not_exported(run: fedlens.Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export", str(run.folder), "--format", "onnx", "--out", str(tmp_path / "out")])
+    assert done.exit_code
+    assert "takes images and texts" in " ".join(done.output.split())
+
+
 def test_a_model_for_images_leaves_the_texts_out(table: Path, tmp_path: Path) -> None:
     overrides = settings(table, tmp_path, "federated.num_rounds=1", "model.name=lenet")
     plain = [one for one in overrides if not one.startswith(("model.width", "model.max"))]
