@@ -131,14 +131,15 @@ def test_a_server_killed_in_a_round_goes_on_with_resume(place, pair, undisturbed
 
 def test_a_client_that_never_answers_is_left_out_at_the_deadline(place, pair) -> None:
     """It comes back when it wakes up."""
-    server = place.server("federated.round_deadline=4", "federated.num_rounds=1000")
+    # a third program that starts may take all of a slow machine for seconds: the others must answer all the same
+    server = place.server("federated.round_deadline=15", "federated.num_rounds=1000")
     server.round(1)
     third = place.client(3)
     server.wait_for("client3 is here")
     trainer = third.stopped_at_work()
     third.signal(signal.SIGSTOP)
     (hit, *_) = until(lambda: [line for line in server.lines if line["failures"]], "a round without client3")
-    assert hit["failures"] == [{"client": "client3", "reason": "no answer within 4 s"}]
+    assert hit["failures"] == [{"client": "client3", "reason": "no answer within 15 s"}]
     assert who_trained(hit) == ["client1", "client2"]
     third.signal(signal.SIGCONT)
     trainer.resume()
