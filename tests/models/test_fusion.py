@@ -10,9 +10,10 @@ from fedlens.errors import ModelError
 from fedlens.models import text_readers
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts
 from fedlens.models.build import build_model
-from fedlens.models.fusion import Fusion, dropped, of_present
+from fedlens.models.fusion import Fusion, dropped
 from fedlens.models.text_readers import PADDING, SENTENCE_FEATURES, Sentences, Tokens
 from fedlens.models.text_transformer import TextTransformer
+from fedlens.models.towers import of_present
 
 REQUEST = ModelRequest(num_classes=4, image_size=28, image_channels=1)
 TEXTS = ("a boot of leather", "", "红色条纹衬衫", "👢 \x00 é")

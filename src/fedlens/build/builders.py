@@ -148,6 +148,7 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
         image_channels=data.channels,
         pretrained=section.pretrained,
         weights=section.weights,
+        class_names=data.class_names,
     )
     model = build_model(
         MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=section.lora, seed=config.seed

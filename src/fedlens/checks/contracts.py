@@ -17,7 +17,7 @@ from fedlens.data.types import ImageTable
 from fedlens.errors import FedLensError
 from fedlens.flower.codec import result_from, result_record
 from fedlens.flower.expectation import OWN_METRICS, expectation
-from fedlens.models.base import ModelBuilder, ModelRequest
+from fedlens.models.base import ModelBuilder, ModelRequest, OwnObjective, Recognizer
 from fedlens.models.build import build_model
 from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.training.client import ClientTrainer
@@ -48,19 +48,25 @@ def model_shapes(builder: ModelBuilder, request: ModelRequest) -> None:
         )
     with torch.inference_mode():
         features = model.backbone(model.prepare(images))
-        if not isinstance(model.head, nn.Linear):
-            raise Broken(f"the head is {type(model.head).__name__}: it has to be nn.Linear, all else is the backbone")
-        if features.shape != (2, model.head.in_features):
-            raise Broken(
-                f"{asked}: the backbone gives {tuple(features.shape)} for 2 images, and the head takes "
-                f"(2, {model.head.in_features}): flatten, or pool to a size that does not depend on the image's"
-            )
+        if not isinstance(model, OwnObjective):
+            _linear_head(model, features.shape, asked)
         logits = model(model.prepare(images))
     if logits.shape != (2, classes):
         raise Broken(f"{asked}: logits of shape {tuple(logits.shape)}, not (2, {classes}): use request.num_classes")
     again = build_model(builder, request).state_dict()
     if differing := [name for name, value in model.state_dict().items() if not torch.equal(value, again[name])]:
         raise Broken(f"{differing[0]} differs in a second model of the same seed: draw first weights with torch only")
+
+
+def _linear_head(model: Recognizer, features: torch.Size, asked: str) -> None:
+    """Raises Broken: it has none, or one for other features than the backbone's."""
+    if not isinstance(model.head, nn.Linear):
+        raise Broken(f"the head is {type(model.head).__name__}: it has to be nn.Linear, all else is the backbone")
+    if features != (2, model.head.in_features):
+        raise Broken(
+            f"{asked}: the backbone gives {tuple(features)} for 2 images, and the head takes "
+            f"(2, {model.head.in_features}): flatten, or pool to a size that does not depend on the image's"
+        )
 
 
 def results_as_expected(strategy: Strategy, trainer: ClientTrainer, client: ClientInfo) -> None:

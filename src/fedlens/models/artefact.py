@@ -144,5 +144,8 @@ def _build(folder: Path, description: ModelDescription) -> Recognizer:
     if description.builder is None:
         raise ModelError(f"{folder} holds the tensors of a module of your own: give it, as load_model(folder, module)")
     builder = builder_named(description.builder, description.parameters)
-    request = ModelRequest(description.num_classes, description.image_size, description.image_channels)
+    names = description.class_names
+    request = ModelRequest(
+        description.num_classes, description.image_size, description.image_channels, class_names=names
+    )
     return build_model(builder, request, norm=description.norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
@@ -35,13 +35,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What the configuration requests of a builder. `image_channels`: channels of the data (1 or 3)."""
+    """What the configuration requests of a builder. `image_channels`: channels of the data (1 or 3); `class_names`: of
+    as many classes as have one."""
 
     num_classes: int
     image_size: int
     image_channels: int
     pretrained: bool = False
     weights: Path | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Recognizer(nn.Module):
@@ -80,6 +82,19 @@ class Recognizer(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, C) → float32 (B, C', S, S), normalised; float input passes unchanged."""
         return prepare(images, self.preprocessing)
+
+
+CrossEntropy = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, num_classes), labels (B,)) → their mean cross-entropy, as the configuration smooths labels."""
+
+
+class OwnObjective(Recognizer, ABC):
+    """A recogniser whose loss is more than the cross-entropy of its logits."""
+
+    @abstractmethod
+    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor]:
+        """The logits (B, num_classes) of a batch of inputs, and its loss, which can be differentiated whatever the rows
+        lack."""
 
 
 def beside_texts(images: Tensor, texts: Tensor, present: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedlens.core.types import MeanMetric
 from fedlens.errors import ConfigError
-from fedlens.models.base import Recognizer, doubled_if_single
+from fedlens.models.base import OwnObjective, Recognizer, doubled_if_single
 from fedlens.models.statistics import still_statistics
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
@@ -209,7 +209,10 @@ class LocalLoop:
             self._scale.scaled(loss).backward(inputs=self._moved)
 
     def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        if self._settings.training.mixup:
+        if isinstance(self._model.module, OwnObjective):
+            with autocast(self._settings.memory.precision, self._model.device):
+                logits, loss = self._model.module.objective(inputs, labels, self._cross_entropy)
+        elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
         else:
             logits = self._forward(inputs)
