@@ -28,7 +28,7 @@ import fedlens
 from fedlens.api import resolve
 from fedlens.build.builders import local_settings
 from fedlens.build.experiment import build_experiment
-from fedlens.build.scoring import inputs_of
+from fedlens.build.inputs import inputs_of
 from fedlens.core.records import Evaluation
 from fedlens.core.seeds import derive
 from fedlens.core.types import State

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import fedlens
 from fedlens.build.experiment import build_experiment
 from fedlens.build.load import load
-from fedlens.build.scoring import modality_measure
+from fedlens.build.measures import modality_measure
 from fedlens.cli.main import app
 from fedlens.core.files import read_json
 from fedlens.data.images import read

@@ -69,7 +69,7 @@ def predict(run, photo: Path, *options: str):
 def test_it_is_the_model_that_was_measured_at_home(runs, name: str) -> None:
     """Loss and accuracy of every client's model on its own test images are those of the last round's records."""
     from fedlens.build.experiment import build_experiment
-    from fedlens.build.scoring import inputs_of
+    from fedlens.build.inputs import inputs_of
     from fedlens.training.evaluation import evaluate
 
     run = runs[name]

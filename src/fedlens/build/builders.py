@@ -30,6 +30,7 @@ from fedlens.data.base import Scheme
 from fedlens.data.cache import Decoding
 from fedlens.data.detect import detect
 from fedlens.data.federate import federate
+from fedlens.data.held_out import hold_out
 from fedlens.data.modalities import take_away
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import ConfigError
@@ -83,7 +84,8 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
     data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
     source = " ".join([source, *([str(section.path)] if section.path else [])])
     data = replace(data, report=replace(data.report, source=source))
-    data = take_away(data, section.modalities, config.seed) if simulated else data
+    if simulated:
+        data = hold_out(take_away(data, section.modalities, config.seed), section.held_out)
     return data.pooled() if section.partition.pooled else data
 
 

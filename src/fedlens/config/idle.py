@@ -204,6 +204,7 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
         yield Idle(f"data.partition.{key}", text, other_use=True)
     for key in ModalitiesSection.model_fields:
         yield Idle(f"data.modalities.{key}", text, other_use=True)
+    yield Idle("data.held_out", text, other_use=True)
     yield Idle("attack.fraction", text, other_use=True)
     if config.federated.missing_modalities == "drop_clients":
         yield Idle("federated.missing_modalities", text, other_use=True)
@@ -226,6 +227,7 @@ def _beside_own_data(config: Config) -> Iterator[Idle]:
         yield Idle(f"data.{name}", text, (OWN_DATA,))
     for name in ModalitiesSection.model_fields:
         yield Idle(f"data.modalities.{name}", f"{OWN_DATA} gives no texts; leave it out", (OWN_DATA,))
+    yield Idle("data.held_out", text, (OWN_DATA,))
 
 
 def _beside_own_model(config: Config) -> Iterator[Idle]:

@@ -136,6 +136,9 @@ class DataSection(BlockSection):
     cache_dir: AnyPath | None = Field(None, description="decoded images; default: the user's cache folder")
     partition: PartitionSection = Field(default_factory=PartitionSection)
     modalities: ModalitiesSection = Field(default_factory=ModalitiesSection)
+    held_out: tuple[str, ...] = Field(
+        (), description="classes that nobody trains on; a dual encoder is tested on recognising them by their names"
+    )
 
 
 class StrategySection(BlockSection):

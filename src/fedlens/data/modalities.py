@@ -69,7 +69,7 @@ def without_images(data: FederatedData) -> FederatedData:
     if data.has_image is None:
         return data
     images, _ = _masks(data)
-    left, note = _only(data, images, images, "without an image, for the model takes images alone")
+    left, note = only(data, images, images, "without an image, for the model takes images alone")
     if note is None:
         return data
     if not left.clients:
@@ -78,7 +78,7 @@ def without_images(data: FederatedData) -> FederatedData:
             "give images"
         )
     lacking = check_classes(data.labels.numpy(), data.class_names, left.clients)
-    return _noted(left, note, *lacking)
+    return noted(left, note, *lacking)
 
 
 def complete_clients(data: FederatedData) -> FederatedData:
@@ -95,7 +95,7 @@ def complete_clients(data: FederatedData) -> FederatedData:
             "federated.missing_modalities=drop_clients: no client has images and texts; use by_part, or average"
         )
     gone = sorted({client.name for client in data.clients} - {client.name for client in left})
-    return _noted(
+    return noted(
         replace(data, clients=left), f"left out {count(len(gone), 'client')} that lack images or texts ({some(gone)})"
     )
 
@@ -125,12 +125,10 @@ def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> Fed
     taken = replace(data, texts=told, has_image=torch.from_numpy(images), has_text=torch.from_numpy(texts))
     notes = [f"{KEY}: {_lost(image_only, 'texts')}"] if image_only else []
     notes += [f"{KEY}: {_lost(text_only, 'images')}"] if text_only else []
-    left, note = _only(
-        taken, images | texts, np.ones(len(images), bool), f"that {KEY} left with neither image nor text"
-    )
+    left, note = only(taken, images | texts, np.ones(len(images), bool), f"that {KEY} left with neither image nor text")
     if not left.clients:
         raise DataError(f"{KEY}: no training row is left, for no client has what it keeps; choose smaller shares")
-    return _noted(left, *notes, *([note] if note else []))
+    return noted(left, *notes, *([note] if note else []))
 
 
 def _masks(data: FederatedData) -> tuple[Mask, Mask]:
@@ -171,7 +169,7 @@ def _lost(names: frozenset[str], what: str) -> str:
     return f"{count(len(names), 'client')} without {what} ({some(sorted(names))})"
 
 
-def _only(data: FederatedData, of_clients: Mask, of_test: Mask, reason: str) -> tuple[FederatedData, str | None]:
+def only(data: FederatedData, of_clients: Mask, of_test: Mask, reason: str) -> tuple[FederatedData, str | None]:
     """`data` with those rows alone for which the masks (N,) are true, without clients that have no training row then;
     and the note on what was left out, or None if nothing was."""
     held = [ClientRows(one.name, *(rows[of_clients[rows]] for rows in _parts(one))) for one in data.clients]
@@ -194,6 +192,6 @@ def _all_rows(data: FederatedData) -> Rows:
     return np.unique(np.concatenate([data.test, *(rows for one in data.clients for rows in _parts(one))]))
 
 
-def _noted(data: FederatedData, *notes: str) -> FederatedData:
+def noted(data: FederatedData, *notes: str) -> FederatedData:
     known = data.report.notes
     return replace(data, report=replace(data.report, notes=(*known, *(note for note in notes if note not in known))))

@@ -96,6 +96,15 @@ class DataReport:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Classes that nobody trains on, and the rows of the data's own test set that show them. Row labels count on from
+    the classes that are trained on."""
+
+    class_names: tuple[str, ...]
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class FederatedData:
     """Images, texts, labels, and the rows of each client.
 
@@ -106,6 +115,7 @@ class FederatedData:
     has_image  bool (N,), or None: every row has an image
     has_text   bool (N,), or None: the data has no texts
     text_inputs  (N, …) `texts` as the model takes them; None: it takes images alone
+    held_out   classes that nobody trains on; None: there are none
     """
 
     images: Tensor
@@ -121,6 +131,7 @@ class FederatedData:
     has_image: Tensor | None = None
     has_text: Tensor | None = None
     text_inputs: Tensor | None = None
+    held_out: HeldOut | None = None
 
     @property
     def channels(self) -> int:

@@ -12,7 +12,8 @@ import torch
 from fedlens.build.builders import build_algorithm, build_data, build_plan, build_sampler
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
-from fedlens.build.scoring import Scoring, modality_measure, shared_model_scorer
+from fedlens.build.measures import measures
+from fedlens.build.scoring import Scoring, shared_model_scorer
 from fedlens.build.secure import check_secure
 from fedlens.config import problems
 from fedlens.config.blocks import AUTO, CLOCK
@@ -133,7 +134,7 @@ def scoring_of(experiment: Experiment, runtime: Runtime) -> Scoring:
     lr = build_plan(experiment.config).lr
     evaluator = FederatedEvaluator(runtime, ("val",) if own_test else ("test", "val"), lr)
     test, validation = own_test or partial(evaluator, "test"), partial(evaluator, "val")
-    return Scoring(test, validation, modality_measure(experiment), tests_here=own_test is not None)
+    return Scoring(test, validation, measures(experiment), tests_here=own_test is not None)
 
 
 def bounds(config: Config) -> Bounds:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fedlens.build.experiment import Experiment
-from fedlens.build.scoring import inputs_of
+from fedlens.build.inputs import inputs_of
 from fedlens.data.types import Rows
 from fedlens.inference.personal import load_own, reopened
 from fedlens.tracking.run_dir import RunDir

@@ -9,6 +9,7 @@ https://arxiv.org/abs/2303.15343, algorithm 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -149,7 +150,7 @@ class DualEncoder(OwnObjective):
         head: Comparison,
         preprocessing: Preprocessing,
         reader: TextReader,
-        class_names: list[str],
+        class_names: Sequence[str],
         *,
         prompt: str,
         pair_loss: PairLoss,
@@ -161,15 +162,21 @@ class DualEncoder(OwnObjective):
         self._prompt = prompt
         self._pair_loss = pairwise_sigmoid if pair_loss == "siglip" else info_nce
         self._learns = learns
-        self.recognize(class_names)
+        self.register_buffer("class_inputs", self.read_classes(class_names), persistent=False)
 
-    def recognize(self, class_names: list[str]) -> None:
+    def recognize(self, class_names: Sequence[str]) -> None:
         """From now on the classes are those of `class_names`."""
+        self.class_inputs = self.read_classes(class_names)
+
+    def read_classes(self, class_names: Sequence[str]) -> Tensor:
+        """(classes, …): the prompt of each class, as the text tower takes it; for `class_inputs`."""
         assert self.text_reader is not None
         texts = [self._prompt.replace("{}", name) for name in class_names]
-        with torch.device("cpu"):
+        with torch.device(
+            "cpu"
+        ):  # while the model is built without memory, to see its shapes, texts are read all the same
             read = self.text_reader.read(texts, lambda _done, _all: None)
-        self.register_buffer("class_inputs", read.to(self.head.scale.device), persistent=False)
+        return read.to(self.head.scale.device)
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""

@@ -15,15 +15,13 @@ from fedlens.build.against_data import check_stopping
 from fedlens.build.builders import build_plan
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.measures import measures
 from fedlens.build.own_strategy import keys_of
 from fedlens.build.privacy import doubts, private_sum
 from fedlens.build.runtimes import build_runtime, check_clients
 from fedlens.build.scoring import (
     Scoring,
-    all_of,
-    backdoor_measure,
     cross_site_evaluation,
-    modality_measure,
     scoring_by_clients,
     shared_model_scorer,
 )
@@ -96,7 +94,7 @@ def execute(
         lambda _runtime: Scoring(
             shared_model_scorer(experiment, data.test, observer.progress("test images")),
             shared_model_scorer(experiment, data.val, observer.progress("validation images")),
-            all_of(backdoor_measure(experiment), modality_measure(experiment)),
+            measures(experiment),
         ),
         observer,
         trackers,

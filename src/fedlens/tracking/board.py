@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fedlens.build.experiment import Experiment
-from fedlens.build.scoring import inputs_of
+from fedlens.build.inputs import inputs_of
 from fedlens.core.records import Evaluation, RoundRecord
 from fedlens.runtimes.base import Runtime
 from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedlens.build.experiment import Experiment
-from fedlens.build.scoring import inputs_of
+from fedlens.build.inputs import inputs_of
 from fedlens.tracking.pictures import save_pictures
 from fedlens.training.evaluation import predictions
 

@@ -1,0 +1,26 @@
+"""Recall by hand: whose text is found, and what counts as found."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from fedlens.training.retrieval import places_of_own
+
+
+def test_places_by_hand() -> None:
+    queries = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), dim=1)
+    candidates = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]]), dim=1)
+    # the first query is nearer to the second candidate; the second query to the first one, and as near to the third
+    assert places_of_own(queries, candidates, torch.tensor([0, 1, 2])).tolist() == [1, 2, 0]
+
+
+def test_rows_with_equal_texts_are_right_for_each_other() -> None:
+    queries = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), dim=1)
+    candidates = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]]), dim=1)
+    assert places_of_own(queries, candidates, torch.tensor([0, 0, 1])).tolist() == [0, 0, 0]
+
+
+def test_a_collapsed_model_finds_nothing() -> None:
+    same = torch.ones(5, 1)
+    assert places_of_own(same, same, torch.arange(5)).tolist() == [4] * 5
