@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.models.test_fusion import inputs
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlens.errors import ModelError
+from fedlens.build.load import load
+from fedlens.errors import ConfigError, ModelError
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model
 from fedlens.models.dual_encoder import (
@@ -21,7 +25,10 @@ from fedlens.models.dual_encoder import (
     info_nce,
     pairwise_sigmoid,
 )
+from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.lenet import LeNet
+from fedlens.models.promptfl import VECTORS
+from fedlens.training.flat import FlatModel
 
 NAMES = ("boot", "striped shirt", "包")
 REQUEST = ModelRequest(num_classes=3, image_size=28, image_channels=1, class_names=NAMES)
@@ -29,7 +36,8 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 
 def built(request: ModelRequest = REQUEST, **keys: object) -> DualEncoder:
-    model = build_model(DualEncoderBuilder(width=16, max_tokens=12, **keys), request, seed=3)  # type: ignore[arg-type]
+    keys = {"width": 16, "max_tokens": 12, **keys}
+    model = build_model(DualEncoderBuilder(**keys), request, seed=3)  # type: ignore[arg-type]
     assert isinstance(model, DualEncoder)
     return model.eval()
 
@@ -167,3 +175,76 @@ def test_other_models_do_not_take_names_for_classes() -> None:
     model = build_model(LeNet(), ModelRequest(3, 28, 1))
     with pytest.raises(ModelError, match=r"^--classes: .*model.name=dual_encoder"):
         as_dual_encoder(model, "--classes")
+
+
+def tuned(tune: str, folder: Path) -> tuple[DualEncoder, DualEncoder]:
+    """A trained model, and the same with a part that is tuned."""
+    trained = built(max_tokens=24)
+    save_file(trained.state_dict(), folder / "trained.safetensors")
+    request = replace(REQUEST, weights=folder / "trained.safetensors")
+    return trained, built(request, max_tokens=24, tune=tune)
+
+
+@pytest.mark.parametrize(("tune", "part"), [("prompt", "head.context."), ("adapter", "backbone.image.2.")])
+def test_tuning_trains_and_sends_its_part_alone(tune: str, part: str, tmp_path: Path) -> None:
+    trained, model = tuned(tune, tmp_path)
+    resident = FlatModel(model.train(), torch.device("cpu"))
+    assert resident.names == resident.trainable == {name for name in model.state_dict() if name.startswith(part)}
+    assert resident.names
+    assert {name: value for name, value in model.state_dict().items() if name not in resident.names}.keys() == set(
+        trained.state_dict()
+    )
+    loss_of(model, inputs([[True, False]] * 4, length=24)).backward()
+    assert resident.gradient.abs().sum() > 0
+    assert not model.backbone.image[0].training
+
+
+def test_an_adapter_begins_with_the_trained_model(tmp_path: Path) -> None:
+    trained, model = tuned("adapter", tmp_path)
+    batch = inputs([[True, False], [True, True], [False, True]], length=24)
+    torch.testing.assert_close(model(batch), trained(batch))
+
+
+def test_an_adapter_by_hand() -> None:
+    adapter = AttentionAdapter(2)
+    with torch.no_grad():
+        first, _, last, _ = adapter.attention
+        first.weight.copy_(torch.eye(2))
+        first.bias.zero_()
+        last.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    share = math.exp(math.tanh(2.0)) / (math.exp(math.tanh(2.0)) + 1)
+    assert adapter(torch.tensor([[2.0, 5.0]]))[0].tolist() == pytest.approx([2 * share, 5 * (1 - share)])
+
+
+def test_a_context_stands_before_the_words_of_each_class(tmp_path: Path) -> None:
+    _, model = tuned("prompt", tmp_path)
+    context, network = model.head.context, model.backbone.text.network
+    assert context is not None
+    words = network.tokens(model.class_inputs[:1])
+    assert context.before(words)[0, :VECTORS].equal(context.vectors)
+    assert context.before(words)[0, VECTORS:].equal(words[0])
+    before = model.class_features()
+    with torch.no_grad():
+        context.vectors[0] += 1
+    assert not torch.allclose(model.class_features(), before)
+
+
+def test_texts_are_cut_to_the_places_that_a_context_leaves(tmp_path: Path) -> None:
+    _, model = tuned("prompt", tmp_path)
+    model.recognize(["word " * 40, "word " * 50])
+    one, other = model.class_features()
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"text": "minilm"}, "model.text=minilm hides"), ({"max_tokens": VECTORS}, "model.max_tokens=16 leaves no place")],
+)
+def test_a_prompt_needs_words_and_place(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        DualEncoderBuilder(tune="prompt", **keys).check()  # type: ignore[arg-type]
+
+
+def test_there_must_be_a_trained_model_to_tune() -> None:
+    with pytest.raises(ConfigError, match=r"model.tune = 'prompt'.*model.weights="):
+        load(None, ["model.name=dual_encoder", "model.tune=prompt"])

@@ -24,10 +24,10 @@ def model() -> Recognizer:
     return build_model(Fusion(max_tokens=12), REQUEST, seed=3)
 
 
-def inputs(present: list[list[bool]], seed: int = 0) -> torch.Tensor:
+def inputs(present: list[list[bool]], seed: int = 0, length: int = 12) -> torch.Tensor:
     some = torch.Generator().manual_seed(seed)
     images = torch.rand(len(present), 1, 28, 28, generator=some)
-    texts = torch.randint(1, 200, (len(present), 12), generator=some, dtype=torch.int32)
+    texts = torch.randint(1, 200, (len(present), length), generator=some, dtype=torch.int32)
     return beside_texts(images, texts, torch.tensor(present))
 
 

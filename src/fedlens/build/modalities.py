@@ -26,6 +26,7 @@ def images_and_texts(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """A problem for each setting that does not go with the modalities of the model."""
     if reads_texts(config.model):
         yield from _one_tensor(config, refuse)
+        yield from _trained_before(config, refuse)
         if config.federated.missing_modalities == "by_part":
             yield from _weighed(config, refuse)
 
@@ -41,6 +42,14 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("model.lora", f"{because}; leave it out")
     if PRIVACY.choose(config.privacy).by_image:
         yield refuse("privacy.mode", f"{because}; use privacy.mode=central or local")
+
+
+def _trained_before(config: Config, refuse: Refuse) -> Iterator[Problem]:
+    """What tunes a part of a trained model."""
+    tune = config.model.parameters.get("tune", "all")
+    if tune != "all" and config.model.weights is None:
+        text = "trains a small part of a model that is trained, and there is none: name its file, model.weights="
+        yield refuse("model.tune", f"{text}logs/<run>/model/model.safetensors, or use model.tune=all")
 
 
 def _weighed(config: Config, refuse: Refuse) -> Iterator[Problem]:

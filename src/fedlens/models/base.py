@@ -53,7 +53,7 @@ class Recognizer(nn.Module):
     dropout would only add noise to the features.
 
     Where the model takes images and texts, `parts` are the modules that learn from one modality only, and `text_reader`
-    makes of texts what it takes.
+    makes of texts what it takes. `added`: names of parameters that files of weights need not have.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
@@ -64,6 +64,7 @@ class Recognizer(nn.Module):
         self.held: tuple[nn.Module, ...] = ()
         self.parts: Mapping[str, Modality] = {}
         self.text_reader: TextReader | None = None
+        self.added: frozenset[str] = frozenset()
 
     def hold(self, parts: Iterable[nn.Module]) -> None:
         """Set `parts` as the ones that stay in eval mode."""

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 from fedlens.errors import ModelError
 from fedlens.models.base import CrossEntropy, ModelRequest, OwnObjective, Preprocessing, Recognizer, models
+from fedlens.models.fedclip import AttentionAdapter
+from fedlens.models.promptfl import VECTORS, Context
 from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PairLoss = Literal["infonce", "siglip"]
 Learns = Literal["both", "pairs", "labels"]
+Tune = Literal["all", "prompt", "adapter"]
 
 MOST_CLASSES = 10_000
 """Classes that an image is compared with at once: the text of each is encoded in every step."""
@@ -58,6 +61,13 @@ class DualEncoderBuilder(TwoTowers):
     prompt: Annotated[str, Field(max_length=200, description="text of a class; {} stands for its name")] = (
         "a photo of {}"
     )
+    tune: Annotated[
+        Tune,
+        Field(
+            description="what is trained: all; or, of a trained model (model.weights), a prompt (PromptFL) or an "
+            "adapter of image features (FedCLIP), which learn from labels"
+        ),
+    ] = "all"
 
     def check(self) -> None:
         """As `ModelBuilder.check`.
@@ -68,6 +78,16 @@ class DualEncoderBuilder(TwoTowers):
         super().check()
         if self.prompt.count("{}") != 1:
             raise ModelError(f"model.prompt={self.prompt!r}: write {{}} once, where the name of the class stands")
+        if self.tune == "prompt" and self.text != "transformer":
+            raise ModelError(
+                f"model.tune=prompt puts vectors before the words of a text, which model.text={self.text} hides: "
+                "use model.text=transformer, or model.tune=adapter"
+            )
+        if self.tune == "prompt" and self.max_tokens <= VECTORS:
+            raise ModelError(
+                f"model.tune=prompt puts {VECTORS} vectors before the words of a text, and model.max_tokens="
+                f"{self.max_tokens} leaves no place for words: it has to be larger"
+            )
 
     def build(self, request: ModelRequest) -> DualEncoder:
         """As `ModelBuilder.build`.
@@ -82,21 +102,40 @@ class DualEncoderBuilder(TwoTowers):
             )
         seen, features, preprocessing = self.image_network(request)
         image = nn.Sequential(seen, nn.Linear(features, self.width, bias=False))
-        network, features = self.text_network()
-        text = nn.Sequential(network, nn.Linear(features, self.width, bias=False))
-        return DualEncoder(
+        text = TextTower(*self.text_network(), self.width)
+        comparison = Comparison(*FIRST_SCALE[self.pair_loss])
+        if self.tune == "adapter":
+            image.append(AttentionAdapter(self.width))
+        if self.tune == "prompt":
+            comparison.context = Context(self.width)
+        unnamed = (f"class {index}" for index in range(len(request.class_names), request.num_classes))
+        model = DualEncoder(
             Towers(image, text, self.width),
-            Comparison(*FIRST_SCALE[self.pair_loss]),
+            comparison,
             preprocessing,
             self.text_reader(),
-            [
-                *request.class_names,
-                *(f"class {index}" for index in range(len(request.class_names), request.num_classes)),
-            ],
-            prompt=self.prompt,
+            [*request.class_names, *unnamed],
+            prompt="{}" if self.tune == "prompt" else self.prompt,
             pair_loss=self.pair_loss,
-            learns=self.learns,
+            learns=self.learns if self.tune == "all" else "labels",
         )
+        if self.tune != "all":
+            model.train_only(comparison.context if comparison.context is not None else image[-1])
+        return model
+
+
+class TextTower(nn.Module):
+    """Texts as the reader gives them → features (B, width)."""
+
+    def __init__(self, network: nn.Module, features: int, width: int) -> None:
+        super().__init__()
+        self.network = network
+        self.project = nn.Linear(features, width, bias=False)
+
+    def forward(self, texts: Tensor, context: Context | None = None) -> Tensor:
+        """`context`: of a network of words, what stands before them."""
+        found: Tensor = self.project(self.network(texts) if context is None else self.network(texts, context))
+        return found
 
 
 class Towers(nn.Module):
@@ -125,10 +164,12 @@ class Towers(nn.Module):
 
 
 class Comparison(nn.Module):
-    """How like two vectors of length 1 are, as logits: eˢ x·y + b, with s and b trained."""
+    """How like two vectors of length 1 are, as logits: eˢ x·y + b, with s and b trained. context: what stands before
+    the names of classes; None: the words of the prompt."""
 
     def __init__(self, scale: float, bias: float) -> None:
         super().__init__()
+        self.context: Context | None = None
         self.scale = nn.Parameter(torch.tensor(scale))
         self.bias = nn.Parameter(torch.tensor(bias))
 
@@ -180,7 +221,15 @@ class DualEncoder(OwnObjective):
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""
-        return F.normalize(self.backbone.text(self.class_inputs).float(), dim=1)
+        return F.normalize(self.backbone.text(self.class_inputs, self.head.context).float(), dim=1)
+
+    def train_only(self, part: nn.Module) -> None:
+        """Freeze all else: it gets no gradient and stays in eval mode. Files of weights need not have `part`."""
+        trained = {id(parameter) for parameter in part.parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.added = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
+        self.hold([self.backbone.image, self.backbone.text])
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())
@@ -206,10 +255,11 @@ class DualEncoder(OwnObjective):
     def _of_labels(
         self, image: Tensor, text: Tensor, present: Tensor, classes: Tensor, labels: Tensor, cross_entropy: CrossEntropy
     ) -> Tensor:
-        """The mean cross-entropy of images and of texts. Images do not move the texts of the classes, so that the text
-        tower learns from texts alone, whoever has them."""
+        """The mean cross-entropy of images and of texts. Images do not move the features of classes, so that the text
+        tower learns from texts alone, whoever has them; but they do where the towers are frozen."""
         seen, read = present[:, 0], present[:, 1]
-        logits = torch.cat([self.head(image[seen], classes.detach()), self.head(text[read], classes)])
+        anchors = classes if self.added else classes.detach()
+        logits = torch.cat([self.head(image[seen], anchors), self.head(text[read], classes)])
         return cross_entropy(logits, torch.cat([labels[seen], labels[read]]))
 
 

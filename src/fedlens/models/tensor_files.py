@@ -95,6 +95,7 @@ def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)
         own = {name: tensor for name, tensor in own.items() if not name.startswith("head.")}
+    own = {name: tensor for name, tensor in own.items() if name in named or name not in model.added}
     problems = _mismatches(own, named)
     if problems:
         raise ModelError(f"{path} does not fit the model: {'; '.join(problems)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fedlens.models.promptfl import Context
 from fedlens.models.text_readers import PADDING
 
 LAYERS, HEADS = 2, 4
@@ -25,12 +27,17 @@ class TextTransformer(nn.Module):
         )
         self.layers = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[
-            :, : int((tokens != PADDING).sum(1).max().clamp(min=1))
-        ]  # nothing is computed for padding alone
-        padding = tokens == PADDING
-        outputs = self.layers(self.tokens(tokens) + self.places[: tokens.shape[1]], src_key_padding_mask=padding)
-        known = (~padding).unsqueeze(2)
-        mean: Tensor = (outputs * known).sum(1) / known.sum(1).clamp(min=1)
+    def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
+        """`context`: stands before the words of each text."""
+        tokens = tokens[:, : self._needed(tokens, context)]
+        words, known = self.tokens(tokens), tokens != PADDING
+        if context is not None:
+            words, known = context.before(words), F.pad(known, (len(context.vectors), 0), value=True)
+        outputs = self.layers(words + self.places[: words.shape[1]], src_key_padding_mask=~known)
+        mean: Tensor = (outputs * known.unsqueeze(2)).sum(1) / known.sum(1, keepdim=True).clamp(min=1)
         return mean
+
+    def _needed(self, tokens: Tensor, context: Context | None) -> int:
+        """Tokens to compute: none for padding alone, and no more than there are places for."""
+        longest = int((tokens != PADDING).sum(1).max().clamp(min=1))
+        return min(longest, len(self.places) - (0 if context is None else len(context.vectors)))
