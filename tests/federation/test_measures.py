@@ -6,8 +6,9 @@ import torch
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.core.labels import jensen_shannon, total_variation
+from fedlens.core.records import ClientEvaluation
 from fedlens.core.types import ClientInfo, ClientReport, MeanMetric
-from fedlens.federation.measures import ClientMeasures
+from fedlens.federation.measures import ClientMeasures, accuracy_of_groups
 
 
 def client(name: str, *counts: int) -> ClientInfo:
@@ -90,3 +91,16 @@ def test_what_a_whole_model_would_have_moved() -> None:
     assert "traffic/whole_model" not in measured(total(1.0), report("a", 1, 1.0))
     found = measured(total(1.0), report("a", 1, 1.0), report("b", 1, 1.0), whole_model=1000)
     assert found["traffic/whole_model"] == 4000  # two clients, both ways
+
+
+def test_accuracy_of_clients_by_what_they_have() -> None:
+    def at(name: str, accuracy: float, **rest: bool) -> ClientEvaluation:
+        return ClientEvaluation(name, accuracy, 1.0, 10, True, **rest)
+
+    found = [at("a", 0.2), at("b", 0.6), at("c", 0.9), at("d", 1.0, malicious=True), at("stranger", 0.0)]
+    groups = {"a": "image_only", "b": "image_only", "c": "both", "d": "both"}
+    assert accuracy_of_groups(found, groups) == {
+        "modality/clients_both": 0.9,
+        "modality/clients_image_only": pytest.approx(0.4),
+    }
+    assert accuracy_of_groups(found, dict.fromkeys("abcd", "both")) == {}

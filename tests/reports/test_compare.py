@@ -63,6 +63,10 @@ def test_one_row_a_run(logs: Path) -> None:
         "client_accuracy_worst_tenth": pytest.approx(0.3),
         "evaluated_clients": 3,
         "client_accuracy_deviation": pytest.approx(0.06**0.5),  # of 0.9, 0.6, 0.3
+        "image_only_accuracy": None,  # a model of images alone
+        "text_only_accuracy": None,
+        "zero_shot_accuracy": None,
+        "found_by_text": None,
         "private": False,
         "epsilon": None,
         "megabytes": pytest.approx(18.0),

@@ -56,3 +56,15 @@ def test_runs_of_earlier_versions_have_no_interval_and_no_floor() -> None:
     assert with_interval({"accuracy": 0.5}) == "50.0 %"
     assert in_full({"accuracy": 0.5, "examples": 1000}) == "50.0 %, 1,000 images"
     assert in_full({}) == "–"
+
+
+def test_a_model_of_images_and_texts_says_how_it_does_with_either(tmp_path: Path) -> None:
+    metrics, run = metrics_of(tmp_path)
+    assert not any("alone" in label for label in result_lines(metrics, run))
+    metrics[0]["measures"] = {"modality/image_only": 0.1, "zero_shot/held_out": 0.4}
+    metrics[2]["measures"] = {"modality/image_only": 0.725, "modality/text_only": 0.5}
+    lines = result_lines(metrics, run)
+    assert lines["  by images alone"] == "72.5 %"
+    assert lines["  by texts alone"] == "50.0 %"
+    assert lines["  held-out classes, by name"] == "40.0 %"
+    assert "  found by text in first 10" not in lines

@@ -33,6 +33,7 @@ from fedlens.core.client_store import ClientStore
 from fedlens.core.seeds import SeedFunction, derive
 from fedlens.data.augment import augmentation
 from fedlens.data.cache import default_cache_dir
+from fedlens.data.modalities import kind_of
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
 from fedlens.models.base import Recognizer, prepare
@@ -121,6 +122,14 @@ class Experiment:
     def unmeasured(self) -> bool:
         """Nothing is measured of single clients and on their images."""
         return unmeasured(self.config)
+
+    @property
+    def modality_groups(self) -> dict[str, str]:
+        """Client → image_only, text_only or both, where the model takes texts."""
+        data = self.train_data
+        if data.text_inputs is None:
+            return {}
+        return {client.name: kind_of(data, client).replace(" ", "_") for client in data.clients}
 
     @property
     def malicious(self) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.leave_one_out import LeaveOneOut
+from fedlens.federation.measures import accuracy_of_groups
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol, RoundSetup
 from fedlens.federation.rounds.synchronous import SynchronousRounds
 from fedlens.federation.sampling import Sampler
@@ -71,12 +73,13 @@ class Coordinator:
         measure: Measure | None = None,
         describe: Describe = lambda _total, _reports, _clients: {},
         malicious: frozenset[str] = frozenset(),
+        groups: Mapping[str, str] = MappingProxyType({}),
         over: Callable[[int], str | None] = lambda _round: None,
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`trainable`: names that clients train; `describe` says what else to record of a round; `malicious`: clients
-        that attack; `over` says why a round may not follow, None where it may; `note` is called with a line
-        when a round is repeated."""
+        that attack; `groups`: client → what it has of modalities; `over` says why a round may not follow, None where it
+        may; `note` is called with a line when a round is repeated."""
         self._plan = plan
         self._strategy = strategy
         self._runtime = runtime
@@ -87,6 +90,7 @@ class Coordinator:
         self._measure = measure
         self._describe = describe
         self._malicious = malicious
+        self._groups = groups
         self._over = over
         self._leave_one_out = LeaveOneOut(plan.leave_one_out if validation else 0, make_aggregator, strategy)
         self._protocol = plan.protocol(
@@ -212,7 +216,9 @@ class Coordinator:
             after = replace(after, progress=progress, finished=after.finished or finished)
         every = self._plan.evaluate_clients_every
         if every and (after.finished or self._plan.due(every, after.round)):
-            record = replace(record, clients=self._at_clients(after, floors), chance=floors.chance)
+            clients = self._at_clients(after, floors)
+            more = accuracy_of_groups(clients, self._groups)
+            record = replace(record, clients=clients, chance=floors.chance, measures={**record.measures, **more})
         return record, after
 
     def _contributions(

@@ -11,6 +11,8 @@ privacy/noise        expected length of a round's noise, divided by the longest 
                      for privacy.mode=example of a local step, and of clipped gradients
 privacy/clip         the round's clip, where it is adaptive
 labels/…             distance of the round's clients' labels from everybody's (`core.labels`)
+modality/clients_…   mean accuracy of the clients with images only, texts only, or both, on their own test rows, where
+                     clients differ in this (`federation.coordinator`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
 norm/model           length of the model that the round began with, of what clients train (`federation.coordinator`)
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
@@ -21,12 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
 from fedlens.core.labels import jensen_shannon, total_variation
+from fedlens.core.records import ClientEvaluation
 from fedlens.core.types import ClientInfo, ClientReport
 from fedlens.transforms.base import PLAIN_BYTES
 
@@ -73,6 +77,17 @@ class ClientMeasures:
 
     def _attacked(self, reports: Sequence[ClientReport]) -> float:
         return sum(report.client in self.malicious for report in reports) / len(reports)
+
+
+def accuracy_of_groups(clients: Sequence[ClientEvaluation], groups: Mapping[str, str]) -> dict[str, float]:
+    """Mean accuracy of the counted clients of each group; nothing where all are of one. groups: client → group."""
+    found: dict[str, list[float]] = {}
+    for one in clients:
+        if one.counted and one.client in groups:
+            found.setdefault(groups[one.client], []).append(one.accuracy)
+    if len(set(groups.values())) < 2:
+        return {}
+    return {f"modality/clients_{group}": fmean(accuracies) for group, accuracies in sorted(found.items())}
 
 
 def drift(reports: Sequence[ClientReport]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from functools import partial
 from statistics import fmean
 
 from fedlens.reports.groups import FEWEST_PAIRS, Difference, Group, Reached, differences, measure, ranks, reached
@@ -16,6 +17,14 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """The header, and the cells of each row."""
 
 NAMED = {"accuracy": "accuracy", "client_accuracy": "client accuracy"}
+
+MODALITIES = {
+    "image_only_accuracy": "by image",
+    "text_only_accuracy": "by text",
+    "zero_shot_accuracy": "held-out classes",
+    "found_by_text": "found by text",
+}
+"""Figures that only models of images and texts have."""
 
 
 def means(groups: Sequence[Group]) -> Table:
@@ -30,6 +39,9 @@ def means(groups: Sequence[Group]) -> Table:
         "time": lambda group: plain(group.mean("seconds"), duration),
     }
     lines = [line for group in groups for line in group.lines]
+    for figure, title in MODALITIES.items():
+        if any(getattr(line, figure) is not None for line in lines):
+            columns[title] = partial(_share_of, figure)
     if any(line.virtual_seconds is not None for line in lines):
         columns["virtual time"] = lambda group: plain(group.mean("virtual_seconds"), duration)
     if any(line.private for line in lines):
@@ -140,6 +152,10 @@ def share(mean: Mean | None) -> str:
     if mean is None or mean.half is None:
         return percent(mean.value if mean else None)
     return f"{100 * mean.value:.1f} ± {100 * mean.half:.1f} %"
+
+
+def _share_of(figure: str, group: Group) -> str:
+    return share(group.mean(figure))
 
 
 def _epsilon(group: Group) -> str:

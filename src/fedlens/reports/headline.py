@@ -67,6 +67,13 @@ class Headline:
     shared_accuracy: float | None
     """Mean over clients of the shared model's accuracy on the clients' own test images, if clients use their own
     models."""
+    image_only_accuracy: float | None
+    text_only_accuracy: float | None
+    """On complete test rows, of which the model sees one modality."""
+    zero_shot_accuracy: float | None
+    """On images of held-out classes, among their names."""
+    found_by_text: float | None
+    """Share of test texts whose image is among the first 10 found."""
     private: bool
     """The run counts what it spends of privacy."""
     epsilon: float | None
@@ -83,6 +90,7 @@ def headline(run: LoadedRun) -> Headline:
     test = last_with(run.metrics, "test") or {}
     clients = last_with(run.metrics, "clients") or {}
     best, personal = best_round(run.metrics) or {}, is_personal(run.config)
+    measured = {name: value for line in run.metrics for name, value in line.get("measures", {}).items()}
     return Headline(
         run=run.folder.name,
         model=_block(run.config, "model"),
@@ -114,6 +122,10 @@ def headline(run: LoadedRun) -> Headline:
         client_accuracy_deviation=clients.get("accuracy_deviation"),
         evaluated_clients=clients.get("evaluated"),
         shared_accuracy=clients.get("shared_accuracy"),
+        image_only_accuracy=measured.get("modality/image_only"),
+        text_only_accuracy=measured.get("modality/text_only"),
+        zero_shot_accuracy=measured.get("zero_shot/held_out"),
+        found_by_text=measured.get("retrieval/text_to_image_at_10"),
         private=any("privacy/epsilon" in line.get("measures", {}) for line in run.metrics),
         epsilon=run.metrics[-1].get("measures", {}).get("privacy/epsilon") if run.metrics else None,
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,

@@ -247,7 +247,10 @@ def _mistakes(run: LoadedRun) -> str:
 
 
 MEASURED = {
-    "modality": "Accuracy on complete test rows: as they are, by the image alone, by the text alone.",
+    "modality": "Accuracy on complete test rows: as they are, by the image alone, by the text alone; and the mean of "
+    "clients' accuracy on their own rows, by what they have.",
+    "zero_shot": "Accuracy on images of classes that nobody trained on, by their names: among these, and among all.",
+    "retrieval": "Share of test rows whose own text is among the first 1, 5 or 10 for an image, and the reverse.",
     "drift": "How far training led the round's clients from the model that they got (L2 norm).",
     "diversity": "Of the updates: 1/n when n clients send the same, 1 at right angles, more when they cancel out.",
     "cosine": "How far the updates agree: 1 in one direction, 0 at right angles, below 0 against each other.",

@@ -219,6 +219,7 @@ def coordinating(
                 experiment.unmeasured,
             ),
             malicious=experiment.malicious,
+            groups=experiment.modality_groups,
             over=privacy.over if privacy else lambda _round: None,
             note=note,
         )

@@ -18,6 +18,7 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     """The figures by their labels. `metrics`: the lines of the metrics file; `personal`: clients use their own models,
     whose figures then come first."""
     shared, clients = _shared(metrics, personal), _clients(metrics, personal)
+    shared |= _by_modality(metrics)
     lines = clients | shared if personal else shared | clients
     lines |= _privacy(metrics, folder)
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
@@ -55,6 +56,21 @@ def _shared(metrics: Metrics, personal: bool) -> dict[str, str]:
         chosen = f"round {best['round']}, lowest validation loss"
         lines["  of the best model"] = f"{with_interval(best['test'])}, {chosen}"
     return lines
+
+
+WAYS = {
+    "modality/image_only": "  by images alone",
+    "modality/text_only": "  by texts alone",
+    "zero_shot/held_out": "  held-out classes, by name",
+    "retrieval/text_to_image_at_10": "  found by text in first 10",
+}
+"""Measure → its label."""
+
+
+def _by_modality(metrics: Metrics) -> dict[str, str]:
+    """How the shared model does with either modality, and without labels; empty for a model that takes images alone."""
+    measured: dict[str, float] = {name: value for line in metrics for name, value in line.get("measures", {}).items()}
+    return {label: percent(measured[name]) for name, label in WAYS.items() if name in measured}
 
 
 def _clients(metrics: Metrics, personal: bool) -> dict[str, str]:
