@@ -50,8 +50,11 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("table"))
+
+
+def write_table(folder: Path) -> Path:
     """Five clients with 24 rows: `pictures` has no texts, `words` no images; the others have both."""
-    folder = tmp_path_factory.mktemp("table")
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(["path", "label", "client", "text"])

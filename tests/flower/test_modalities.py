@@ -11,8 +11,8 @@ from tests.flower.processes import SETTINGS, TOLERANCE, difference, federation, 
 
 pytestmark = pytest.mark.slow
 
-FUSION = ("model.name=fusion", "model.width=16", "model.max_tokens=8", "federated.min_fit_clients=3")
-RUN = (*SETTINGS[1:], *FUSION, "optimizer.keep=false", "federated.evaluate_every=3", "federated.num_rounds=3")
+DUAL_ENCODER = ("model.name=dual_encoder", "model.width=16", "model.max_tokens=8", "federated.min_fit_clients=3")
+RUN = (*SETTINGS[1:], *DUAL_ENCODER, "optimizer.keep=false", "federated.evaluate_every=3", "federated.num_rounds=3")
 
 
 def changed(manifest: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
@@ -43,7 +43,9 @@ def test_the_final_model_is_that_of_a_simulation(tmp_path: Path) -> None:
         assert server.ends() == 0, server.said
         assert [client.ends() for client in clients] == [0, 0, 0]
         assert difference(server.model, expected) < TOLERANCE
-        assert {"modality/image_only", "modality/text_only"} <= server.lines[-1]["measures"].keys()
+        assert {"modality/image_only", "modality/text_only", "retrieval/text_to_image_at_1"} <= server.lines[-1][
+            "measures"
+        ].keys()
         texts = [row["text"] for row in csv.DictReader(whole.read_text(encoding="utf-8").splitlines())]
         said = server.said + "".join(client.said for client in clients)
         assert not any(text in said for text in texts if len(text) > 20)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.models.test_fusion import inputs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.build.load import load
@@ -21,6 +21,7 @@ from fedlens.models.dual_encoder import (
     LARGEST_SCALE,
     DualEncoder,
     DualEncoderBuilder,
+    TextTower,
     as_dual_encoder,
     info_nce,
     pairwise_sigmoid,
@@ -197,6 +198,19 @@ def test_tuning_trains_and_sends_its_part_alone(tune: str, part: str, tmp_path: 
     loss_of(model, inputs([[True, False]] * 4, length=24)).backward()
     assert resident.gradient.abs().sum() > 0
     assert not model.backbone.image[0].training
+
+
+def test_a_locked_text_tower_stays_as_it_is() -> None:
+    model = built(lock_text=True)
+    assert moved(model, inputs([[True, True]] * 4)) == {"image"}
+    assert not model.train().backbone.text.training
+
+
+def test_features_of_a_sentence_encoder_are_only_turned() -> None:
+    """With room for all of them, they are as like each other as before."""
+    tower = TextTower(nn.Identity(), 6, 8)
+    texts = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(tower(texts) @ tower(texts).T, texts @ texts.T)
 
 
 def test_an_adapter_begins_with_the_trained_model(tmp_path: Path) -> None:

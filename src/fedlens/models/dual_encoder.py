@@ -3,7 +3,8 @@
 Contrastive training (InfoNCE) and classification by comparing an image with a prompt for each class: Radford, Kim,
 Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever 2021, https://arxiv.org/abs/2103.00020,
 sections 2.3 and 3.1. The pairwise sigmoid loss: Zhai, Mustafa, Kolesnikov, Beyer 2023 (SigLIP),
-https://arxiv.org/abs/2303.15343, algorithm 1.
+https://arxiv.org/abs/2303.15343, algorithm 1. Locking one tower, so that what it knows is not forgotten: Zhai, Wang,
+Mustafa, Steiner, Keysers, Kolesnikov, Beyer 2022 (LiT), https://arxiv.org/abs/2111.07991, where it is the image tower.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class DualEncoderBuilder(TwoTowers):
     prompt: Annotated[str, Field(max_length=200, description="text of a class; {} stands for its name")] = (
         "a photo of {}"
     )
+    lock_text: Annotated[
+        bool,
+        Field(description="leave the text tower as it is: a sentence encoder then keeps what it knows of other words"),
+    ] = False
     tune: Annotated[
         Tune,
         Field(
@@ -119,6 +124,8 @@ class DualEncoderBuilder(TwoTowers):
             pair_loss=self.pair_loss,
             learns=self.learns if self.tune == "all" else "labels",
         )
+        if self.lock_text:
+            model.lock(model.backbone.text)
         if self.tune != "all":
             model.train_only(comparison.context if comparison.context is not None else image[-1])
         return model
@@ -131,6 +138,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.network = network
         self.project = nn.Linear(features, width, bias=False)
+        nn.init.orthogonal_(self.project.weight)  # texts are as like each other as before
 
     def forward(self, texts: Tensor, context: Context | None = None) -> Tensor:
         """`context`: of a network of words, what stands before them."""
@@ -223,13 +231,18 @@ class DualEncoder(OwnObjective):
         """(classes, width), each of length 1."""
         return F.normalize(self.backbone.text(self.class_inputs, self.head.context).float(), dim=1)
 
+    def lock(self, part: nn.Module) -> None:
+        """`part` gets no gradient and stays in eval mode."""
+        part.requires_grad_(False)
+        self.hold([*self.held, part])
+
     def train_only(self, part: nn.Module) -> None:
         """Freeze all else: it gets no gradient and stays in eval mode. Files of weights need not have `part`."""
-        trained = {id(parameter) for parameter in part.parameters()}
-        for parameter in self.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        self.lock(self.backbone.image)
+        self.lock(self.backbone.text)
+        self.head.requires_grad_(False)
+        part.requires_grad_(True)
         self.added = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
-        self.hold([self.backbone.image, self.backbone.text])
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())
@@ -239,12 +252,17 @@ class DualEncoder(OwnObjective):
         image, text, present = self.backbone.apart(cast("TensorDict", inputs))
         classes = self.class_features()
         logits = self.head(F.normalize(image + text, dim=1), classes)
-        loss = 0.0 * logits.sum()  # so that there is a gradient if the rows have nothing that this model learns from
+        loss = self._nothing(logits)
         if self._learns != "labels":
             loss = loss + self._of_pairs(image, text, present.all(1))
         if self._learns != "pairs":
             loss = loss + self._of_labels(image, text, present, classes, labels, cross_entropy)
         return logits, loss
+
+    def _nothing(self, logits: Tensor) -> Tensor:
+        """0, with a gradient of 0: for batches whose rows have nothing that the model learns from."""
+        tuned = [value.sum() for value in self.parameters() if self.added and value.requires_grad]
+        return 0.0 * torch.stack([logits.sum(), *tuned]).sum()
 
     def _of_pairs(self, image: Tensor, text: Tensor, complete: Tensor) -> Tensor:
         """The contrastive loss of complete rows."""
