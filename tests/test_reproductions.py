@@ -8,8 +8,6 @@ import pytest
 
 import fedlens
 
-pytestmark = pytest.mark.slow
-
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ("tracking.tensorboard=false", "tracking.report=false")
 
@@ -21,6 +19,7 @@ def last(folder: Path, recipe: str, metric: str, *overrides: str) -> float:
     return float(run.metrics[metric].iloc[-1])
 
 
+@pytest.mark.slow
 def test_scaffold_is_ahead_of_fedavg_where_parties_differ(tmp_path: Path) -> None:
     short = ("federated.num_rounds=6", "federated.local_epochs=3")
     found = {
@@ -30,6 +29,7 @@ def test_scaffold_is_ahead_of_fedavg_where_parties_differ(tmp_path: Path) -> Non
     assert found["scaffold"] > found["fedavg"] + 0.1, found
 
 
+@pytest.mark.full
 def test_models_of_ones_own_are_ahead_of_a_shared_one_at_home(tmp_path: Path) -> None:
     short = ("federated.num_rounds=4", "federated.evaluate_every=0")
     found = {

@@ -46,11 +46,11 @@ def few(config: Config) -> Config:
 
 
 def tiny(config: Config) -> Config:
-    """As `few`, in this process and with LeNet, which is in the model of images and texts, too."""
+    """As `few`, in this process and with LeNet, which is in the models of images and texts, too."""
     small = few(config).model_dump(mode="json")
     for section, values in TINY.items():
         small[section] |= values
-    if config.model.name != "fusion":
+    if config.model.name not in ("fusion", "dual_encoder"):
         small["model"] = {"name": "lenet", "num_classes": config.model.num_classes}
     return load(None, (), small)
 
@@ -154,19 +154,36 @@ def test_what_a_page_prints_runs(page: Path, here: Path, monkeypatch: pytest.Mon
     run_page(page, slow=False)
 
 
-def with_own_models() -> list[Any]:
-    """Every page. Those without a slow block take minutes for what the test above does with small models: `full`."""
-    needed_by = {
-        page: page.name == "README.md" or any(block.mark == "slow" for block in blocks(page)) for page in pages()
-    }
+def with_slow_blocks() -> list[Any]:
+    slow = [page for page in pages() if any(block.mark == "slow" for block in blocks(page))]
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in slow]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", with_slow_blocks())
+def test_slow_blocks_run_with_their_own_models(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed before them, too, with small models: they may need it."""
+    for block in (block for block in blocks(page) if block.runs):
+        with monkeypatch.context() as patch:
+            cut_down(patch, few if block.mark == "slow" else tiny)
+            perform(block)
+
+
+def every_page() -> list[Any]:
+    """The README is what people try first; the other pages take minutes for what is run above with small models."""
     return [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if needed else pytest.mark.full)
-        for page, needed in needed_by.items()
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=pytest.mark.slow if page.name == "README.md" else pytest.mark.full,
+        )
+        for page in pages()
     ]
 
 
 @pytest.mark.timeout(1200)  # whole experiments, on a machine that does others beside them
-@pytest.mark.parametrize("page", with_own_models())
+@pytest.mark.parametrize("page", every_page())
 def test_what_a_page_prints_runs_with_its_own_models(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_down(monkeypatch, few)
     run_page(page, slow=True)
