@@ -23,6 +23,8 @@ from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tensordict import TensorDict
 
 PairLoss = Literal["infonce", "siglip"]
@@ -115,6 +117,10 @@ class Towers(nn.Module):
         image, text, _ = self.apart(inputs)
         return F.normalize(image + text, dim=1)
 
+    def of_texts(self, texts: Tensor) -> Tensor:
+        """As the reader of texts gives them → (B, width), each of length 1."""
+        return F.normalize(self.text(texts).float(), dim=1)
+
     def apart(self, inputs: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         """Features of the images and of the texts, (B, width) each, 0 where a row has none; and `present`."""
         present, nothing = inputs["present"], inputs["image"].new_zeros(self.width)
@@ -134,6 +140,21 @@ class Comparison(nn.Module):
     def forward(self, some: Tensor, others: Tensor) -> Tensor:
         """(A, D) and (B, D) → (A, B)."""
         return self.scale.clamp(max=LARGEST_SCALE).exp() * some @ others.T + self.bias
+
+
+class AmongClasses(nn.Module):
+    """Features (B, D) → logits (B, classes), for classes whose features are fixed."""
+
+    classes: Tensor
+
+    def __init__(self, comparison: Comparison, classes: Tensor) -> None:
+        super().__init__()
+        self.comparison = comparison
+        self.register_buffer("classes", classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.comparison(features, self.classes)
+        return logits
 
 
 class DualEncoder(OwnObjective):
@@ -165,15 +186,42 @@ class DualEncoder(OwnObjective):
 
     def recognize(self, class_names: list[str]) -> None:
         """From now on the classes are those of `class_names`."""
+        self.register_buffer("class_inputs", self._class_inputs(class_names), persistent=False)
+
+    def _class_inputs(self, class_names: Sequence[str]) -> Tensor:
+        return self._read([self._prompt.replace("{}", name) for name in class_names])
+
+    def _read(self, texts: list[str]) -> Tensor:
+        """On the model's own device."""
         assert self.text_reader is not None
-        texts = [self._prompt.replace("{}", name) for name in class_names]
         with torch.device("cpu"):
             read = self.text_reader.read(texts, lambda _done, _all: None)
-        self.register_buffer("class_inputs", read.to(self.head.scale.device), persistent=False)
+        return read.to(self.head.scale.device)
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""
-        return F.normalize(self.backbone.text(self.class_inputs).float(), dim=1)
+        return self.backbone.of_texts(self.class_inputs)
+
+    def with_classes(self, class_names: Sequence[str]) -> Recognizer:
+        """A recogniser of other classes, which has this model's parts. The texts of its classes are encoded once, so it
+        is for predictions and not for training."""
+        with torch.no_grad():
+            classes = self.backbone.of_texts(self._class_inputs(class_names))
+        return self._with_head(AmongClasses(self.head, classes))
+
+    def encoder(self) -> Recognizer:
+        """What gives the features of its inputs in place of logits, and has this model's parts."""
+        return self._with_head(nn.Identity())
+
+    @torch.inference_mode()
+    def features_of(self, text: str) -> Tensor:
+        """(width,), of length 1: those of the text itself, without the prompt of classes."""
+        return self.backbone.of_texts(self._read([text]))[0]
+
+    def _with_head(self, head: nn.Module) -> Recognizer:
+        model = Recognizer(self.backbone, head, self.preprocessing)
+        model.parts, model.text_reader = self.parts, self.text_reader
+        return model.train(self.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())
