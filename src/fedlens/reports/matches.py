@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core import clean
 from fedlens.core.clean import escape
 from fedlens.data.found import relative
 from fedlens.reports.page import page
@@ -43,21 +44,21 @@ def render(
     if unreadable:
         cards.append((f"{len(unreadable):,}", "files that could not be read"))
     note = (
-        "The best one comes first. The figure is the similarity: the cosine of the features, 1 at most. "
+        "The figure is the similarity: the cosine of the features, 1 at most. "
         "The page holds small copies of the pictures: take care whom it is given to."
     )
     parts = [
         "" if wanted.view is None else _example(wanted.view),
-        f'<div class="sheet">{_tiles(tiles)}</div><p class="soft">{note}</p>',
+        f'<h2>Most similar first</h2><div class="sheet">{_tiles(tiles)}</div><p class="soft">{note}</p>',
         not_read(unreadable),
     ]
-    title = "Pictures like a picture" if wanted.text is None else wanted.text
-    return page(title, f"searched by {escape(model)}", parts, cards, plotted=False)
+    asked = "" if wanted.text is None else f"“{escape(clean.line(wanted.text))}”, "
+    return page("Search", f"{asked}by {escape(model)}", parts, cards, plotted=False)
 
 
 def _example(view: View) -> str:
-    tile = f"<figure>{picture(view, 'the picture')}<figcaption>like this picture</figcaption></figure>"
-    return f'<div class="sheet">{tile}</div>'
+    tile = f"<figure>{picture(view, 'the picture that was given')}</figure>"
+    return f'<h2>Like this picture</h2><div class="sheet">{tile}</div>'
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
