@@ -46,11 +46,11 @@ def few(config: Config) -> Config:
 
 
 def tiny(config: Config) -> Config:
-    """As `few`, in this process and with LeNet, which is in the model of images and texts, too."""
+    """As `few`, in this process and with LeNet, which is in the models of images and texts, too."""
     small = few(config).model_dump(mode="json")
     for section, values in TINY.items():
         small[section] |= values
-    if config.model.name != "fusion":
+    if config.model.name not in ("fusion", "dual_encoder"):
         small["model"] = {"name": "lenet", "num_classes": config.model.num_classes}
     return load(None, (), small)
 
