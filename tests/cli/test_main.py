@@ -23,6 +23,7 @@ COMMANDS = (
     "models",
     "strategies",
     "predict",
+    "search",
     "config",
     "server",
     "client",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,3 +96,17 @@ def test_a_users_own_module_must_be_given(tmp_path):
         load_model(tmp_path)
     loaded, _ = load_model(tmp_path, nn.Linear(2, 2))
     assert torch.equal(loaded.weight, module.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dual_encoder", "fusion"])
+def test_texts_cost_no_import_of_the_compiler(tmp_path, name):
+    """torch imports it to fill tensors on the meta device with normal values: more than a second."""
+    model = build_model(builder_named(name), ModelRequest(2, 28, 1, class_names=("cup", "fork")))
+    save_model(tmp_path, model, ModelDescription(name, 2, ("cup", "fork"), 28, 1))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fedlens.models.artefact import load_model\n"
+        "load_model(Path(sys.argv[1]))\nassert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -99,6 +99,24 @@ def test_a_class_is_recognised_by_its_text() -> None:
     assert after.shape == (3, 4)
 
 
+def test_the_features_of_a_text_are_its_own() -> None:
+    """Without the prompt: those of a class are the features of its prompt as a text."""
+    model = built()
+    found = torch.stack([model.features_of(f"a photo of {name}") for name in NAMES])
+    torch.testing.assert_close(found, model.class_features())
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+def test_other_classes_leave_the_model_as_it_is() -> None:
+    model, batch = built(), inputs([[True, True], [True, False], [False, True]])
+    before = model(batch)
+    other = model.with_classes([*reversed(NAMES), "a lamp"])
+    torch.testing.assert_close(other(batch)[:, :3], before.flip(1))
+    torch.testing.assert_close(model(batch), before)
+    assert not other.training
+    torch.testing.assert_close(model.encoder()(batch), model.backbone(batch))
+
+
 def test_names_of_classes_are_no_part_of_the_weights() -> None:
     other = built(ModelRequest(5, 28, 1, class_names=("a", "b", "c", "d", "e")))
     other.load_state_dict(built().state_dict(), strict=True)

@@ -35,6 +35,7 @@ from fedlens.cli import (
     resume,
     run,
     runs,
+    search,
     server,
     signals,
     strategies,
@@ -123,6 +124,7 @@ app.command()(runs.runs)
 app.command()(watch.watch)
 app.command()(clean.clean)
 app.command()(predict.predict)
+app.command()(search.search)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(server.server)

@@ -31,6 +31,13 @@ def predict(
     text: Annotated[
         str | None, typer.Option(help="of a run that reads texts: what it reads beside every image, or alone")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,…|@FILE",
+            help="of a dual encoder: recognise these classes, which need not have been labels; @FILE: one on each line",
+        ),
+    ] = None,
     client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show for each")] = 5,
     max_pixels: Annotated[
@@ -63,7 +70,7 @@ def predict(
     from fedlens.tracking.run_dir import newest
 
     _check_given(images, text, pictures="--why" if why or why_dir else "--html" if html else "")
-    predictor = _opened(model, client, text, names)
+    predictor = _opened(model, client, text, classes, names)
     explainer = Explainer(predictor.model) if why or why_dir else None
     if not images:
         wanted = Wanted(top, as_json, csv, None, False, None, names is not None)
@@ -103,14 +110,18 @@ def _check_given(images: Sequence[Path] | None, text: str | None, pictures: str)
         raise typer.BadParameter("a page shows pictures; give one beside --text", param_hint=pictures)
 
 
-def _opened(model: str, client: str | None, text: str | None, names: str | None) -> Predictor:
-    """The predictor as the options ask for it. Raises what `open_predictor`, `beside` and `display_names` raise."""
+def _opened(model: str, client: str | None, text: str | None, classes: str | None, names: str | None) -> Predictor:
+    """The predictor as the options ask for it. Raises what `open_predictor`, `beside`, `asked_classes`, `recognizing`
+    and `display_names` raise."""
+    from fedlens.inference.class_lists import asked_classes
     from fedlens.inference.display_names import display_names
     from fedlens.inference.predict import open_predictor
 
     predictor = open_predictor(model, client)
     if text is not None:
         predictor = predictor.beside(text)
+    if classes is not None:
+        predictor = predictor.recognizing(asked_classes(classes))
     return predictor if names is None else replace(predictor, display=display_names(names, predictor.class_names))
 
 

@@ -22,6 +22,7 @@ _NAMES = {
     "images": r"[0-9a-f]{32}\.u8|\.building-.+",
     "features": r"features-[0-9a-f]{32}\.(f32|part)",
     "texts": r"texts-[0-9a-f]{32}\.safetensors",
+    "search": r"search-[0-9a-f]{32}\.safetensors",
     "partitions": r"[0-9a-f]{32}\.npz",  # from earlier versions
     "huggingface": r"\.?[0-9a-f]{16}-.+",
     DOWNLOADS: r"FashionMNIST|cifar-10.*",

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedlens.data.images import MAX_PIXELS, Pixels, decode, pixel_size, read, to_channels
-from fedlens.data.texts import normalized_text
+from fedlens.data.texts import LONGEST, normalized_text
 from fedlens.errors import DataError, ModelError
-from fedlens.inference.personal import clients_of, open_personal, some
+from fedlens.inference.class_lists import checked_classes
 from fedlens.models.artefact import DESCRIPTION, load_model
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts, models
 from fedlens.models.build import build_model, builder_named
+from fedlens.models.dual_encoder import as_dual_encoder
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
 from fedlens.tracking.run_dir import RunDir, find_runs, newest
 
@@ -111,11 +112,22 @@ class Predictor:
         """
         if self.model.text_reader is None:
             raise ModelError(
-                "--text: this model takes images alone; leave it out, or train one that reads texts: model.name=fusion"
+                "--text: this model takes images alone; leave it out, or train one that reads texts: "
+                "model.name=fusion or model.name=dual_encoder"
             )
-        if not (cleaned := normalized_text(text)):
-            raise ModelError("--text: it is empty; leave it out, or say what the image shows")
-        return replace(self, text=self.model.text_reader.read([cleaned], lambda _done, _all: None))
+        return replace(self, text=self.model.text_reader.read([checked_text(text)], lambda _done, _all: None))
+
+    def recognizing(self, names: Sequence[str]) -> Predictor:
+        """The predictor for other classes, which need not have been labels in training: of a dual encoder, to which the
+        name of a class is a text. This one keeps its own.
+
+        Raises:
+            ModelError: the model is no dual encoder.
+            ConfigError: as `checked_classes`.
+        """
+        model = as_dual_encoder(self.model, "--classes")
+        classes = checked_classes(names)
+        return replace(self, model=model.with_classes(classes), class_names=classes, display=None)
 
     @torch.inference_mode()
     def of_text(self, top: int = 5) -> Prediction:
@@ -131,10 +143,18 @@ class Predictor:
         Raises:
             DataError: it cannot be read; the message names it.
         """
-        (answer,) = self.answers([image])
+        return self.prediction(self.answer(image), top)
+
+    def answer(self, image: Path, max_pixels: int = MAX_PIXELS) -> Answer:
+        """That for one image.
+
+        Raises:
+            DataError: it cannot be read; the message names it.
+        """
+        (answer,) = self.answers([image], max_pixels=max_pixels)
         if isinstance(answer, Unreadable):
             raise DataError(answer.problem)
-        return self.prediction(answer, top)
+        return answer
 
     def answers(
         self, images: Sequence[Path], *, side: int | None = None, max_pixels: int = MAX_PIXELS
@@ -195,6 +215,19 @@ class Predictor:
         return logits
 
 
+def checked_text(text: str) -> str:
+    """`text` as models are trained on it.
+
+    Raises:
+        ModelError: it is empty, or longer than any text in training may be.
+    """
+    if len(text) > LONGEST:
+        raise ModelError(f"--text: it has {len(text):,} characters; give {LONGEST:,} at most")
+    if not (cleaned := normalized_text(text)):
+        raise ModelError("--text: it is empty; leave it out, or say what the image shows")
+    return cleaned
+
+
 def open_predictor(what: str, client: str | None = None) -> Predictor:
     """A predictor from a run folder (`logs/<run>`; `latest`: the newest), a saved model's folder, or a model's name
     (ImageNet weights).
@@ -228,12 +261,16 @@ def _model_of_run(folder: Path) -> Path:
 def _trained(folder: Path) -> Predictor:
     model, description = load_model(folder)
     if description.partly_private:
+        from fedlens.inference.personal import clients_of, some
+
         names = some(clients_of(RunDir(folder.parent)))
         raise ModelError(f"{folder}: parts of this model stay with the clients; choose one with --client: {names}")
     return _predictor(model, description.class_names, description.image_size, description.image_channels)
 
 
 def _personal(run: RunDir, client: str) -> Predictor:
+    from fedlens.inference.personal import open_personal
+
     found = open_personal(run, client)
     if not isinstance(found.model, Recognizer):
         raise ModelError(f"{run.path} trained a module of your own: use fedlens.load_run(…).model_of(client, model=…)")

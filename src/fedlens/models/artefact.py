@@ -3,7 +3,7 @@ names)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fedlens.core import clean
 from fedlens.core.files import read_regular, write_atomic
@@ -124,7 +125,7 @@ def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[st
             memory.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutNormal():
             wanted = _build(folder, description).state_dict()
     except (ModelError, RuntimeError):  # some architectures compute with values while they are built
         rows = {len(tensor) for tensor in tensors.values() if tensor.numel()}
@@ -138,6 +139,17 @@ def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[st
         found = tuple(tensors[first].shape) if first in tensors else "not there"
         should = f"{first} should be {tuple(wanted[first].shape)}, and is {found}"
         raise ModelError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {should}{more}")
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Leaves out `nn.init.normal_`: on the meta device, where tensors have no values, torch imports its compiler for
+    it, which takes a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
 
 
 def _build(folder: Path, description: ModelDescription) -> Recognizer:

@@ -27,6 +27,8 @@ from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tensordict import TensorDict
 
 PairLoss = Literal["infonce", "siglip"]
@@ -163,6 +165,11 @@ class Towers(nn.Module):
         image, text, _ = self.apart(inputs)
         return F.normalize(image + text, dim=1)
 
+    def of_texts(self, texts: Tensor, context: Context | None = None) -> Tensor:
+        """As the reader of texts gives them → (B, width), each of length 1. `context`: what stands before them."""
+        found = self.text(texts) if context is None else self.text(texts, context)
+        return F.normalize(found.float(), dim=1)
+
     def apart(self, inputs: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         """Features of the images and of the texts, (B, width) each, 0 where a row has none; and `present`."""
         present, nothing = inputs["present"], inputs["image"].new_zeros(self.width)
@@ -184,6 +191,21 @@ class Comparison(nn.Module):
     def forward(self, some: Tensor, others: Tensor) -> Tensor:
         """(A, D) and (B, D) → (A, B)."""
         return self.scale.clamp(max=LARGEST_SCALE).exp() * some @ others.T + self.bias
+
+
+class AmongClasses(nn.Module):
+    """Features (B, D) → logits (B, classes), for classes whose features are fixed."""
+
+    classes: Tensor
+
+    def __init__(self, comparison: Comparison, classes: Tensor) -> None:
+        super().__init__()
+        self.comparison = comparison
+        self.register_buffer("classes", classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.comparison(features, self.classes)
+        return logits
 
 
 class DualEncoder(OwnObjective):
@@ -219,17 +241,27 @@ class DualEncoder(OwnObjective):
 
     def read_classes(self, class_names: Sequence[str]) -> Tensor:
         """(classes, …): the prompt of each class, as the text tower takes it; for `class_inputs`."""
-        assert self.text_reader is not None
-        texts = [self._prompt.replace("{}", name) for name in class_names]
-        with torch.device(
-            "cpu"
-        ):  # while the model is built without memory, to see its shapes, texts are read all the same
-            read = self.text_reader.read(texts, lambda _done, _all: None)
-        return read.to(self.head.scale.device)
+        return self._read([self._prompt.replace("{}", name) for name in class_names])
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""
-        return F.normalize(self.backbone.text(self.class_inputs, self.head.context).float(), dim=1)
+        return self._features_of_classes(self.class_inputs)
+
+    def with_classes(self, class_names: Sequence[str]) -> Recognizer:
+        """A recogniser of other classes, which has this model's parts. The texts of its classes are encoded once, so it
+        is for predictions and not for training."""
+        with torch.no_grad():
+            classes = self._features_of_classes(self.read_classes(class_names))
+        return self._with_head(AmongClasses(self.head, classes))
+
+    def encoder(self) -> Recognizer:
+        """What gives the features of its inputs in place of logits, and has this model's parts."""
+        return self._with_head(nn.Identity())
+
+    @torch.inference_mode()
+    def features_of(self, text: str) -> Tensor:
+        """(width,), of length 1: those of the text itself, without the prompt of classes."""
+        return self.backbone.of_texts(self._read([text]))[0]
 
     def lock(self, part: nn.Module) -> None:
         """`part` gets no gradient and stays in eval mode."""
@@ -243,6 +275,21 @@ class DualEncoder(OwnObjective):
         self.head.requires_grad_(False)
         part.requires_grad_(True)
         self.added = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
+
+    def _read(self, texts: list[str]) -> Tensor:
+        """On the model's own device."""
+        assert self.text_reader is not None
+        with torch.device("cpu"):  # also where a model is built on the meta device, to see its shapes
+            read = self.text_reader.read(texts, lambda _done, _all: None)
+        return read.to(self.head.scale.device)
+
+    def _features_of_classes(self, inputs: Tensor) -> Tensor:
+        return self.backbone.of_texts(inputs, self.head.context)
+
+    def _with_head(self, head: nn.Module) -> Recognizer:
+        model = Recognizer(self.backbone, head, self.preprocessing)
+        model.parts, model.text_reader = self.parts, self.text_reader
+        return model.train(self.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())

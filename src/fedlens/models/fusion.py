@@ -63,8 +63,8 @@ class FusionBackbone(nn.Module):
         self.image = image
         self.text = text
         self.modality_dropout = modality_dropout
-        self.missing_image = nn.Parameter(torch.randn(image.width))
-        self.missing_text = nn.Parameter(torch.randn(text.width))
+        self.missing_image = nn.Parameter(nn.init.normal_(torch.empty(image.width)))
+        self.missing_text = nn.Parameter(nn.init.normal_(torch.empty(text.width)))
 
     def forward(self, inputs: Tensor | TensorDict) -> Tensor:
         """inputs: `image` (B, C, S, S), `text` (B, …) and `present` bool (B, 2); or images alone."""

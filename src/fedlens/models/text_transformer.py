@@ -21,7 +21,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=PADDING)
         nn.init.normal_(self.tokens.weight, std=STD)  # torch's own 1 would drown what the layers add
-        self.places = nn.Parameter(STD * torch.randn(length, width))
+        self.places = nn.Parameter(nn.init.normal_(torch.empty(length, width), std=STD))
         layer = nn.TransformerEncoderLayer(
             width, HEADS, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
         )

@@ -13,7 +13,7 @@ from fedlens.data.found import relative
 from fedlens.inference.evaluate import Evaluated, Mistake, rows
 from fedlens.reports.figures import classes
 from fedlens.reports.page import page, plot, section, table, titled, warning
-from fedlens.reports.sheet import bar, picture
+from fedlens.reports.sheet import bar, file_line, not_read, picture
 from fedlens.tracking.summary import percent
 from fedlens.tracking.wording import measured_on
 
@@ -26,7 +26,8 @@ Views = Mapping[Path, NDArray[np.uint8]]
 
 def render(found: Evaluated, model: str, folder: str, notes: Sequence[str], views: Views) -> str:
     """The whole page. `model` and `folder`: what was evaluated, and on what."""
-    parts = (_notes(notes), _confusion(found), _classes(found), _mistakes(found.mistakes, views), _unreadable(found))
+    unreadable = [(one.image, one.problem) for one in found.unreadable]
+    parts = (_notes(notes), _confusion(found), _classes(found), _mistakes(found.mistakes, views), not_read(unreadable))
     return page("Evaluation", f"{escape(model)} on {escape(folder)}", parts, _cards(found))
 
 
@@ -62,19 +63,14 @@ def _classes(found: Evaluated) -> str:
 
 def _mistakes(mistakes: Sequence[Mistake], views: Views) -> str:
     names = relative([one.image for one in mistakes])
-    tiles = "".join(_tile(one, str(names[one.image]), picture(views[one.image], one.predicted)) for one in mistakes)
+    tiles = "".join(_tile(one, names[one.image], picture(views[one.image], one.predicted)) for one in mistakes)
     shown = f'<div class="sheet">{tiles}</div>' if mistakes else "<p>There are none.</p>"
     caption = "The model was surest of these, and wrong. The page holds small copies of them."
     return section("Mistakes", titled("Most confident mistakes", caption, shown, wide=True))
 
 
-def _tile(one: Mistake, name: str, shown: str) -> str:
+def _tile(one: Mistake, name: Path, shown: str) -> str:
     return (
         f"<figure>{shown}<figcaption><b>{escape(one.predicted)}</b> {bar(one.probability)}is {escape(one.true)}"
-        f'<span class="file" title="{escape(str(one.image))}">{escape(name)}</span></figcaption></figure>'
+        f"{file_line(name, one.image)}</figcaption></figure>"
     )
-
-
-def _unreadable(found: Evaluated) -> str:
-    cells = [(one.image, one.problem) for one in found.unreadable]
-    return f"<h2>Could not be read</h2>{table(('file', 'why'), cells)}" if cells else ""

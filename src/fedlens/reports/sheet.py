@@ -59,7 +59,7 @@ class Sheet:
         shown = picture(view, label, places)
         self._tiles.append(
             f'<figure data-class="{number}">{shown}<figcaption><b>{escape(label)}</b> {bar(probability)}'
-            f"{_file(self._names[image], image)}</figcaption></figure>"
+            f"{file_line(self._names[image], image)}</figcaption></figure>"
         )
 
     def render(self, model: str, unreadable: Sequence[tuple[Path, str]]) -> str:
@@ -74,7 +74,7 @@ class Sheet:
         parts = [
             f"<p>{self._choice()} {self._switch()}</p>",
             f'<div class="sheet" id="sheet">{"".join(self._tiles)}</div><p class="soft">{note}</p>',
-            f"<h2>Could not be read</h2>{table(('file', 'why'), unreadable)}" if unreadable else "",
+            not_read(unreadable),
             f"<script>{script}</script>",
         ]
         return page("Predictions", f"by {escape(model)}", parts, cards, plotted=False)
@@ -106,5 +106,11 @@ def bar(probability: float) -> str:
     return f'{percent}\u00a0%<span class="bar"><span style="width:{percent}%"></span></span>'
 
 
-def _file(name: Path, image: Path) -> str:
+def not_read(unreadable: Sequence[tuple[Path, str]]) -> str:
+    """HTML of files with the reasons why they could not be read; empty if there are none."""
+    return f"<h2>Could not be read</h2>{table(('file', 'why'), unreadable)}" if unreadable else ""
+
+
+def file_line(name: Path, image: Path) -> str:
+    """HTML of the short `name` of a file; the whole path is shown under the pointer."""
     return f'<span class="file" title="{escape(str(image))}">{escape(str(name))}</span>'

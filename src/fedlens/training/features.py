@@ -112,10 +112,14 @@ def extract_features(
 
 def features_key(model: Recognizer, data: FederatedData, device: torch.device) -> str:
     """32 hex digits: a digest of everything that the features depend on."""
-    digest = hashlib.sha256(
-        repr((data.cache_key, tuple(data.images.shape), model.preprocessing, str(model.backbone), device.type)).encode()
-    )
-    for name, tensor in model.backbone.state_dict().items():
+    how = (data.cache_key, tuple(data.images.shape), model.preprocessing, str(model.backbone), device.type)
+    return network_key(repr(how), model.backbone)
+
+
+def network_key(made_with: str, network: nn.Module) -> str:
+    """32 hex digits: a digest of the tensors of `network` and of what else its outputs depend on."""
+    digest = hashlib.sha256(made_with.encode())
+    for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]

@@ -1,0 +1,68 @@
+"""`fedlens search`: find pictures by a text, or by a picture."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlens.cli.progress import progress_bar
+from fedlens.core import clean
+
+
+def search(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="the run folder of a dual encoder (latest: the newest run)")
+    ],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="photographs, folders with all that is below them, patterns such as '**/*.jpg'"),
+    ],
+    text: Annotated[str | None, typer.Option(help="what the pictures should show")] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a picture that they should be like; with --text: like both")
+    ] = None,
+    client: Annotated[str | None, typer.Option(help="a client of the run: the model that it uses itself")] = None,
+    top: Annotated[int, typer.Option(min=1, help="pictures to show")] = 20,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="largest image; a JPEG of more is read in a reduced size")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write a row for each picture found")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page with the pictures found")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one line of JSON for each picture found")] = False,
+) -> None:
+    """Find the pictures that are most like a text or a picture.
+
+    Every picture is encoded once: a later search opens new and changed files alone. An image that cannot be read is
+    named, and the exit status is then 1.
+    """
+    if text is None and image is None:
+        raise typer.BadParameter("say what to look for: a text, or a picture with --image", param_hint="--text")
+    from fedlens.cli.search_outputs import Found, outputs
+    from fedlens.data.found import find_images
+    from fedlens.data.images import MAX_PIXELS
+    from fedlens.inference.predict import Unreadable, open_predictor
+    from fedlens.inference.search import Searcher
+    from fedlens.tracking.run_dir import newest
+
+    predictor, limit = open_predictor(model, client), max_pixels or MAX_PIXELS
+    searcher = Searcher(predictor, max_pixels=limit)
+    query = searcher.query(text, image)
+    wanted = outputs(as_json, csv, html)
+    files = find_images(images)
+    encoded = searcher.encode(files.images, partial(progress_bar, "encoding pictures"))
+    for note in filter(None, (predictor.remark, *files.notes, encoded.remark)):
+        typer.echo(clean.block(f"note: {note}"), err=True)
+    unreadable = [*(Unreadable(path, problem) for path, problem in files.problems), *encoded.unreadable]
+    for one in unreadable:
+        typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
+    found = Found(text, image, encoded.most_like(query, top), len(encoded.images), unreadable)
+    for output in wanted:
+        output(found, str(newest(Path(model))), partial(predictor.view, max_pixels=limit))
+    total = len(encoded.images) + len(unreadable)
+    if unreadable and total > 1:
+        typer.echo(f"{len(unreadable):,} of {total:,} images could not be read", err=True)
+    if unreadable:
+        raise typer.Exit(1)
