@@ -158,6 +158,17 @@ class ModelBuilder(ABC):
         """How it reads texts; None: it takes images alone."""
         return None
 
+    def renamed(self, model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The `tensors` of a file that has the architecture's own names, under the names of `model`. By default those
+        that the backbone does not have are the head's, if that is one layer."""
+        backbone = model.backbone.state_dict()
+        rest = [name for name in tensors if name not in backbone]
+        layers = {name.rpartition(".")[0] for name in rest}
+        is_head = len(layers) == 1 and {name.rpartition(".")[2] for name in rest} <= {"weight", "bias"}
+        named = {f"backbone.{name}": tensor for name, tensor in tensors.items() if name in backbone}
+        named |= {f"head.{name.rpartition('.')[2]}" if is_head else name: tensors[name] for name in rest}
+        return named
+
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:
         """Build the model.

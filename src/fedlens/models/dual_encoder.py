@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.errors import ModelError
-from fedlens.models.base import CrossEntropy, ModelRequest, OwnObjective, Preprocessing, Recognizer, models
+from fedlens.models.base import (
+    CrossEntropy,
+    ModelBuilder,
+    ModelRequest,
+    OwnObjective,
+    Preprocessing,
+    Recognizer,
+    models,
+)
 from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
@@ -41,12 +49,10 @@ LARGEST_SCALE = math.log(100)
 """Radford et al., section 2.5."""
 
 
-@models.register(
-    "dual_encoder",
-    summary="open vocabulary: images and texts in one space, trained as CLIP or SigLIP; names are classes",
-)
 @dataclass(frozen=True)
-class DualEncoderBuilder(TwoTowers):
+class Contrastive(ModelBuilder):
+    """What builders of dual encoders have in common."""
+
     pair_loss: Annotated[
         PairLoss, Field(description="infonce: as CLIP, over all pairs of a batch; siglip: each pair by itself")
     ] = "infonce"
@@ -58,36 +64,36 @@ class DualEncoderBuilder(TwoTowers):
         "a photo of {}"
     )
 
+    reads_texts: ClassVar[bool] = True
+
     def check(self) -> None:
         """As `ModelBuilder.check`.
 
         Raises:
-            ModelError: as `TwoTowers.check`; or the prompt has no place for the name.
+            ModelError: as there; or the prompt has no place for the name.
         """
         super().check()
         if self.prompt.count("{}") != 1:
             raise ModelError(f"model.prompt={self.prompt!r}: write {{}} once, where the name of the class stands")
 
-    def build(self, request: ModelRequest) -> DualEncoder:
-        """As `ModelBuilder.build`.
+    def encoder(
+        self, towers: Towers, preprocessing: Preprocessing, reader: TextReader, request: ModelRequest
+    ) -> DualEncoder:
+        """The dual encoder of these towers.
 
         Raises:
-            ModelError: as there; or there are too many classes.
+            ModelError: there are too many classes.
         """
         if request.num_classes > MOST_CLASSES:
             raise ModelError(
-                f"model.name=dual_encoder compares an image with the names of all classes, and there are "
+                f"a dual encoder compares an image with the names of all classes, and there are "
                 f"{request.num_classes:,}: at most {MOST_CLASSES:,}"
             )
-        seen, features, preprocessing = self.image_network(request)
-        image = nn.Sequential(seen, nn.Linear(features, self.width, bias=False))
-        network, features = self.text_network()
-        text = nn.Sequential(network, nn.Linear(features, self.width, bias=False))
         return DualEncoder(
-            Towers(image, text, self.width),
+            towers,
             Comparison(*FIRST_SCALE[self.pair_loss]),
             preprocessing,
-            self.text_reader(),
+            reader,
             [
                 *request.class_names,
                 *(f"class {index}" for index in range(len(request.class_names), request.num_classes)),
@@ -96,6 +102,20 @@ class DualEncoderBuilder(TwoTowers):
             pair_loss=self.pair_loss,
             learns=self.learns,
         )
+
+
+@models.register(
+    "dual_encoder",
+    summary="open vocabulary: images and texts in one space, trained as CLIP or SigLIP; names are classes",
+)
+@dataclass(frozen=True)
+class DualEncoderBuilder(Contrastive, TwoTowers):
+    def build(self, request: ModelRequest) -> DualEncoder:
+        seen, features, preprocessing = self.image_network(request)
+        image = nn.Sequential(seen, nn.Linear(features, self.width, bias=False))
+        network, features = self.text_network()
+        text = nn.Sequential(network, nn.Linear(features, self.width, bias=False))
+        return self.encoder(Towers(image, text, self.width), preprocessing, self.text_reader(), request)
 
 
 class Towers(nn.Module):
@@ -229,6 +249,6 @@ def as_dual_encoder(model: Recognizer, what: str) -> DualEncoder:
     if not isinstance(model, DualEncoder):
         raise ModelError(
             f"{what}: this model knows its own classes alone; train one that compares images with texts: "
-            "model.name=dual_encoder"
+            "model.name=dual_encoder or model.name=open_clip"
         )
     return model
