@@ -24,7 +24,7 @@ from fedlens.errors import ModelError
 from fedlens.models.base import ModelRequest, Preprocessing, Recognizer, models
 from fedlens.models.dual_encoder import Contrastive, DualEncoder, Towers
 from fedlens.models.imagenet import pad_to_patches
-from fedlens.models.tensor_files import load_into
+from fedlens.models.tensor_files import load_into, read_tensors
 from fedlens.models.text_readers import ClipTokens, open_clip
 from fedlens.models.timm_models import try_out
 from fedlens.models.weights import CheckedDownload, HubFile, HubWeights, WeightSource, WithWeights
@@ -34,11 +34,11 @@ SMALL = "small"
 SMALL_NETWORK: Mapping[str, Any] = MappingProxyType(
     {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 28, "patch_size": 4, "layers": 6, "width": 128, "head_width": 32},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "layers": 3, "width": 64, "heads": 4},
+        "vision_cfg": {"image_size": 28, "patch_size": 4, "layers": 4, "width": 128, "head_width": 32},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "layers": 4, "width": 64, "heads": 4},
     }
 )
-"""Parts of CLIP with 1.4 M parameters beside the 3.2 M of the token embedding."""
+"""Parts of CLIP with 1.0 M parameters beside the 3.2 M of the token embedding."""
 
 RESNET_STEP = 32
 """CLIP's residual networks halve their input five times."""
@@ -95,7 +95,8 @@ class OpenClip(Contrastive, WithWeights):
             self._towers(request.image_size), self._preprocessing(request), self.text_reader(), request
         )
         if source is not None:
-            load_into(model, source.tensors(), source.file(), self)
+            file = source.file()
+            load_into(model, read_tensors(file), file, self)
         return model
 
     def renamed(self, model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +169,7 @@ class OpenClip(Contrastive, WithWeights):
         vision = config["vision_cfg"]
         if published := self._published():
             config["quick_gelu"] = published.get("quick_gelu", False)
-        step = 1 if "timm_model_name" in vision else vision["patch_size"] or RESNET_STEP
+        step = 1 if "timm_model_name" in vision else vision.get("patch_size") or RESNET_STEP
         vision["image_size"] = side + -side % step
         try:
             network = CustomTextCLIP(**config)
