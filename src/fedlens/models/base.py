@@ -92,9 +92,21 @@ class OwnObjective(Recognizer, ABC):
     """A recogniser whose loss is more than the cross-entropy of its logits."""
 
     @abstractmethod
-    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor]:
-        """The logits (B, num_classes) of a batch of inputs, and its loss, which can be differentiated whatever the rows
-        lack."""
+    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits (B, num_classes) of a batch of inputs; its loss, which can be differentiated whatever the rows
+        lack; and what the backbone gives for the inputs (B, D)."""
+
+    @abstractmethod
+    def classes_and_features(self) -> tuple[int, int]:
+        """num_classes and D."""
+
+
+def classes_and_features(model: Recognizer) -> tuple[int, int]:
+    """The numbers of classes, and of features that the backbone gives for a row."""
+    if isinstance(model, OwnObjective):
+        return model.classes_and_features()
+    head = cast(nn.Linear, model.head)
+    return head.out_features, head.in_features
 
 
 def beside_texts(images: Tensor, texts: Tensor, present: Tensor) -> Tensor:

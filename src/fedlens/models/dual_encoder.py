@@ -199,16 +199,19 @@ class DualEncoder(OwnObjective):
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())
         return logits
 
-    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor]:
+    def classes_and_features(self) -> tuple[int, int]:
+        return len(self.class_inputs), self.backbone.width
+
+    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor, Tensor]:
         image, text, present = self.backbone.apart(cast("TensorDict", inputs))
-        classes = self.class_features()
-        logits = self.head(F.normalize(image + text, dim=1), classes)
+        classes, features = self.class_features(), F.normalize(image + text, dim=1)
+        logits = self.head(features, classes)
         loss = 0.0 * logits.sum()  # so that there is a gradient if the rows have nothing that this model learns from
         if self._learns != "labels":
             loss = loss + self._of_pairs(image, text, present.all(1))
         if self._learns != "pairs":
             loss = loss + self._of_labels(image, text, present, classes, labels, cross_entropy)
-        return logits, loss
+        return logits, loss, features
 
     def _of_pairs(self, image: Tensor, text: Tensor, complete: Tensor) -> Tensor:
         """The contrastive loss of complete rows."""
