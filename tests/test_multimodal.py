@@ -152,10 +152,16 @@ def test_baselines(how: str, run: fedlens.Run, table: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "setting",
-    ["memory.micro_batch=3", "personalization.name=ditto", "strategy.name=moon", "compression.name=quantize"],
+    [
+        "memory.micro_batch=3",
+        "personalization.name=ditto",
+        "strategy.name=moon",
+        "compression.name=quantize",
+        "strategy.name=fedproto federated.missing_modalities=average",
+    ],
 )
 def test_what_works_with_batches_takes_both(setting: str, table: Path, tmp_path: Path) -> None:
-    found = fedlens.run(None, *settings(table, tmp_path, "federated.num_rounds=1", setting), show=False)
+    found = fedlens.run(None, *settings(table, tmp_path, "federated.num_rounds=1", *setting.split()), show=False)
     (line,) = read_metrics(found.folder / "metrics.jsonl")
     assert not line["failures"]
     assert len(line["cohort"]) == 5

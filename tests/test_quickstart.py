@@ -131,7 +131,7 @@ def test_without_network_and_cache_the_error_names_the_ways_out() -> None:
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     wanted, ways = result.stderr.splitlines()
-    assert "the ImageNet weights of mobilenetv3 variant=small (mobilenet_v3_small-" in wanted
+    assert "the published weights of mobilenetv3 variant=small (mobilenet_v3_small-" in wanted
     assert "are not on this machine" in wanted
     for way in (
         "fedlens models fetch mobilenetv3 variant=small --to FOLDER",

@@ -19,7 +19,7 @@ def test_lists_every_model_with_its_purpose_and_weights():
     output = run().output
     for entry in models.entries():
         assert f"  {entry.name} " in output
-    prefix = "ImageNet weights, "
+    prefix = "published weights, "
     lines = [line.removeprefix(prefix) for line in output.splitlines() if line.startswith(prefix)]
     weights = dict(line.split(": ") for line in lines)
     assert "lenet" in weights["none"]
@@ -31,7 +31,7 @@ def test_one_model_has_its_keys_and_weights():
     output = run("mobilenetv3").output
     assert "model.variant  one of small, large" in output
     assert "fedlens run model.name=mobilenetv3" in output
-    assert "ImageNet weights: download" in output
+    assert "published weights: download" in output
     with refuses(("unknown_name", "model.name")):
         run("resnet5")
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fedlens.build.load import load
 from fedlens.errors import ConfigError, ModelError
-from fedlens.models.base import ModelRequest
+from fedlens.models.base import ModelRequest, classes_and_features
 from fedlens.models.build import build_model
 from fedlens.models.dual_encoder import (
     LARGEST_SCALE,
@@ -29,7 +29,10 @@ from fedlens.models.dual_encoder import (
 from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.lenet import LeNet
 from fedlens.models.promptfl import VECTORS
+from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
+from fedlens.training.loop import LocalLoop
+from fedlens.training.settings import LocalSettings
 
 NAMES = ("boot", "striped shirt", "包")
 REQUEST = ModelRequest(num_classes=3, image_size=28, image_channels=1, class_names=NAMES)
@@ -204,7 +207,7 @@ def tuned(tune: str, folder: Path) -> tuple[DualEncoder, DualEncoder]:
     return trained, built(request, max_tokens=24, tune=tune)
 
 
-@pytest.mark.parametrize(("tune", "part"), [("prompt", "head.context."), ("adapter", "backbone.image.2.")])
+@pytest.mark.parametrize(("tune", "part"), [("prompt", "head.context."), ("adapter", "backbone.adapter.")])
 def test_tuning_trains_and_sends_its_part_alone(tune: str, part: str, tmp_path: Path) -> None:
     trained, model = tuned(tune, tmp_path)
     resident = FlatModel(model.train(), torch.device("cpu"))
@@ -280,3 +283,30 @@ def test_a_prompt_needs_words_and_place(keys: dict[str, object], message: str) -
 def test_there_must_be_a_trained_model_to_tune() -> None:
     with pytest.raises(ConfigError, match=r"model.tune = 'prompt'.*model.weights="):
         load(None, ["model.name=dual_encoder", "model.tune=prompt"])
+
+
+def test_a_term_on_the_features_reaches_both_towers() -> None:
+    """It is given what the backbone makes of the batch, and its gradient adds to that of the objective."""
+    model = FlatModel(built(), torch.device("cpu"))
+    batch, seen = inputs([[True, True], [True, False], [False, True]]), []
+
+    def term(given: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        seen.append((given, features, labels))
+        return features[:, 0].sum()
+
+    gradients = []
+    for terms in (LocalTerms(), LocalTerms(features=term)):
+        LocalLoop(model, LocalSettings(), terms).differentiate(batch, LABELS[:3], torch.Generator())
+        gradients.append(model.gradient.clone())
+    ((given, features, labels),) = seen
+    assert given is batch
+    assert torch.equal(labels, LABELS[:3])
+    model.module.eval()
+    backbone = dict(model.module.backbone.named_parameters(prefix="backbone"))
+    made = model.module.backbone(batch)
+    assert features.shape == made.shape == (3, 16)
+    assert classes_and_features(model.module) == (3, 16)
+    expected = torch.autograd.grad(made[:, 0].sum(), list(backbone.values()), allow_unused=True)
+    pulled = model.unflatten(gradients[1] - gradients[0])
+    for name, value in zip(backbone, expected, strict=True):
+        assert (value is not None and bool(value.any())) == bool(pulled[name].abs().max() > 1e-7), name

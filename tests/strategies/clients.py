@@ -12,7 +12,7 @@ from tests.helpers import tiny_model
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.mean import WeightedMean
 from fedlens.core.types import ClientReport, ClientResult
-from fedlens.strategies.base import ClientContext, RoundContext, ServerState, Strategy
+from fedlens.strategies.base import ClassFeatures, ClientContext, RoundContext, ServerState, Strategy
 
 MODULE = tiny_model()
 START = {"w": torch.tensor([1.0]), "s": torch.tensor([5.0])}
@@ -36,6 +36,7 @@ def local(**changes: Any) -> ClientContext:
         "loss": 1.0,
         "received": {},
         "client_state": {},
+        "class_features": lambda: ClassFeatures(torch.ones(2, 3), torch.ones(2)),
         "flatten": lambda state: state.get("w", torch.zeros(1)).clone(),
         "unflatten": lambda vector: {"w": vector},
     }

@@ -24,7 +24,7 @@ from fedlens.training.tasks.train import in_main_memory
 GIVES_NUMBERS = {"qfedavg"}
 """Strategies whose client half reads a number from a tensor."""
 
-NEEDS_FEATURES = {"moon"}
+NEEDS_FEATURES = {"fedproto", "moon"}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_strategy_s_client_half_takes_and_gives_what_lies_in_main_memory(resid
         received = {key: value for key, value in payload.items() if key not in resident.names}
         ctx = ClientContext(
             1, "c", 10, 5, 0.1, 0.9, resident.vector.clone(), resident.module, 1.0, received, private,
-            resident.flatten, resident.unflatten,
+            lambda: pytest.fail("it has no features"), resident.flatten, resident.unflatten,
         )  # fmt: skip
         correction = strategy.terms(ctx).correction
         if correction is not None:

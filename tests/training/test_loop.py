@@ -252,7 +252,8 @@ def test_a_term_on_the_features_costs_no_second_pass(size: int, mixup: float) ->
     backbone.register_forward_hook(lambda module, given, made: passes.append(made))
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def term(inputs: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def term(inputs: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(labels, batch[1])
         seen.append((inputs, features))
         return features.square().sum()
 

@@ -50,16 +50,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
     personal = find(PERSONALIZATION, config.personalization.name).factory
     rule = find(AGGREGATION, config.aggregation.name).factory
     counts = f"strategy {config.strategy.name} counts on"
-    optimizer = OPTIMIZER.choose(config.optimizer)
-    if strategy.needs_sgd and not isinstance(optimizer, SGD):
-        yield refuse("optimizer.name", f"{counts} local steps of SGD; use optimizer.name=sgd")
-    if strategy.needs_sgd and not personal.steps_only:
-        text = f"its updates are more than local steps, and {counts} those alone; use strategy.name=fedavg"
-        yield refuse("personalization.name", text)
-    if strategy.needs_sgd and config.transfer.layer_decay != 1:
-        yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
-    if strategy.needs_sgd and config.optimizer.keep and optimizer.has_state:
-        yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
+    yield from _local_training(config, strategy, personal, refuse)
     if (strategy.needs_mean or strategy.weighs_parts) and not rule.linear:
         yield refuse("aggregation.name", f"{counts} the weighted mean of the updates; use aggregation.name=mean")
     if config.server.max_weight_share is not None and strategy.weighs_parts:
@@ -86,6 +77,25 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
         yield from asynchronous(config, schedule, strategy, rule, where)
+
+
+def _local_training(
+    config: Config, strategy: type[Strategy], personal: type[Personalization], refuse: Callable[[str, str], Problem]
+) -> Iterator[Problem]:
+    """What a strategy assumes of the clients' steps."""
+    counts = f"strategy {config.strategy.name} counts on"
+    optimizer = OPTIMIZER.choose(config.optimizer)
+    if strategy.needs_sgd and not isinstance(optimizer, SGD):
+        yield refuse("optimizer.name", f"{counts} local steps of SGD; use optimizer.name=sgd")
+    if strategy.needs_labels and config.optimizer.mixup:
+        yield refuse("optimizer.mixup", f"{counts} one label for each row, and mixup gives it two; leave it out")
+    if strategy.needs_sgd and not personal.steps_only:
+        text = f"its updates are more than local steps, and {counts} those alone; use strategy.name=fedavg"
+        yield refuse("personalization.name", text)
+    if strategy.needs_sgd and config.transfer.layer_decay != 1:
+        yield refuse("transfer.layer_decay", f"{counts} one learning rate for all parameters; leave it at 1")
+    if strategy.needs_sgd and config.optimizer.keep and optimizer.has_state:
+        yield refuse("optimizer.keep", f"{counts} momentum that starts at zero in every round; leave it out")
 
 
 def _cross_site(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from fedlens.data.modalities import complete_clients, without_images
 from fedlens.data.types import FederatedData
 from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
+from fedlens.models.dual_encoder import Contrastive
 from fedlens.models.text_readers import Progress
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.texts import read_texts
@@ -46,8 +47,10 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
 
 def _trained_before(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """What tunes a part of a trained model."""
-    tune = config.model.parameters.get("tune", "all")
-    if tune != "all" and config.model.weights is None:
+    builder = MODEL.choose(config.model)
+    if not isinstance(builder, Contrastive) or builder.tune == "all" or config.model.weights is not None:
+        return
+    if not (config.model.pretrained and builder.published_whole):
         text = "trains a small part of a model that is trained, and there is none: name its file, model.weights="
         yield refuse("model.tune", f"{text}logs/<run>/model/model.safetensors, or use model.tune=all")
 

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def overview(context: typer.Context) -> None:
-    """List the models: what each is for, and where its ImageNet weights come from; or show one by its name."""
+    """List the models: what each is for, and where its published weights come from; or show one by its name."""
     if context.invoked_subcommand is None:
         _print_table()
 
@@ -42,11 +42,10 @@ def fetch(
     settings: Annotated[list[str] | None, typer.Argument(help="its own keys, such as variant=large")] = None,
     to: Annotated[Path | None, typer.Option(help="folder for a copy, to carry to another machine")] = None,
 ) -> None:
-    """Bring a model's ImageNet weights onto this machine."""
+    """Bring a model's published weights onto this machine."""
     from fedlens.errors import ConfigError, ModelError, Problem
     from fedlens.models.build import builder_named
-    from fedlens.models.imagenet import ImageNetBuilder
-    from fedlens.models.weights import PackagedWeights, checkpoints
+    from fedlens.models.weights import PackagedWeights, WithWeights, checkpoints
 
     wrong = [setting for setting in settings or [] if "=" not in setting]
     if wrong:
@@ -54,7 +53,7 @@ def fetch(
             *(Problem("syntax", one, f"{one!r}: expected key=value, such as variant=large") for one in wrong)
         )
     builder = builder_named(name, dict(setting.split("=", 1) for setting in settings or []))
-    if not isinstance(builder, ImageNetBuilder):
+    if not isinstance(builder, WithWeights):
         raise ModelError(f"{name} has no published weights: it is trained from the start")
     source = builder.source()
     typer.echo(str(source.fetch(to)))
@@ -68,7 +67,7 @@ def _show(name: str) -> None:
 
     entry = find(MODEL, name)
     describe([MODEL], entry.name)
-    typer.echo(f"\nImageNet weights: {_weights(entry)}")
+    typer.echo(f"\npublished weights: {_weights(entry)}")
 
 
 def _print_table() -> None:
@@ -79,15 +78,14 @@ def _print_table() -> None:
     list_family(MODEL, max(map(len, names)))
     for where in ("in the install", "download", "none"):
         those = [entry.name for entry in MODEL.registry.entries() if _weights(entry) == where]
-        typer.echo(f"ImageNet weights, {where}: {', '.join(those)}")
+        typer.echo(f"published weights, {where}: {', '.join(those)}")
     typer.echo(f"Keys and an example of one: fedlens models {names[-1]}")
 
 
 def _weights(entry: Entry[ModelBuilder]) -> str:
-    from fedlens.models.imagenet import ImageNetBuilder
-    from fedlens.models.weights import PackagedWeights
+    from fedlens.models.weights import PackagedWeights, WithWeights
 
-    if not issubclass(entry.factory, ImageNetBuilder):
+    if not issubclass(entry.factory, WithWeights):
         return "none"
     packaged = get_type_hints(entry.factory.source).get("return") is PackagedWeights
     return "in the install" if packaged else "download"

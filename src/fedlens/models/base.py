@@ -93,9 +93,21 @@ class OwnObjective(Recognizer, ABC):
     """A recogniser whose loss is more than the cross-entropy of its logits."""
 
     @abstractmethod
-    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor]:
-        """The logits (B, num_classes) of a batch of inputs, and its loss, which can be differentiated whatever the rows
-        lack."""
+    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits (B, num_classes) of a batch of inputs; its loss, which can be differentiated whatever the rows
+        lack; and what the backbone gives for the inputs (B, D)."""
+
+    @abstractmethod
+    def classes_and_features(self) -> tuple[int, int]:
+        """num_classes and D."""
+
+
+def classes_and_features(model: Recognizer) -> tuple[int, int]:
+    """The numbers of classes, and of features that the backbone gives for a row."""
+    if isinstance(model, OwnObjective):
+        return model.classes_and_features()
+    head = cast(nn.Linear, model.head)
+    return head.out_features, head.in_features
 
 
 def beside_texts(images: Tensor, texts: Tensor, present: Tensor) -> Tensor:
@@ -158,6 +170,17 @@ class ModelBuilder(ABC):
     def text_reader(self) -> TextReader | None:
         """How it reads texts; None: it takes images alone."""
         return None
+
+    def renamed(self, model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The `tensors` of a file that has the architecture's own names, under the names of `model`. By default those
+        that the backbone does not have are the head's, if that is one layer."""
+        backbone = model.backbone.state_dict()
+        rest = [name for name in tensors if name not in backbone]
+        layers = {name.rpartition(".")[0] for name in rest}
+        is_head = len(layers) == 1 and {name.rpartition(".")[2] for name in rest} <= {"weight", "bias"}
+        named = {f"backbone.{name}": tensor for name, tensor in tensors.items() if name in backbone}
+        named |= {f"head.{name.rpartition('.')[2]}" if is_head else name: tensors[name] for name in rest}
+        return named
 
     @abstractmethod
     def build(self, request: ModelRequest) -> Recognizer:

@@ -59,7 +59,7 @@ def _from_file(builder: ModelBuilder, request: ModelRequest, norm: Norm) -> Reco
     swap_first = norm == "group" and not any(name.endswith("running_mean") for name in tensors)
     if swap_first:
         use_group_norm(model)
-    load_into(model, tensors, request.weights)
+    load_into(model, tensors, request.weights, builder)
     if norm == "group" and not swap_first:
         use_group_norm(model)
     return model

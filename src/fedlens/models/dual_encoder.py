@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.errors import ModelError
-from fedlens.models.base import CrossEntropy, ModelRequest, OwnObjective, Preprocessing, Recognizer, models
+from fedlens.models.base import (
+    CrossEntropy,
+    ModelBuilder,
+    ModelRequest,
+    OwnObjective,
+    Preprocessing,
+    Recognizer,
+    models,
+)
 from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.promptfl import VECTORS, Context
 from fedlens.models.text_readers import TextReader
@@ -48,12 +56,10 @@ LARGEST_SCALE = math.log(100)
 """Radford et al., section 2.5."""
 
 
-@models.register(
-    "dual_encoder",
-    summary="open vocabulary: images and texts in one space, trained as CLIP or SigLIP; names are classes",
-)
 @dataclass(frozen=True)
-class DualEncoderBuilder(TwoTowers):
+class Contrastive(ModelBuilder):
+    """What builders of dual encoders have in common."""
+
     pair_loss: Annotated[
         PairLoss, Field(description="infonce: as CLIP, over all pairs of a batch; siglip: each pair by itself")
     ] = "infonce"
@@ -76,60 +82,64 @@ class DualEncoderBuilder(TwoTowers):
         ),
     ] = "all"
 
+    reads_texts: ClassVar[bool] = True
+    published_whole: ClassVar[bool] = False
+    """Its published weights are those of both towers."""
+
+    @property
+    def shows_words(self) -> bool:
+        """Whether the text tower takes vectors before the words of a text."""
+        return False
+
     def check(self) -> None:
         """As `ModelBuilder.check`.
 
         Raises:
-            ModelError: as `TwoTowers.check`; or the prompt has no place for the name.
+            ModelError: as there; or the prompt has no place for the name.
         """
         super().check()
         if self.prompt.count("{}") != 1:
             raise ModelError(f"model.prompt={self.prompt!r}: write {{}} once, where the name of the class stands")
-        if self.tune == "prompt" and self.text != "transformer":
+        if self.tune == "prompt" and not self.shows_words:
             raise ModelError(
-                f"model.tune=prompt puts vectors before the words of a text, which model.text={self.text} hides: "
-                "use model.text=transformer, or model.tune=adapter"
-            )
-        if self.tune == "prompt" and self.max_tokens <= VECTORS:
-            raise ModelError(
-                f"model.tune=prompt puts {VECTORS} vectors before the words of a text, and model.max_tokens="
-                f"{self.max_tokens} leaves no place for words: it has to be larger"
+                "model.tune=prompt puts vectors before the words of a text, which this text tower does not show: use "
+                "model.name=dual_encoder with model.text=transformer, or model.tune=adapter"
             )
 
-    def build(self, request: ModelRequest) -> DualEncoder:
-        """As `ModelBuilder.build`.
+    def encoder(
+        self, towers: Towers, preprocessing: Preprocessing, reader: TextReader, request: ModelRequest
+    ) -> DualEncoder:
+        """The dual encoder of these towers.
 
         Raises:
-            ModelError: as there; or there are too many classes.
+            ModelError: there are too many classes.
         """
         if request.num_classes > MOST_CLASSES:
             raise ModelError(
-                f"model.name=dual_encoder compares an image with the names of all classes, and there are "
+                f"a dual encoder compares an image with the names of all classes, and there are "
                 f"{request.num_classes:,}: at most {MOST_CLASSES:,}"
             )
-        seen, features, preprocessing = self.image_network(request)
-        image = nn.Sequential(seen, nn.Linear(features, self.width, bias=False))
-        text = TextTower(*self.text_network(), self.width)
         comparison = Comparison(*FIRST_SCALE[self.pair_loss])
         if self.tune == "adapter":
-            image.append(AttentionAdapter(self.width))
+            towers.adapter = AttentionAdapter(towers.width)
         if self.tune == "prompt":
-            comparison.context = Context(self.width)
+            comparison.context = Context(towers.width)
         unnamed = (f"class {index}" for index in range(len(request.class_names), request.num_classes))
         model = DualEncoder(
-            Towers(image, text, self.width),
+            towers,
             comparison,
             preprocessing,
-            self.text_reader(),
+            reader,
             [*request.class_names, *unnamed],
             prompt="{}" if self.tune == "prompt" else self.prompt,
             pair_loss=self.pair_loss,
             learns=self.learns if self.tune == "all" else "labels",
         )
         if self.lock_text:
-            model.lock(model.backbone.text)
-        if self.tune != "all":
-            model.train_only(comparison.context if comparison.context is not None else image[-1])
+            model.lock(towers.text)
+        for part in (comparison.context, towers.adapter):
+            if part is not None:
+                model.train_only(part)
         return model
 
 
@@ -148,22 +158,58 @@ class TextTower(nn.Module):
         return found
 
 
+@models.register(
+    "dual_encoder",
+    summary="open vocabulary: images and texts in one space, trained as CLIP or SigLIP; names are classes",
+)
+@dataclass(frozen=True)
+class DualEncoderBuilder(Contrastive, TwoTowers):
+    @property
+    def shows_words(self) -> bool:
+        return self.text == "transformer"
+
+    def check(self) -> None:
+        """As `ModelBuilder.check`.
+
+        Raises:
+            ModelError: as there; or a context leaves no place for words.
+        """
+        super().check()
+        if self.tune == "prompt" and self.max_tokens <= VECTORS:
+            raise ModelError(
+                f"model.tune=prompt puts {VECTORS} vectors before the words of a text, and model.max_tokens="
+                f"{self.max_tokens} leaves no place for words: it has to be larger"
+            )
+
+    def build(self, request: ModelRequest) -> DualEncoder:
+        seen, features, preprocessing = self.image_network(request)
+        image = nn.Sequential(seen, nn.Linear(features, self.width, bias=False))
+        text = TextTower(*self.text_network(), self.width)
+        return self.encoder(Towers(image, text, self.width), preprocessing, self.text_reader(), request)
+
+
 class Towers(nn.Module):
     """Features (B, width) of rows that have an image, a text or both, each of length 1; of a row with both, those of
-    their sum."""
+    their sum. adapter: changes features of images; None: nothing does."""
 
     def __init__(self, image: nn.Module, text: nn.Module, width: int) -> None:
         super().__init__()
         self.image = image
         self.text = text
         self.width = width
+        self.adapter: nn.Module | None = None
 
     def forward(self, inputs: Tensor | TensorDict) -> Tensor:
         """inputs: `image` (B, C, S, S), `text` (B, …) and `present` bool (B, 2); or images alone."""
         if isinstance(inputs, Tensor):
-            return F.normalize(self.image(inputs).float(), dim=1)
+            return F.normalize(self._adapted(self.image(inputs)).float(), dim=1)
         image, text, _ = self.apart(inputs)
         return F.normalize(image + text, dim=1)
+
+    def _adapted(self, image: Tensor) -> Tensor:
+        """Features of images; 0 stays 0."""
+        found: Tensor = image if self.adapter is None else self.adapter(image)
+        return found
 
     def of_texts(self, texts: Tensor, context: Context | None = None) -> Tensor:
         """As the reader of texts gives them → (B, width), each of length 1. `context`: what stands before them."""
@@ -175,6 +221,7 @@ class Towers(nn.Module):
         present, nothing = inputs["present"], inputs["image"].new_zeros(self.width)
         image = of_present(self.image, inputs["image"], present[:, 0], nothing)
         text = of_present(self.text, inputs["text"], present[:, 1], nothing)
+        image = self._adapted(image)
         return F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1), present
 
 
@@ -295,16 +342,19 @@ class DualEncoder(OwnObjective):
         logits: Tensor = self.head(self.backbone(inputs), self.class_features())
         return logits
 
-    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor]:
+    def classes_and_features(self) -> tuple[int, int]:
+        return len(self.class_inputs), self.backbone.width
+
+    def objective(self, inputs: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> tuple[Tensor, Tensor, Tensor]:
         image, text, present = self.backbone.apart(cast("TensorDict", inputs))
-        classes = self.class_features()
-        logits = self.head(F.normalize(image + text, dim=1), classes)
+        classes, features = self.class_features(), F.normalize(image + text, dim=1)
+        logits = self.head(features, classes)
         loss = self._nothing(logits)
         if self._learns != "labels":
             loss = loss + self._of_pairs(image, text, present.all(1))
         if self._learns != "pairs":
             loss = loss + self._of_labels(image, text, present, classes, labels, cross_entropy)
-        return logits, loss
+        return logits, loss, features
 
     def _nothing(self, logits: Tensor) -> Tensor:
         """0, with a gradient of 0: for batches whose rows have nothing that the model learns from."""
@@ -351,6 +401,6 @@ def as_dual_encoder(model: Recognizer, what: str) -> DualEncoder:
     if not isinstance(model, DualEncoder):
         raise ModelError(
             f"{what}: this model knows its own classes alone; train one that compares images with texts: "
-            "model.name=dual_encoder"
+            "model.name=dual_encoder or model.name=open_clip"
         )
     return model

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlens.models.base import ModelBuilder, ModelRequest, Preprocessing, Recognizer
-from fedlens.models.weights import WeightSource
+from fedlens.models.base import ModelRequest, Preprocessing, Recognizer
+from fedlens.models.weights import WithWeights
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 CLASSES = 1000
 
 
-class ImageNetBuilder(ModelBuilder):
-    """An architecture with published ImageNet weights."""
-
-    @abstractmethod
-    def source(self) -> WeightSource:
-        """The source of its ImageNet weights."""
+class ImageNetBuilder(WithWeights):
+    """An architecture whose published weights recognise the thousand classes of ImageNet."""
 
 
 def imagenet_preprocessing(image_size: int) -> Preprocessing:

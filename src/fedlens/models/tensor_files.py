@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlens.core import clean
 from fedlens.core.files import open_regular
 from fedlens.errors import ModelError
-from fedlens.models.base import Recognizer
+from fedlens.models.base import ModelBuilder, Recognizer
 from fedlens.models.weight_formats import Format, format_of, refused_object
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load the `tensors` of the file `path` into `model`.
+def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path, builder: ModelBuilder) -> None:
+    """Load the `tensors` of the file `path` into `model`, which `builder` has built.
 
     Names may be FedLens' own ("backbone.…", "head.…") or the architecture's. A head for another number of classes is
     not loaded: the model's head starts at zero, and this is logged.
@@ -87,7 +87,7 @@ def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None
         ModelError: names are missing or unknown, or shapes differ; the message lists all.
     """
     tensors = _unwrapped(tensors)
-    named = tensors if any(name.startswith("backbone.") for name in tensors) else _as_recognizer(model, tensors)
+    named = tensors if any(name.startswith("backbone.") for name in tensors) else builder.renamed(model, tensors)
     own = model.state_dict()
     if new_head := _new_head(model, named):
         log.warning("%s: %s; a new one with %d starts at zero", path, new_head, _outputs(model))
@@ -100,18 +100,6 @@ def load_into(model: Recognizer, tensors: dict[str, Tensor], path: Path) -> None
     if problems:
         raise ModelError(f"{path} does not fit the model: {'; '.join(problems)}")
     model.load_state_dict(named, strict=False)
-
-
-def _as_recognizer(model: Recognizer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Converts an architecture's own names: tensors that the backbone does not have are the head's, if that is one
-    layer."""
-    backbone = model.backbone.state_dict()
-    rest = [name for name in tensors if name not in backbone]
-    layers = {name.rpartition(".")[0] for name in rest}
-    is_head = len(layers) == 1 and {name.rpartition(".")[2] for name in rest} <= {"weight", "bias"}
-    named = {f"backbone.{name}": tensor for name, tensor in tensors.items() if name in backbone}
-    named |= {f"head.{name.rpartition('.')[2]}" if is_head else name: tensors[name] for name in rest}
-    return named
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -91,6 +91,51 @@ class Tokens(TextReader):
             tokens[first : first + len(found)] = torch.tensor([one.ids for one in found], dtype=torch.int32)
             progress(first + len(found), len(texts))
         return tokens
+
+
+@dataclass(frozen=True)
+class ClipTokens(TextReader):
+    """Token numbers int32 (N, `length`) of CLIP's tokenizer, filled up with `PADDING`; what is longer is cut before the
+    sign for the end. The tokenizer comes with the package open_clip, extra `fedlens[clip]`."""
+
+    length: int
+
+    @property
+    def key(self) -> str:
+        """As `TextReader.key`. How texts are cleaned is code of both packages.
+
+        Raises:
+            ModelError: the package is not installed.
+        """
+        open_clip()
+        return f"open_clip {version('open-clip-torch')} ftfy {version('ftfy')} length {self.length}"
+
+    def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
+        """As `TextReader.read`.
+
+        Raises:
+            ModelError: the package is not installed.
+        """
+        tokenize = open_clip().tokenize
+        tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            found = tokenize(list(texts[first : first + TEXTS_AT_ONCE]), context_length=self.length)
+            tokens[first : first + len(found)] = found
+            progress(first + len(found), len(texts))
+        return tokens
+
+
+def open_clip() -> Any:
+    """The package open_clip.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ModelError("model.name=open_clip needs the package open_clip: pip install 'fedlens[clip]'") from error
+    return open_clip
 
 
 SENTENCE_FEATURES = 384

@@ -48,7 +48,7 @@ class Timm(ImageNetBuilder):
         tensors = self.source().tensors() if request.pretrained else None
         network = timm_network(self.architecture, request.image_size, tensors)
         model = split_timm(network, request, timm_preprocessing(network, request.image_size))
-        _try_out(model, self.architecture)
+        try_out(model, request.image_size, f"timm:{self.architecture}")
         return model
 
 
@@ -117,13 +117,16 @@ def _check_patches(network: TimmNetwork, architecture: str, side: int) -> None:
         )
 
 
-def _try_out(model: Recognizer, architecture: str) -> None:
-    """Pass one empty image through the network: many only fail then if images are too small."""
-    side = model.preprocessing.image_size
-    model.eval()
+def try_out(network: nn.Module, side: int, name: str) -> None:
+    """Pass one empty image of `side` pixels through a network: many only fail then if images are too small.
+
+    Raises:
+        ModelError: it fails; `name` is in the message.
+    """
+    network.eval()
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, 3, side, side))
+            network(torch.zeros(1, 3, side, side))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"timm:{architecture} does not take data.image_size={side}: {error}") from error
-    model.train()
+        raise ModelError(f"{name} does not take data.image_size={side}: {error}") from error
+    network.train()

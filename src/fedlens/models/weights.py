@@ -1,7 +1,7 @@
-"""Sources of published weights: torchvision's files, timm's on the Hugging Face Hub, or an installed package.
+"""Sources of published weights: files with a checksum in their name, the Hugging Face Hub, or an installed package.
 
 A file is taken from PyTorch's own cache (`torch.hub.get_dir()/checkpoints`) if it is there, else downloaded.
-Institutes without direct access set FEDLENS_WEIGHTS_MIRROR (base address of torchvision's files) or HF_ENDPOINT.
+Institutes without direct access set FEDLENS_WEIGHTS_MIRROR (base address of files with a checksum) or HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fedlens.errors import ModelError
+from fedlens.models.base import ModelBuilder
 from fedlens.models.tensor_files import read_tensors
 
 MIRROR = "FEDLENS_WEIGHTS_MIRROR"
@@ -36,7 +37,7 @@ def checkpoints() -> Path:
 
 
 class WeightSource(ABC):
-    """One set of published ImageNet weights."""
+    """One set of published weights."""
 
     @property
     @abstractmethod
@@ -79,22 +80,18 @@ class WeightSource(ABC):
 
 
 @dataclass(frozen=True)
-class TorchvisionWeights(WeightSource):
-    """torchvision's weights, by enum entry ("ResNet18_Weights.IMAGENET1K_V1"); the file name ends in the start of its
-    SHA-256.
+class CheckedDownload(WeightSource):
+    """A file whose name ends in the start of its SHA-256.
 
     `model`: the model's name in `fedlens models fetch`.
     """
 
     model: str
-    entry: str
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        """torchvision's address of the file."""
-        from torchvision.models import get_weight
-
-        return str(get_weight(self.entry).url)
+        """The published address of the file."""
 
     @property
     def file_name(self) -> str:
@@ -120,42 +117,96 @@ class TorchvisionWeights(WeightSource):
 
 
 @dataclass(frozen=True)
-class TimmWeights(WeightSource):
-    """timm's weights, by architecture, from the Hub's local cache or the Hub."""
+class TorchvisionWeights(CheckedDownload):
+    """torchvision's weights, by enum entry ("ResNet18_Weights.IMAGENET1K_V1")."""
 
-    model: str
-    architecture: str
+    entry: str
 
     @property
-    def file_name(self) -> str:
-        return f"timm-{self.architecture}{PurePosixPath(self._hub_file()[1]).suffix}"
+    def url(self) -> str:
+        from torchvision.models import get_weight
+
+        return str(get_weight(self.entry).url)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hub: the first of `names` that the repository has."""
+
+    repository: str
+    names: tuple[str, ...]
+    revision: str | None = None
+
+    def download(self, name: str, local_files_only: bool = False) -> Path:
+        """The file `name` in the Hub's cache."""
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(self.repository, name, revision=self.revision, local_files_only=local_files_only))
+
+    def download_first(self) -> Path:
+        """The file in the Hub's cache."""
+        from huggingface_hub.errors import EntryNotFoundError
+
+        for name in self.names[:-1]:
+            with suppress(EntryNotFoundError):
+                return self.download(name)
+        return self.download(self.names[-1])
+
+
+@dataclass(frozen=True)
+class HubWeights(WeightSource):
+    """A file from the Hub's local cache or the Hub.
+
+    `model`: the model's name in `fedlens models fetch`.
+    """
+
+    model: str
+
+    @abstractmethod
+    def on_hub(self) -> HubFile:
+        """Where it is.
+
+        Raises:
+            ModelError: nothing was published.
+        """
 
     def file(self) -> Path:
-        from huggingface_hub import hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_url
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         copied = checkpoints() / self.file_name
         if copied.exists():
             return copied
-        repository, name, revision = self._hub_file()
-        with suppress(LocalEntryNotFoundError):
-            return Path(hf_hub_download(repository, name, revision=revision, local_files_only=True))
-        url = hf_hub_url(repository, name, revision=revision)
+        there = self.on_hub()
+        for name in there.names:
+            with suppress(LocalEntryNotFoundError):
+                return there.download(name, local_files_only=True)
+        url = hf_hub_url(there.repository, there.names[0], revision=there.revision)
         try:
             _probe(url)
-            return Path(hf_hub_download(repository, name, revision=revision))
+            return there.download_first()
         except Exception as error:  # the Hub's client passes on its HTTP library's own errors
             raise ModelError(out_of_reach(self.model, self.file_name, url, error)) from error
 
-    def _hub_file(self) -> tuple[str, str, str | None]:
-        """Repository, file and revision on the Hub."""
+
+@dataclass(frozen=True)
+class TimmWeights(HubWeights):
+    """timm's weights, by architecture."""
+
+    architecture: str
+
+    @property
+    def file_name(self) -> str:
+        return f"timm-{self.architecture}{PurePosixPath(self.on_hub().names[0]).suffix}"
+
+    def on_hub(self) -> HubFile:
         from timm.models import get_pretrained_cfg
 
         published = get_pretrained_cfg(self.architecture)
         if not published or not published.hf_hub_id:
             raise ModelError(f"timm has no published weights for {self.architecture}: set model.pretrained=false")
         repository, _, revision = published.hf_hub_id.partition("@")
-        return repository, published.hf_hub_filename or "model.safetensors", revision or None
+        return HubFile(repository, (published.hf_hub_filename or "model.safetensors",), revision or None)
 
 
 @dataclass(frozen=True)
@@ -177,11 +228,23 @@ class PackagedWeights(WeightSource):
         return Path(found.origin).parent / self.path
 
 
+class WithWeights(ModelBuilder):
+    """An architecture with published weights."""
+
+    @abstractmethod
+    def source(self) -> WeightSource:
+        """Where they come from.
+
+        Raises:
+            ModelError: with these keys there are none.
+        """
+
+
 def out_of_reach(model: str, file_name: str, url: str, error: Exception) -> str:
     """The error text: which weights are missing, why, and the three ways out."""
     reason = getattr(error, "reason", None) or error
     return (
-        f"the ImageNet weights of {model} ({file_name}) are not on this machine, and {url} gives none: {reason}\n"
+        f"the published weights of {model} ({file_name}) are not on this machine, and {url} gives none: {reason}\n"
         f"Ways out: (1) on a connected machine run `fedlens models fetch {model} --to FOLDER` and copy the file to "
         f"{checkpoints()}; (2) give a weights file of your own: model.weights=FILE; "
         "(3) take a model whose weights come with the install: model.name=efficientnet_lite0"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -41,6 +41,13 @@ class ServerState:
     extra: State = field(default_factory=dict)
 
 
+class ClassFeatures(NamedTuple):
+    """Of a client's training rows: the sum of the features of each class (C, D), and its rows (C,)."""
+
+    sums: Tensor
+    rows: Tensor
+
+
 @dataclass(frozen=True)
 class ClientContext:
     """What the client half may use, known before the first local step.
@@ -53,6 +60,8 @@ class ClientContext:
                   poisoned; NaN unless `needs_loss`
     received      what `broadcast` sent besides the model
     client_state  the strategy's state that this client stored when it last took part
+    class_features  evaluates the backbone of `module` as it is now on the client's training rows, without augmentation;
+                  for a `Recognizer` only
     flatten       named trainable tensors → (P,), in the order of `start`; 0 where a name is missing
     unflatten     (P,) → named trainable tensors, shared ones only
     """
@@ -68,6 +77,7 @@ class ClientContext:
     loss: float
     received: State
     client_state: State
+    class_features: Callable[[], ClassFeatures]
     flatten: Callable[[State], Tensor]
     unflatten: Callable[[Tensor], dict[str, Tensor]]
 
@@ -77,12 +87,12 @@ class LocalTerms:
     """What an algorithm adds to the shared local loop.
 
     loss        (model, inputs, logits, labels) → a scalar added to the cross-entropy of a batch
-    features    (inputs, features) → another such scalar, computed from the output of a `Recognizer`'s backbone
+    features    (inputs, features, labels) → another such scalar, computed from the output of a `Recognizer`'s backbone
     correction  parameters (P,) → a vector (P,) added to the gradient of every step, after clipping
     """
 
     loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] | None = None
-    features: Callable[[Tensor, Tensor], Tensor] | None = None
+    features: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     correction: Callable[[Tensor], Tensor] | None = None
 
 
@@ -121,6 +131,7 @@ class Strategy:
     needs_loss    it uses `ClientContext.loss`, for which a client evaluates the received model on all its images
     needs_own_weights  its derivation assumes the weights that `finish` gives
     adds_to_loss  its terms have a `loss` or `features`, which are of a whole batch
+    needs_labels  its terms on features assume that a row has one label
     weighs_parts  `finish` gives weights by part of the model (`ClientUpdate.part_weights`)
     """
 
@@ -130,6 +141,7 @@ class Strategy:
     needs_loss: ClassVar[bool] = False
     needs_own_weights: ClassVar[bool] = False
     adds_to_loss: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     weighs_parts: ClassVar[bool] = False
 
     def init(self, shared: State) -> ServerState:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedlens.core.types import State
-from fedlens.models.base import OwnObjective, Recognizer
+from fedlens.models.base import Recognizer
 from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, SharedModel, Strategy, strategies
 
 BACKBONE = "backbone."
@@ -47,7 +47,7 @@ class Moon(Strategy):
         kept = {name.removeprefix(BACKBONE): value for name, value in ctx.client_state.items()}
         previous.load_state_dict(kept, strict=False)  # tensors that are not stored are the same in both models
 
-        def contrastive(inputs: Tensor, features: Tensor) -> Tensor:
+        def contrastive(inputs: Tensor, features: Tensor, _labels: Tensor) -> Tensor:
             with torch.no_grad():
                 towards, away = received(inputs), previous(inputs)
             return contrast(features, towards, away, self.temperature) * self.mu
@@ -66,10 +66,6 @@ class Moon(Strategy):
             return (
                 f"{key}: it compares what a model's backbone makes of images, and this model names none: a module of "
                 "your own has to be a fedlens.models.base.Recognizer"
-            )
-        if isinstance(module, OwnObjective):
-            return (
-                f"{key}: it adds to the loss of a linear head, and this model has an objective of its own; use fedavg"
             )
         trained = {f"{BACKBONE}{name}" for name, value in module.backbone.named_parameters() if value.requires_grad}
         if not trained:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -29,14 +29,15 @@ from fedlens.core.types import (
     under,
 )
 from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.models.base import Recognizer
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.secure_aggregation.registered import NO_KEYS, RegisteredKeys
-from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms
+from fedlens.strategies.base import ClassFeatures, ClientContext, ClientUpdate, LocalTerms
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client_context import client_context
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.device import enough_memory, repeatable
-from fedlens.training.evaluation import evaluate
+from fedlens.training.evaluation import class_features, evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import Stepped, unseen
@@ -255,6 +256,7 @@ class ClientTrainer:
             start=start,
             loss=self._received_loss(task.client),
             client_state=under(STRATEGY, kept),
+            class_features=lambda: self._class_features(task.client),
         )
 
     def shared_terms(self, terms: LocalTerms) -> LocalTerms:
@@ -361,6 +363,15 @@ class ClientTrainer:
         if not self.algorithm.strategy.needs_loss:
             return math.nan
         return self.score(replace(self._training(client), augment=None)).loss
+
+    def _class_features(self, client: str) -> ClassFeatures:
+        memory = self.settings.memory
+        return class_features(
+            cast(Recognizer, self.model.module),
+            replace(self._training(client), augment=None),
+            precision=memory.precision,
+            batch_size=memory.micro_batch,
+        )
 
     def _norm(self, state: State) -> float:
         return l2_norm(state[name] for name in sorted(state.keys() & self.model.trainable))

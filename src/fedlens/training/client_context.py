@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from fedlens.core.types import State, Task
-from fedlens.strategies.base import ClientContext
+from fedlens.strategies.base import ClassFeatures, ClientContext
 from fedlens.training.flat import FlatModel
 from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.settings import LocalSettings
@@ -22,6 +24,7 @@ def client_context(
     start: Tensor,
     loss: float,
     client_state: State,
+    class_features: Callable[[], ClassFeatures],
 ) -> ClientContext:
     """The context of a training task whose payload is already decoded. `private`: names of private tensors."""
 
@@ -41,6 +44,7 @@ def client_context(
         loss=loss,
         received={name: value for name, value in task.payload.items() if name not in model.names},
         client_state=client_state,
+        class_features=class_features,
         flatten=model.flatten,
         unflatten=unflatten,
     )

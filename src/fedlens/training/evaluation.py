@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.core.records import Evaluation
+from fedlens.models.base import Recognizer, classes_and_features
+from fedlens.strategies.base import ClassFeatures
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
 from fedlens.training.sections import Precision
@@ -72,6 +74,28 @@ def predictions(
         found.append(logits.softmax(1).max(1))
     confidence, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
     return predicted, confidence
+
+
+@torch.inference_mode()
+def class_features(
+    model: Recognizer, examples: Examples, *, precision: Precision = "fp32", batch_size: int | None = None
+) -> ClassFeatures:
+    """What the backbone of `model` gives for all `examples`, summed by label."""
+    model.eval()
+    sums, rows = (value.to(examples.device) for value in no_features(model))
+    for inputs, labels in examples.once(batch_size or EVALUATION_BATCH):
+        with autocast(precision, examples.device):
+            features = model.backbone(inputs).float()
+        member = F.one_hot(labels, len(rows)).to(features.dtype)  # a product repeats to the bit, index_add_ does not
+        sums += member.T @ features
+        rows += member.sum(0)
+    return ClassFeatures(sums, rows)
+
+
+def no_features(model: Recognizer) -> ClassFeatures:
+    """The sums over no row."""
+    classes, width = classes_and_features(model)
+    return ClassFeatures(torch.zeros(classes, width), torch.zeros(classes))
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

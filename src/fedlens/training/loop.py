@@ -211,11 +211,12 @@ class LocalLoop:
     def _loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         if isinstance(self._model.module, OwnObjective):
             with autocast(self._settings.memory.precision, self._model.device):
-                logits, loss = self._model.module.objective(inputs, labels, self._cross_entropy)
+                logits, loss, features = self._model.module.objective(inputs, labels, self._cross_entropy)
+                self._add(inputs, features, labels)
         elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
         else:
-            logits = self._forward(inputs)
+            logits = self._forward(inputs, labels)
             loss = self._cross_entropy(logits, labels)
         self._tally.losses.append(loss.detach())
         self._tally.correct.append(logits.detach().argmax(1) == labels)
@@ -226,20 +227,25 @@ class LocalLoop:
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         share, partners = mixing(len(labels), self._settings.training.mixup, generator)
-        logits = self._forward(inputs.lerp(inputs[partners], 1 - share))
+        logits = self._forward(inputs.lerp(inputs[partners], 1 - share), labels)
         own, other = self._cross_entropy(logits, labels), self._cross_entropy(logits, labels[partners])
         return logits, own.lerp(other, 1 - share)
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+    def _forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Logits; a term on the features is left in `_added`, so that no second forward pass is needed."""
         with autocast(self._settings.memory.precision, self._model.device):
             if self._terms.features is None:
                 return doubled_if_single(self._model.module, inputs)
             recognizer = cast(Recognizer, self._model.module)  # the strategy's `incompatibility` ensures it
             features = doubled_if_single(recognizer.backbone, inputs)
-            self._added = self._terms.features(inputs, features)
+            self._add(inputs, features, labels)
             logits: Tensor = recognizer.head(features)
             return logits
+
+    def _add(self, inputs: Tensor, features: Tensor, labels: Tensor) -> None:
+        """Leaves the term on the features in `_added`."""
+        if self._terms.features is not None:
+            self._added = self._terms.features(inputs, features, labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)

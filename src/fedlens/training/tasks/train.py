@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -23,9 +23,11 @@ from fedlens.core.types import (
     part_of,
 )
 from fedlens.errors import ConfigError, PrivacyBudgetExceeded
+from fedlens.models.base import Recognizer
 from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
 from fedlens.training.device import gathered
+from fedlens.training.evaluation import no_features
 from fedlens.training.loop import STEPS, Stepped
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.screening import Expected, Shapes, check_update, shapes_of
@@ -174,6 +176,7 @@ class Train(TaskKind):
             start=view.resident.vector,  # any values: only the shape is used
             loss=1.0,
             client_state={},
+            class_features=lambda: no_features(cast(Recognizer, view.resident.module)),
         )
 
         def form() -> tuple[Shapes, Shapes, frozenset[str]]:
