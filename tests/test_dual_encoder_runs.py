@@ -124,5 +124,3 @@ def test_what_does_not_go_with_it(table: Path, tmp_path: Path) -> None:
         load(None, settings(table, tmp_path, *DUAL, "model.freeze=backbone"))
     with pytest.raises(ConfigError, match=r"write \{\} once"):
         built(table, tmp_path, "model.prompt=a photo")
-    with pytest.raises(ConfigError, match=r"objective of its own"):
-        built(table, tmp_path, "strategy.name=moon")

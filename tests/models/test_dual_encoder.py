@@ -273,7 +273,10 @@ def test_texts_are_cut_to_the_places_that_a_context_leaves(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("keys", "message"),
-    [({"text": "minilm"}, "model.text=minilm hides"), ({"max_tokens": VECTORS}, "model.max_tokens=16 leaves no place")],
+    [
+        ({"text": "minilm"}, "this text tower does not show"),
+        ({"max_tokens": VECTORS}, "model.max_tokens=16 leaves no place"),
+    ],
 )
 def test_a_prompt_needs_words_and_place(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
