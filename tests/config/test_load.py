@@ -141,11 +141,7 @@ MISTAKES = [
     ("unknown_key", "strategy.nam=fedavg", "Did you mean strategy.name?"),
     ("unknown_key", "strategy.name=fedadam strategy.beta=1", "Did you mean strategy.beta1"),
     ("unknown_key", "data.bogus=1", "data.bogus = 1: unknown key."),
-<<<<<<< HEAD
-    ("unknown_key", "strategy.mu=1", "it is one of fednova, fedproto, fedprox, moon. Known here"),
-=======
     ("unknown_key", "strategy.mu=1", "fedavg has no such key, it is one of fednova, fedproto, fedprox, moon. Known"),
->>>>>>> h2
     ("unknown_key", "personalization.name=fedper personalization.lam=1", "fedper has no such key, it is one of ditto"),
     ("unknown_key", "clock.name=half_normal clock.sigma=1", "half_normal has no such key, it is one of lognormal"),
     ("unknown_key", "data.source=manifest data.path=x data.columns.pth=a", "no such key; known: path, label, client"),
