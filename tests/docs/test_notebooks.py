@@ -19,7 +19,7 @@ WORDS_A_MINUTE = 200
 def test_these_are_the_notebooks() -> None:
     assert {path.stem for path in NOTEBOOKS} == {
         "quick_start", "your_own_photographs", "write_your_own_strategy", "non_iid_data", "personalised_solar_cells",
-        "between_processes", "privacy_against_accuracy",
+        "between_processes", "privacy_against_accuracy", "images_and_texts",
     }  # fmt: skip
 
 

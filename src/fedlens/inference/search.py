@@ -109,6 +109,6 @@ class Searcher:
 
     def _file(self) -> Path:
         """Another one for every image tower, and for every way to make its inputs."""
-        seen, network = self._encoder, self._model.backbone.image
+        seen, network = self._encoder, self._model.backbone.of_images
         how = (_FORM, DECODING, seen.size, seen.channels, self._max_pixels, self._model.preprocessing, str(network))
         return self._cache_dir / "search" / f"search-{network_key(repr(how), network)}.safetensors"

@@ -202,14 +202,14 @@ class Towers(nn.Module):
     def forward(self, inputs: Tensor | TensorDict) -> Tensor:
         """inputs: `image` (B, C, S, S), `text` (B, …) and `present` bool (B, 2); or images alone."""
         if isinstance(inputs, Tensor):
-            return F.normalize(self._adapted(self.image(inputs)).float(), dim=1)
+            return F.normalize(self.of_images(inputs).float(), dim=1)
         image, text, _ = self.apart(inputs)
         return F.normalize(image + text, dim=1)
 
-    def _adapted(self, image: Tensor) -> Tensor:
-        """Features of images; 0 stays 0."""
-        found: Tensor = image if self.adapter is None else self.adapter(image)
-        return found
+    @property
+    def of_images(self) -> nn.Module:
+        """What makes features of images: the tower, and the adapter where there is one."""
+        return self.image if self.adapter is None else nn.Sequential(self.image, self.adapter)
 
     def of_texts(self, texts: Tensor, context: Context | None = None) -> Tensor:
         """As the reader of texts gives them → (B, width), each of length 1. `context`: what stands before them."""
@@ -219,9 +219,8 @@ class Towers(nn.Module):
     def apart(self, inputs: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         """Features of the images and of the texts, (B, width) each, 0 where a row has none; and `present`."""
         present, nothing = inputs["present"], inputs["image"].new_zeros(self.width)
-        image = of_present(self.image, inputs["image"], present[:, 0], nothing)
+        image = of_present(self.of_images, inputs["image"], present[:, 0], nothing)
         text = of_present(self.text, inputs["text"], present[:, 1], nothing)
-        image = self._adapted(image)
         return F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1), present
 
 
