@@ -244,7 +244,7 @@ def test_every_plot_says_what_it_is_good_for(tmp_path: Path) -> None:
 
 
 def test_every_group_of_measured_numbers_says_what_it_is_good_for() -> None:
-    assert {group.capitalize() for group in MEASURED} <= USES.keys()
+    assert {group.capitalize().replace("_", " ") for group in MEASURED} <= USES.keys()
 
 
 def test_every_figure_at_the_top_says_what_it_is_good_for(tmp_path: Path) -> None:

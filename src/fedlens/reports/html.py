@@ -272,7 +272,11 @@ def _measured(run: LoadedRun) -> str:
     """One plot for each group of measured values: attack/success and attack/malicious belong to the group attack."""
     groups = dict.fromkeys(name.partition("/")[0] for line in run.metrics for name in line.get("measures", {}))
     plots = (
-        plot(escape(group.capitalize()), MEASURED.get(group, "Over the rounds."), rounds.measures(run.metrics, group))
+        plot(
+            escape(group.capitalize().replace("_", " ")),
+            MEASURED.get(group, "Over the rounds."),
+            rounds.measures(run.metrics, group),
+        )
         for group in groups
         if group not in ("traffic", "privacy")  # shown in sections of their own
     )

@@ -20,7 +20,7 @@ USES = {
     "Cosine": "Falling towards 0: clients no longer agree. A client below 0 may hold wrong labels or attack.",
     "Labels": "Explains jumps between rounds: the round's clients did not represent everybody.",
     "Modality": "Shows what a row without a text costs, and one without an image.",
-    "Zero_shot": "Shows whether names of classes are enough: compare it with chance among as many names.",
+    "Zero shot": "Shows whether names of classes are enough: compare it with chance among as many names.",
     "Retrieval": "Shows whether searching by words finds the right pictures.",
     "Attack": "Shows whether a defence works: success should stay near what chance gives.",
     "Spent privacy": "Shows what the run has cost in privacy, and how many rounds a budget pays for.",
