@@ -246,7 +246,7 @@ def test_a_text_for_a_model_of_images() -> None:
     [
         ("optimizer.mixup", ["optimizer.mixup=0.2"]),
         ("model.freeze", ["model.freeze=backbone"]),
-        ("model.lora", ["model.lora.rank=2"]),
+        ("model.lora.rank", ["model.lora.rank=2"]),
         ("federated.missing_modalities", ["strategy.name=scaffold"]),
         ("federated.missing_modalities", ["aggregation.name=median"]),
         ("federated.missing_modalities", ["privacy.mode=central", "privacy.noise_multiplier=1"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import TypeVar
 
 from fedlens.aggregation.base import AggregationRule
@@ -234,8 +235,7 @@ def refusals(config: Config, where: Callable[[str], str]) -> Callable[[str, str]
     """(a section's own key, what is wrong with its value) → the problem."""
 
     def refuse(key: str, text: str) -> Problem:
-        section, _, name = key.partition(".")
-        return problems.problem("contradiction", key, text, getattr(getattr(config, section), name), where(key))
+        return problems.problem("contradiction", key, text, attrgetter(key)(config), where(key))
 
     return refuse
 

@@ -40,7 +40,7 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
     if config.model.freeze != "none":
         yield refuse("model.freeze", f"{because}; leave it out")
     if config.model.lora.rank:
-        yield refuse("model.lora", f"{because}; leave it out")
+        yield refuse("model.lora.rank", f"{because}; leave it out")
     if PRIVACY.choose(config.privacy).by_image:
         yield refuse("privacy.mode", f"{because}; use privacy.mode=central or local")
 
