@@ -86,8 +86,8 @@ def test_what_changes_the_results_is_only_told(advised) -> None:
     assert [row.values for row in found.others] == [{"memory.precision": "bf16"}]
 
 
-@pytest.mark.parametrize(("model", "proposed"), [("cnn", True), ("resnet18", False)])
-def test_a_piece_of_a_batch_is_proposed_only_without_batch_norm(advised, model: str, proposed: bool) -> None:
+@pytest.mark.parametrize(("model", "proposed"), [("cnn", True), ("resnet18", False), ("dual_encoder", False)])
+def test_a_piece_of_a_batch_is_proposed_only_where_rows_count_one_by_one(advised, model: str, proposed: bool) -> None:
     found = advised(lambda config: (1.0 if config.memory.micro_batch else 8.0, GB), f"model.name={model}")
     assert ("memory.micro_batch" in (values(found) or {})) == proposed
     assert bool(found.others) != proposed

@@ -9,7 +9,7 @@ import pytest
 from fedlens.build.load import load
 from fedlens.measuring.choices import Facts, smaller
 
-FACTS = Facts(workers=4, cohort=4, blocks=0, batch_norm=False, convolutions=True, gpu=False)
+FACTS = Facts(workers=4, cohort=4, blocks=0, whole_batches=False, convolutions=True, gpu=False)
 PIECE, WORKERS = "memory.micro_batch", "runtime.workers"
 BLOCKS, PRECISION = "memory.gradient_checkpointing", "memory.precision"
 
@@ -33,14 +33,14 @@ def test_what_changes_the_numbers_least_comes_first() -> None:
 
 
 def test_a_piece_of_a_batch_comes_late_for_batch_norm_and_is_never_one_image() -> None:
-    assert steps("federated.batch_size=8", batch_norm=True) == [
+    assert steps("federated.batch_size=8", whole_batches=True) == [
         {PIECE: 8}, {WORKERS: 2}, {WORKERS: 1}, {PIECE: 4}, {PIECE: 2}, {PRECISION: "bf16"},
     ]  # fmt: skip
 
 
 def test_how_much_the_numbers_change_is_the_worst_of_all_changes() -> None:
     config = load(None, ["federated.batch_size=8"], use="run")
-    found = smaller(config, replace(FACTS, blocks=1, batch_norm=True), 1000)
+    found = smaller(config, replace(FACTS, blocks=1, whole_batches=True), 1000)
     assert [one.choice.effect for one in found] == ["same", "same", "rounding", "rounding", "other", "other", "other"]
 
 

@@ -18,7 +18,7 @@ from fedlens.config.schema import Config
 from fedlens.core.machine import cores
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
-from fedlens.models.base import Recognizer
+from fedlens.models.base import OwnObjective, Recognizer
 from fedlens.models.checkpointing import blocks_of
 from fedlens.sweeps.points import Point
 from fedlens.sweeps.pool import gpus
@@ -48,13 +48,14 @@ class Choice:
 @dataclass(frozen=True)
 class Facts:
     """What decides which choices there are. workers: processes of the configuration; cohort: the most clients of a
-    round; blocks: that gradient checkpointing could compute again; batch_norm, convolutions: the model has such
-    layers; gpu: the run uses one."""
+    round; blocks: that gradient checkpointing could compute again; whole_batches: a batch in pieces is another
+    computation, because of batch norm or because rows are compared; convolutions: the model has such layers; gpu: the
+    run uses one."""
 
     workers: int
     cohort: int
     blocks: int
-    batch_norm: bool
+    whole_batches: bool
     convolutions: bool
     gpu: bool
 
@@ -71,7 +72,7 @@ class Facts:
             workers_of(config, cohort, gpu),
             cohort,
             len(blocks_of(model)) if isinstance(model, Recognizer) else 0,
-            _has(model, _BatchNorm),
+            _has(model, _BatchNorm) or isinstance(model, OwnObjective),
             _has(model, _ConvNd),
             gpu,
         )
@@ -95,7 +96,7 @@ def choices(config: Config, facts: Facts) -> Iterator[Choice]:
     if facts.convolutions:
         yield Choice({"memory.channels_last": not memory.channels_last}, "rounding")
     if config.federated.batch_size > PIECE and memory.micro_batch is None:
-        yield Choice({"memory.micro_batch": PIECE}, "other" if facts.batch_norm else "rounding")
+        yield Choice({"memory.micro_batch": PIECE}, "other" if facts.whole_batches else "rounding")
     if facts.blocks and not memory.gradient_checkpointing:
         yield Choice({"memory.gradient_checkpointing": True}, "same")
     if memory.precision == "fp32":
@@ -174,7 +175,7 @@ def _smaller(config: Config, facts: Facts, largest: int) -> Iterator[Choice]:
         yield Choice({"memory.gradient_checkpointing": True}, "same")
     workers = _halves(facts.workers) if config.runtime.name == "local" else []
     fewer = [Choice({"runtime.workers": count}, "rounding") for count in workers]
-    if facts.batch_norm:  # it has the statistics of a piece, and none of a single image
+    if facts.whole_batches:  # statistics of a piece, or comparisons in it; there are none of a single image
         yield from fewer
         yield from (Choice({"memory.micro_batch": size}, "other") for size in pieces if size > 1)
     else:
