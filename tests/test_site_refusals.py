@@ -13,6 +13,7 @@ from tests.sites import refused, setup, task
 from fedlens.core.types import ClientFailure, ClientResult, Stage, Task, TaskSettings
 from fedlens.errors import DataError
 from fedlens.flower.messages import Prepared
+from fedlens.models.text_readers import Tokens
 from fedlens.training.tasks.secure_keys import KeysSettings
 
 # -- what a site refuses -----------------------------------------------------------------------------------------------
@@ -40,6 +41,15 @@ def test_a_rule_of_the_site(place, rule: str, line: str) -> None:
     assert refused(site.prepare(setup())) == line
     free = Task("client1", 1, "train", {}, TaskSettings(lr=0.1))
     assert refused(site.run(free, setup())) == line, "tasks need no preparation, and are bound as well"
+
+
+@pytest.mark.parametrize("model", ["fusion", "dual_encoder"])
+def test_a_server_that_reads_texts_in_another_way(place, model: str) -> None:
+    told = setup(model={"name": model, "width": 8})
+    other = replace(told, text_reader="another tokenizer")
+    assert refused(place.site().prepare(other)).startswith("this site reads texts in another way than the server")
+    same = replace(told, text_reader=Tokens(32).key)
+    assert isinstance(place.site().prepare(same), Prepared)
 
 
 def test_a_run_with_secure_aggregation_gets_no_update_that_is_not_masked(place) -> None:

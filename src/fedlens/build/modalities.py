@@ -15,7 +15,7 @@ from fedlens.data.types import FederatedData
 from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
 from fedlens.models.dual_encoder import Contrastive
-from fedlens.models.text_readers import Progress
+from fedlens.models.text_readers import Progress, TextReader
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.texts import read_texts
 
@@ -78,7 +78,7 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
     Raises:
         DataError: the data has no texts, which the model needs; or nothing is left to train on.
     """
-    reader = None if config.model.name == PYTHON else MODEL.choose(config.model).text_reader()
+    reader = _reader(config)
     if reader is None:
         return without_images(data)
     import tensordict  # noqa: F401 - what batches are made of: imported here, worker processes that are forked have it
@@ -86,6 +86,20 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
     if config.federated.missing_modalities == "drop_clients":
         data = complete_clients(data)
     return read_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
+
+
+def reader_key(config: Config) -> str:
+    """What identifies how the model reads texts; "" where it takes images alone.
+
+    Raises:
+        ModelError: its package is not installed.
+    """
+    reader = _reader(config)
+    return "" if reader is None else reader.key
+
+
+def _reader(config: Config) -> TextReader | None:
+    return None if config.model.name == PYTHON else MODEL.choose(config.model).text_reader()
 
 
 def weighing_parts(config: Config, algorithm: Algorithm, model: nn.Module) -> Algorithm:

@@ -65,6 +65,10 @@ Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1e11)]
 """Unix time, of some thousands of years."""
 
 
+LONGEST_KEY = 200
+"""Characters of what identifies a reader of texts."""
+
+
 @dataclass(frozen=True, config=CHECKED)
 class Setup:
     """The setup of a run, as a site gets it.
@@ -72,6 +76,7 @@ class Setup:
     run          its name, which becomes a folder at the site
     config       the server's configuration, as `Config.model_dump(mode="json")`
     class_names  the label space, in order
+    text_reader  how the model's texts are read: `TextReader.key`; "": it takes images alone
     """
 
     run: FolderName
@@ -79,6 +84,7 @@ class Setup:
     class_names: tuple[ClassName, ...]
     image_size: Annotated[int, Field(ge=1, le=LARGEST_IMAGE)]
     channels: Literal[1, 3]
+    text_reader: Annotated[str, Field(max_length=LONGEST_KEY)] = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

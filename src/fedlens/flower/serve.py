@@ -13,6 +13,7 @@ from fedlens.build.builders import build_algorithm, build_data, build_plan, buil
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.measures import measures
+from fedlens.build.modalities import reader_key
 from fedlens.build.scoring import Scoring, shared_model_scorer
 from fedlens.build.secure import check_secure
 from fedlens.config import problems
@@ -198,4 +199,5 @@ def setup_of(experiment: Experiment, run: str) -> Setup:
     told = {key: config[key] for key in TOLD}
     told["data"] = {key: config["data"][key] for key in ("augment", "validation", "client_test")}
     data = experiment.images
-    return Setup(run, told, data.class_names, int(data.images.shape[1]), 1 if data.channels == 1 else 3)
+    reader = reader_key(experiment.config)
+    return Setup(run, told, data.class_names, int(data.images.shape[1]), 1 if data.channels == 1 else 3, reader)

