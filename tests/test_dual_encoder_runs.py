@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 import torch
+from tests.photos import photo
 from tests.test_multimodal import measures, settings, write_table
+from torch import Tensor, nn
 
 import fedlens
 from fedlens.build.experiment import Experiment, build_experiment
@@ -69,22 +72,66 @@ def test_workers_give_the_same_model(table: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(value, two.model.state_dict()[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_held_out_classes_are_recognised_by_their_names_by_hand(table: Path, tmp_path: Path) -> None:
-    experiment, model = built(table, tmp_path, "data.held_out=[fork]")
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes, 20 rows each, of which every fifth has no image."""
+    folder = tmp_path_factory.mktemp("four")
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["path", "label", "client", "text"])
+        for number in range(80):
+            kind = number % 4
+            photo(folder / f"{number}.png", kind % 3, number, 20)
+            path = "" if number % 5 == 0 else f"{number}.png"
+            label = ("cup", "fork", "plate", "spoon")[kind]
+            out.writerow([path, label, f"client{number % 2}", f"text {kind} {number}"])
+    return folder / "rows.csv"
+
+
+class Pointing(nn.Module):
+    """In place of a text tower: to each of the texts `known` (N, L) belongs a direction (N, D)."""
+
+    def __init__(self, known: Tensor, directions: Tensor) -> None:
+        super().__init__()
+        self.known, self.directions = known, directions
+
+    def forward(self, texts: Tensor) -> Tensor:
+        return self.directions[(texts[:, None] == self.known[None]).all(2).float().argmax(1)]
+
+
+def test_held_out_classes_are_recognised_by_their_names_by_hand(four: Path, tmp_path: Path) -> None:
+    experiment, model = built(four, tmp_path, "data.held_out=[fork,spoon]", "data.test=0.5")
     data, measure = experiment.train_data, zero_shot_measure(experiment)
     assert data.class_names == ("cup", "plate")
     assert data.held_out is not None
+    assert data.has_image is not None
     assert measure is not None
-    with torch.no_grad():  # prompts of an untrained model are alike: their difference decides
-        model.backbone.text.project.weight.normal_(generator=torch.Generator().manual_seed(0))
-    images = model.prepare(data.images[data.held_out.rows])
-    features = model.backbone(images)
-    everything = model.read_classes(["cup", "plate", "fork"])
-    texts = torch.nn.functional.normalize(model.backbone.text(everything), dim=1)
-    expected = float(((features @ texts.T).argmax(1) == 2).float().mean())
+    rows = torch.from_numpy(data.held_out.rows)
+    seen = rows[data.has_image[rows]]
+    assert 0 < len(seen) < len(rows)
+    images = model.backbone(model.prepare(data.images[seen])).detach()
+    mean = torch.nn.functional.normalize(images.mean(0), dim=0)
+    drawn = torch.randn(2, len(mean), generator=torch.Generator().manual_seed(0))
+    fork, plate = drawn - (drawn @ mean)[:, None] * mean  # tell the images apart, which are all near their mean
+    directions = torch.stack([-mean, plate, fork, -fork])
+    model.backbone.text = Pointing(model.read_classes(["cup", "plate", "fork", "spoon"]), directions)
+    likeness, truth = images @ torch.nn.functional.normalize(directions, dim=1).T, data.labels[seen]
+    among_all = float((likeness.argmax(1) == truth).float().mean())
+    among_two = float((likeness[:, 2:].argmax(1) + 2 == truth).float().mean())
+    assert 0 < among_all < among_two
     found = measure(experiment.shared)
-    assert found == {"zero_shot/held_out": 1.0, "zero_shot/all": pytest.approx(expected)}
+    assert found == {"zero_shot/held_out": pytest.approx(among_two), "zero_shot/all": pytest.approx(among_all)}
     assert len(model.class_inputs) == 2
+
+
+def test_zero_shot_is_not_measured_without_a_shared_model_or_for_one_name(four: Path, tmp_path: Path) -> None:
+    own, _ = built(four, tmp_path, "data.held_out=[fork,spoon]", "personalization.name=lgfedavg")
+    assert own.partly_private
+    assert zero_shot_measure(own) is None
+    one, _ = built(four, tmp_path, "data.held_out=[fork]", "data.test=0.5")
+    measure = zero_shot_measure(one)
+    assert measure is not None
+    assert measure(one.shared).keys() == {"zero_shot/all"}
 
 
 def test_recall_of_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> None:

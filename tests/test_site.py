@@ -153,6 +153,17 @@ def test_pretrained_weights_come_with_the_task(place, more: dict, kept: bool) ->
     assert local_config(told, place.config()).model.pretrained is kept
 
 
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [({}, False), ({"lock_text": True}, True), ({"tune": "adapter"}, True)],
+)
+def test_a_dual_encoder_that_is_trained_in_part_starts_from_pretrained_weights(place, more: dict, kept: bool) -> None:
+    """What is not trained comes with no task."""
+    told = setup(model={"name": "open_clip", "architecture": "ViT-B-32", "tag": "openai"})
+    told.config["model"] |= {"pretrained": True, **more}
+    assert local_config(told, place.config()).model.pretrained is kept
+
+
 @pytest.mark.parametrize(("name", "kept"), [("fedper", True), ("lgfedavg", True), ("fedbn", True), ("ditto", False)])
 def test_private_parts_start_from_pretrained_weights(place, name: str, kept: bool) -> None:
     """They come with no task, so the site has to have them itself."""

@@ -104,7 +104,14 @@ def test_what_real_sites_cannot_do(code: Code, overrides: str, line: str) -> Non
 
 
 def test_weights_that_sites_do_not_have() -> None:
-    for frozen in ("model.freeze=1", "model.lora.rank=2"):
+    dual = "model.name=dual_encoder"
+    for frozen in (
+        ["model.freeze=1"],
+        ["model.lora.rank=2"],
+        [dual, "model.lock_text=true"],
+        [dual, "model.tune=prompt"],
+    ):
         with refuses(("contradiction", "model.weights")):
-            check_weights(load(None, ["model.weights=a.pth", frozen]))
+            check_weights(load(None, ["model.weights=a.pth", *frozen]))
+    check_weights(load(None, ["model.weights=a.pth", dual]))
     check_weights(load(None, ["model.weights=a.pth"]))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.build.load import load
+from fedlens.core.types import part_of
 from fedlens.errors import ConfigError, ModelError
 from fedlens.models.base import ModelRequest, classes_and_features
 from fedlens.models.build import build_model
@@ -84,7 +85,19 @@ def test_the_scale_ends_at_a_hundred() -> None:
     with torch.no_grad():
         head.scale.fill_(LARGEST_SCALE + 2)
     one = torch.tensor([[1.0, 0.0]])
-    assert head(one, one).item() == pytest.approx(100, rel=1e-5)
+    found = head(one, one)
+    assert found.item() == pytest.approx(100, rel=1e-5)
+    found.backward()
+    assert head.scale.grad is not None and head.scale.grad.item() > 0  # so that it can come back
+
+
+def test_similarities_are_computed_in_full_precision() -> None:
+    head = built().head
+    one, other = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head(one, other), head(one, other).float())
+        within = head(one, other)
+    torch.testing.assert_close(within, head(one, other))
 
 
 def test_a_class_is_recognised_by_its_text() -> None:
@@ -96,7 +109,7 @@ def test_a_class_is_recognised_by_its_text() -> None:
     batch["text"] = texts
     assert model(batch).argmax(1).tolist() == [0, 1, 2]
     before = model(batch)
-    model.recognize([*reversed(NAMES), "a lamp"])
+    model.class_inputs = model.read_classes([*reversed(NAMES), "a lamp"])
     after = model(batch)
     torch.testing.assert_close(after[:, :3], before.flip(1))
     assert after.shape == (3, 4)
@@ -118,6 +131,18 @@ def test_other_classes_leave_the_model_as_it_is() -> None:
     torch.testing.assert_close(model(batch), before)
     assert not other.training
     torch.testing.assert_close(model.encoder()(batch), model.backbone(batch))
+
+
+def test_names_that_are_cut_to_the_same_words_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"'boot' and 'striped shirt' are one to this model.*model.max_tokens"):
+        built(max_tokens=2, prompt="the photo of one {}")
+    with pytest.raises(ModelError, match="'a b' and 'a b c' are one"):
+        built(max_tokens=2, prompt="{}").with_classes(["x y", "a b", "a b c"])
+
+
+def test_there_are_as_many_classes_as_outputs() -> None:
+    model = built(ModelRequest(2, 28, 1, class_names=("a", "b", "c", "d")))
+    assert len(model.class_inputs) == 2
 
 
 def test_names_of_classes_are_no_part_of_the_weights() -> None:
@@ -240,6 +265,13 @@ def test_an_adapter_begins_with_the_trained_model(tmp_path: Path) -> None:
     torch.testing.assert_close(model(batch), trained(batch))
 
 
+def test_an_adapter_learns_from_images_alone(tmp_path: Path) -> None:
+    _, model = tuned("adapter", tmp_path)
+    assert part_of("backbone.adapter.attention.0.weight", model.parts) == "backbone.adapter"
+    assert model.parts["backbone.adapter"] == "image"
+    assert moved(model, inputs([[False, True]] * 4, length=24)) == set()
+
+
 def test_an_adapter_by_hand() -> None:
     adapter = AttentionAdapter(2)
     with torch.no_grad():
@@ -266,9 +298,9 @@ def test_a_context_stands_before_the_words_of_each_class(tmp_path: Path) -> None
 
 def test_texts_are_cut_to_the_places_that_a_context_leaves(tmp_path: Path) -> None:
     _, model = tuned("prompt", tmp_path)
-    model.recognize(["word " * 40, "word " * 50])
-    one, other = model.class_features()
-    torch.testing.assert_close(one, other)
+    (long,) = model.backbone.of_texts(model.read_classes(["word " * 40]), model.head.context)
+    (longer,) = model.backbone.of_texts(model.read_classes(["word " * 50]), model.head.context)
+    torch.testing.assert_close(long, longer)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +318,8 @@ def test_a_prompt_needs_words_and_place(keys: dict[str, object], message: str) -
 def test_there_must_be_a_trained_model_to_tune() -> None:
     with pytest.raises(ConfigError, match=r"model.tune = 'prompt'.*model.weights="):
         load(None, ["model.name=dual_encoder", "model.tune=prompt"])
+    with pytest.raises(ConfigError, match=r"model.learns = 'pairs'.*learns from labels"):
+        load(None, ["model.name=dual_encoder", "model.tune=prompt", "model.weights=a.pth", "model.learns=pairs"])
 
 
 def test_a_term_on_the_features_reaches_both_towers() -> None:

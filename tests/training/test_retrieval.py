@@ -24,3 +24,8 @@ def test_rows_with_equal_texts_are_right_for_each_other() -> None:
 def test_a_collapsed_model_finds_nothing() -> None:
     same = torch.ones(5, 1)
     assert places_of_own(same, same, torch.arange(5)).tolist() == [4] * 5
+
+
+def test_what_is_no_number_is_not_found() -> None:
+    nothing = torch.full((3, 1), torch.nan)
+    assert places_of_own(nothing, nothing, torch.arange(3)).tolist() == [2] * 3

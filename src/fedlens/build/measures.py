@@ -70,12 +70,19 @@ def modality_measure(experiment: Experiment) -> Measure | None:
 
 def zero_shot_measure(experiment: Experiment) -> Measure | None:
     """Accuracy on the images of held-out classes, by their names: among these classes alone, and among all. Their texts
-    are not shown. None where no class is held out, or the model does not recognise classes by names."""
+    are not shown. None where no class is held out, no image shows one, or the model is not shared or does not recognise
+    classes by names."""
     model, data = experiment.resident.module, experiment.train_data
-    if data.held_out is None or not len(data.held_out.rows) or not isinstance(model, DualEncoder):
+    if data.held_out is None or experiment.partly_private or not isinstance(model, DualEncoder):
         return None
-    images_alone = replace(data, has_text=torch.zeros(len(data.labels), dtype=torch.bool))
-    views = {"zero_shot/held_out": held_out_alone(images_alone), "zero_shot/all": with_held_out(images_alone)}
+    rows = data.held_out.rows
+    shown = replace(data.held_out, rows=rows if data.has_image is None else rows[data.has_image.numpy()[rows]])
+    images_alone = replace(data, has_text=torch.zeros(len(data.labels), dtype=torch.bool), held_out=shown)
+    if not len(shown.rows):
+        return None
+    views = {"zero_shot/all": with_held_out(images_alone)}
+    if len(shown.class_names) > 1:  # one name alone is always right
+        views["zero_shot/held_out"] = held_out_alone(images_alone)
     own = model.class_inputs
     read = {name: model.read_classes(view.class_names) for name, view in views.items()}
 

@@ -48,9 +48,11 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
 def _trained_before(config: Config, refuse: Refuse) -> Iterator[Problem]:
     """What tunes a part of a trained model."""
     builder = MODEL.choose(config.model)
-    if not isinstance(builder, Contrastive) or builder.tune == "all" or config.model.weights is not None:
+    if not isinstance(builder, Contrastive) or builder.tune == "all":
         return
-    if not (config.model.pretrained and builder.published_whole):
+    if builder.learns == "pairs":
+        yield refuse("model.learns", f"model.tune={builder.tune} learns from labels; leave it out")
+    if config.model.weights is None and not (config.model.pretrained and builder.published_whole):
         text = "trains a small part of a model that is trained, and there is none: name its file, model.weights="
         yield refuse("model.tune", f"{text}logs/<run>/model/model.safetensors, or use model.tune=all")
 

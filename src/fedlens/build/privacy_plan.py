@@ -99,6 +99,7 @@ def _coordinates(config: Config, table: ImageTable) -> int:
         num_classes=section.num_classes or len(table.class_names),
         image_size=decoding(config, table).image_size,
         image_channels=table.channels,
+        class_names=table.class_names,
     )
     model = build_model(
         MODEL.choose(section), request, frozen=section.freeze, norm=section.norm, lora=section.lora, seed=config.seed

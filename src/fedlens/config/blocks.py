@@ -267,6 +267,18 @@ def _not_a_parameter(name: str, entry: Entry[Any], family: Family[Any]) -> str:
     return problems.unknown_key(f"{family.section}.{name}", here, [*schema_keys(), *block_keys()])
 
 
+def frozen_by(model: Mapping[str, Any]) -> str | None:
+    """The key of a model section, with its value, that freezes a part of the model; None: all of it is trained. What is
+    frozen never travels."""
+    if model.get("freeze", "none") != "none":
+        return f"model.freeze = {model['freeze']!r}"
+    if model.get("lora", {}).get("rank"):
+        return "model.lora"
+    if model.get("lock_text"):
+        return "model.lock_text = true"
+    return f"model.tune = {model['tune']!r}" if model.get("tune", "all") != "all" else None
+
+
 def reads_texts(model: ModelSection) -> bool:
     """Whether the model that is named takes texts beside images."""
     return model.name != PYTHON and find(MODEL, model.name).factory.reads_texts

@@ -17,7 +17,7 @@ from fedlens.build.modalities import reader_key
 from fedlens.build.scoring import Scoring, shared_model_scorer
 from fedlens.build.secure import check_secure
 from fedlens.config import problems
-from fedlens.config.blocks import AUTO, CLOCK
+from fedlens.config.blocks import AUTO, CLOCK, frozen_by
 from fedlens.config.schema import AttackSection, Config
 from fedlens.core.files import write_json
 from fedlens.core.records import Tracker
@@ -161,11 +161,10 @@ def check_clock(config: Config) -> None:
 def check_weights(config: Config) -> None:
     """Raises ConfigError where the sites would freeze other weights than the server: what is frozen never travels, and
     neither does a file."""
-    model = config.model
-    if model.weights is not None and (model.freeze != "none" or model.lora.rank):
-        what = "model.lora" if model.lora.rank else f"model.freeze = {model.freeze!r}"
+    weights, what = config.model.weights, frozen_by(config.model.model_dump())
+    if weights is not None and what is not None:
         raise ConfigError(
-            f"model.weights = {str(model.weights)!r}: with {what} every site would need these weights, and they do not "
+            f"model.weights = {str(weights)!r}: with {what} every site would need these weights, and they do not "
             "travel; use model.pretrained=true, or train the whole model",
             code="contradiction",
             key="model.weights",

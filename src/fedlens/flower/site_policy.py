@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlens.build.load import load
 from fedlens.build.privacy import build_claim
-from fedlens.config.blocks import PERSONALIZATION, find
+from fedlens.config.blocks import PERSONALIZATION, find, frozen_by
 from fedlens.config.schema import Config
 from fedlens.config.site import SiteConfig
 from fedlens.errors import ConfigError
@@ -42,8 +42,7 @@ def _told(setup: Setup, site: SiteConfig) -> dict[str, Any]:
     sections = setup.config
     model = {**sections["model"], "weights": None}
     model["num_classes"] = model.get("num_classes") or len(setup.class_names)
-    frozen = model.get("freeze", "none") != "none" or bool(model.get("lora", {}).get("rank"))
-    stays = frozen or keeps_parts(str(sections["personalization"]["name"]))
+    stays = frozen_by(model) is not None or keeps_parts(str(sections["personalization"]["name"]))
     model["pretrained"] = bool(model.get("pretrained")) and stays
     kept = {key: sections["data"][key] for key in ("augment", "validation", "client_test")}
     return {

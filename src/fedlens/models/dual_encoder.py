@@ -35,8 +35,6 @@ from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tensordict import TensorDict
 
 PairLoss = Literal["infonce", "siglip"]
@@ -130,7 +128,7 @@ class Contrastive(ModelBuilder):
             comparison,
             preprocessing,
             reader,
-            [*request.class_names, *unnamed],
+            [*request.class_names[: request.num_classes], *unnamed],
             prompt="{}" if self.tune == "prompt" else self.prompt,
             pair_loss=self.pair_loss,
             learns=self.learns if self.tune == "all" else "labels",
@@ -236,7 +234,10 @@ class Comparison(nn.Module):
 
     def forward(self, some: Tensor, others: Tensor) -> Tensor:
         """(A, D) and (B, D) → (A, B)."""
-        return self.scale.clamp(max=LARGEST_SCALE).exp() * some @ others.T + self.bias
+        least = self.scale.clamp(max=LARGEST_SCALE)
+        scale = self.scale + (least - self.scale).detach()  # has a gradient above the limit, too, so that it comes back
+        with torch.autocast(some.device.type, enabled=False):  # bf16 would leave three digits to logits of up to 100
+            return scale.exp() * some.float() @ others.float().T + self.bias
 
 
 class AmongClasses(nn.Module):
@@ -255,7 +256,7 @@ class AmongClasses(nn.Module):
 
 
 class DualEncoder(OwnObjective):
-    """Recognises the class whose text is most like the row. `recognize` gives it other classes."""
+    """Recognises the class whose text is most like the row. `with_classes` gives a recogniser of other classes."""
 
     backbone: Towers
     head: Comparison
@@ -274,20 +275,28 @@ class DualEncoder(OwnObjective):
         learns: Learns,
     ) -> None:
         super().__init__(backbone, head, preprocessing)
-        self.parts = PARTS
+        self.parts = PARTS if backbone.adapter is None else {**PARTS, "backbone.adapter": "image"}
         self.text_reader = reader
         self._prompt = prompt
         self._pair_loss = pairwise_sigmoid if pair_loss == "siglip" else info_nce
         self._learns = learns
         self.register_buffer("class_inputs", self.read_classes(class_names), persistent=False)
 
-    def recognize(self, class_names: Sequence[str]) -> None:
-        """From now on the classes are those of `class_names`."""
-        self.class_inputs = self.read_classes(class_names)
-
     def read_classes(self, class_names: Sequence[str]) -> Tensor:
-        """(classes, …): the prompt of each class, as the text tower takes it; for `class_inputs`."""
-        return self._read([self._prompt.replace("{}", name) for name in class_names])
+        """(classes, …): the prompt of each class, as the text tower takes it; for `class_inputs`.
+
+        Raises:
+            ModelError: two prompts are cut to the same tokens.
+        """
+        read = self._read([self._prompt.replace("{}", name) for name in class_names])
+        _, numbers, counts = read.unique(dim=0, return_inverse=True, return_counts=True)
+        if counts.max() > 1:
+            one, other = [class_names[row] for row in (numbers == counts.argmax()).nonzero()[:2, 0].tolist()]
+            raise ModelError(
+                f"classes {one!r} and {other!r} are one to this model, which reads the beginning of prompts alone: "
+                "use shorter names or a shorter model.prompt, or train with a larger model.max_tokens"
+            )
+        return read.to(self.head.scale.device)
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""
@@ -307,7 +316,7 @@ class DualEncoder(OwnObjective):
     @torch.inference_mode()
     def features_of(self, text: str) -> Tensor:
         """(width,), of length 1: those of the text itself, without the prompt of classes."""
-        return self.backbone.of_texts(self._read([text]))[0]
+        return self.backbone.of_texts(self._read([text]).to(self.head.scale.device))[0]
 
     def lock(self, part: nn.Module) -> None:
         """`part` gets no gradient and stays in eval mode."""
@@ -323,11 +332,10 @@ class DualEncoder(OwnObjective):
         self.added = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
 
     def _read(self, texts: list[str]) -> Tensor:
-        """On the model's own device."""
+        """In main memory."""
         assert self.text_reader is not None
         with torch.device("cpu"):  # also where a model is built on the meta device, to see its shapes
-            read = self.text_reader.read(texts, lambda _done, _all: None)
-        return read.to(self.head.scale.device)
+            return self.text_reader.read(texts, lambda _done, _all: None)
 
     def _features_of_classes(self, inputs: Tensor) -> Tensor:
         return self.backbone.of_texts(inputs, self.head.context)

@@ -5,7 +5,8 @@ The paper's clients send prototypes alone, and each keeps its own model. Here pr
 model is averaged, too. The printed mean of prototypes is divided once more by the number of clients that have the
 class, which would draw all features to 0; the weights |D_ij| / N_j add up to 1 already, so this is left out. The
 distance d, which the paper leaves open, is the mean square over the rows of a batch and over the features, as in the
-authors' code: it needs no other λ for another number of features, and adds up over parts of a batch.
+authors' code: it needs no other λ for another number of features, and adds up over parts of a batch. Features of a dual
+encoder have length 1, so there it is at most 4 / width, and λ has to be larger.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.core.types import State, prefixed, under
-from fedlens.models.base import Recognizer
+from fedlens.models.base import OwnObjective, Recognizer
 from fedlens.strategies.base import (
     ClientContext,
     ClientUpdate,
@@ -94,9 +95,11 @@ class FedProto(Strategy):
                 f"{key}: it compares what a model's backbone makes of images, and this model names none: a module of "
                 "your own has to be a fedlens.models.base.Recognizer"
             )
+        if not isinstance(given.module, OwnObjective) and not isinstance(given.module.head, nn.Linear):
+            return f"{key}: it needs to know the number of features, and the head of this model is no nn.Linear"
         if not any(value.requires_grad for value in given.module.backbone.parameters()):
             return (
                 f"{key}: it moves what the backbone makes of images, and a frozen one never changes; use "
-                "model.freeze=none"
+                "model.freeze=none, and model.tune=all"
             )
         return None

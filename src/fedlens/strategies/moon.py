@@ -71,7 +71,7 @@ class Moon(Strategy):
         if not trained:
             return (
                 f"{key}: it compares what the backbone makes of images, and a frozen one never changes; use "
-                "model.freeze=none"
+                "model.freeze=none, and model.tune=all"
             )
         if trained <= private:
             return (

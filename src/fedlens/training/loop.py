@@ -213,12 +213,14 @@ class LocalLoop:
             with autocast(self._settings.memory.precision, self._model.device):
                 logits, loss, features = self._model.module.objective(inputs, labels, self._cross_entropy)
                 self._add(inputs, features, labels)
+            told = self._cross_entropy(logits.detach(), labels)  # to be compared with that of images held out
         elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
+            told = loss
         else:
             logits = self._forward(inputs, labels)
-            loss = self._cross_entropy(logits, labels)
-        self._tally.losses.append(loss.detach())
+            told = loss = self._cross_entropy(logits, labels)
+        self._tally.losses.append(told.detach())
         self._tally.correct.append(logits.detach().argmax(1) == labels)
         self._tally.sizes.append(len(labels))
         if self._terms.loss is not None:

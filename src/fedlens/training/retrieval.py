@@ -56,5 +56,5 @@ def places_of_own(queries: Tensor, candidates: Tensor, same: Tensor) -> Tensor:
         likeness = rows @ candidates.T
         right = numbers[:, None] == same[None, :]
         best = likeness.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        places.append(((likeness >= best) & ~right).sum(1))
+        places.append((~(likeness < best) & ~right).sum(1))  # what is no number is found nowhere
     return torch.cat(places)
