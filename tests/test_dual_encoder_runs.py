@@ -146,10 +146,13 @@ def test_recall_of_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> No
         model.prepare(data.images[rows]), data.text_inputs[rows], torch.ones(len(rows), 2, dtype=torch.bool)
     )
     image, text, _ = model.backbone.apart(inputs)  # type: ignore[arg-type]
-    likeness, labels = (text @ image.T), data.labels[rows]  # all rows of a class have one text
-    first = likeness.topk(5, dim=1).indices
-    expected = (labels[first] == labels[:, None]).any(1).float().mean()
-    assert measure(experiment.shared)["retrieval/text_to_image_at_5"] == pytest.approx(float(expected))
+    labels, found = data.labels[rows], measure(experiment.shared)  # all rows of a class have one text
+    shares = {"text_to_image": text @ image.T, "image_to_text": image @ text.T}
+    assert not torch.equal(*shares.values())
+    for way, likeness in shares.items():
+        first = likeness.argmax(1)
+        expected = (labels[first] == labels).float().mean()
+        assert found[f"retrieval/{way}_at_1"] == pytest.approx(float(expected)), way
 
 
 @pytest.mark.parametrize("tune", ["prompt", "adapter"])

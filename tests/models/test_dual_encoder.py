@@ -322,6 +322,16 @@ def test_there_must_be_a_trained_model_to_tune() -> None:
         load(None, ["model.name=dual_encoder", "model.tune=prompt", "model.weights=a.pth", "model.learns=pairs"])
 
 
+@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+def test_the_training_loss_that_is_told_is_the_cross_entropy(loss: str) -> None:
+    """So that it can be compared with guessing, and with the loss on images held out."""
+    model, batch = built(pair_loss=loss), inputs([[True, True]] * 4)
+    told = LocalLoop(FlatModel(model, torch.device("cpu")), LocalSettings(), LocalTerms())
+    told.differentiate(batch, LABELS, torch.Generator())
+    expected = F.cross_entropy(model.eval()(batch), LABELS).item()
+    assert told.metrics()["loss"].value == pytest.approx(expected, abs=0.2)  # dropout draws in training
+
+
 def test_a_term_on_the_features_reaches_both_towers() -> None:
     """It is given what the backbone makes of the batch, and its gradient adds to that of the objective."""
     model = FlatModel(built(), torch.device("cpu"))
