@@ -24,11 +24,10 @@ from fedlens.models.dual_encoder import (
     DualEncoderBuilder,
     TextTower,
     as_dual_encoder,
-    info_nce,
-    pairwise_sigmoid,
 )
 from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.lenet import LeNet
+from fedlens.models.pair_losses import info_nce, pairwise_sigmoid
 from fedlens.models.promptfl import VECTORS
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel

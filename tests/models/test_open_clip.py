@@ -22,8 +22,9 @@ from fedlens.models.artefact import ModelDescription, load_model, save_model
 from fedlens.models.base import ModelRequest, beside_texts
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.checkpointing import enable_gradient_checkpointing
-from fedlens.models.dual_encoder import DualEncoder, info_nce, pairwise_sigmoid
+from fedlens.models.dual_encoder import DualEncoder
 from fedlens.models.open_clip_models import OpenClip
+from fedlens.models.pair_losses import info_nce, pairwise_sigmoid
 from fedlens.models.text_readers import ClipTokens
 
 NAMES = ("boot", "striped shirt", "包")

@@ -1,10 +1,9 @@
 """Dual encoders: an image and its text end near each other, so the name of a class is enough to recognise it.
 
-Contrastive training (InfoNCE) and classification by comparing an image with a prompt for each class: Radford, Kim,
-Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger, Sutskever 2021, https://arxiv.org/abs/2103.00020,
-sections 2.3 and 3.1. The pairwise sigmoid loss: Zhai, Mustafa, Kolesnikov, Beyer 2023 (SigLIP),
-https://arxiv.org/abs/2303.15343, algorithm 1. Locking one tower, so that what it knows is not forgotten: Zhai, Wang,
-Mustafa, Steiner, Keysers, Kolesnikov, Beyer 2022 (LiT), https://arxiv.org/abs/2111.07991, where it is the image tower.
+Classification by comparing an image with a prompt for each class: Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry,
+Askell, Mishkin, Clark, Krueger, Sutskever 2021, https://arxiv.org/abs/2103.00020, section 3.1. Locking one tower, so
+that what it knows is not forgotten: Zhai, Wang, Mustafa, Steiner, Keysers, Kolesnikov, Beyer 2022 (LiT),
+https://arxiv.org/abs/2111.07991, where it is the image tower.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from fedlens.models.base import (
     models,
 )
 from fedlens.models.fedclip import AttentionAdapter
+from fedlens.models.pair_losses import PairLoss, info_nce, pairwise_sigmoid
 from fedlens.models.promptfl import VECTORS, Context
 from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
@@ -37,7 +37,6 @@ from fedlens.models.towers import PARTS, TwoTowers, of_present
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
-PairLoss = Literal["infonce", "siglip"]
 Learns = Literal["both", "pairs", "labels"]
 Tune = Literal["all", "prompt", "adapter"]
 
@@ -383,20 +382,6 @@ class DualEncoder(OwnObjective):
         anchors = classes if self.added else classes.detach()
         logits = torch.cat([self.head(image[seen], anchors), self.head(text[read], classes)])
         return cross_entropy(logits, torch.cat([labels[seen], labels[read]]))
-
-
-def info_nce(logits: Tensor) -> Tensor:
-    """(N, N) similarities of N images with their N texts → the mean of the cross-entropies over texts and over images:
-    Radford et al., figure 3."""
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
-def pairwise_sigmoid(logits: Tensor) -> Tensor:
-    """(N, N) similarities of N images with their N texts → −1/N Σᵢⱼ log σ(zᵢⱼ lᵢⱼ), where z is 1 for an image's own
-    text and −1 for all others: Zhai et al., algorithm 1."""
-    signs = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
 
 
 def as_dual_encoder(model: Recognizer, what: str) -> DualEncoder:
