@@ -15,6 +15,7 @@ import fedlens
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.load import load
 from fedlens.build.measures import retrieval_measure, zero_shot_measure
+from fedlens.core.files import read_json
 from fedlens.errors import ConfigError
 from fedlens.models.base import beside_texts
 from fedlens.models.dual_encoder import DualEncoder
@@ -153,6 +154,36 @@ def test_recall_of_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> No
         first = likeness.argmax(1)
         expected = (labels[first] == labels).float().mean()
         assert found[f"retrieval/{way}_at_1"] == pytest.approx(float(expected)), way
+
+
+def test_a_report_shows_images_with_their_nearest_texts(four: Path, tmp_path: Path) -> None:
+    more = ("data.test=0.5", "federated.num_rounds=1", "federated.local_epochs=1", "tracking.pictures=true")
+    found = fedlens.run(None, *settings(four, tmp_path, *DUAL, *more), show=False)
+    kept = read_json(found.folder / "nearest-texts.json")
+    with four.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["path"]]
+    label_of = {row["text"]: row["label"] for row in rows}
+    assert 12 == len(kept["pictures"]) < kept["tested"] == kept["texts"] < len(rows)
+    assert {shown["class"] for shown in kept["pictures"]} == {"cup", "fork", "plate", "spoon"}
+    for shown in kept["pictures"]:
+        assert [near["place"] for near in shown["nearest"][:3]] == [1, 2, 3]
+        assert all(near["class"] == label_of[near["text"]] for near in shown["nearest"])
+        (own,) = (near for near in shown["nearest"] if near["own"])
+        assert own["class"] == shown["class"]
+    page = (found.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count(f">{kept['pictures'][0]['nearest'][0]['text']}<") > 0
+    assert 'class="texts"' in page
+
+
+def test_no_texts_where_pictures_are_off_or_there_is_no_shared_model(
+    run: fedlens.Run, four: Path, tmp_path: Path
+) -> None:
+    assert 'class="texts"' not in (run.folder / "report.html").read_text(encoding="utf-8")
+    own = ("personalization.name=lgfedavg", "tracking.pictures=true", "federated.num_rounds=1")
+    found = fedlens.run(None, *settings(four, tmp_path, *DUAL, "data.test=0.5", *own), show=False)
+    assert not (run.folder / "nearest-texts.json").exists()
+    files = [file for file in found.folder.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"text 1 1" in file.read_bytes()]
 
 
 @pytest.mark.parametrize("tune", ["prompt", "adapter"])

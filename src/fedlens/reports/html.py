@@ -14,6 +14,7 @@ from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.figures.sites import crossed
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
+from fedlens.reports.nearest_texts import nearest_texts
 from fedlens.reports.page import page, plot, section, table, warning
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
@@ -41,7 +42,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
-    first = (_missing, _limits, _learning, _clients, _both_models, _cross_site, _mistakes)
+    first = (_missing, _limits, _learning, _clients, _both_models, _cross_site, _mistakes, nearest_texts)
     parts = (*first, _explained, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)

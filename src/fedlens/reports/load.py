@@ -30,6 +30,7 @@ class LoadedRun:
     fingerprint  identifies the data set
     result     reason and end of a finished run
     pictures   test images with their predictions (`tracking.pictures`)
+    nearest_texts  test images with the texts that a dual encoder finds nearest (`tracking.nearest_texts`)
     cross_site  accuracies of clients' own models at each other (`tracking.saved.CrossSite`)
     """
 
@@ -43,6 +44,7 @@ class LoadedRun:
     result: Mapping[str, Any]
     fingerprint: str | None
     pictures: Mapping[str, Any]
+    nearest_texts: Mapping[str, Any]
     cross_site: Mapping[str, Any]
 
     @property
@@ -81,6 +83,7 @@ def load_run(folder: Path) -> LoadedRun:
         result=_read(run.result, Result),
         fingerprint=read_saved(run.fingerprint, str) if run.fingerprint.exists() else None,
         pictures=_read(run.pictures, Anything),
+        nearest_texts=_read(run.nearest_texts, Anything),
         cross_site=_read(run.cross_site, CrossSite),
     )
 

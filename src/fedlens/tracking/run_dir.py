@@ -112,6 +112,11 @@ class RunDir:
         return self.path / "pictures.json"
 
     @property
+    def nearest_texts(self) -> Path:
+        """Some test images with the texts that a dual encoder finds nearest (JSON)."""
+        return self.path / "nearest-texts.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
