@@ -200,6 +200,15 @@ def test_a_tuned_part_is_all_that_travels(tune: str, run: fedlens.Run, table: Pa
     assert line["bytes_up"] == sent * len(line["cohort"])
 
 
+def test_a_run_names_a_class_whose_name_is_cut(four: Path, tmp_path: Path) -> None:
+    whole, _ = built(four, tmp_path, "data.held_out=[spoon]", "model.max_tokens=7")
+    assert whole.notes == ()
+    cut, _ = built(four, tmp_path, "data.held_out=[spoon]", "model.max_tokens=6")
+    (note,) = cut.notes
+    assert note.startswith("class 'cup' and 3 others: the end is not read")
+    assert "model.max_tokens" in note
+
+
 def test_what_does_not_go_with_it(table: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.freeze"):
         load(None, settings(table, tmp_path, *DUAL, "model.freeze=backbone"))
