@@ -26,7 +26,7 @@ class LoadedRun:
     metrics    one mapping per round, oldest first (keys: `tracking.metrics.line_of`)
     partition  class_names, clients → split → counts by class, test → counts by class
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
-    data       read, skipped [(file, reason)], notes
+    data       read, skipped [(file, reason)], notes, unit
     fingerprint  identifies the data set
     result     reason and end of a finished run
     pictures   test images with their predictions (`tracking.pictures`)
@@ -56,6 +56,11 @@ class LoadedRun:
     def findings(self) -> list[Finding]:
         """What limits the run, the strongest first."""
         return explain(self.folder.path)
+
+    @property
+    def unit(self) -> str:
+        """The singular of what the model takes: "image", or "row"."""
+        return str(self.data.get("unit", "image"))
 
     @property
     def class_names(self) -> list[str]:
