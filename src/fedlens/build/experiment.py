@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from fedlens.core.client_store import ClientStore
 from fedlens.core.seeds import SeedFunction, derive
 from fedlens.data.augment import augmentation
 from fedlens.data.cache import default_cache_dir
+from fedlens.data.display_names import display_names
 from fedlens.data.modalities import kind_of
 from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError
@@ -58,6 +60,7 @@ class Experiment:
     resident    what is trained: the model, or its head alone when the backbone is frozen and its features are cached
     train_data  what `resident` is trained on: images, or features
     images      the images themselves
+    display     class → its name for people; empty: its own
     """
 
     config: Config
@@ -72,6 +75,11 @@ class Experiment:
     configured: bool
     """The model is the configuration's, not a user's own module."""
     notes: tuple[str, ...] = ()
+    display: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, class_name: str) -> str:
+        """The name of a class in report and pictures."""
+        return self.display.get(class_name, class_name)
 
     @property
     def classes(self) -> int:
@@ -188,6 +196,19 @@ def build_experiment(
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes
     )
+
+
+def with_display_names(experiment: Experiment) -> Experiment:
+    """`experiment` with the names that `tracking.names` asks for: of all classes, also those held out.
+
+    Raises:
+        ConfigError: as `display_names`.
+    """
+    asked, data = experiment.config.tracking.names, experiment.images
+    if asked is None:
+        return experiment
+    held_out = data.held_out.class_names if data.held_out else ()
+    return replace(experiment, display=display_names(asked, (*data.class_names, *held_out), "tracking.names"))
 
 
 def save_activations(config: Config, model: nn.Module) -> None:

@@ -45,8 +45,8 @@ def evaluate(
     """
     from fedlens.cli.prediction_outputs import refuse_unwritable
     from fedlens.core.files import to_json
+    from fedlens.data.display_names import display_names
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.display_names import display_names
     from fedlens.inference.evaluate import displayed, in_json, labelled
     from fedlens.inference.evaluate import evaluate as evaluated
     from fedlens.inference.predict import open_predictor

@@ -118,8 +118,8 @@ def _check_given(images: Sequence[Path] | None, text: str | None, pictures: str)
 def _opened(model: str, client: str | None, text: str | None, classes: str | None, names: str | None) -> Predictor:
     """The predictor as the options ask for it. Raises what `open_predictor`, `beside`, `asked_classes`, `recognizing`
     and `display_names` raise."""
+    from fedlens.data.display_names import display_names
     from fedlens.inference.class_lists import asked_classes
-    from fedlens.inference.display_names import display_names
     from fedlens.inference.predict import open_predictor
 
     predictor = open_predictor(model, client)

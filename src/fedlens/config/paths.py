@@ -12,6 +12,7 @@ from typing import Any
 
 from fedlens.config.schema import Config
 from fedlens.core.files import read_json, write_json
+from fedlens.data.display_names import languages
 from fedlens.errors import ConfigError
 
 PATHS_FILE = "paths.json"
@@ -53,6 +54,9 @@ def _relative(config: Config) -> dict[str, Path | list[Path]]:
     for key, path in named.items():
         if path is not None and not path.expanduser().is_absolute():
             found[key] = path
+    names = config.tracking.names
+    if names is not None and names not in languages() and not Path(names).expanduser().is_absolute():
+        found["tracking.names"] = Path(names)
     if any(not path.expanduser().is_absolute() for path in config.plugins):
         found["plugins"] = config.plugins
     return found

@@ -214,6 +214,11 @@ class TrackingSection(Section):
         True,
         description="show test images in the report and in trackers, and texts of test rows in a dual encoder's report",
     )
+    names: str | None = Field(
+        None,
+        description="names of the classes in the report and the trackers' pictures: a language that ships (zh), or a "
+        'JSON file, {"class": "name"}',
+    )
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
     leave_one_out: TimesOrNever = Field(
         0,

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from fedlens.core.records import Evaluation
 from fedlens.core.words import count, nearest
+from fedlens.data.display_names import listed
 from fedlens.data.export import TEST, folder_names
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.labels import normalized
 from fedlens.data.tree import Folder, printable, walk
 from fedlens.errors import DataError
-from fedlens.inference.display_names import listed
 from fedlens.inference.predict import Answer, Predictor, Unreadable
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import named_confusion

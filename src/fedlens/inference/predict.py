@@ -92,7 +92,7 @@ class Predictor:
     """A model with the names of its classes, and the way that it wants its images; `remark` is for its user.
 
     text  what it reads beside every image, (1, …); None: nothing
-    display  class → display name (`inference.display_names`); None: nobody wants them
+    display  class → display name (`data.display_names`); None: nobody wants them
     named_by  the dual encoder to which the classes of `model` are texts; None: they are those of its training
     """
 

@@ -184,7 +184,7 @@ def measured_config(config: Config) -> Config:
         "evaluate_every": min(federated.evaluate_every, 1),
         "evaluate_clients_every": 2 * bool(federated.evaluate_clients_every),
     }
-    quiet = dict.fromkeys(("tensorboard", "mlflow", "wandb", "report", "pictures"), False)
+    quiet = dict.fromkeys(("tensorboard", "mlflow", "wandb", "report", "pictures"), False) | {"names": None}
     return config.model_copy(
         update={
             "federated": federated.model_copy(update=often),

@@ -185,7 +185,7 @@ def _clients(run: LoadedRun) -> str:
         plot(
             "Who holds what",
             f"Training {run.unit}s of every client, by class.",
-            clients.partition(run.partition, run.unit),
+            clients.partition({**run.partition, "class_names": run.class_names} if run.partition else {}, run.unit),
             wide=True,
         ),
         plot(

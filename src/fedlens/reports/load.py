@@ -24,7 +24,7 @@ class LoadedRun:
 
     config     the resolved configuration
     metrics    one mapping per round, oldest first (keys: `tracking.metrics.line_of`)
-    partition  class_names, clients → split → counts by class, test → counts by class
+    partition  class_names, clients → split → counts by class, test → counts by class, display → class → its name
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
     data       read, skipped [(file, reason)], notes, unit
     fingerprint  identifies the data set
@@ -62,11 +62,15 @@ class LoadedRun:
         """The singular of what the model takes: "image", or "row"."""
         return str(self.data.get("unit", "image"))
 
+    def shown(self, class_name: str) -> str:
+        """The name of a class for people (`tracking.names`), or its own."""
+        return str(self.partition.get("display", {}).get(class_name, class_name))
+
     @property
     def class_names(self) -> list[str]:
-        """Names by label; numbers if the partition has no names."""
+        """Names for people, by label; numbers if the partition has no names."""
         matrix = self.confusion.get("test") or self.confusion.get("validation") or []
-        return list(self.partition.get("class_names") or map(str, range(len(matrix))))
+        return [*map(self.shown, self.partition.get("class_names") or map(str, range(len(matrix))))]
 
 
 def load_run(folder: Path) -> LoadedRun:

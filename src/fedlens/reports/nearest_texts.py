@@ -50,19 +50,19 @@ def nearest_texts(run: LoadedRun) -> str:
         "there are enough such rows; the shares among all rows stand under Retrieval. The page holds these images and "
         "texts: take care whom it is given to. <code>tracking.pictures=false</code> leaves them out."
     )
-    tiles = f'<div class="texts">{"".join(map(_tile, kept.pictures))}</div>'
+    tiles = f'<div class="texts">{"".join(_tile(shown, run) for shown in kept.pictures)}</div>'
     return section("Images and texts", titled("Nearest texts", caption, tiles, wide=True))
 
 
-def _tile(shown: Shown) -> str:
-    name = escape(shown.label)
-    texts = "".join(_text(near, shown.label) for near in shown.nearest)
+def _tile(shown: Shown, run: LoadedRun) -> str:
+    name = escape(run.shown(shown.label))
+    texts = "".join(_text(near, near.label == shown.label, run.shown(near.label)) for near in shown.nearest)
     return f'<div><b><bdi>{name}</bdi></b><img src="{shown.image}" alt="{name}"><ol>{texts}</ol></div>'
 
 
-def _text(near: Near, label: str) -> str:
+def _text(near: Near, same_class: bool, label: str) -> str:
     """`dir`: a text that runs from right to left is shown so, and does not turn the line below."""
-    which = "its own text" if near.own else "same class" if near.label == label else f"<bdi>{escape(near.label)}</bdi>"
+    which = "its own text" if near.own else "same class" if same_class else f"<bdi>{escape(label)}</bdi>"
     kind = ' class="own"' if near.own else ""
     return (
         f'<li value="{near.place}"{kind}><span dir="auto">{escape(near.text)}</span>'

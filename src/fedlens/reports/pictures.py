@@ -26,16 +26,19 @@ Embedded = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0
 """A picture as `tracking.pictures.thumbnail` makes it."""
 
 
-class Picture(BaseModel):
-    image: Embedded
+class Named(BaseModel):
+    """By the classes' names."""
+
     true: str
     predicted: str
+
+
+class Picture(Named):
+    image: Embedded
     confidence: float
 
 
-class Cell(BaseModel):
-    true: str
-    predicted: str
+class Cell(Named):
     numbers: list[int]
 
 
@@ -57,7 +60,7 @@ def galleries(run: LoadedRun) -> str:
     """
     if not run.pictures:
         return ""
-    kept = validated(Kept, run.pictures, run.folder.pictures)
+    kept = _named(validated(Kept, run.pictures, run.folder.pictures), run)
     script = asset("pictures.js")
     # only "<" could end a script element
     data = kept.model_dump_json().replace("<", "\\u003c")
@@ -82,6 +85,15 @@ def validated(form: type[Form], found: Mapping[str, Any], file: Path) -> Form:
         return form.model_validate(found)
     except ValidationError as error:
         raise FedLensError(f"{file}: not as a run writes it; remove the file to do without") from error
+
+
+def _named(kept: Kept, run: LoadedRun) -> Kept:
+    """`kept` with the classes' names for people."""
+
+    def named(one: Named) -> Named:
+        return one.model_copy(update={"true": run.shown(one.true), "predicted": run.shown(one.predicted)})
+
+    return kept.model_copy(update={"pictures": [*map(named, kept.pictures)], "cells": [*map(named, kept.cells)]})
 
 
 def _choice(kept: Kept) -> str:

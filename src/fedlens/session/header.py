@@ -95,6 +95,6 @@ def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | Non
 def font_notes(experiment: Experiment) -> list[str]:
     """Warnings for names that the trackers' pictures cannot show."""
     data, tracking = experiment.images, experiment.config.tracking
-    names = (*data.class_names, *(client.name for client in data.clients))
+    names = (*map(experiment.shown, data.class_names), *(client.name for client in data.clients))
     note = missing_note(names) if tracking.tensorboard or tracking.mlflow or tracking.wandb else None
     return [note] if note else []

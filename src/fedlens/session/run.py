@@ -14,7 +14,7 @@ from fedlens.aggregation.base import Aggregator
 from fedlens.build.against_data import check_stopping
 from fedlens.build.builders import build_plan
 from fedlens.build.checks import check_rule
-from fedlens.build.experiment import Experiment, build_experiment
+from fedlens.build.experiment import Experiment, build_experiment, with_display_names
 from fedlens.build.measures import measures
 from fedlens.build.own_strategy import keys_of
 from fedlens.build.privacy import doubts, private_sum
@@ -117,6 +117,7 @@ def run_rounds(
 
     `make_scoring` says how the shared model is evaluated, where there is one.
     """
+    experiment = with_display_names(experiment)
     config, privacy = experiment.config, private_sum(experiment)
     for note in (*experiment.notes, *experiment.images.report.findings, *font_notes(experiment)):
         observer.note(note)
@@ -149,7 +150,7 @@ def run_rounds(
             watch.part("rounds")
             end = coordinator.run(start.pop())  # popped, so that the first model is freed when the next one is there
             watch.part("report")
-            folder.save_data(experiment.images, runtime.known())
+            folder.save_data(experiment.images, runtime.known(), experiment.display)
             save_models(experiment, folder, end, checkpoints)
             if config.tracking.report and config.tracking.pictures:
                 keep_pictures(experiment, folder.pictures)

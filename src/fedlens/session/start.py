@@ -54,4 +54,4 @@ def prepare_folder(folder: RunDir, experiment: Experiment, runtime: Runtime) -> 
     folder.save_config(dump(experiment.config))
     save_paths(folder.config.with_name(PATHS_FILE), experiment.config)
     folder.save_versions(str(experiment.device))
-    folder.save_data(experiment.images, runtime.known())
+    folder.save_data(experiment.images, runtime.known(), experiment.display)

@@ -64,7 +64,7 @@ class Board:
             return
         from fedlens.data.show import partition_figure
 
-        names = self._experiment.train_data.class_names
+        names = [self._experiment.shown(name) for name in self._experiment.train_data.class_names]
         clients = [client for client in self._runtime.known() if not client.hidden]
         if clients:
             counts = np.array([client.counts["train"] for client in clients], np.int64)
@@ -83,7 +83,7 @@ class Board:
         with torch.inference_mode():
             inputs, labels = next(inputs_of(experiment, rows).once(SAMPLES))
             predicted = experiment.resident.module.eval()(inputs).argmax(1)
-        names = [named(data.class_names, index) for index in (*labels.tolist(), *predicted.tolist())]
+        names = [experiment.shown(named(data.class_names, index)) for index in (*labels.tolist(), *predicted.tolist())]
         images = data.images[torch.from_numpy(rows)].numpy()
         self._show("predictions/test", predictions_figure(images, names[: len(rows)], names[len(rows) :]), 0)
 

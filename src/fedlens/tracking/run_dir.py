@@ -6,7 +6,7 @@ import fcntl
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -253,9 +253,11 @@ class RunDir:
         """Write `versions.json`: packages, Python, platform, cores, `device`, git commit of the current folder."""
         write_json(self.versions, collect_versions(device))
 
-    def save_data(self, data: FederatedData, clients: Sequence[ClientInfo]) -> None:
-        """Write `partition.json` (class counts of every client's splits and of the global test set, and a digest of the
-        assignment of rows to clients) and `data.json`."""
+    def save_data(
+        self, data: FederatedData, clients: Sequence[ClientInfo], display: Mapping[str, str] | None = None
+    ) -> None:
+        """Write `partition.json` (class counts of every client's splits and of the global test set, a digest of the
+        assignment of rows to clients, and `display`: class → its name for people) and `data.json`."""
         write_json(
             self.partition,
             {
@@ -263,6 +265,7 @@ class RunDir:
                 "clients": {client.name: client.counts for client in clients if not client.hidden},
                 "test": data.class_counts(data.test).tolist(),
                 "division": data.division,
+                **({"display": dict(display)} if display else {}),
             },
         )
         write_json(self.data, asdict(data.report))

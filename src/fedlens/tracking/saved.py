@@ -69,6 +69,7 @@ class Partition(BaseModel):
     class_names: list[str]
     clients: dict[str, dict[str, list[int]]]
     test: list[int]
+    display: dict[str, str] = {}
 
 
 class Confusion(BaseModel):

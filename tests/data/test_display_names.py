@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.problems import refuses
 
+from fedlens.data.display_names import display_names
 from fedlens.data.sources.fashion_mnist import CLASS_NAMES
-from fedlens.inference.display_names import display_names
 
 CLASSES = ("cup", "fork", "caf\u00e9")
 
@@ -78,6 +78,17 @@ def test_names_that_are_no_file(tmp_path: Path) -> None:
     with refuses(("unreadable", "--names")) as caught:
         display_names(str(tmp_path), CLASSES)
     assert str(caught.value) == f"--names {tmp_path}: cannot be read (Is a directory)"
+
+
+def test_a_key_of_the_configuration_is_named_as_such() -> None:
+    with refuses(("not_found", "tracking.names")) as caught:
+        display_names("fr", CLASSES, "tracking.names")
+    assert str(caught.value).startswith("tracking.names=fr: no such file")
+
+
+def test_the_home_of_nobody() -> None:
+    with refuses(("unreadable", "--names")):
+        display_names("~nobody-of-this-name/names.json", CLASSES)
 
 
 def test_a_language_for_other_classes() -> None:
