@@ -178,6 +178,9 @@ def test_a_report_shows_images_with_their_nearest_texts(four: Path, tmp_path: Pa
     page = (found.folder / "report.html").read_text(encoding="utf-8")
     assert page.count(f">{kept['pictures'][0]['nearest'][0]['text']}<") > 0
     assert 'class="texts"' in page
+    fedlens.resume(found.folder, "federated.num_rounds=2", "tracking.pictures=false", show=False)
+    assert not [*found.folder.glob("nearest-texts.json"), *found.folder.glob("pictures.json")]
+    assert 'class="texts"' not in (found.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_no_texts_where_pictures_are_off_or_there_is_no_shared_model(

@@ -152,9 +152,7 @@ def run_rounds(
             watch.part("report")
             folder.save_data(experiment.images, runtime.known(), experiment.display)
             save_models(experiment, folder, end, checkpoints)
-            if config.tracking.report and config.tracking.pictures:
-                keep_pictures(experiment, folder.pictures)
-                keep_nearest_texts(experiment, folder.nearest_texts)
+            keep_test_rows(experiment, folder)
             if config.federated.cross_site:
                 watch.part("cross-site evaluation")
                 cross_sites(experiment, runtime, folder, end, observer.note)
@@ -166,6 +164,17 @@ def run_rounds(
             writers.tell(lambda writer: writer.report(page))
     observer.finish(folder.path, watch.spent(), explain(folder.path))
     return experiment.model.to("cpu")
+
+
+def keep_test_rows(experiment: Experiment, folder: RunDir) -> None:
+    """Keep test images and texts for the report; those of an earlier end are removed where they are not wanted now."""
+    tracking = experiment.config.tracking
+    if tracking.report and tracking.pictures:
+        keep_pictures(experiment, folder.pictures)
+        keep_nearest_texts(experiment, folder.nearest_texts)
+    else:
+        folder.pictures.unlink(missing_ok=True)
+        folder.nearest_texts.unlink(missing_ok=True)
 
 
 def cross_sites(
