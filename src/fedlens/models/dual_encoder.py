@@ -18,8 +18,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlens.core.clean import line
-from fedlens.core.words import count
 from fedlens.errors import ModelError
 from fedlens.models.base import (
     CrossEntropy,
@@ -33,6 +31,7 @@ from fedlens.models.base import (
 from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.pair_losses import PairLoss, info_nce, pairwise_sigmoid
 from fedlens.models.promptfl import VECTORS, Context
+from fedlens.models.prompts import Prompts, in_main_memory
 from fedlens.models.text_readers import TextReader
 from fedlens.models.towers import PARTS, TwoTowers, of_present
 
@@ -50,8 +49,6 @@ FIRST_SCALE: dict[PairLoss, tuple[float, float]] = {
     "siglip": (math.log(10), -10.0),
 }
 """The first logarithm of the scale of similarities, and the first bias, as in both papers."""
-
-_LONGEST_NAME = 60
 
 LARGEST_SCALE = math.log(100)
 """Radford et al., section 2.5."""
@@ -280,7 +277,7 @@ class DualEncoder(OwnObjective):
         super().__init__(backbone, head, preprocessing)
         self.parts = PARTS if backbone.adapter is None else {**PARTS, "backbone.adapter": "image"}
         self.text_reader = reader
-        self._prompt = prompt
+        self._prompts = Prompts(reader, prompt)
         self._pair_loss = pairwise_sigmoid if pair_loss == "siglip" else info_nce
         self._learns = learns
         self.register_buffer("class_inputs", self.read_classes(class_names), persistent=False)
@@ -291,35 +288,11 @@ class DualEncoder(OwnObjective):
         Raises:
             ModelError: two prompts are cut to the same tokens.
         """
-        read = self._read([self._prompted(name) for name in class_names])
-        _, numbers, counts = read.unique(dim=0, return_inverse=True, return_counts=True)
-        if counts.max() > 1:
-            one, other = [class_names[row] for row in (numbers == counts.argmax()).nonzero()[:2, 0].tolist()]
-            raise ModelError(
-                f"classes {one!r} and {other!r} are one to this model, which reads the beginning of prompts alone: "
-                f"{self._to_read_more}"
-            )
-        return read.to(self.head.scale.device)
+        return self._prompts.read(class_names).to(self.head.scale.device)
 
     def note_of_cut(self, class_names: Sequence[str]) -> str:
         """A line for the user if prompts of some classes are not read to their end; "" if all are."""
-        assert self.text_reader is not None
-        taken = 0 if self.head.context is None else VECTORS
-        cut = self.text_reader.cut([self._prompted(name) for name in class_names], taken)
-        if not any(cut):
-            return ""
-        some = f"class {line(class_names[cut.index(True)], _LONGEST_NAME)!r}"
-        more = f" and {count(sum(cut) - 1, 'other')}" if sum(cut) > 1 else ""
-        return f"{some}{more}: the end is not read, so the model may take it for another one; {self._to_read_more}"
-
-    @property
-    def _to_read_more(self) -> str:
-        assert self.text_reader is not None
-        key = self.text_reader.longer_by
-        return "use shorter names or a shorter model.prompt" + (f", or train with a larger {key}" if key else "")
-
-    def _prompted(self, name: str) -> str:
-        return self._prompt.replace("{}", name)
+        return self._prompts.note_of_cut(class_names, 0 if self.head.context is None else VECTORS)
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""
@@ -339,7 +312,7 @@ class DualEncoder(OwnObjective):
     @torch.inference_mode()
     def features_of(self, text: str) -> Tensor:
         """(width,), of length 1: those of the text itself, without the prompt of classes."""
-        return self.backbone.of_texts(self._read([text]).to(self.head.scale.device))[0]
+        return self.backbone.of_texts(in_main_memory(self._prompts.reader, [text]).to(self.head.scale.device))[0]
 
     def lock(self, part: nn.Module) -> None:
         """`part` gets no gradient and stays in eval mode."""
@@ -353,12 +326,6 @@ class DualEncoder(OwnObjective):
         self.head.requires_grad_(False)
         part.requires_grad_(True)
         self.added = frozenset(name for name, value in self.named_parameters() if value.requires_grad)
-
-    def _read(self, texts: list[str]) -> Tensor:
-        """In main memory."""
-        assert self.text_reader is not None
-        with torch.device("cpu"):  # also where a model is built on the meta device, to see its shapes
-            return self.text_reader.read(texts, lambda _done, _all: None)
 
     def _features_of_classes(self, inputs: Tensor) -> Tensor:
         return self.backbone.of_texts(inputs, self.head.context)
