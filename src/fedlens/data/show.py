@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedlens.core.files import read_json
 from fedlens.core.fonts import lettering
+from fedlens.core.labels import counted
 from fedlens.core.words import count
 from fedlens.data.modalities import Kind, kind
 from fedlens.data.tree import natural
@@ -58,12 +59,12 @@ def of_table(table: ImageTable) -> Holdings:
     owners = np.full(len(table.labels), "") if table.clients is None else table.clients
     names = sorted(set(owners[~test].tolist()), key=natural)
     classes = len(table.class_names)
-    counts = [np.bincount(table.labels[~test & (owners == name)], minlength=classes) for name in names]
+    counts = [counted(table.labels[~test & (owners == name)], classes) for name in names]
     return Holdings(
         tuple(name or NOBODY for name in names),
         table.class_names,
         np.array(counts, np.int64).reshape(len(names), classes),
-        np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
+        counted(table.labels[test], classes) if test.any() else None,
         table.notes,
         _kinds(table, [~test & (owners == name) for name in names]),
     )

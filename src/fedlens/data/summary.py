@@ -25,12 +25,14 @@ def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str
     return f"{what} read as {shape}: {', '.join(parts)}"
 
 
-def rows_text(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]) -> str:
-    """Text "45 images"; where there are texts, how many rows have what. Both are (N,), a value for each row."""
+def rows_text(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_], unlabelled: int = 0) -> str:
+    """Text "45 images"; where there are texts, how many rows have what. The first two are (N,), a value for each row;
+    unlabelled: how many have no label."""
     if not has_text.any():
         return count(len(has_image), "image")
     both = int((has_image & has_text).sum())
     parts = f"{has_image.sum():,} with an image, {has_text.sum():,} with a text, {both:,} with both"
+    parts += f", {unlabelled:,} without a label" if unlabelled else ""
     return f"{count(len(has_image), 'row')} ({parts})"
 
 
