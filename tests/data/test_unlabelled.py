@@ -41,7 +41,9 @@ def test_a_row_with_image_and_text_needs_no_label(tmp_path: Path) -> None:
     assert table.class_names == ("a", "b")
     assert table.labels.tolist() == [1, UNLABELLED, UNLABELLED, 0]
     assert "4 rows (4 with an image, 3 with a text, 3 with both, 2 without a label)" in table.notes[0]
-    assert of_table(table).counts.tolist() == [[1, 1]]
+    shown = of_table(table)
+    assert shown.class_names == ("a", "b", "no label")
+    assert shown.counts.tolist() == [[1, 1, 2]]
 
 
 def test_other_rows_without_a_label_are_of_no_use_and_left_out(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def check_classes(
         names = ", ".join(class_names[index] for index in present) or "none"
         raise DataError(
             f"training needs images of two classes at least; the {len(clients)} clients have {len(trained)} training "
-            f"images, classes: {names}. Give more images, or smaller data.validation, data.client_test and data.test."
+            f"images, classes: {names}. Give more labelled images, or smaller data.validation, data.client_test and "
+            "data.test."
         )
     missing = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if not missing:

@@ -20,7 +20,7 @@ def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str
     owners = sorted(set(clients) - {""}, key=natural)
     parts = [f"{count(len(owners), 'client')} ({some(owners)})"] if owners else []
     parts += [held_out] if held_out else []
-    parts += [f"{count(len(classes), 'class')} ({some(classes)})"]
+    parts += [f"{count(len(classes), 'class')} ({some(classes)})" if classes else "no classes"]
     parts += [] if held_out else ["no splits"]
     return f"{what} read as {shape}: {', '.join(parts)}"
 
