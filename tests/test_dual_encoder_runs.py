@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.photos import photo
 from tests.test_multimodal import measures, settings, write_table
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import fedlens
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.load import load
 from fedlens.build.measures import retrieval_measure, zero_shot_measure
+from fedlens.cli.main import app
+from fedlens.core.files import read_json
+from fedlens.data.images import read
 from fedlens.errors import ConfigError
 from fedlens.models.base import beside_texts
 from fedlens.models.dual_encoder import DualEncoder
@@ -155,6 +161,36 @@ def test_recall_of_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> No
         assert found[f"retrieval/{way}_at_1"] == pytest.approx(float(expected)), way
 
 
+def test_a_report_shows_images_with_their_nearest_texts(four: Path, tmp_path: Path) -> None:
+    more = ("data.test=0.5", "federated.num_rounds=1", "federated.local_epochs=1", "tracking.pictures=true")
+    found = fedlens.run(None, *settings(four, tmp_path, *DUAL, *more), show=False)
+    kept = read_json(found.folder / "nearest-texts.json")
+    with four.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["path"]]
+    label_of = {row["text"]: row["label"] for row in rows}
+    assert 12 == len(kept["pictures"]) < kept["tested"] == kept["texts"] < len(rows)
+    assert {shown["class"] for shown in kept["pictures"]} == {"cup", "fork", "plate", "spoon"}
+    for shown in kept["pictures"]:
+        assert [near["place"] for near in shown["nearest"][:3]] == [1, 2, 3]
+        assert all(near["class"] == label_of[near["text"]] for near in shown["nearest"])
+        (own,) = (near for near in shown["nearest"] if near["own"])
+        assert own["class"] == shown["class"]
+    page = (found.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count(f">{kept['pictures'][0]['nearest'][0]['text']}<") > 0
+    assert 'class="texts"' in page
+
+
+def test_no_texts_where_pictures_are_off_or_there_is_no_shared_model(
+    run: fedlens.Run, four: Path, tmp_path: Path
+) -> None:
+    assert 'class="texts"' not in (run.folder / "report.html").read_text(encoding="utf-8")
+    own = ("personalization.name=lgfedavg", "tracking.pictures=true", "federated.num_rounds=1")
+    found = fedlens.run(None, *settings(four, tmp_path, *DUAL, "data.test=0.5", *own), show=False)
+    assert not (run.folder / "nearest-texts.json").exists()
+    files = [file for file in found.folder.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"text 1 1" in file.read_bytes()]
+
+
 @pytest.mark.parametrize("tune", ["prompt", "adapter"])
 def test_a_tuned_part_is_all_that_travels(tune: str, run: fedlens.Run, table: Path, tmp_path: Path) -> None:
     weights = run.folder / "model" / "model.safetensors"
@@ -167,6 +203,66 @@ def test_a_tuned_part_is_all_that_travels(tune: str, run: fedlens.Run, table: Pa
     assert 0 < sent < 100_000
     line = read_metrics(found.folder / "metrics.jsonl")[-1]
     assert line["bytes_up"] == sent * len(line["cohort"])
+
+
+def asked(*command: object) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, [*map(str, command), "--json"])
+    assert done.exit_code == 0, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("method", ["name=fedper personalization.head=backbone.text", "name=ditto"])
+def test_a_client_recognises_and_searches_by_its_own_model(
+    method: str, four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLENS_CACHE", str(tmp_path / "cache"))
+    short = (
+        "federated.num_rounds=1",
+        "federated.fraction_fit=1",
+        "federated.local_epochs=1",
+        f"data.cache_dir={tmp_path / 'cache'}",
+    )
+    own = [f"personalization.{method.split(maxsplit=1)[0]}", *method.split()[1:]]
+    run = fedlens.run(None, *settings(four, tmp_path, *DUAL, *short, *own), show=False)
+    picture, names, text = four.with_name("1.png"), ["cup", "red fork"], "text 1"
+    inputs = torch.tensor(read(picture, size=20, channels=3))[None]
+    predicted, found = [], []
+    for client in ("client0", "client1"):
+        model = run.model_of(client)
+        assert isinstance(model, DualEncoder)
+        with torch.no_grad():
+            expected = model.with_classes(names)(model.prepare(inputs))[0].softmax(0)
+            likeness = model.backbone(model.prepare(inputs))[0] @ model.features_of(text)
+        (guesses,) = asked("predict", run.folder, picture, "--classes", ",".join(names), "--client", client)
+        predicted.append({guess["class"]: guess["probability"] for guess in guesses["top"]})
+        assert predicted[-1] == pytest.approx(dict(zip(names, expected.tolist(), strict=True)), rel=1e-4)
+        (match,) = asked("search", run.folder, picture, "--text", text, "--client", client)
+        found.append(match["similarity"])
+        assert found[-1] == pytest.approx(float(likeness), abs=1e-4)
+    if "ditto" in method:  # there is a shared model, too
+        (guesses,) = asked("predict", run.folder, picture, "--classes", ",".join(names))
+        predicted.append({guess["class"]: guess["probability"] for guess in guesses["top"]})
+        found.append(asked("search", run.folder, picture, "--text", text)[0]["similarity"])
+    assert len({round(one["cup"], 6) for one in predicted}) == len({round(one, 6) for one in found}) == len(found)
+
+
+def test_moon_draws_features_from_the_second_round_on(run: fedlens.Run, table: Path, tmp_path: Path) -> None:
+    more = ("strategy.name=moon", "strategy.mu=5", "federated.num_rounds=2")
+    moon = fedlens.run(None, *settings(table, tmp_path, *DUAL, *more), show=False)
+    plain, drawn = (read_metrics(one.folder / "metrics.jsonl") for one in (run, moon))
+    assert plain[0]["train_loss"] == drawn[0]["train_loss"]
+    assert drawn[1]["train_loss"] not in (plain[1]["train_loss"], drawn[0]["train_loss"])
+    assert not any(line["failures"] for line in drawn)
+    assert drawn[1]["test"]["accuracy"] > 0.6
+
+
+def test_a_run_names_a_class_whose_name_is_cut(four: Path, tmp_path: Path) -> None:
+    whole, _ = built(four, tmp_path, "data.held_out=[spoon]", "model.max_tokens=7")
+    assert whole.notes == ()
+    cut, _ = built(four, tmp_path, "data.held_out=[spoon]", "model.max_tokens=6")
+    (note,) = cut.notes
+    assert note.startswith("class 'cup' and 3 others: the end is not read")
+    assert "model.max_tokens" in note
 
 
 def test_what_does_not_go_with_it(table: Path, tmp_path: Path) -> None:

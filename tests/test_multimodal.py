@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from fedlens.models.build import build_model
 from fedlens.models.lenet import LeNet
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.observer import Silent
+from fedlens.tracking.result import result_lines
+from fedlens.tracking.run_dir import RunDir
 
 SECRET = "zebrafish"
 """Stands in every text, and must not stand anywhere else."""
@@ -85,6 +88,15 @@ def measures(run: fedlens.Run) -> list[dict[str, float]]:
 def test_it_recognises_by_either_and_by_both(run: fedlens.Run) -> None:
     last = measures(run)[-1]
     assert min(last["modality/both"], last["modality/image_only"], last["modality/text_only"]) > 0.6
+
+
+def test_what_is_counted_are_rows(run: fedlens.Run) -> None:
+    shown = "\n".join(result_lines(read_metrics(run.folder / "metrics.jsonl"), RunDir(run.folder)).values())
+    assert re.search(r"\d+ rows; chance", shown)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Test rows: lines are the truth" in page
+    assert "training rows" in page
+    assert not re.search(r"(\d|own|global|validation) (test )?images(?! read)", page.partition("<main>")[2])
 
 
 def test_each_view_of_the_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> None:

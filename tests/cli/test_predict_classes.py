@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.inference.predict import open_predictor
+from fedlens.inference.search import Searcher
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
@@ -72,6 +73,22 @@ def test_other_classes_are_another_predictor(trained: Path) -> None:
     assert other.predict(Path("trip/1.png"), top=1).guesses[0].label == "the night sky"
     assert own.predict(Path("trip/1.png")) == before
     assert {guess.label for guess in before.guesses} == {"first", "second"}
+
+
+def test_the_classes_may_change_again(trained: Path) -> None:
+    night = open_predictor(str(trained)).recognizing(["lamp", "snow"]).recognizing(["snow", "the night sky"])
+    assert night.predict(Path("trip/1.png"), top=1).guesses[0].label == "the night sky"
+    assert Searcher(night, cache_dir=Path("cache")).query("snow", None).shape
+
+
+def test_a_name_that_is_not_read_to_its_end_gives_a_note(trained: Path) -> None:
+    long = "the night sky " + "with one star and another " * 10
+    for asked in (("trip/1.png",), ("--text", NIGHT)):
+        done = run(trained, *asked, "--classes", f"snow,{long}")
+        assert done.exit_code == 0
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("note: class 'the night sky with")
+        assert "model.max_tokens" in line
 
 
 @pytest.mark.parametrize("classes", ["a,,b", "a,a", "", "a\tb", "@gone.txt"])

@@ -63,6 +63,7 @@ def test_without_names_nothing_changes(data: FederatedData) -> None:
     ("names", "message"),
     [
         (["boot"], "data.held_out = 'boot': the data has no such class. Did you mean boat?"),
+        (["BOAT"], "Did you mean boat?"),
         (["xyz"], "The classes are apple, boat, cup, dog"),
         (["boat", "boat"], "named twice"),
         (["boat", "dog", "cup"], "of 4 classes 1 would be left"),

@@ -29,6 +29,7 @@ from fedlens.models.fedclip import AttentionAdapter
 from fedlens.models.lenet import LeNet
 from fedlens.models.pair_losses import info_nce, pairwise_sigmoid
 from fedlens.models.promptfl import VECTORS
+from fedlens.models.text_readers import PADDING, Tokens
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop
@@ -137,6 +138,23 @@ def test_names_that_are_cut_to_the_same_words_are_refused() -> None:
         built(max_tokens=2, prompt="the photo of one {}")
     with pytest.raises(ModelError, match="'a b' and 'a b c' are one"):
         built(max_tokens=2, prompt="{}").with_classes(["x y", "a b", "a b c"])
+
+
+def test_a_name_that_is_not_read_to_its_end_is_named() -> None:
+    model, long = built(max_tokens=6), "a striped shirt of cotton"
+    assert model.note_of_cut(["boot", "bag"]) == ""
+    note = model.note_of_cut(["boot", long, f"{long} and wool"])
+    assert note.startswith(f"class {long!r} and 1 other: the end is not read")
+    assert note.endswith("train with a larger model.max_tokens")
+    assert built(max_tokens=12).note_of_cut([long]) == ""
+
+
+def test_what_is_read_of_a_text_ends_at_the_last_place() -> None:
+    words, length = "a b c d e f", 6
+    tokens = Tokens(length)
+    assert tokens.read([words], lambda _done, _all: None)[0, -1] != PADDING
+    assert tokens.cut([words, f"{words} g", ""]) == [False, True, False]
+    assert tokens.cut([words, "a b c d"], taken=2) == [True, False]
 
 
 def test_there_are_as_many_classes_as_outputs() -> None:

@@ -146,6 +146,13 @@ def test_tokens_are_open_clips() -> None:
     assert ClipTokens(12).key != ClipTokens(13).key
 
 
+def test_a_name_that_is_not_read_to_its_end_is_named_without_a_key(tiny) -> None:
+    assert ClipTokens(6).cut(["a b c d", "a b c d e", "! ! ! ! !"]) == [False, True, True]
+    note = built().note_of_cut(["boot", "boot and " * 80])
+    assert note.startswith("class 'boot and")
+    assert note.endswith("use shorter names or a shorter model.prompt")
+
+
 def test_small_is_small_and_takes_grey_images() -> None:
     model = build_model(OpenClip(), ModelRequest(3, 28, 1, class_names=NAMES))
     embedding = model.backbone.text.token_embedding.weight.numel()

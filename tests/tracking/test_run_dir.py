@@ -149,7 +149,7 @@ def test_the_partition_file_says_who_holds_what(tmp_path: Path) -> None:
     assert not run.divides(replace(federated_data(), clients=swapped + federated_data().clients[2:]))
     data = json.loads(run.data.read_text())
     report = {"read": 57, "skipped": [["bad <photo>.png", "empty file"]], "notes": ["one class is rare"]}
-    assert data == report | {"source": "", "scheme": ""}
+    assert data == report | {"source": "", "scheme": "", "unit": "image"}
 
 
 def test_latest_is_the_newest_run(tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ from fedlens.federation.coordinator import RunPlan
 from fedlens.federation.sampling import ClientSampler, CyclicSampler, PoissonSampler, Sampler
 from fedlens.models.base import ModelRequest, Preprocessing, Recognizer
 from fedlens.models.build import build_model
+from fedlens.models.dual_encoder import DualEncoder
 from fedlens.privacy.base import Federation, groups_of
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.learning_rate import LearningRate
@@ -143,7 +144,6 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
             code="incompatible",
             key="model.num_classes",
         )
-    notes = (f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused",)
     request = ModelRequest(
         num_classes=classes,
         image_size=max(data.sides),
@@ -157,7 +157,14 @@ def build_recognizer(config: Config, data: FederatedData) -> tuple[Recognizer, t
     )
     if data.images.is_floating_point() or data.sides[0] != data.sides[1]:
         _check_images(model, data, section.name)
-    return model, notes if labels < classes else ()
+    unused = f"model.num_classes={classes}, the data has {labels} labels: the other outputs stay unused"
+    return model, tuple(filter(None, (unused if labels < classes else "", _cut(model, data))))
+
+
+def _cut(model: Recognizer, data: FederatedData) -> str:
+    """A line if the model does not read the names of some classes to their end."""
+    held_out = data.held_out.class_names if data.held_out else ()
+    return model.note_of_cut([*data.class_names, *held_out]) if isinstance(model, DualEncoder) else ""
 
 
 def _check_images(model: Recognizer, data: FederatedData, name: str) -> None:

@@ -17,7 +17,7 @@ from fedlens.federation.coordinator import Measure
 from fedlens.models.dual_encoder import DualEncoder
 from fedlens.training.evaluation import evaluate
 from fedlens.training.examples import Examples
-from fedlens.training.retrieval import recalls
+from fedlens.training.retrieval import encoded, recalls
 
 
 def measures(experiment: Experiment) -> Measure | None:
@@ -106,7 +106,7 @@ def retrieval_measure(experiment: Experiment) -> Measure | None:
 
     def measure(shared: State) -> Mapping[str, float]:
         experiment.resident.load(shared)
-        return recalls(model, examples, precision=memory.precision, batch_size=memory.micro_batch)
+        return recalls(encoded(model, examples, precision=memory.precision, batch_size=memory.micro_batch))
 
     return measure
 

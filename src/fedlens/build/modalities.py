@@ -88,6 +88,7 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
 
     if config.federated.missing_modalities == "drop_clients":
         data = complete_clients(data)
+    data = replace(data, report=replace(data.report, unit="row"))
     return read_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fedlens.core.lines import folded
+from fedlens.core.words import nearest
 from fedlens.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,13 +35,12 @@ def describe(families: Iterable[Family[Any]], name: str) -> None:
     Raises:
         ConfigError: no family has such a block.
     """
-    from fedlens.config import problems
 
     families = list(families)
     found = [(family, family.registry.get(name)) for family in families if name in family.registry.names()]
     if not found:
         known = [known for family in families for known in family.registry.names()]
-        near = problems.nearest(name, known)
+        near = nearest(name, known)
         hint = f" Did you mean {near}?" if near else ""
         raise ConfigError(
             f"{name}: there is nothing of that name.{hint} Known: {', '.join(dict.fromkeys(known))}",

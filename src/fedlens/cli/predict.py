@@ -71,6 +71,7 @@ def predict(
 
     _check_given(images, text, pictures="--why" if why or why_dir else "--html" if html else "")
     predictor = _opened(model, client, text, classes, names)
+    _say(predictor.remark, predictor.note)
     explainer = Explainer(predictor.model) if why or why_dir else None
     if not images:
         wanted = Wanted(top, as_json, csv, None, False, None, names is not None)
@@ -79,8 +80,7 @@ def predict(
             output.close()
         return
     found = find_images(images)
-    for note in filter(None, (predictor.remark, *found.notes)):
-        typer.echo(clean.block(f"note: {note}"), err=True)
+    _say(*found.notes)
     wanted = Wanted(top, as_json, csv, html, why, why_dir, names is not None)
     outputs = wanted.outputs(found.images, str(newest(Path(model))))
     failed, total = 0, len(found.problems) + len(found.images)
@@ -98,6 +98,11 @@ def predict(
         typer.echo(f"{failed:,} of {total:,} images could not be read", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _say(*notes: str) -> None:
+    for note in filter(None, notes):
+        typer.echo(clean.block(f"note: {note}"), err=True)
 
 
 def _check_given(images: Sequence[Path] | None, text: str | None, pictures: str) -> None:

@@ -30,6 +30,7 @@ from fedlens.config.schema import (
 )
 from fedlens.core.registry import Entry, Registry
 from fedlens.core.section import BlockSection
+from fedlens.core.words import nearest
 from fedlens.data.base import Scheme, Source, schemes, sources
 from fedlens.errors import Code, ConfigError, FedLensError, Problem
 from fedlens.models.base import ModelBuilder, models
@@ -146,7 +147,7 @@ def find(family: Family[T], name: str, where: Where = lambda _: "") -> Entry[T]:
         if others := [other for other in FAMILIES.values() if name in other.registry.names()]:
             text = " or ".join(f"is a {other.registry.kind}: {other.section}.{other.key}={name}" for other in others)
             raise ConfigError(problems.problem("unknown_name", key, text, name, where(key)))
-        near = problems.nearest(name, known)
+        near = nearest(name, known)
         hint = f" Did you mean {near}?" if near else ""
         text = f"unknown {family.registry.kind}.{hint} Known: {', '.join(known)}"
         raise ConfigError(problems.problem("unknown_name", key, text, name, where(key)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedlens.core.words import nearest
 from fedlens.errors import Code, Problem
 
 _LONGEST_VALUE = 60
@@ -66,13 +66,6 @@ def show(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The closest spelling among `known`, ignoring case."""
-    by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return by_lower[found[0]] if found else None
 
 
 def unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str] = ()) -> str:

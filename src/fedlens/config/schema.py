@@ -210,7 +210,10 @@ class TrackingSection(Section):
     mlflow: bool = Field(False, description="write to MLflow; MLFLOW_TRACKING_URI says where; extra mlflow")
     wandb: bool = Field(False, description="write to Weights & Biases; offline without a key; extra wandb")
     report: bool = Field(True, description="write report.html at the end")
-    pictures: bool = Field(True, description="show test images in the report and in trackers")
+    pictures: bool = Field(
+        True,
+        description="show test images in the report and in trackers, and texts of test rows in a dual encoder's report",
+    )
     updates: bool = Field(False, description="measure how far the clients' updates agree: costs one more sum")
     leave_one_out: TimesOrNever = Field(
         0,

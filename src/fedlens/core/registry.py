@@ -7,7 +7,6 @@ line's lists, the docs' tables and the contract tests read the registry.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
+from fedlens.core.words import nearest
 from fedlens.errors import ConfigError
 
 T = TypeVar("T")
@@ -149,6 +149,6 @@ def origin(factory: type[object]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The one line for a misspelt name: what is wrong, the nearest spelling, what is allowed."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}"

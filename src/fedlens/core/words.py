@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +11,13 @@ def count(number: int, what: str) -> str:
     """ "1 class", "1,000 classes"; `what` is the singular."""
     plural = "" if number == 1 else "es" if what.endswith("s") else "s"
     return f"{number:,} {what}{plural}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The closest spelling among `known`, ignoring case."""
+    by_lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
 
 
 def by_reason(reasons: Mapping[str, str]) -> str:

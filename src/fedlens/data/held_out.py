@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from fedlens.core.labels import UNLABELLED
-from fedlens.core.words import count
+from fedlens.core.words import count, nearest
 from fedlens.data.division import check_classes
 from fedlens.data.modalities import noted, only
 from fedlens.data.types import FederatedData, HeldOut
@@ -65,8 +64,8 @@ def _check(data: FederatedData, names: Sequence[str]) -> None:
     """Raises ConfigError: there is no such class, one is named twice, or fewer than two are left."""
     for name in names:
         if name not in data.class_names:
-            near = difflib.get_close_matches(name, data.class_names, n=1)
-            some = f"Did you mean {near[0]}?" if near else f"The classes are {', '.join(data.class_names[:20])}"
+            near = nearest(name, data.class_names)
+            some = f"Did you mean {near}?" if near else f"The classes are {', '.join(data.class_names[:20])}"
             raise ConfigError(f"{KEY} = {name!r}: the data has no such class. {some}", code="unknown_name", key=KEY)
     if len(set(names)) < len(names):
         raise ConfigError(f"{KEY}: {', '.join(names)}: one class is named twice", code="invalid_value", key=KEY)

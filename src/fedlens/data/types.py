@@ -79,6 +79,7 @@ class DataReport:
     skipped  (file, reason)
     source   where the images came from: "imagefolder PHOTOS"
     scheme   how they were partitioned: "dirichlet α 0.3"
+    unit     the singular of what the model takes: "image"; or "row", which may have a text alone
     """
 
     read: int
@@ -86,6 +87,7 @@ class DataReport:
     notes: tuple[str, ...] = field(default=())
     source: str = ""
     scheme: str = ""
+    unit: str = "image"
 
     @property
     def findings(self) -> tuple[str, ...]:

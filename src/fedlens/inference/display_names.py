@@ -10,8 +10,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from fedlens.config.problems import nearest
 from fedlens.core.files import LONGEST_JSON, read_regular
+from fedlens.core.words import nearest
 from fedlens.data.labels import normalized
 from fedlens.data.tree import printable
 from fedlens.errors import Code, ConfigError, Problem

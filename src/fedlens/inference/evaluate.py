@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from fedlens.config.problems import nearest
 from fedlens.core.records import Evaluation
-from fedlens.core.words import count
+from fedlens.core.words import count, nearest
 from fedlens.data.export import TEST, folder_names
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.labels import normalized

@@ -11,9 +11,9 @@ from torch import nn
 from fedlens.build.builders import build_plan
 from fedlens.build.experiment import Experiment, build_experiment
 from fedlens.build.load import load_saved
-from fedlens.config import problems
 from fedlens.config.blocks import PYTHON
 from fedlens.core.types import Task, TaskSettings
+from fedlens.core.words import nearest
 from fedlens.data.types import FederatedData
 from fedlens.errors import ModelError
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
@@ -107,7 +107,7 @@ def check_client(run: RunDir, client: str) -> None:
     """Raises ModelError: the run has no such client."""
     names = clients_of(run)
     if client not in names:
-        near = problems.nearest(client, names)
+        near = nearest(client, names)
         hint = f" Did you mean {near}?" if near else ""
         raise ModelError(f"client = {client!r}: no client of {run.path}.{hint} Known: {some(names) or 'none yet'}")
 

@@ -21,7 +21,7 @@ from fedlens.inference.class_lists import checked_classes
 from fedlens.models.artefact import DESCRIPTION, load_model
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts, models
 from fedlens.models.build import build_model, builder_named
-from fedlens.models.dual_encoder import as_dual_encoder
+from fedlens.models.dual_encoder import DualEncoder, as_dual_encoder
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
 from fedlens.tracking.run_dir import RunDir, find_runs, newest
 
@@ -93,6 +93,7 @@ class Predictor:
 
     text  what it reads beside every image, (1, …); None: nothing
     display  class → display name (`inference.display_names`); None: nobody wants them
+    named_by  the dual encoder to which the classes of `model` are texts; None: they are those of its training
     """
 
     model: Recognizer
@@ -103,6 +104,17 @@ class Predictor:
     remark: str = ""
     text: Tensor | None = None
     display: Mapping[str, str] | None = None
+    named_by: DualEncoder | None = None
+
+    @property
+    def trained(self) -> Recognizer:
+        """The model as it was trained."""
+        return self.model if self.named_by is None else self.named_by
+
+    @property
+    def note(self) -> str:
+        """What the user should know of the classes' names, or ""."""
+        return "" if self.named_by is None else self.named_by.note_of_cut(self.class_names)
 
     def beside(self, text: str) -> Predictor:
         """The predictor that reads `text` beside every image.
@@ -125,9 +137,9 @@ class Predictor:
             ModelError: the model is no dual encoder.
             ConfigError: as `checked_classes`.
         """
-        model = as_dual_encoder(self.model, "--classes")
+        model = as_dual_encoder(self.trained, "--classes")
         classes = checked_classes(names)
-        return replace(self, model=model.with_classes(classes), class_names=classes, display=None)
+        return replace(self, model=model.with_classes(classes), class_names=classes, display=None, named_by=model)
 
     @torch.inference_mode()
     def of_text(self, top: int = 5) -> Prediction:

@@ -58,7 +58,7 @@ class Searcher:
         Raises:
             ModelError: the model is no dual encoder.
         """
-        self._model = as_dual_encoder(predictor.model, "search")
+        self._model = as_dual_encoder(predictor.trained, "search")
         self._encoder = replace(predictor, model=self._model.encoder())
         self._max_pixels = max_pixels
         self._cache_dir = cache_dir or default_cache_dir()

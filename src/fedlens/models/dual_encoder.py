@@ -18,7 +18,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlens.core.clean import line
 from fedlens.core.labels import UNLABELLED
+from fedlens.core.words import count
 from fedlens.errors import ModelError
 from fedlens.models.base import (
     CrossEntropy,
@@ -49,6 +51,8 @@ FIRST_SCALE: dict[PairLoss, tuple[float, float]] = {
     "siglip": (math.log(10), -10.0),
 }
 """The first logarithm of the scale of similarities, and the first bias, as in both papers."""
+
+_LONGEST_NAME = 60
 
 LARGEST_SCALE = math.log(100)
 """Radford et al., section 2.5."""
@@ -293,15 +297,35 @@ class DualEncoder(OwnObjective):
         Raises:
             ModelError: two prompts are cut to the same tokens.
         """
-        read = self._read([self._prompt.replace("{}", name) for name in class_names])
+        read = self._read([self._prompted(name) for name in class_names])
         _, numbers, counts = read.unique(dim=0, return_inverse=True, return_counts=True)
         if counts.max() > 1:
             one, other = [class_names[row] for row in (numbers == counts.argmax()).nonzero()[:2, 0].tolist()]
             raise ModelError(
                 f"classes {one!r} and {other!r} are one to this model, which reads the beginning of prompts alone: "
-                "use shorter names or a shorter model.prompt, or train with a larger model.max_tokens"
+                f"{self._to_read_more}"
             )
         return read.to(self.head.scale.device)
+
+    def note_of_cut(self, class_names: Sequence[str]) -> str:
+        """A line for the user if prompts of some classes are not read to their end; "" if all are."""
+        assert self.text_reader is not None
+        taken = 0 if self.head.context is None else VECTORS
+        cut = self.text_reader.cut([self._prompted(name) for name in class_names], taken)
+        if not any(cut):
+            return ""
+        some = f"class {line(class_names[cut.index(True)], _LONGEST_NAME)!r}"
+        more = f" and {count(sum(cut) - 1, 'other')}" if sum(cut) > 1 else ""
+        return f"{some}{more}: the end is not read, so the model may take it for another one; {self._to_read_more}"
+
+    @property
+    def _to_read_more(self) -> str:
+        assert self.text_reader is not None
+        key = self.text_reader.longer_by
+        return "use shorter names or a shorter model.prompt" + (f", or train with a larger {key}" if key else "")
+
+    def _prompted(self, name: str) -> str:
+        return self._prompt.replace("{}", name)
 
     def class_features(self) -> Tensor:
         """(classes, width), each of length 1."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from fedlens.core.words import nearest
 from fedlens.errors import ConfigError
 from fedlens.models.base import Recognizer
 from fedlens.models.stages import stage_ends, up_to
@@ -89,8 +89,8 @@ def _last(model: Recognizer, what: Freeze) -> str:
         )
     known = [name for name, _ in model.named_modules() if name]
     if what not in known:
-        near = difflib.get_close_matches(what, known, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
+        near = nearest(what, known)
+        hint = f"Did you mean {near}? " if near else ""
         raise ConfigError(
             f"model.freeze = {what!r}: the model has no module of that name. {hint}Use backbone, a number of stages "
             f"from 1 to {len(ends)}, or the last module to freeze, such as {ends[len(ends) // 2]}",

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,13 @@ class TextReader(ABC):
     def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
         """(N, …), a row a text. Whatever stands in a text, it can be read."""
 
+    longer_by: ClassVar[str] = ""
+    """Key of the configuration by which it reads more of a text; "" without one."""
+
+    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
+        """Which of `texts` are not read to their end, where `taken` tokens have no place. None of them by default."""
+        return [False] * len(texts)
+
 
 @dataclass(frozen=True)
 class Tokens(TextReader):
@@ -61,6 +68,7 @@ class Tokens(TextReader):
     """
 
     length: int
+    longer_by = "model.max_tokens"
 
     @cached_property
     def _file(self) -> str:
@@ -83,6 +91,9 @@ class Tokens(TextReader):
     def vocabulary(self) -> int:
         """Number of tokens."""
         return self._tokenizer.get_vocab_size()
+
+    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
+        return _beyond(replace(self, length=self.length - taken), texts)
 
     def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
         tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
@@ -123,6 +134,15 @@ class ClipTokens(TextReader):
             tokens[first : first + len(found)] = found
             progress(first + len(found), len(texts))
         return tokens
+
+    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
+        return _beyond(replace(self, length=self.length - taken), texts)
+
+
+def _beyond(reader: Tokens | ClipTokens, texts: Sequence[str]) -> list[bool]:
+    """Which of `texts` have more than `length` tokens: then one place more is filled, too."""
+    found = replace(reader, length=reader.length + 1).read(texts, lambda _done, _all: None)
+    return [last != PADDING for last in found[:, -1].tolist()]
 
 
 def open_clip() -> Any:

@@ -14,6 +14,7 @@ from fedlens.reports.figures import classes, clients, rounds
 from fedlens.reports.figures.sites import crossed
 from fedlens.reports.headline import Headline, headline
 from fedlens.reports.load import LoadedRun, load_run
+from fedlens.reports.nearest_texts import nearest_texts
 from fedlens.reports.page import page, plot, section, table, warning
 from fedlens.reports.pictures import galleries
 from fedlens.reports.uses import FIGURES
@@ -41,7 +42,7 @@ def write_report(folder: Path) -> Path:
 def render(run: LoadedRun) -> str:
     """The page as text, with every section for which the run has data."""
     head = headline(run)
-    first = (_missing, _limits, _learning, _clients, _both_models, _cross_site, _mistakes)
+    first = (_missing, _limits, _learning, _clients, _both_models, _cross_site, _mistakes, nearest_texts)
     parts = (*first, _explained, _privacy, _measured, _cost, _failures, _data, _details)
     cards = _cards(head, run)
     return page(head.run, _subtitle(head, run.result), [_guide(cards), *(part(run) for part in parts)], cards)
@@ -83,8 +84,8 @@ def _shared_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
     test, whose = last_with(run.metrics, "test") or {}, f" {UNUSED}" if head.personal else ""
     at = f"test accuracy{whose} at round {head.best_round}, best by validation"
     cards = [
-        (percent(head.accuracy), _detailed(f"test accuracy{whose}, last round", test)),
-        (percent(head.best_accuracy), at if head.best_round is not None else "no validation images"),
+        (percent(head.accuracy), _detailed(f"test accuracy{whose}, last round", test, run.unit)),
+        (percent(head.best_accuracy), at if head.best_round is not None else f"no validation {run.unit}s"),
         (percent(head.balanced_accuracy), f"balanced accuracy{whose}: mean recall of the classes"),
     ]
     if head.auroc is not None:
@@ -95,7 +96,10 @@ def _shared_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
 def _client_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
     found = last_with(run.metrics, "clients") or {}
     cards = [
-        (percent(head.client_accuracy), _detailed("client accuracy, mean over clients", found, head.personal)),
+        (
+            percent(head.client_accuracy),
+            _detailed("client accuracy, mean over clients", found, run.unit, head.personal),
+        ),
         (percent(head.client_accuracy_worst_tenth), f"client accuracy, {worst_clients(head.evaluated_clients)}"),
         (percent(head.client_accuracy_deviation), "standard deviation of the client accuracy"),
     ]
@@ -104,11 +108,11 @@ def _client_cards(head: Headline, run: LoadedRun) -> list[tuple[str, str]]:
     return cards
 
 
-def _detailed(what: str, found: Mapping[str, Any], personal: bool = False) -> str:
-    """A figure's label, with its interval, the number of images and its floors."""
+def _detailed(what: str, found: Mapping[str, Any], unit: str, personal: bool = False) -> str:
+    """A figure's label, with its interval, the number of images or rows, and its floors."""
     low, high = found.get("accuracy_low"), found.get("accuracy_high")
     interval = "" if low is None or high is None else f"95 %: {100 * low:.1f}–{100 * high:.1f}"
-    details = (interval, measured_on(found), floors(found, personal))
+    details = (interval, measured_on(found, unit), floors(found, personal))
     return "<br>".join((what, *filter(None, details))).replace(" %", "\u00a0%")
 
 
@@ -134,7 +138,7 @@ def _learning(run: LoadedRun) -> str:
         "Learning",
         plot(
             "Accuracy",
-            _models(is_personal(run.config)),
+            _models(is_personal(run.config), run.unit),
             rounds.accuracy_curves(run.metrics, is_personal(run.config)),
         ),
         plot(
@@ -146,11 +150,13 @@ def _learning(run: LoadedRun) -> str:
     )
 
 
-def _models(personal: bool) -> str:
+def _models(personal: bool, unit: str) -> str:
     """The models to which the curves belong."""
     if personal:
-        return "Each client's own model on its own images; the shared model, where there is one, on global test images."
-    return "The shared model on the global test and validation images, and on the clients' own test images."
+        return (
+            f"Each client's own model on its own {unit}s; the shared model, where there is one, on global test {unit}s."
+        )
+    return f"The shared model on the global test and validation {unit}s, and on the clients' own test {unit}s."
 
 
 def _clients(run: LoadedRun) -> str:
@@ -158,25 +164,29 @@ def _clients(run: LoadedRun) -> str:
         "Clients",
         plot(
             "Client accuracy",
-            "The model that each client uses, on its own test images, in the last evaluation on clients.",
-            clients.client_accuracies(run.metrics, is_personal(run.config)),
+            f"The model that each client uses, on its own test {run.unit}s, in the last evaluation on clients.",
+            clients.client_accuracies(run.metrics, is_personal(run.config), run.unit),
             wide=True,
         ),
         plot(
             "Shared against personal",
-            "Each client's own model and the shared one on its own test images, in the last evaluation on clients.",
+            f"Each client's own model and the shared one on its own test {run.unit}s, in the last evaluation on "
+            "clients.",
             clients.shared_against_personal(run.metrics),
             wide=True,
         ),
         plot(
             "Contribution",
             "How much more accurate the round's model is with the client's update than without it, on the validation "
-            "images. Means over the rounds in which it was measured.",
+            f"{run.unit}s. Means over the rounds in which it was measured.",
             clients.worth(run.metrics),
             wide=True,
         ),
         plot(
-            "Who holds what", "Training images of every client, by class.", clients.partition(run.partition), wide=True
+            "Who holds what",
+            f"Training {run.unit}s of every client, by class.",
+            clients.partition(run.partition, run.unit),
+            wide=True,
         ),
         plot(
             "How unlike the others",
@@ -203,7 +213,7 @@ def _both_models(run: LoadedRun) -> str:
         )
         for client in ordered
     ]
-    return table(("client", "test images", "shared model", "its own model", "points gained"), cells)
+    return table(("client", f"test {run.unit}s", "shared model", "its own model", "points gained"), cells)
 
 
 def _cross_site(run: LoadedRun) -> str:
@@ -215,7 +225,7 @@ def _cross_site(run: LoadedRun) -> str:
     gaps = f" Gaps: {escape(by_reason(found['gaps']))}." if found["gaps"] else ""
     rows = {**found["accuracy"], **({SHARED_MODEL: found["shared"]} if found["shared"] else {})}
     which = OWN_MODELS if is_personal(run.config) else TRAINED_ONCE_MORE
-    caption = f"{which} Rows are models, columns the clients whose test images they are tried on.{left_out}{gaps}"
+    caption = f"{which} Rows are models, columns the clients whose test {run.unit}s they are tried on.{left_out}{gaps}"
     return section("From site to site", plot("Clients' models at each other", caption, crossed(rows), wide=True))
 
 
@@ -230,18 +240,19 @@ def _mistakes(run: LoadedRun) -> str:
     if not matrix:
         return ""
     names = run.class_names
+    line = "row" if run.unit == "image" else "line"  # one word has one meaning
     which = f" The {classes.MOST_CLASSES} classes recognised worst." if len(names) > classes.MOST_CLASSES else ""
     return section(
         "Mistakes",
         plot(
             "Confusion matrix",
-            f"Test images: rows are the truth, colours the shares of a row.{which}",
-            classes.confusion(matrix, names),
+            f"Test {run.unit}s: {line}s are the truth, colours the shares of a {line}.{which}",
+            classes.confusion(matrix, names, run.unit),
         ),
         plot(
             "Recall by class",
-            f"Share of a class' test images that were found, worst first.{which}",
-            classes.recalls(matrix, names),
+            f"Share of a class' test {run.unit}s that were found, worst first.{which}",
+            classes.recalls(matrix, names, run.unit),
         ),
     ) + galleries(run)
 

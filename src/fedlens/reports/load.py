@@ -26,10 +26,11 @@ class LoadedRun:
     metrics    one mapping per round, oldest first (keys: `tracking.metrics.line_of`)
     partition  class_names, clients → split → counts by class, test → counts by class
     confusion  round, test and validation matrices (true by predicted) of the last evaluation
-    data       read, skipped [(file, reason)], notes
+    data       read, skipped [(file, reason)], notes, unit
     fingerprint  identifies the data set
     result     reason and end of a finished run
     pictures   test images with their predictions (`tracking.pictures`)
+    nearest_texts  test images with the texts that a dual encoder finds nearest (`tracking.nearest_texts`)
     cross_site  accuracies of clients' own models at each other (`tracking.saved.CrossSite`)
     """
 
@@ -43,6 +44,7 @@ class LoadedRun:
     result: Mapping[str, Any]
     fingerprint: str | None
     pictures: Mapping[str, Any]
+    nearest_texts: Mapping[str, Any]
     cross_site: Mapping[str, Any]
 
     @property
@@ -54,6 +56,11 @@ class LoadedRun:
     def findings(self) -> list[Finding]:
         """What limits the run, the strongest first."""
         return explain(self.folder.path)
+
+    @property
+    def unit(self) -> str:
+        """The singular of what the model takes: "image", or "row"."""
+        return str(self.data.get("unit", "image"))
 
     @property
     def class_names(self) -> list[str]:
@@ -81,6 +88,7 @@ def load_run(folder: Path) -> LoadedRun:
         result=_read(run.result, Result),
         fingerprint=read_saved(run.fingerprint, str) if run.fingerprint.exists() else None,
         pictures=_read(run.pictures, Anything),
+        nearest_texts=_read(run.nearest_texts, Anything),
         cross_site=_read(run.cross_site, CrossSite),
     )
 

@@ -3,7 +3,9 @@ each cell of the confusion matrix."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -18,8 +20,14 @@ _NOTE = (
 )
 
 
+Form = TypeVar("Form", bound=BaseModel)
+
+Embedded = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]
+"""A picture as `tracking.pictures.thumbnail` makes it."""
+
+
 class Picture(BaseModel):
-    image: Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]
+    image: Embedded
     true: str
     predicted: str
     confidence: float
@@ -49,10 +57,7 @@ def galleries(run: LoadedRun) -> str:
     """
     if not run.pictures:
         return ""
-    try:
-        kept = Kept.model_validate(run.pictures)
-    except ValidationError as error:
-        raise FedLensError(f"{run.folder.pictures}: not as a run writes it; remove the file to do without") from error
+    kept = validated(Kept, run.pictures, run.folder.pictures)
     script = asset("pictures.js")
     # only "<" could end a script element
     data = kept.model_dump_json().replace("<", "\\u003c")
@@ -65,6 +70,18 @@ def galleries(run: LoadedRun) -> str:
     return f'<div class="plots">{"".join(parts)}</div><script type="application/json" id="pictures">{data}</script>' + (
         f"<script>{script}</script>"
     )
+
+
+def validated(form: type[Form], found: Mapping[str, Any], file: Path) -> Form:
+    """What `file` holds.
+
+    Raises:
+        FedLensError: it is damaged.
+    """
+    try:
+        return form.model_validate(found)
+    except ValidationError as error:
+        raise FedLensError(f"{file}: not as a run writes it; remove the file to do without") from error
 
 
 def _choice(kept: Kept) -> str:

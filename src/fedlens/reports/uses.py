@@ -34,6 +34,7 @@ USES = {
     "Test accuracy by privacy": "Shows which run learns most for the privacy that it spends.",
     "Most confident mistakes": "Look here first for wrong labels and for classes that look alike.",
     "Behind the confusion matrix": "Shows what images of one kind of mistake have in common.",
+    "Nearest texts": "Shows what the model goes by, and texts that say little of their image.",
     "Least confident hits": "Shows what the model is nearly wrong about: collect more images like these.",
 }
 

@@ -28,9 +28,10 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
     """A summary of the run that is about to start."""
     config, data, clients = experiment.config, experiment.images, runtime.known()
     parameters = sum(value.numel() for value in experiment.model.parameters())
-    images = sum(client.examples for client in clients)
+    examples, unit = sum(client.examples for client in clients), data.report.unit
     hidden = any(client.hidden for client in clients)
-    held = "which do not tell how many training images they hold" if hidden else f"holding {images:,} training images"
+    of = f"training {unit}s"
+    held = f"which do not tell how many {of} they hold" if hidden else f"holding {examples:,} {of}"
     return {
         "data": data_line(data, len(clients)),
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
@@ -64,10 +65,10 @@ def claim(privacy: Claim, rounds: int) -> str:
 
 def data_line(data: FederatedData, clients: int) -> str:
     """ "imagefolder PHOTOS · 200 images · 4 classes · dirichlet α 0.3 · 4 clients"; of a server, what it tests on."""
-    report, simulated = data.report, bool(data.clients)
+    report, simulated, rows = data.report, bool(data.clients), len(data.labels)
     parts = [
         report.source or "the sites' own",
-        *([f"{len(data.labels):,} images{'' if simulated else ' here, for tests'}"] if len(data.labels) else []),
+        *([f"{rows:,} {report.unit}s{'' if simulated else ' here, for tests'}"] if rows else []),
         f"{len(data.class_names)} classes",
         *([report.scheme] if simulated and report.scheme else []),
         f"{clients} client{'s' * (clients != 1)}",
@@ -80,14 +81,14 @@ def few_validation_images(experiment: Experiment, runtime: Runtime) -> str | Non
     if experiment.unmeasured:
         return None
     apart = experiment.malicious if experiment.partly_private else frozenset()
-    images = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
-    interval = wilson(0.5, images)
-    if interval is None or images >= ENOUGH_VALIDATION:
+    examples = sum(sum(client.counts["val"]) for client in runtime.known() if client.name not in apart)
+    interval, unit = wilson(0.5, examples), experiment.images.report.unit
+    if interval is None or examples >= ENOUGH_VALIDATION:
         return None
     return (
-        f"validation has only {images} image{'s' * (images != 1)}: an accuracy of 50 % on them may be anything from "
+        f"validation has only {count(examples, unit)}: an accuracy of 50 % on them may be anything from "
         f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %, so early stopping and the best model depend on chance; "
-        f"use more images, or a larger data.validation (now {experiment.config.data.validation:g})"
+        f"use more {unit}s, or a larger data.validation (now {experiment.config.data.validation:g})"
     )
 
 

@@ -47,6 +47,7 @@ from fedlens.strategies.base import RoundContext, Strategy
 from fedlens.tracking.board import Board
 from fedlens.tracking.metrics import MetricsFile
 from fedlens.tracking.missing_rounds import missing_note
+from fedlens.tracking.nearest_texts import keep_nearest_texts
 from fedlens.tracking.observer import Observer
 from fedlens.tracking.predictions import keep_pictures
 from fedlens.tracking.run_dir import RunDir
@@ -152,6 +153,7 @@ def run_rounds(
             save_models(experiment, folder, end, checkpoints)
             if config.tracking.report and config.tracking.pictures:
                 keep_pictures(experiment, folder.pictures)
+                keep_nearest_texts(experiment, folder.nearest_texts)
             if config.federated.cross_site:
                 watch.part("cross-site evaluation")
                 cross_sites(experiment, runtime, folder, end, observer.note)

@@ -77,7 +77,7 @@ class ConsoleTracker(Barred):
 
     def _begin(self, line: Mapping[str, Any]) -> None:
         """What the accuracies are measured on, and the header."""
-        self._lines(_without_learning(line))
+        self._lines(_without_learning(line, RunDir(Path(self._folder)).unit))
         self._table = RoundTable(self._num_rounds, Row.of_line(line))
         self._say(self._table.header(), "bold")
 
@@ -132,10 +132,10 @@ class ConsoleTracker(Barred):
             self._say(f"{name:{width}}  {value}", hang=width + 2)
 
 
-def _without_learning(line: Mapping[str, Any]) -> dict[str, str]:
+def _without_learning(line: Mapping[str, Any], unit: str) -> dict[str, str]:
     """The basis of the rounds' accuracies: number of images, and the floors that need no learning."""
     columns = {"test": "test", "val": "validation"}
-    return {column: basis(line[name]) for column, name in columns.items() if line[name]}
+    return {column: basis(line[name], unit=unit) for column, name in columns.items() if line[name]}
 
 
 def split_time(spent: Mapping[str, float]) -> str:

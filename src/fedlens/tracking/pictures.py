@@ -47,7 +47,7 @@ def save_pictures(
     numbers: dict[int, int] = {}
     pictures: list[dict[str, Any]] = []
     room = MOST_BYTES
-    for row in dict.fromkeys([*mistakes, *hits, *_in_turn(list(cells.values()))]):
+    for row in dict.fromkeys([*mistakes, *hits, *in_turn(list(cells.values()))]):
         image = thumbnail(images[rows[row]])
         room -= len(image)
         if room < 0 or len(pictures) == MOST_PICTURES:
@@ -89,7 +89,7 @@ def choose(
     return wrong[:GALLERY], right[::-1][:GALLERY], cells
 
 
-def _in_turn(cells: Sequence[Sequence[int]]) -> Iterator[int]:
+def in_turn(cells: Sequence[Sequence[int]]) -> Iterator[int]:
     """The first row of every cell, then the second of every cell: if not all fit, each cell has some."""
     for rows in zip_longest(*cells):
         yield from (row for row in rows if row is not None)

@@ -17,7 +17,7 @@ Metrics = Sequence[Mapping[str, Any]]
 def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> dict[str, str]:
     """The figures by their labels. `metrics`: the lines of the metrics file; `personal`: clients use their own models,
     whose figures then come first."""
-    shared, clients = _shared(metrics, personal), _clients(metrics, personal)
+    shared, clients = _shared(metrics, personal, folder.unit), _clients(metrics, personal, folder.unit)
     shared |= _by_modality(metrics)
     lines = clients | shared if personal else shared | clients
     lines |= _privacy(metrics, folder)
@@ -45,13 +45,13 @@ def _saved(metrics: Metrics) -> str:
     return "" if found is None else f", {percent(1 - found[0] / found[1])} less than whole models"
 
 
-def _shared(metrics: Metrics, personal: bool) -> dict[str, str]:
+def _shared(metrics: Metrics, personal: bool, unit: str) -> dict[str, str]:
     """The shared model on the test images. Empty if parts of it are private, because then there is no complete shared
     model."""
     test, best = last_with(metrics, "test"), best_round(metrics)
     if personal and test is None:
         return {}
-    lines = {"test accuracy": in_full(test or {}) + (f" ({UNUSED})" if personal else "")}
+    lines = {"test accuracy": in_full(test or {}, unit=unit) + (f" ({UNUSED})" if personal else "")}
     if best and best["test"]:
         chosen = f"round {best['round']}, lowest validation loss"
         lines["  of the best model"] = f"{with_interval(best['test'])}, {chosen}"
@@ -73,12 +73,12 @@ def _by_modality(metrics: Metrics) -> dict[str, str]:
     return {label: percent(measured[name]) for name, label in WAYS.items() if name in measured}
 
 
-def _clients(metrics: Metrics, personal: bool) -> dict[str, str]:
+def _clients(metrics: Metrics, personal: bool, unit: str) -> dict[str, str]:
     clients = last_with(metrics, "clients")
     if clients is None:
         return {"client accuracy": percent(None)}
     lines = {
-        "client accuracy": in_full(clients, personal),
+        "client accuracy": in_full(clients, personal, unit),
         f"  {worst_clients(clients.get('evaluated'))}": percent(clients.get("accuracy_worst_tenth")),
     }
     if clients.get("shared_accuracy") is not None:

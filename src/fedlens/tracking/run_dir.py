@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fedlens.core.files import read_regular, write_atomic, write_json
 from fedlens.core.yaml_text import read_file
 from fedlens.errors import ConfigError, FedLensError
-from fedlens.tracking.saved import Partition, read_saved
+from fedlens.tracking.saved import Data, Partition, read_saved
 from fedlens.tracking.versions import collect_versions
 
 if TYPE_CHECKING:  # importing torch would delay commands that only read runs
@@ -112,6 +112,11 @@ class RunDir:
         return self.path / "pictures.json"
 
     @property
+    def nearest_texts(self) -> Path:
+        """Some test images with the texts that a dual encoder finds nearest (JSON)."""
+        return self.path / "nearest-texts.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -154,6 +159,12 @@ class RunDir:
     def data(self) -> Path:
         """What was read and what was skipped (JSON)."""
         return self.path / "data.json"
+
+    @property
+    def unit(self) -> str:
+        """The singular of what the model takes, as `DataReport.unit`."""
+        found = read_saved(self.data, Data) if self.data.exists() else {}
+        return str(found.get("unit", "image"))
 
     @property
     def result(self) -> Path:

@@ -84,6 +84,7 @@ class Data(BaseModel):
     read: int
     skipped: list[tuple[str, str]]
     notes: list[str]
+    unit: str = "image"
 
 
 class CrossSite(BaseModel):

@@ -23,13 +23,13 @@ def with_interval(figures: Figures) -> str:
     return accuracy if low is None or high is None else f"{accuracy} (95 %: {100 * low:.1f}–{100 * high:.1f})"
 
 
-def measured_on(figures: Figures) -> str:
-    """1,000 images; 410 images of 10 clients; "" if not recorded."""
-    images = figures.get("examples")
-    if images is None:
+def measured_on(figures: Figures, unit: str = "image") -> str:
+    """1,000 images; 410 images of 10 clients; "" if not recorded. `unit`: as `RunDir.unit`."""
+    examples = figures.get("examples")
+    if examples is None:
         return ""
     clients = figures.get("evaluated")
-    return count(images, "image") + (f" of {count(clients, 'client')}" if clients is not None else "")
+    return count(examples, unit) + (f" of {count(clients, 'client')}" if clients is not None else "")
 
 
 def majority(figures: Figures, personal: bool) -> float | None:
@@ -46,14 +46,16 @@ def floors(figures: Figures, personal: bool = False) -> str:
     return ", ".join(f"{name} {percent(floor)}" for name, floor in named.items() if floor is not None)
 
 
-def basis(figures: Figures, personal: bool = False) -> str:
+def basis(figures: Figures, personal: bool = False, unit: str = "image") -> str:
     """1,000 images; chance 10.0 %, majority class 12.3 %."""
-    return "; ".join(filter(None, (measured_on(figures), floors(figures, personal))))
+    return "; ".join(filter(None, (measured_on(figures, unit), floors(figures, personal))))
 
 
-def in_full(figures: Figures, personal: bool = False) -> str:
+def in_full(figures: Figures, personal: bool = False, unit: str = "image") -> str:
     """84.4 % (95 %: 82.0–86.5), 1,000 images; chance 10.0 %, majority class 12.3 %."""
-    return ", ".join(filter(None, (with_interval(figures), basis(figures, personal)))) if figures else percent(None)
+    if not figures:
+        return percent(None)
+    return ", ".join(filter(None, (with_interval(figures), basis(figures, personal, unit))))
 
 
 def epsilon(value: float | None) -> str:

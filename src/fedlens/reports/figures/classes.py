@@ -15,7 +15,7 @@ MOST_CLASSES = 40
 """With more classes, a confusion matrix shows those with the lowest recall."""
 
 
-def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], unit: str = "image") -> Figure:
     """Predictions as shares of each true class, counts in the cells; with many classes, those with the lowest
     recall."""
     counts, names = _worst_classes(np.array(matrix), class_names)
@@ -29,7 +29,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Fi
         colorscale=SHADES,
         colorbar={"tickformat": ".0%", "thickness": 12},
         customdata=counts,
-        hovertemplate="true: %{y}<br>predicted: %{x}<br>%{customdata} images, %{z:.1%}<extra></extra>",
+        hovertemplate=f"true: %{{y}}<br>predicted: %{{x}}<br>%{{customdata}} {unit}s, %{{z:.1%}}<extra></extra>",
     )
     if len(names) <= 20:
         figure.update_traces(text=np.where(counts > 0, counts.astype(str), ""), texttemplate="%{text}")
@@ -38,7 +38,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Fi
     return figure.update_layout(height=max(420, 22 * len(names) + 140))
 
 
-def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str], unit: str = "image") -> Figure:
     """Recall of each class, lowest first."""
     counts, names = _worst_classes(np.array(matrix), class_names)
     totals = counts.sum(axis=1)
@@ -50,7 +50,7 @@ def recalls(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figu
         orientation="h",
         marker_color=COLOURS[0],
         customdata=totals[order],
-        hovertemplate="%{y}: %{x:.1%} of %{customdata} images<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:.1%}} of %{{customdata}} {unit}s<extra></extra>",
     )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(type="category", autorange="reversed")

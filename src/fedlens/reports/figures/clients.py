@@ -19,13 +19,15 @@ _MOST_BARS = 60
 NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
 
 
-def client_accuracies(metrics: Sequence[Mapping[str, Any]], personal: bool = False) -> Figure | None:
+def client_accuracies(
+    metrics: Sequence[Mapping[str, Any]], personal: bool = False, unit: str = "image"
+) -> Figure | None:
     """Accuracy of every client in the last evaluation, in client order; a histogram for many clients."""
     evaluated = last_with(metrics, "clients")
     if evaluated is None:
         return None
     clients = evaluated["by_client"]
-    return _accuracy_bars(clients, personal) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
+    return _accuracy_bars(clients, personal, unit) if len(clients) <= _MOST_BARS else _accuracy_histogram(clients)
 
 
 def both_accuracies(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -54,8 +56,8 @@ def shared_against_personal(metrics: Sequence[Mapping[str, Any]]) -> Figure | No
     return figure.update_xaxes(tickformat=".0%").update_yaxes(tickformat=".0%")
 
 
-def _accuracy_bars(clients: Sequence[Mapping[str, Any]], personal: bool) -> Figure:
-    """Bars with 95 % intervals over images, and each client's majority-class floor."""
+def _accuracy_bars(clients: Sequence[Mapping[str, Any]], personal: bool, unit: str) -> Figure:
+    """Bars with 95 % intervals over images or rows, and each client's majority-class floor."""
     figure = blank("clients", "accuracy")
     for name, colour, chosen in _by_training(clients):
         figure.add_bar(
@@ -65,7 +67,7 @@ def _accuracy_bars(clients: Sequence[Mapping[str, Any]], personal: bool) -> Figu
             marker_color=colour,
             error_y=_error_bars(chosen),
             customdata=[client["examples"] for client in chosen],
-            hovertemplate="%{x}: %{y:.1%} of %{customdata} images<extra></extra>",
+            hovertemplate=f"%{{x}}: %{{y:.1%}} of %{{customdata}} {unit}s<extra></extra>",
         )
     _floors(figure, clients, "own_majority" if personal else "majority")
     order = [escape(client["client"], quote=False) for client in clients]
@@ -145,7 +147,7 @@ def worth(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure.update_xaxes(type="category").update_yaxes(tickformat=".1%")
 
 
-def partition(held: Mapping[str, Any]) -> Figure | None:
+def partition(held: Mapping[str, Any], unit: str = "image") -> Figure | None:
     """Training images by client and class: stacked bars, or a heat map if there are many of either."""
     if not held or not held["clients"]:
         return None
@@ -153,7 +155,7 @@ def partition(held: Mapping[str, Any]) -> Figure | None:
     classes = [escape(name, quote=False) for name in held["class_names"]]
     counts = np.array([splits["train"] for splits in held["clients"].values()])
     if len(clients) <= _MOST_BARS and len(classes) <= 20:
-        figure = blank("client", "training images").update_layout(barmode="stack")
+        figure = blank("client", f"training {unit}s").update_layout(barmode="stack")
         for number, name in enumerate(classes):
             hover = f"%{{x}}: %{{y}} × {name}<extra></extra>"
             style = bar_style(number)
