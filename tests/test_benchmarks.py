@@ -26,6 +26,7 @@ LONG = (
     "compressions",
     "explain",
     "memory",
+    "multimodal",
     "privacy_utility",
     "results",
     "soak",

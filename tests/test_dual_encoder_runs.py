@@ -273,3 +273,28 @@ def test_what_does_not_go_with_it(table: Path, tmp_path: Path) -> None:
         load(None, settings(table, tmp_path, *DUAL, "model.freeze=backbone"))
     with pytest.raises(ConfigError, match=r"write \{\} once"):
         built(table, tmp_path, "model.prompt=a photo")
+
+
+def test_rows_without_a_label_train_by_their_pairs(table: Path, tmp_path: Path) -> None:
+    """A client that has no label at all trains; its pairs alone move the model."""
+    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    more = [
+        [str(table.parent / path), "" if client == "both3" else label, client, text]
+        for path, label, client, text in rows[1:]
+        if path
+    ]
+    (tmp_path / "some.csv").write_text("\n".join(",".join(row) for row in [rows[0], *more]), encoding="utf-8")
+    short = (*DUAL, "federated.num_rounds=1", "federated.evaluate_every=1")
+    with_them = fedlens.run(None, *settings(tmp_path / "some.csv", tmp_path, *short), show=False)
+    (line,) = read_metrics(with_them.folder / "metrics.jsonl")
+    (theirs,) = [one for one in line["cohort"] if one["client"] == "both3"]
+    assert theirs["weight"] == 24
+    assert theirs["metrics"]["update_norm"] > 0
+    assert theirs["metrics"]["loss"] is None
+    others = [one["metrics"]["loss"] for one in line["cohort"] if one["client"] != "both3"]
+    assert all(loss > 0 for loss in others)
+    labels_alone = fedlens.run(
+        None, *settings(tmp_path / "some.csv", tmp_path, *short, "model.learns=labels"), show=False
+    )
+    (line,) = read_metrics(labels_alone.folder / "metrics.jsonl")
+    assert "both3" not in {one["client"] for one in line["cohort"]}

@@ -104,8 +104,9 @@ def test_once_the_classes_are_settled_a_site_does_not_add_to_them(stage) -> None
     assert stage.runtime.known()[0].counts["train"] == (4, 4, 4)
 
 
-def test_a_site_has_no_more_images_than_it_said(stage) -> None:
-    stage.join(0, prepare=put(HEAD, train=[10**9, 1, 1]))
+@pytest.mark.parametrize("claim", [{"train": [10**9, 1, 1]}, {"unlabelled": 10**9}])
+def test_a_site_has_no_more_images_than_it_said(stage, claim) -> None:
+    stage.join(0, prepare=put(HEAD, **claim))
     stage.open()
     assert stage.ready() == []
     assert any("it reports 1000000" in note and "introduced itself with 16" in note for note in stage.notes)

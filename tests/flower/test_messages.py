@@ -115,7 +115,7 @@ def test_a_message_of_somebody_elses(content) -> None:
 def test_a_missing_field_is_named(content, field: str) -> None:
     record = reply(content)
     del record[HEAD][field]
-    if field in ("final", "cross_site"):  # have defaults: for good, and not allowed
+    if field in ("final", "cross_site", "unlabelled"):  # have defaults: for good, not allowed, none
         assert read_reply(record) == content
         return
     with pytest.raises(

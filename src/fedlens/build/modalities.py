@@ -10,7 +10,7 @@ from torch import nn
 from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find, reads_texts
 from fedlens.config.schema import Config
 from fedlens.data.cache import default_cache_dir
-from fedlens.data.modalities import complete_clients, without_images
+from fedlens.data.modalities import complete_clients, labelled, without_images
 from fedlens.data.types import FederatedData
 from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
@@ -81,6 +81,7 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
         DataError: the data has no texts, which the model needs; or nothing is left to train on.
     """
     reader = _reader(config)
+    data = labelled(data, pairs=_learns_pairs(config))
     if reader is None:
         return without_images(data)
     import tensordict  # noqa: F401 - what batches are made of: imported here, worker processes that are forked have it
@@ -89,6 +90,14 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
         data = complete_clients(data)
     data = replace(data, report=replace(data.report, unit="row"))
     return read_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
+
+
+def _learns_pairs(config: Config) -> bool:
+    """Whether rows without a label train the model."""
+    if config.model.name == PYTHON or find(STRATEGY, config.strategy.name).factory.needs_labels:
+        return False
+    builder = MODEL.choose(config.model)
+    return isinstance(builder, Contrastive) and builder.learns_pairs
 
 
 def reader_key(config: Config) -> str:

@@ -72,7 +72,7 @@ def client_infos(data: FederatedData, device: torch.device) -> list[ClientInfo]:
 def _introduce(client: ClientRows, index: int, data: FederatedData, device: str) -> ClientInfo:
     splits: dict[Split, Rows] = {"train": client.train, "val": client.val, "test": client.test}
     counts = {split: tuple(data.class_counts(rows).tolist()) for split, rows in splits.items()}
-    return ClientInfo(client.name, index, counts, device)
+    return ClientInfo(client.name, index, counts, device, unlabelled=data.unlabelled(client.train))
 
 
 def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlens.aggregation.base import AggregatedUpdate, AggregationRule
+from fedlens.core.labels import UNLABELLED
 from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, Task, TaskSettings
 from fedlens.data.base import Scheme, ToPartition
 from fedlens.data.types import ImageTable
@@ -151,7 +152,8 @@ def table_is_whole(table: ImageTable, again: ImageTable) -> None:
         rows = getattr(table, what)
         if rows is not None and len(rows) != count:
             raise Broken(f"{len(rows)} {what} and {count} labels: there has to be one for each image")
-    if not count or table.labels.min() < 0 or table.labels.max() >= len(table.class_names):
+    labels = table.labels[table.labels != UNLABELLED]
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(table.class_names):
         raise Broken(f"labels have to be indexes into class_names, 0 to {len(table.class_names) - 1}")
     for what in ("images", "labels", "split", "clients", "groups"):
         if not _equal(getattr(table, what), getattr(again, what)):

@@ -1,4 +1,5 @@
-"""How unlike the others a client's labels are. Distances of label distributions, from 0 (equal) to 1 (disjoint).
+"""Counts of labels, and how unlike the others a client's labels are: distances of label distributions, from 0 (equal)
+to 1 (disjoint).
 
 total variation  ½ Σ |p − q|
 Jensen-Shannon   ½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½ (p + q), in bits: Lin 1991, "Divergence measures based on the
@@ -12,6 +13,15 @@ from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
 """(…, classes) images of each class."""
+
+UNLABELLED = -100
+"""The label of a row without a label: the one that PyTorch's cross-entropy leaves out. Such rows train a model that
+learns which text belongs to which image, and nothing else; none is a validation or test row."""
+
+
+def counted(labels: NDArray[np.int64], classes: int) -> Counts:
+    """(classes,) number of `labels` (N,) of each class; rows without a label count for none."""
+    return np.bincount(labels[labels != UNLABELLED], minlength=classes).astype(np.int64)
 
 
 def total_variation(counts: Counts, others: Counts) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ Metrics = Mapping[str, MeanMetric]
 class ClientInfo:
     """One client, as it introduces itself. `counts`: images of each class, by split; `hidden`: it has images to train
     on, and does not say how many; `cross_site`: its model may go to other clients, and theirs may be tried on its
-    images."""
+    images; `unlabelled`: training rows without a label."""
 
     name: str
     partition: int
@@ -49,11 +49,12 @@ class ClientInfo:
     device: str = "cpu"
     hidden: bool = False
     cross_site: bool = True
+    unlabelled: int = 0
 
     @property
     def examples(self) -> int:
         """Training images; 1 where they are hidden: clients that hide them count alike."""
-        return 1 if self.hidden else sum(self.counts["train"])
+        return 1 if self.hidden else sum(self.counts["train"]) + self.unlabelled
 
     def holds(self, split: Split) -> bool:
         return any(self.counts[split])

@@ -45,7 +45,8 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class ToPartition:
-    """The rows to partition. `natural`: each row's own client, if the source knows it."""
+    """The rows to partition. Rows without a label, if there are any, are of a class of their own, the last. `natural`:
+    each row's own client, if the source knows it."""
 
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.core.files import read_regular
+from fedlens.core.labels import UNLABELLED
 from fedlens.data.images import MAX_FILE
 from fedlens.data.tree import printable
 from fedlens.data.types import ClientRows, Rows
@@ -58,12 +59,12 @@ def copy_notes(
         "test": np.union1d(test, np.concatenate([client.test for client in clients])),
         "validation": np.concatenate([client.val for client in clients]),
     }
-    everything = np.arange(len(codes))
     found = [
         (f"of the {what} images are training images, too: accuracy comes out too high", _shared(codes, train, rows))
         for what, rows in held_out.items()
     ]
-    found.append(("images lie in another class, too", _differing(codes, everything, labels)))
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    found.append(("images lie in another class, too", _differing(codes, labelled, labels[labelled])))
     found.append(("training images are another client's, too", _differing(codes, train, owner)))
     return tuple(f"same content: {len(pairs):,} {what}; {_example(files, pairs[0])}" for what, pairs in found if pairs)
 

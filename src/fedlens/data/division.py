@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.labels import UNLABELLED, counted
 from fedlens.data.base import Scheme, ToPartition
-from fedlens.data.labels import check_held_out
+from fedlens.data.labels import NO_LABEL, check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.natural import Natural
 from fedlens.data.splits import client_splits, global_test
@@ -138,10 +139,10 @@ def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str])
     if len(official):
         return rest, official
     trains = rest[columns.split[rest] != "val"] if columns.split is not None else rest
-    _, held = global_test(
+    left, held = global_test(
         columns.labels[trains], None if columns.groups is None else columns.groups[trains], plan.test, plan.seed
     )
-    return np.setdiff1d(rest, trains[held]), trains[held]
+    return np.union1d(np.setdiff1d(rest, trains), trains[left]), trains[held]
 
 
 def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:
@@ -153,9 +154,10 @@ def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:
 
 
 def _deal(columns: Columns, scheme: Scheme, plan: DivisionPlan, pool: Rows, notes: list[str]) -> Mapping[str, Rows]:
+    labels, unlabelled = columns.labels[pool], columns.labels[pool] == UNLABELLED
     asked = ToPartition(
-        columns.labels[pool],
-        columns.class_names,
+        np.where(unlabelled, len(columns.class_names), labels),
+        (*columns.class_names, *([NO_LABEL] if unlabelled.any() else [])),
         plan.clients,
         plan.seed if plan.partition_seed is None else plan.partition_seed,
         None if columns.clients is None else columns.clients[pool],
@@ -176,13 +178,14 @@ def check_classes(
         DataError: there are training images of fewer than two classes.
     """
     trained = np.concatenate([client.train for client in clients] or [np.empty(0, np.int64)])
-    counts = np.bincount(labels[trained], minlength=len(class_names))
+    counts = counted(labels[trained], len(class_names))
     present = np.flatnonzero(counts)
     if len(present) < 2:
         names = ", ".join(class_names[index] for index in present) or "none"
         raise DataError(
             f"training needs images of two classes at least; the {len(clients)} clients have {len(trained)} training "
-            f"images, classes: {names}. Give more images, or smaller data.validation, data.client_test and data.test."
+            f"images, classes: {names}. Give more labelled images, or smaller data.validation, data.client_test and "
+            "data.test."
         )
     missing = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if not missing:

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from fedlens.core.files import read_json, write_json
+from fedlens.core.labels import UNLABELLED, counted
 from fedlens.data.base import schemes
 from fedlens.data.division import Columns, Division, DivisionPlan, divide, findings_told
 from fedlens.data.tree import CLASSES_FILE, MANIFEST_FILE
@@ -144,7 +145,7 @@ def _places(table: ImageTable, held: Mapping[str, Rows], classes: Sequence[str])
     used: dict[tuple[str, str], set[str]] = {}
     for holder, rows in held.items():
         for row in rows.tolist():
-            label = classes[table.labels[row]]
+            label = "" if table.labels[row] == UNLABELLED else classes[table.labels[row]]
             name = _file_name(table, row, used.setdefault((holder, label), set()))
             places.append(_Place(row, holder, label, name))
     return places
@@ -188,7 +189,7 @@ def _record(
     division: Division, plan: DivisionPlan, held: Mapping[str, Rows], table: ImageTable, classes: list[str]
 ) -> dict[str, Any]:
     names = {entry.factory: entry.name for entry in schemes.entries()}
-    counts = {name: np.bincount(table.labels[rows], minlength=len(classes)).tolist() for name, rows in held.items()}
+    counts = {name: counted(table.labels[rows], len(classes)).tolist() for name, rows in held.items()}
     return {
         "scheme": names[type(division.scheme)],
         "parameters": asdict(division.scheme),  # type: ignore[call-overload]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.core.words import count, nearest
 from fedlens.data.division import check_classes
 from fedlens.data.modalities import noted, only
@@ -18,7 +19,8 @@ KEY = "data.held_out"
 
 def hold_out(data: FederatedData, names: Sequence[str]) -> FederatedData:
     """`data` without the classes called `names`: no client has a row of them, and those of the global test set are kept
-    aside. The other classes are numbered anew; labels of the held-out classes follow behind them.
+    aside. The other classes are numbered anew; labels of the held-out classes follow behind them. Rows without a label
+    are left out, for they may show a held-out class.
 
     Raises:
         ConfigError: there is no such class, or fewer than two are left.
@@ -29,9 +31,12 @@ def hold_out(data: FederatedData, names: Sequence[str]) -> FederatedData:
     _check(data, names)
     seen = tuple(name for name in data.class_names if name not in names)
     place = {name: number for number, name in enumerate((*seen, *names))}
-    labels = torch.tensor([place[name] for name in data.class_names])[data.labels]
-    trained = (labels < len(seen)).numpy()
+    unlabelled = data.labels == UNLABELLED
+    numbers = torch.tensor([*(place[name] for name in data.class_names), UNLABELLED])
+    labels = numbers[data.labels.masked_fill(unlabelled, -1)]
+    trained = ((labels < len(seen)) & ~unlabelled).numpy()
     reason = f"of held-out {'class' if len(names) == 1 else 'classes'} {', '.join(names)}"
+    reason += ", and without a label, which may be of these" if unlabelled.any() else ""
     left, note = only(data, trained, trained, reason)
     if not left.clients:
         raise DataError(f"{KEY}: no client has an image of another class; hold out fewer")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.core import clean
+from fedlens.core.labels import UNLABELLED
 from fedlens.errors import DataError
 
 MISSING = frozenset({"", "nan", "-nan", "nat", "<na>", "n/a", "#n/a", "null"})
@@ -144,6 +145,7 @@ def check_held_out(labels: NDArray[np.int64], class_names: Sequence[str], split:
     """
     if split is None:
         return
+    labels, split = labels[labels != UNLABELLED], split[labels != UNLABELLED]
     known = set(labels[split == "train"].tolist())
     for part, what in (("test", "test"), ("val", "validation")):
         extra = sorted(set(labels[split == part].tolist()) - known)

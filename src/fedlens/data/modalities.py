@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.core.seeds import derive
 from fedlens.core.words import count
 from fedlens.data.division import check_classes
@@ -79,6 +80,25 @@ def without_images(data: FederatedData) -> FederatedData:
         )
     lacking = check_classes(data.labels.numpy(), data.class_names, left.clients)
     return noted(left, note, *lacking)
+
+
+def labelled(data: FederatedData, *, pairs: bool) -> FederatedData:
+    """`data` without the training rows that have no label; where `pairs` train the model, without those that have no
+    label and are no pair. A note in the report counts them.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    unlabelled = data.labels.numpy() == UNLABELLED
+    images, texts = _masks(data)
+    reason = "image or text" if pairs else "for the model learns from labels"
+    useful = ~unlabelled | (images & texts) if pairs else ~unlabelled
+    left, note = only(data, useful, useful, f"without a label{' and without ' if pairs else ', '}{reason}")
+    if note is None:
+        return data
+    if not left.clients:
+        raise DataError("no client has a training row with a label, which the model needs: give rows labels")
+    return noted(left, note)
 
 
 def complete_clients(data: FederatedData) -> FederatedData:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from fedlens.core.files import read_json
 from fedlens.core.fonts import lettering
+from fedlens.core.labels import UNLABELLED, counted
 from fedlens.core.words import count
+from fedlens.data.labels import NO_LABEL
 from fedlens.data.modalities import Kind, kind
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
@@ -37,7 +39,8 @@ Counts = NDArray[np.int64]
 @dataclass(frozen=True)
 class Holdings:
     """counts: (clients, classes) of rows; test: (classes,) of the global test set, or None; notes: how the data was
-    read; kinds: what each client has of images and texts, empty if no row lacks one, or the data has no texts."""
+    read; kinds: what each client has of images and texts, empty if no row lacks one, or the data has no texts;
+    unlabelled: the last class stands for rows without a label."""
 
     clients: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -45,6 +48,7 @@ class Holdings:
     test: Counts | None = None
     notes: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ()
+    unlabelled: bool = False
 
     @property
     def unit(self) -> str:
@@ -57,15 +61,18 @@ def of_table(table: ImageTable) -> Holdings:
     test = table.split == "test" if table.split is not None else np.zeros(len(table.labels), bool)
     owners = np.full(len(table.labels), "") if table.clients is None else table.clients
     names = sorted(set(owners[~test].tolist()), key=natural)
-    classes = len(table.class_names)
-    counts = [np.bincount(table.labels[~test & (owners == name)], minlength=classes) for name in names]
+    missing = table.labels == UNLABELLED
+    classes = (*table.class_names, *([NO_LABEL] if missing.any() else []))
+    labels = np.where(missing, len(table.class_names), table.labels)
+    counts = [counted(labels[~test & (owners == name)], len(classes)) for name in names]
     return Holdings(
         tuple(name or NOBODY for name in names),
-        table.class_names,
-        np.array(counts, np.int64).reshape(len(names), classes),
-        np.bincount(table.labels[test], minlength=classes).astype(np.int64) if test.any() else None,
+        classes,
+        np.array(counts, np.int64).reshape(len(names), len(classes)),
+        counted(labels[test], len(classes)) if test.any() else None,
         table.notes,
         _kinds(table, [~test & (owners == name) for name in names]),
+        unlabelled=bool(missing.any()),
     )
 
 
@@ -106,7 +113,7 @@ def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int 
 
     names = held.class_names
     whose = "" if held.clients == (NOBODY,) else f" at {count(len(held.clients), 'client')}"
-    title = f"{count(int(held.counts.sum()), held.unit)} of {count(len(names), 'class')}{whose}"
+    title = f"{count(int(held.counts.sum()), held.unit)} of {count(len(names) - held.unlabelled, 'class')}{whose}"
     if len(names) <= most_classes:
         named = _table(held, names, _every_class, most_clients)
         if _width(named) <= width:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns
@@ -23,7 +24,7 @@ def relabelled(table: ImageTable, class_names: Sequence[str]) -> ImageTable:
     Raises:
         DataError: it has images of another class.
     """
-    held = [table.class_names[label] for label in np.unique(table.labels)]
+    held = held_classes(table)
     unknown = [name for name in held if name not in class_names]
     if unknown:
         raise DataError(
@@ -32,8 +33,14 @@ def relabelled(table: ImageTable, class_names: Sequence[str]) -> ImageTable:
             "here, or have the server take them in"
         )
     place = {name: index for index, name in enumerate(class_names)}
-    mapped = np.array([place.get(name, -1) for name in table.class_names], np.int64)
-    return replace(table, labels=mapped[table.labels], class_names=tuple(class_names))
+    mapped = np.array([*(place.get(name, -1) for name in table.class_names), UNLABELLED], np.int64)
+    labels = mapped[np.where(table.labels == UNLABELLED, -1, table.labels)]
+    return replace(table, labels=labels, class_names=tuple(class_names))
+
+
+def held_classes(table: ImageTable) -> tuple[str, ...]:
+    """The names of the classes that some row is of."""
+    return tuple(table.class_names[label] for label in np.unique(table.labels) if label != UNLABELLED)
 
 
 def one_client(

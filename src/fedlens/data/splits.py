@@ -1,7 +1,8 @@
 """Held-out rows: the global test set, and each client's train, validation and test rows.
 
-Two rules take precedence over the fractions. Rows of one group (a patient, a module) stay together, even if several
-clients share the group. And the last row of a class is never taken from training, so that tested classes are trained.
+Three rules take precedence over the fractions. Rows of one group (a patient, a module) stay together, even if several
+clients share the group. The last row of a class is never taken from training, so that tested classes are trained. And
+rows without a label are never tested: they train, or are left out where their group is held out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.data.types import ClientRows, Rows, Split
 
 Labels = NDArray[np.int64]
@@ -22,15 +24,16 @@ def global_test(labels: Labels, groups: Groups | None, fraction: float, seed: in
     """Hold out about `fraction` of all rows, stratified by class, or as whole groups.
 
     Returns:
-        (rest, test), ascending positions in `labels`. A row whose group is "" is a group by itself.
+        (rest, test), ascending positions in `labels`. A row whose group is "" is a group by itself. Rows without a
+        label are in `rest`, or in neither where their group is in `test`.
     """
     rng = np.random.default_rng([seed, zlib.crc32(b"global test")])
     rows = np.arange(len(labels))
     if groups is None:
-        test = _stratified(rows, labels, fraction * len(rows), rng)
-    else:
-        test = _Whole(rows, labels, _codes(groups)).take(fraction * len(rows), rng)
-    return np.setdiff1d(rows, test), test
+        test = _labelled(_stratified(rows, labels, fraction * len(rows), rng), labels)
+        return np.setdiff1d(rows, test), test
+    test = _Whole(rows, labels, _codes(groups)).take(fraction * len(rows), rng)
+    return np.setdiff1d(rows, test), _labelled(test, labels)
 
 
 def client_splits(
@@ -63,12 +66,19 @@ def client_splits(
             "val": 0.0 if official_val is not None else validation * len(rows),
         }
         if codes is None:
-            held = _by_class(rest, labels, wanted, rng)
+            held = {split: _labelled(taken, labels) for split, taken in _by_class(rest, labels, wanted, rng).items()}
         else:
             held = _by_group(rest, labels, codes, wanted, decided, rng)
         train = np.setdiff1d(rest, np.concatenate([held["test"], held["val"]]))
-        clients.append(ClientRows(name, train, np.union1d(val, held["val"]), held["test"]))
+        val, own_test = (_labelled(rows, labels) for rows in (np.union1d(val, held["val"]), held["test"]))
+        clients.append(ClientRows(name, train, val, own_test))
     return tuple(clients)
+
+
+def _labelled(rows: Rows, labels: Labels) -> Rows:
+    """Those of `rows` that have a label."""
+    labelled: Rows = rows[labels[rows] != UNLABELLED]
+    return labelled
 
 
 def _by_class(rows: Rows, labels: Labels, wanted: Mapping[Split, float], rng: np.random.Generator) -> dict[Split, Rows]:
@@ -118,7 +128,7 @@ class _Whole:
     """Rows that leave training by whole groups; `keep` are further rows that stay in training."""
 
     def __init__(self, rows: Rows, labels: Labels, codes: NDArray[np.int64], keep: Rows | None = None) -> None:
-        self._labels = labels
+        self._labels = labels = np.unique(labels, return_inverse=True)[1]
         ordered = rows[np.argsort(codes[rows], kind="stable")]
         cuts = np.flatnonzero(np.diff(codes[ordered])) + 1
         self._groups: list[Rows] = np.split(ordered, cuts) if len(rows) else []

@@ -20,17 +20,19 @@ def read_as(what: str, shape: str, classes: Sequence[str], clients: Iterable[str
     owners = sorted(set(clients) - {""}, key=natural)
     parts = [f"{count(len(owners), 'client')} ({some(owners)})"] if owners else []
     parts += [held_out] if held_out else []
-    parts += [f"{count(len(classes), 'class')} ({some(classes)})"]
+    parts += [f"{count(len(classes), 'class')} ({some(classes)})" if classes else "no classes"]
     parts += [] if held_out else ["no splits"]
     return f"{what} read as {shape}: {', '.join(parts)}"
 
 
-def rows_text(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]) -> str:
-    """Text "45 images"; where there are texts, how many rows have what. Both are (N,), a value for each row."""
+def rows_text(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_], unlabelled: int = 0) -> str:
+    """Text "45 images"; where there are texts, how many rows have what. The first two are (N,), a value for each row;
+    unlabelled: how many have no label."""
     if not has_text.any():
         return count(len(has_image), "image")
     both = int((has_image & has_text).sum())
     parts = f"{has_image.sum():,} with an image, {has_text.sum():,} with a text, {both:,} with both"
+    parts += f", {unlabelled:,} without a label" if unlabelled else ""
     return f"{count(len(has_image), 'row')} ({parts})"
 
 

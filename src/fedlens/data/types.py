@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlens.core.labels import UNLABELLED, counted
+
 Rows = NDArray[np.int64]
 """Row numbers into the arrays of a `FederatedData`."""
 
@@ -26,7 +28,7 @@ class ImageTable:
     """What a source returns: images, encoded (paths) or decoded, with the data of each row.
 
     images       paths of image files, None: the row has a text only; or uint8 (N, H, W, C) with C = 1 or 3 (RGB)
-    labels       int64 (N,), indexes into class_names
+    labels       int64 (N,), indexes into class_names; `UNLABELLED`: the row has an image and a text, and no label
     split        (N,) of "train", "val", "test", or None: the source has no official split
     clients      (N,) name of the client that owns the row ("" = none), or None
     groups       (N,) group of the row (a patient, a module): a group is never divided by a split; or None
@@ -111,7 +113,7 @@ class FederatedData:
     """Images, texts, labels, and the rows of each client.
 
     images     uint8 (N, S, S, C) RGB or grey, memory-mapped; or float (N, …) a user's own tensors, used as they are
-    labels     int64 (N,)
+    labels     int64 (N,), `UNLABELLED` for training rows without a label
     test       rows of the global test set (never used for training)
     texts      (N,) text of each row, "" where it has none; None: the data has no texts
     has_image  bool (N,), or None: every row has an image
@@ -170,4 +172,8 @@ class FederatedData:
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
         """(classes,) number of `rows` with each label."""
-        return np.bincount(self.labels.numpy()[rows], minlength=len(self.class_names)).astype(np.int64)
+        return counted(self.labels.numpy()[rows], len(self.class_names))
+
+    def unlabelled(self, rows: Rows) -> int:
+        """The number of `rows` without a label."""
+        return int((self.labels.numpy()[rows] == UNLABELLED).sum())

@@ -108,7 +108,9 @@ def diversity(reports: Sequence[ClientReport], length: float) -> dict[str, float
 
 def label_distances(reports: Sequence[ClientReport], clients: Sequence[ClientInfo]) -> dict[str, float]:
     """Means over the round's clients, and the distance of all of them together."""
-    held: Mapping[str, tuple[int, ...]] = {client.name: client.counts["train"] for client in clients if client.examples}
+    held: Mapping[str, tuple[int, ...]] = {
+        client.name: client.counts["train"] for client in clients if any(client.counts["train"])
+    }
     cohort = np.array([held[report.client] for report in reports if report.client in held], np.int64)
     if not len(cohort):
         return {}

@@ -218,15 +218,16 @@ class ClientManager:
     def _admit(self, site: ConnectedClient, ready: Prepared, setup: Setup) -> None:
         assert site.description is not None
         about, classes = site.description, len(setup.class_names)
-        complete = all(len(split) == classes for split in (ready.train, ready.val, ready.test)) and any(ready.train)
-        if not complete and not (ready.hidden and hides_counts(setup)):
+        complete = all(len(split) == classes for split in (ready.train, ready.val, ready.test))
+        trains = any(ready.train) or ready.unlabelled > 0
+        if not (complete and trains) and not (ready.hidden and hides_counts(setup)):
             return self._refuse(site, f"it has no training images of the run's {classes} classes")
-        held_in_all = sum(map(sum, (ready.train, ready.val, ready.test)))
+        held_in_all = sum(map(sum, (ready.train, ready.val, ready.test))) + ready.unlabelled
         if held_in_all > about.images:
             return self._refuse(site, f"it reports {held_in_all} images, and has introduced itself with {about.images}")
         counts: dict[Split, tuple[int, ...]] = {"train": ready.train, "val": ready.val, "test": ready.test}
         site.info = ClientInfo(
-            about.name, about.partition, counts, about.device, ready.hidden, cross_site=ready.cross_site
+            about.name, about.partition, counts, about.device, ready.hidden, ready.cross_site, ready.unlabelled
         )
         site.stage = "ready"
         back = about.name in self.known

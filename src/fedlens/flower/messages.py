@@ -119,12 +119,14 @@ class Description:
 @dataclass(frozen=True, config=CHECKED)
 class Prepared:
     """A site is ready for a setup: its images by split and class. Without any numbers it keeps them to itself, as a run
-    with privacy allows. cross_site: its rules allow cross-site evaluation."""
+    with privacy allows. cross_site: its rules allow cross-site evaluation; unlabelled: training rows without a
+    label."""
 
     train: Counts
     val: Counts
     test: Counts
     cross_site: bool = False
+    unlabelled: Annotated[int, Field(ge=0)] = 0
 
     @property
     def hidden(self) -> bool:

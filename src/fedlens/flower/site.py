@@ -22,7 +22,7 @@ from fedlens.core.types import ClientFailure, ClientResult, Task
 from fedlens.data.cache import Decoding
 from fedlens.data.detect import detect
 from fedlens.data.modalities import perhaps_without_texts
-from fedlens.data.site import one_client, relabelled
+from fedlens.data.site import held_classes, one_client, relabelled
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError, FedLensError, RuntimeFailure
 from fedlens.flower.messages import Description, Prepared, Refusal, Setup, fingerprint
@@ -63,12 +63,11 @@ class TrainingSite:
             DataError: there are no images.
         """
         table, config = self._table, self._config
-        held = sorted(set(table.labels.tolist()))
         return Description(
             name=config.client,
             partition=config.partition_id,
             identity=identity(config.state),
-            class_names=tuple(table.class_names[label] for label in held),
+            class_names=held_classes(table),
             images=0 if config.allow.max_epsilon is not None else len(table.labels),
             native_size=table.native_size or 0,
             channels=table.channels,
@@ -88,7 +87,7 @@ class TrainingSite:
         data = experiment.train_data
         (client,) = data.clients
         train, val, test = (tuple(data.class_counts(rows).tolist()) for rows in (client.train, client.val, client.test))
-        return Prepared(train, val, test, cross_site=self._config.allow.cross_site)
+        return Prepared(train, val, test, self._config.allow.cross_site, data.unlabelled(client.train))
 
     def run(self, task: Task, setup: Setup) -> ClientResult | ClientFailure | Refusal:
         """Do a task of a run, if this site's rules allow the run."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.errors import ModelError
 from fedlens.models.base import (
     CrossEntropy,
@@ -88,6 +89,11 @@ class Contrastive(ModelBuilder):
     def shows_words(self) -> bool:
         """Whether the text tower takes vectors before the words of a text."""
         return False
+
+    @property
+    def learns_pairs(self) -> bool:
+        """Whether a row without a label trains it."""
+        return self.tune == "all" and self.learns != "labels"
 
     def check(self) -> None:
         """As `ModelBuilder.check`.
@@ -367,12 +373,14 @@ class DualEncoder(OwnObjective):
     def _of_labels(
         self, image: Tensor, text: Tensor, present: Tensor, classes: Tensor, labels: Tensor, cross_entropy: CrossEntropy
     ) -> Tensor:
-        """The mean cross-entropy of images and of texts. Images do not move the features of classes, so that the text
-        tower learns from texts alone, whoever has them; but they do where the towers are frozen."""
+        """The mean cross-entropy of labelled images and texts. Images do not move the features of classes, so that the
+        text tower learns from texts alone, whoever has them; but they do where the towers are frozen."""
         seen, read = present[:, 0], present[:, 1]
         anchors = classes if self.added else classes.detach()
+        named = labels != UNLABELLED
+        seen, read = seen & named, read & named
         logits = torch.cat([self.head(image[seen], anchors), self.head(text[read], classes)])
-        return cross_entropy(logits, torch.cat([labels[seen], labels[read]]))
+        return cross_entropy(logits, torch.cat([labels[seen], labels[read]])) if len(logits) else image.new_zeros(())
 
 
 def as_dual_encoder(model: Recognizer, what: str) -> DualEncoder:

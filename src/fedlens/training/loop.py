@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.core.types import MeanMetric
 from fedlens.errors import ConfigError
 from fedlens.models.base import OwnObjective, Recognizer, doubled_if_single
@@ -55,7 +56,7 @@ class _Tally:
 
     def is_finite(self, since: int) -> bool:
         """Whether all losses from number `since` on are finite."""
-        return bool(torch.stack(self.losses[since:]).isfinite().all())
+        return all(bool(loss.isfinite()) for loss in self.losses[since:])
 
     def forget(self, since: int) -> None:
         """Drop the values from number `since` on; their batch is repeated."""
@@ -213,19 +214,27 @@ class LocalLoop:
             with autocast(self._settings.memory.precision, self._model.device):
                 logits, loss, features = self._model.module.objective(inputs, labels, self._cross_entropy)
                 self._add(inputs, features, labels)
-            told = self._cross_entropy(logits.detach(), labels)  # to be compared with that of images held out
+            labelled = labels != UNLABELLED
+            self._tell(None, logits[labelled], labels[labelled])  # a loss to be compared with that of images held out
         elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
-            told = loss
+            self._tell(loss, logits, labels)
         else:
             logits = self._forward(inputs, labels)
-            told = loss = self._cross_entropy(logits, labels)
-        self._tally.losses.append(told.detach())
-        self._tally.correct.append(logits.detach().argmax(1) == labels)
-        self._tally.sizes.append(len(labels))
+            loss = self._cross_entropy(logits, labels)
+            self._tell(loss, logits, labels)
         if self._terms.loss is not None:
             loss = loss + self._terms.loss(self._model.module, inputs, logits, labels)
         return loss if self._added is None else loss + self._added
+
+    def _tell(self, loss: Tensor | None, logits: Tensor, labels: Tensor) -> None:
+        """Note the loss, None: the cross-entropy, and the accuracy of labelled rows, if there are any."""
+        if len(labels):
+            logits = logits.detach()
+            told = self._cross_entropy(logits, labels) if loss is None else loss.detach()
+            self._tally.losses.append(told)
+            self._tally.correct.append(logits.argmax(1) == labels)
+            self._tally.sizes.append(len(labels))
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         share, partners = mixing(len(labels), self._settings.training.mixup, generator)

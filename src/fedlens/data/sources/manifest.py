@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.core.words import count
 from fedlens.data.base import Source, sources
 from fedlens.data.columns import Column, read_columns
@@ -51,8 +52,8 @@ class Manifest(Source):
     """Columns: path (relative to the manifest's folder, or absolute), label (name or number), text ("" = none), client
     ("" = none), group (rows of one patient or module; "" = one of its own), split (train, val or test); others are
     ignored. `columns` maps them to other names in the table. A file is one image: identical rows for it count once, and
-    different texts of it are joined. With texts, a row may have no path, and the table no column of paths. Class names
-    are the distinct labels in natural order."""
+    different texts of it are joined. With texts, a row may have no path, and the table no column of paths; and a
+    training row with both may have no label. Class names are the distinct labels in natural order."""
 
     path: Annotated[Path, Field(description="the .csv or .parquet file; image paths in it are relative to its folder")]
     columns: Annotated[
@@ -71,15 +72,13 @@ class Manifest(Source):
 
         Raises:
             DataError: the table cannot be read, lacks a column, is empty, or has rows with a missing file, an unknown
-            split, no label or several labels, a text that is too long, or neither image nor text; rows are given as
-            line numbers in CSV, or counted from 0 in Parquet.
+            split, several labels, a text that is too long, or neither image nor text, or no label in a table without
+            texts; rows are given as line numbers in CSV, or counted from 0 in Parquet.
         """
         table, notes = read_columns(self.path.expanduser(), self.columns)
         folder = table.file.parent
         labels = table.columns["label"]
-        table.columns["label"] = label_texts(labels)
-        for problem, rows in label_faults(table.columns["label"]).items():
-            raise table.refusal("label", rows, problem, _LABEL_WAYS_OUT.get(problem, ""))
+        _read_labels(table)
         if owners := table.columns.get("client"):
             table.columns["client"] = [normalized(name) for name in owners]
         _read_splits(table)
@@ -88,14 +87,15 @@ class Manifest(Source):
         notes += spelling_notes(labels)
         table, merged = _one_row_a_file(table, folder)
         check_lengths(table)
-        notes += merged
+        table, left_out = _of_use(table)
+        notes += (*merged, *left_out)
         return _image_table(table, folder, notes)
 
 
 def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTable:
     columns = table.columns
-    names = tuple(sorted(set(columns["label"]), key=natural))
-    label_of = {name: label for label, name in enumerate(names)}
+    names = tuple(sorted(set(columns["label"]) - {""}, key=natural))
+    label_of = {"": UNLABELLED} | {name: label for label, name in enumerate(names)}
     groups, texts = columns.get("group"), columns.get("text")
     read = ImageTable(
         images=[folder / name if name else None for name in columns["path"]],
@@ -113,12 +113,36 @@ def _image_table(table: Table, folder: Path, notes: tuple[str, ...]) -> ImageTab
 def _summary(read: ImageTable, table: Table) -> str:
     """One line that describes how the table was read."""
     clients, splits = (table.columns.get(name, []) for name in ("client", "split"))
-    what = rows_text(read.has_image, read.has_text)
+    what = rows_text(read.has_image, read.has_text, int((read.labels == UNLABELLED).sum()))
     return read_as(printable(table.file), f"a table of {what}", read.class_names, clients, splits_text(splits))
 
 
 def _array(values: list[str] | None) -> NDArray[np.str_] | None:
     return None if values is None else np.array(values, np.str_)
+
+
+def _read_labels(table: Table) -> None:
+    """Labels as names; in a table with texts, "" where a row has none."""
+    labels = table.columns["label"] = label_texts(table.columns["label"])
+    for problem, rows in label_faults(labels).items():
+        if problem != NO_LABEL or "text" not in table.columns:
+            raise table.refusal("label", rows, problem, _LABEL_WAYS_OUT.get(problem, ""))
+        for row in rows:
+            labels[row] = ""
+
+
+def _of_use(table: Table) -> tuple[Table, tuple[str, ...]]:
+    """The table without rows that have no label, and no other use: they lack image or text, or are not for training."""
+    columns = table.columns
+    if "" not in columns["label"]:
+        return table, ()
+    splits = columns.get("split", ["train"] * len(table))
+    told = zip(columns["label"], columns["path"], columns["text"], splits, strict=True)
+    kept = [row for row, (label, name, text, split) in enumerate(told) if label or (name and text and split == "train")]
+    if len(kept) == len(table):
+        return table, ()
+    gone = count(len(table) - len(kept), "row")
+    return table.only(kept), (f"left out {gone} without a label that lack an image or a text, or are not for training",)
 
 
 def _read_splits(table: Table) -> None:

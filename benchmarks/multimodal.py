@@ -1,0 +1,118 @@
+"""What texts beside images cost: a round, reading texts, and a search.
+
+    .venv/bin/python benchmarks/multimodal.py
+
+Rounds: the same clients, images and batches, with an image backbone alone, and with a text beside each image. The kinds
+of runs take turns, and a ratio is taken within one turn. Without modality dropout every image is computed, as it is by
+the backbone alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import machine
+import numpy as np
+from fedlens_run import CONFIGS, FEDLENS, FedLensRun, spent
+from startup import write_photographs
+
+from fedlens.data.product_texts import product_texts
+from fedlens.models.text_readers import Tokens
+from fedlens.training.texts import read_each_once
+
+CONFIG = CONFIGS / "multimodal.yaml"
+ALONE = "image alone"
+KINDS = {
+    ALONE: ("model.name={image}",),
+    "with texts": ("model.name=fusion", "model.image={image}"),
+    "with texts, no modality dropout": ("model.name=fusion", "model.image={image}", "model.modality_dropout=0"),
+    "with sentence features": ("model.name=fusion", "model.image={image}", "model.text=minilm"),
+}
+
+
+def rounds(image: str, overrides: tuple[str, ...], count: int) -> float:
+    """Median seconds of a round, the first one left out."""
+    chosen = [override.format(image=image) for override in overrides]
+    with FedLensRun(CONFIG, f"federated.num_rounds={count + 1}", *chosen) as run:
+        found = [spent(line) for _, line in run.rounds()]
+    return median(found[1:])
+
+
+def turns(image: str, kinds: list[str], repetitions: int, count: int) -> dict[str, list[float]]:
+    """Kind → seconds a round, turn by turn."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(repetitions):
+        first = turn % len(kinds)
+        for kind in kinds[first:] + kinds[:first]:
+            seconds[kind].append(rounds(image, KINDS[kind], count))
+    return seconds
+
+
+def reading(count: int) -> float:
+    """Seconds in which the tokenizer reads `count` texts."""
+    texts = product_texts(np.arange(count) % 10)
+    started = time.perf_counter()
+    read_each_once(texts, Tokens(32), lambda *_: None)
+    return time.perf_counter() - started
+
+
+def seconds_of(*command: str) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def search(count: int, repetitions: int) -> dict[str, float]:
+    """Seconds of the first `fedlens search` over `count` photographs, of later ones, and of PyTorch's import alone."""
+    with tempfile.TemporaryDirectory(prefix="fedlens-search-") as name:
+        photographs, logs = Path(name) / "photographs", Path(name) / "logs"
+        photographs.mkdir()
+        write_photographs(photographs, count)
+        training = ("model.name=dual_encoder", "model.image=lenet", "federated.num_rounds=1")
+        seconds_of(str(FEDLENS), "run", str(CONFIG), *training, f"tracking.dir={logs}", "data.image_size=28")
+        asked = (str(FEDLENS), "search", str(next(logs.iterdir())), str(photographs), "--text", "striped shirt")
+        first = seconds_of(*asked)
+        later = [(seconds_of(*asked), seconds_of(sys.executable, "-c", "import torch")) for _ in range(repetitions)]
+    return {
+        "search_first_s": first,
+        "search_again_s": median(whole for whole, _ in later),
+        "import_torch_s": median(torch for _, torch in later),
+        "search_again_without_import_s": median(whole - torch for whole, torch in later),
+    }
+
+
+def main() -> None:
+    parser = machine.parser(__doc__)
+    parser.add_argument("--image", default="mobilenetv3", help="the image backbone")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS)[1:], default=list(KINDS)[1:], help="beside the first")
+    parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds a run, after the first")
+    parser.add_argument("--rows", type=int, default=20_000, help="texts to read, and photographs to search")
+    options, before = parser.parse_args(), machine.facts()
+    if options.small:
+        options.image, options.kinds = "lenet", ["with texts"]
+        options.repetitions, options.rounds, options.rows = 1, 1, 100
+    seconds = turns(options.image, [ALONE, *options.kinds], options.repetitions, options.rounds)
+    figures: dict[str, object] = {
+        "image": options.image,
+        "rows": options.rows,
+        "seconds_a_round": {kind: median(found) for kind, found in seconds.items()},
+        "ratio": {
+            kind: [mine / alone for mine, alone in zip(found, seconds[ALONE], strict=True)]
+            for kind, found in seconds.items()
+        },
+        "reading_texts_s": reading(options.rows),
+        **search(options.rows, options.repetitions),
+    }
+    for name, value in figures.items():
+        print(f"{name:32} {value}")
+    print(machine.save("multimodal", before, figures, small=options.small))
+
+
+if __name__ == "__main__":
+    main()
