@@ -24,6 +24,8 @@ from fedlens.data.images import read
 from fedlens.errors import ConfigError
 from fedlens.models.base import beside_texts
 from fedlens.models.dual_encoder import DualEncoder
+from fedlens.reports.figures.clients import partition
+from fedlens.reports.load import load_run
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.observer import Silent
 
@@ -293,6 +295,7 @@ def test_rows_without_a_label_train_by_their_pairs(table: Path, tmp_path: Path) 
     assert theirs["metrics"]["loss"] is None
     others = [one["metrics"]["loss"] for one in line["cohort"] if one["client"] != "both3"]
     assert all(loss > 0 for loss in others)
+    assert partition(load_run(with_them.folder).partition).data[-1].y.tolist() == [0, 0, 24, 0]
     labels_alone = fedlens.run(
         None, *settings(tmp_path / "some.csv", tmp_path, *short, "model.learns=labels"), show=False
     )

@@ -256,8 +256,10 @@ class RunDir:
     def save_data(
         self, data: FederatedData, clients: Sequence[ClientInfo], display: Mapping[str, str] | None = None
     ) -> None:
-        """Write `partition.json` (class counts of every client's splits and of the global test set, a digest of the
-        assignment of rows to clients, and `display`: class → its name for people) and `data.json`."""
+        """Write `partition.json` (class counts of every client's splits and of the global test set, training rows
+        without a label, a digest of the assignment of rows to clients, and `display`: class → its name for people) and
+        `data.json`."""
+        unlabelled = {client.name: client.unlabelled for client in clients if client.unlabelled and not client.hidden}
         write_json(
             self.partition,
             {
@@ -266,6 +268,7 @@ class RunDir:
                 "test": data.class_counts(data.test).tolist(),
                 "division": data.division,
                 **({"display": dict(display)} if display else {}),
+                **({"unlabelled": unlabelled} if unlabelled else {}),
             },
         )
         write_json(self.data, asdict(data.report))

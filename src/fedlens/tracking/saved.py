@@ -70,6 +70,7 @@ class Partition(BaseModel):
     clients: dict[str, dict[str, list[int]]]
     test: list[int]
     display: dict[str, str] = {}
+    unlabelled: dict[str, int] = {}
 
 
 class Confusion(BaseModel):
