@@ -58,7 +58,7 @@ INSTALL = $(UV) pip install --quiet --python $(BIN)/python --constraint constrai
 
 # And what the tests, the checks and the manual need beside it.
 .venv/installed: .venv/demo
-	$(INSTALL) --editable '.[solar,ray,lora,privacy,export,tune,why,text,clip,mlflow,wandb]' --group dev
+	$(INSTALL) --editable '.[solar,textile,ray,lora,privacy,export,tune,why,text,clip,mlflow,wandb]' --group dev
 	touch $@
 
 # What the slow tests need from the system: a browser for the reports. Left alone where it is there already.

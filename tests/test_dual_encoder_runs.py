@@ -21,7 +21,7 @@ from fedlens.build.measures import retrieval_measure, zero_shot_measure
 from fedlens.cli.main import app
 from fedlens.core.files import read_json
 from fedlens.data.images import read
-from fedlens.errors import ConfigError
+from fedlens.errors import ConfigError, DataError
 from fedlens.models.base import beside_texts
 from fedlens.models.dual_encoder import DualEncoder
 from fedlens.reports.figures.clients import partition
@@ -268,6 +268,36 @@ def test_a_run_names_a_class_whose_name_is_cut(four: Path, tmp_path: Path) -> No
     (note,) = cut.notes
     assert note.startswith("class 'cup' and 3 others: the end is not read")
     assert "model.max_tokens" in note
+
+
+def test_names_of_classes_are_enough_where_it_learns_labels(table: Path, tmp_path: Path) -> None:
+    with table.open(encoding="utf-8") as file:
+        rows = [(row["path"], row["label"]) for row in csv.DictReader(file) if row["path"]]
+    plain = table.with_name("images.csv")
+    with plain.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    with pytest.raises(DataError, match=r"model\.learns=labels"):
+        built(plain, tmp_path, "data.partition.scheme=iid")
+    few = ("data.partition.scheme=iid", "data.partition.clients=2", "model.learns=labels")
+    found = fedlens.run(None, *settings(plain, tmp_path, *DUAL, *few), show=False)
+    last = read_metrics(found.folder / "metrics.jsonl")[-1]
+    assert last["test"]["accuracy"] > 0.6
+    assert not any(name.startswith(("modality/", "retrieval/")) for name in measures(found)[-1])
+
+
+def test_a_frozen_image_backbone_runs_once_and_neither_changes_nor_travels(table: Path, tmp_path: Path) -> None:
+    more = ("model.freeze=1", "model.lock_text=true", "federated.num_rounds=1")
+    experiment, model = built(table, tmp_path, *more)
+    assert model.held == (model.backbone.text, model.backbone.image[0])
+    trained = experiment.resident.module
+    assert isinstance(trained, DualEncoder)
+    assert trained.held == (trained.backbone.text,)
+    assert experiment.train_data.images.shape[1:] == (84,)  # LeNet's features
+    assert experiment.shared.keys() == {"backbone.image.1.weight", "head.scale", "head.bias"}
+    found = fedlens.run(None, *settings(table, tmp_path, *DUAL, *more), show=False)
+    changed = {name for name, value in found.model.state_dict().items() if not value.equal(model.state_dict()[name])}
+    assert "backbone.image.1.weight" in changed <= experiment.shared.keys()
+    assert {"modality/image_only", "retrieval/text_to_image_at_1"} <= measures(found)[-1].keys()
 
 
 def test_what_does_not_go_with_it(table: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources that come with the install: the sample, and the solar cells of the extra."""
+"""Sources that come with the install: the sample, and the solar cells and textiles of the extras."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedlens.data.sources.elpv import ELPV
 from fedlens.data.sources.fashion_mnist import CLASS_NAMES
 from fedlens.data.sources.sample import Sample
+from fedlens.data.sources.textile import Textile
 from fedlens.errors import DataError
 
 
@@ -66,8 +68,29 @@ def test_elpv_threshold_moves_the_boundary():
     assert round(ELPV(threshold=0.3).load().labels.mean(), 3) == 0.425  # (295 + 106 + 715) / 2624
 
 
-def test_elpv_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "elpv_dataset", None)
+def test_textile_figures():
+    table = Textile().load()
 
-    with pytest.raises(DataError, match=r"pip install fedlens\[solar\]"):
-        ELPV().load()
+    # as the README of the package says
+    assert np.bincount(table.labels).tolist() == [1000, 500, 500]
+    assert table.class_names == ("no defect", "local defect", "global defect")
+    folders = {
+        name: {path.parent.name for path in np.array(table.images)[table.labels == label]}
+        for label, name in enumerate(table.class_names)
+    }
+    assert folders == {"no defect": {"nominal"}, "local defect": {"local"}, "global defect": {"global"}}
+    with Image.open(table.images[-1]) as image:
+        colours = np.asarray(image)
+    assert colours.shape == (250, 250, 3)
+    assert (colours == colours[..., :1]).all()
+    assert (table.channels, table.native_size, table.groups) == (1, 250, None)
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "extra"), [(ELPV, "elpv_dataset", "solar"), (Textile, "conformal_clip_data", "textile")]
+)
+def test_images_of_an_extra_without_its_package(source, package, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(DataError, match=rf"pip install fedlens\[{extra}\]"):
+        source().load()

@@ -10,11 +10,12 @@ from torch import nn
 from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find, reads_texts
 from fedlens.config.schema import Config
 from fedlens.data.cache import default_cache_dir
-from fedlens.data.modalities import complete_clients, labelled, without_images
+from fedlens.data.modalities import complete_clients, labelled, perhaps_without_texts, without_images
 from fedlens.data.types import FederatedData
 from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
 from fedlens.models.dual_encoder import Contrastive
+from fedlens.models.freezing import BACKBONE
 from fedlens.models.text_readers import Progress, TextReader
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.texts import read_texts
@@ -37,8 +38,10 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
     because = f"works with images alone, and model {config.model.name} takes texts as well"
     if config.optimizer.mixup:
         yield refuse("optimizer.mixup", f"{because}; leave it out")
-    if config.model.freeze != "none":
-        yield refuse("model.freeze", f"{because}; leave it out")
+    if config.model.freeze == BACKBONE:
+        yield refuse(
+            "model.freeze", f"{because}; freeze a number of stages: model.freeze=1 is a dual encoder's image backbone"
+        )
     if config.model.lora.rank:
         yield refuse("model.lora.rank", f"{because}; leave it out")
     if PRIVACY.choose(config.privacy).by_image:
@@ -86,6 +89,8 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
         return without_images(data)
     import tensordict  # noqa: F401 - what batches are made of: imported here, worker processes that are forked have it
 
+    if _learns_from_labels(config):
+        data = perhaps_without_texts(data)
     if config.federated.missing_modalities == "drop_clients":
         data = complete_clients(data)
     data = replace(data, report=replace(data.report, unit="row"))
@@ -98,6 +103,12 @@ def _learns_pairs(config: Config) -> bool:
         return False
     builder = MODEL.choose(config.model)
     return isinstance(builder, Contrastive) and builder.learns_pairs
+
+
+def _learns_from_labels(config: Config) -> bool:
+    """Whether the names of the classes are all the texts that the model needs."""
+    builder = MODEL.choose(config.model)
+    return isinstance(builder, Contrastive) and not builder.learns_pairs
 
 
 def reader_key(config: Config) -> str:

@@ -36,7 +36,8 @@ def with_texts(data: FederatedData, table: ImageTable, kept: Rows) -> FederatedD
 
 
 def perhaps_without_texts(data: FederatedData) -> FederatedData:
-    """`data`; where it has no texts at all, every row lacks one. For a site, and for a server's test images."""
+    """`data`; where it has no texts at all, every row lacks one. For a site, for a server's test images,
+    and for a model that needs no texts but the names of classes."""
     if data.texts is not None:
         return data
     rows = len(data.labels)

@@ -34,7 +34,7 @@ def freeze(model: Recognizer, what: Freeze) -> None:
             parameter.requires_grad_(False)
     # modules after the last layer with parameters (dropout, say) would only add noise to untrained features
     everything = not any(parameter.requires_grad for parameter in model.backbone.parameters())
-    model.hold([model.backbone] if everything else modules)
+    model.hold([model.backbone] if everything else [*model.held, *modules])
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ def cut_behind(model: Recognizer, images: torch.Tensor) -> Cut | None:
     """Cut `model` after its frozen part. None if that part is no chain of modules, so that the rest needs more than its
     output: this is tested with `images`, uint8 (B, S, S, C), in eval mode."""
     names = {id(module): name for name, module in model.named_modules()}
-    chain = nn.Sequential(*model.held)
+    locked = [module for module in model.held if model.parts.get(names[id(module)]) == "text"]
+    frozen = [module for module in model.held if module not in locked]
+    chain = nn.Sequential(*frozen)
     tail = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    tail.hold([])
-    for module in model.held:
+    tail.hold([tail.get_submodule(names[id(module)]) for module in locked])
+    for module in frozen:
         tail.set_submodule(names[id(module)], nn.Identity())
     training = model.training
     model.eval()

@@ -30,7 +30,8 @@ def read_texts(data: FederatedData, reader: TextReader, cache_dir: Path, progres
     if (texts := data.texts) is None:
         raise DataError(
             "model.name: this model takes texts beside images, and the data has none; give the table a column `text`, "
-            "or choose a model for images alone"
+            "let a dual encoder learn from names of classes alone (model.learns=labels), or choose a model for images "
+            "alone"
         )
     key = texts_key(texts, reader)
     file, data = cache_dir / f"texts-{key}.safetensors", replace(data, cache_key=f"{data.cache_key}-{key}")
