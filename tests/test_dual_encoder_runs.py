@@ -285,7 +285,29 @@ def test_names_of_classes_are_enough_where_it_learns_labels(table: Path, tmp_pat
     assert not any(name.startswith(("modality/", "retrieval/")) for name in measures(found)[-1])
 
 
-def test_a_frozen_image_backbone_runs_once_and_neither_changes_nor_travels(table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("image", ["lenet", "cnn"])
+def test_a_frozen_image_backbone_is_computed_once(image: str, table: Path, tmp_path: Path) -> None:
+    more = ("model.freeze=backbone.image.0", "model.lock_text=true", f"model.image={image}")
+    experiment, model = built(table, tmp_path, *more)
+    assert model.held == (model.backbone.text, model.backbone.image[0])
+    assert experiment.train_data.images.shape[1:] == (model.backbone.image[1].in_features,)
+    assert experiment.shared.keys() == {"backbone.image.1.weight", "head.scale", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "model.lock_text=true model.freeze=2",
+        "model.text=minilm model.freeze=backbone",
+        "model.name=fusion model.freeze=backbone.text",
+    ],
+)
+def test_something_has_to_be_left_to_train(more: str, table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.freeze"):
+        fedlens.run(None, *settings(table, tmp_path, *DUAL, *more.split()), show=False)
+
+
+def test_a_frozen_image_backbone_neither_changes_nor_travels(table: Path, tmp_path: Path) -> None:
     more = ("model.freeze=1", "model.lock_text=true", "federated.num_rounds=1")
     experiment, model = built(table, tmp_path, *more)
     assert model.held == (model.backbone.text, model.backbone.image[0])
@@ -326,8 +348,11 @@ def test_rows_without_a_label_train_by_their_pairs(table: Path, tmp_path: Path) 
     others = [one["metrics"]["loss"] for one in line["cohort"] if one["client"] != "both3"]
     assert all(loss > 0 for loss in others)
     assert partition(load_run(with_them.folder).partition).data[-1].y.tolist() == [0, 0, 24, 0]
-    labels_alone = fedlens.run(
-        None, *settings(tmp_path / "some.csv", tmp_path, *short, "model.learns=labels"), show=False
-    )
-    (line,) = read_metrics(labels_alone.folder / "metrics.jsonl")
-    assert "both3" not in {one["client"] for one in line["cohort"]}
+    for needs_labels in ("model.learns=labels", "strategy.name=qfedavg", "strategy.name=fedproto"):
+        more = (needs_labels, "federated.missing_modalities=average", "optimizer.name=sgd")
+        labels_alone = fedlens.run(None, *settings(tmp_path / "some.csv", tmp_path, *short, *more), show=False)
+        (line,) = read_metrics(labels_alone.folder / "metrics.jsonl")
+        assert "both3" not in {one["client"] for one in line["cohort"]}
+    mixed = (*short, "personalization.name=fedala", "federated.num_rounds=2", "federated.missing_modalities=average")
+    fedala = fedlens.run(None, *settings(tmp_path / "some.csv", tmp_path, *mixed), show=False)
+    assert not any(line["failures"] for line in read_metrics(fedala.folder / "metrics.jsonl"))

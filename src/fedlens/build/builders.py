@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedlens.build.against_data import check_keys_of_table
+from fedlens.build.modalities import rows_of_use
 from fedlens.build.secure import protocol_of, unmeasured
 from fedlens.config.blocks import (
     AGGREGATION,
@@ -81,6 +82,7 @@ def build_data(config: Config, progress: Progress, *, simulated: bool = True) ->
     """
     section = config.data
     table, source = build_table(section)
+    table = rows_of_use(config, table)
     check_keys_of_table(config, table, simulated=simulated)
     data = federate(table, division_plan(config), decoding(config, table), progress("decoding images"))
     source = " ".join([source, *([str(section.path)] if section.path else [])])

@@ -92,6 +92,7 @@ class Experiment:
             (
                 client.name,
                 *(self.train_data.class_counts(rows).tolist() for rows in (client.train, client.val, client.test)),
+                *filter(None, [self.train_data.unlabelled(client.train)]),
             )
             for client in self.train_data.clients
         ]

@@ -10,8 +10,9 @@ from torch import nn
 from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find, reads_texts
 from fedlens.config.schema import Config
 from fedlens.data.cache import default_cache_dir
-from fedlens.data.modalities import complete_clients, labelled, perhaps_without_texts, without_images
-from fedlens.data.types import FederatedData
+from fedlens.data.modalities import complete_clients, perhaps_without_texts, without_images
+from fedlens.data.types import FederatedData, ImageTable
+from fedlens.data.unlabelled import pairs_alone, without_unlabelled
 from fedlens.errors import Problem
 from fedlens.models.base import Recognizer
 from fedlens.models.dual_encoder import Contrastive
@@ -40,7 +41,8 @@ def _one_tensor(config: Config, refuse: Refuse) -> Iterator[Problem]:
         yield refuse("optimizer.mixup", f"{because}; leave it out")
     if config.model.freeze == BACKBONE:
         yield refuse(
-            "model.freeze", f"{because}; freeze a number of stages: model.freeze=1 is a dual encoder's image backbone"
+            "model.freeze",
+            f"{because}; freeze a number of stages, or the modules up to one: model.freeze=backbone.image",
         )
     if config.model.lora.rank:
         yield refuse("model.lora.rank", f"{because}; leave it out")
@@ -84,11 +86,11 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
         DataError: the data has no texts, which the model needs; or nothing is left to train on.
     """
     reader = _reader(config)
-    data = labelled(data, pairs=_learns_pairs(config))
     if reader is None:
         return without_images(data)
     import tensordict  # noqa: F401 - what batches are made of: imported here, worker processes that are forked have it
 
+    data = pairs_alone(data) if _learns_pairs(config) else data
     if _learns_from_labels(config):
         data = perhaps_without_texts(data)
     if config.federated.missing_modalities == "drop_clients":
@@ -97,9 +99,19 @@ def for_model(config: Config, data: FederatedData, progress: Progress) -> Federa
     return read_texts(data, reader, (config.data.cache_dir or default_cache_dir()) / "texts", progress)
 
 
+def rows_of_use(config: Config, table: ImageTable) -> ImageTable:
+    """`table`; without rows that have no label, unless the model learns from pairs.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    return table if _learns_pairs(config) else without_unlabelled(table)
+
+
 def _learns_pairs(config: Config) -> bool:
-    """Whether rows without a label train the model."""
-    if config.model.name == PYTHON or find(STRATEGY, config.strategy.name).factory.needs_labels:
+    """Whether rows without a label train the model. What a strategy adds to the loss, or measures, may need labels."""
+    strategy = find(STRATEGY, config.strategy.name).factory
+    if config.model.name == PYTHON or strategy.needs_labels or strategy.needs_loss:
         return False
     builder = MODEL.choose(config.model)
     return isinstance(builder, Contrastive) and builder.learns_pairs

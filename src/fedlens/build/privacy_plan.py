@@ -8,6 +8,7 @@ import numpy as np
 
 from fedlens.build.builders import build_algorithm, build_table, decoding, division_plan, federation_of
 from fedlens.build.experiment import shared_model
+from fedlens.build.modalities import rows_of_use
 from fedlens.build.privacy import build_claim
 from fedlens.config import problems
 from fedlens.config.blocks import MODEL, PRIVACY
@@ -68,7 +69,7 @@ def planned(config: Config, clients: int | None = None) -> PlannedRun:
     if clients is not None and config.privacy.parameters.get("population") is not None:
         text = f"--clients {clients}: privacy.population says how many clients there are; leave one of them out"
         raise ConfigError(text, code="contradiction", key="--clients")
-    table, _ = build_table(config.data)
+    table = rows_of_use(config, build_table(config.data)[0])
     images = () if clients else _images(config, table)
     claim = build_claim(config, clients or len(images), images)
     assert claim is not None

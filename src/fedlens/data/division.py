@@ -14,7 +14,7 @@ from fedlens.data.base import Scheme, ToPartition
 from fedlens.data.labels import NO_LABEL, check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.natural import Natural
-from fedlens.data.splits import client_splits, global_test
+from fedlens.data.splits import client_splits, global_test, note_of_groups
 from fedlens.data.types import ClientRows, DataReport, ImageTable, Rows
 from fedlens.errors import DataError
 
@@ -75,7 +75,7 @@ def divide(columns: Columns, plan: DivisionPlan) -> Division:
     check_held_out(columns.labels, columns.class_names, columns.split)
     notes: list[str] = []
     scheme = plan.scheme or _automatic(columns, notes)
-    pool, test = _pool(columns, plan, isinstance(scheme, Natural), notes)
+    pool, test, tested = _pool(columns, plan, isinstance(scheme, Natural), notes)
     owned = _deal(columns, scheme, plan, pool, notes)
     own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
     own_test = _own_test(columns, test) if isinstance(scheme, Natural) else {}
@@ -88,6 +88,8 @@ def divide(columns: Columns, plan: DivisionPlan) -> Division:
         seed=plan.seed,
         official_val=own_val,
     )
+    dealt = np.concatenate([pool[:0], *owned.values()])
+    notes += note_of_groups(columns.labels, np.union1d(dealt, tested), clients)
     clients = tuple(replace(one, test=own_test.get(one.name, one.test)) for one in clients)
     trainable = tuple(client for client in clients if len(client.train))
     if len(trainable) < len(clients):
@@ -121,8 +123,8 @@ def _automatic(columns: Columns, notes: list[str]) -> Scheme:
     return Dirichlet(alpha=0.5)
 
 
-def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str]) -> tuple[Rows, Rows]:
-    """(rows to partition, global test rows)."""
+def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str]) -> tuple[Rows, Rows, Rows]:
+    """(rows to partition, global test rows, rows without a label of the groups of these)."""
     rows = np.arange(len(columns.labels))
     official = rows[columns.split == "test"] if columns.split is not None else rows[:0]
     rest = np.setdiff1d(rows, official)
@@ -137,12 +139,13 @@ def _pool(columns: Columns, plan: DivisionPlan, natural: bool, notes: list[str])
             + (" and no other belongs to a client." if natural else ".")
         )
     if len(official):
-        return rest, official
+        return rest, official, rest[:0]
     trains = rest[columns.split[rest] != "val"] if columns.split is not None else rest
     left, held = global_test(
         columns.labels[trains], None if columns.groups is None else columns.groups[trains], plan.test, plan.seed
     )
-    return np.union1d(np.setdiff1d(rest, trains), trains[left]), trains[held]
+    pool = np.union1d(np.setdiff1d(rest, trains), trains[left])
+    return pool, trains[held], np.setdiff1d(rest, np.union1d(pool, trains[held]))
 
 
 def _own_test(columns: Columns, test: Rows) -> dict[str, Rows]:

@@ -3,7 +3,8 @@
 The source `clients` reads this layout. `classes.json` stores the order of the classes, `partition.json` how the
 partition was made. A class or client name that is not a valid folder name ("T-shirt/top") is changed as little as
 necessary. Where the data has groups or texts, `manifest.csv` beside the folders lists all rows with them; with texts,
-each client's folder has one of its own, with paths from there, so that it can move to another machine.
+each client's folder has one of its own, with paths from there, so that it can move to another machine. Images without a
+label lie in the client's folder itself; the manifests list them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlens.core.labels import UNLABELLED
 from fedlens.core.seeds import derive
 from fedlens.core.words import count
 from fedlens.data.division import check_classes
@@ -46,7 +45,7 @@ def perhaps_without_texts(data: FederatedData) -> FederatedData:
 
 def modalities_of(data: FederatedData, rows: Rows) -> tuple[int, int]:
     """(how many of `rows` have an image, how many have a text)."""
-    images, texts = _masks(data)
+    images, texts = masks(data)
     return int(images[rows].sum()), int(texts[rows].sum())
 
 
@@ -70,7 +69,7 @@ def without_images(data: FederatedData) -> FederatedData:
     """
     if data.has_image is None:
         return data
-    images, _ = _masks(data)
+    images, _ = masks(data)
     left, note = only(data, images, images, "without an image, for the model takes images alone")
     if note is None:
         return data
@@ -81,25 +80,6 @@ def without_images(data: FederatedData) -> FederatedData:
         )
     lacking = check_classes(data.labels.numpy(), data.class_names, left.clients)
     return noted(left, note, *lacking)
-
-
-def labelled(data: FederatedData, *, pairs: bool) -> FederatedData:
-    """`data` without the training rows that have no label; where `pairs` train the model, without those that have no
-    label and are no pair. A note in the report counts them.
-
-    Raises:
-        DataError: nothing is left.
-    """
-    unlabelled = data.labels.numpy() == UNLABELLED
-    images, texts = _masks(data)
-    reason = "image or text" if pairs else "for the model learns from labels"
-    useful = ~unlabelled | (images & texts) if pairs else ~unlabelled
-    left, note = only(data, useful, useful, f"without a label{' and without ' if pairs else ', '}{reason}")
-    if note is None:
-        return data
-    if not left.clients:
-        raise DataError("no client has a training row with a label, which the model needs: give rows labels")
-    return noted(left, note)
 
 
 def complete_clients(data: FederatedData) -> FederatedData:
@@ -139,7 +119,7 @@ def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> Fed
     if data.has_text is None or data.texts is None:
         raise DataError(f"{KEY}: the data has no texts, so no client can be without one; leave it out, or give texts")
     image_only, text_only = _drawn([client.name for client in data.clients], section, seed)
-    images, texts = _masks(data)
+    images, texts = masks(data)
     texts[_own_rows(data, image_only)] = False
     images[_own_rows(data, text_only)] = False
     told = [text if has else "" for text, has in zip(data.texts, texts.tolist(), strict=True)]
@@ -152,7 +132,7 @@ def take_away(data: FederatedData, section: ModalitiesSection, seed: int) -> Fed
     return noted(left, *notes, *([note] if note else []))
 
 
-def _masks(data: FederatedData) -> tuple[Mask, Mask]:
+def masks(data: FederatedData) -> tuple[Mask, Mask]:
     """(N,) whether each row has an image, and whether it has a text; the caller's own."""
     rows = len(data.labels)
     images = np.ones(rows, bool) if data.has_image is None else data.has_image.numpy().copy()

@@ -51,6 +51,16 @@ class Holdings:
     unlabelled: bool = False
 
     @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names) - self.unlabelled
+
+    def commonest(self, counts: Counts) -> str:
+        """The name of the class with most of the `counts` (classes,); "–" if they are all 0."""
+        labelled = counts[: self.classes]
+        return self.class_names[int(labelled.argmax())] if labelled.any() else "–"
+
+    @property
     def unit(self) -> str:
         """The singular of what is counted."""
         return "row" if self.kinds else "image"
@@ -94,12 +104,12 @@ def of_run(folder: Path) -> Holdings:
     try:
         held = read_json(file)
         counts = [np.sum(list(splits.values()), axis=0) for splits in held["clients"].values()]
-        return Holdings(
-            tuple(held["clients"]),
-            tuple(held["class_names"]),
-            np.array(counts, np.int64).reshape(len(counts), len(held["class_names"])),
-            np.array(held["test"], np.int64),
-        )
+        names, test = held["class_names"], np.array(held["test"], np.int64)
+        table = np.array(counts, np.int64).reshape(len(counts), len(names))
+        if unlabelled := held.get("unlabelled", {}):
+            table = np.column_stack([table, [int(unlabelled.get(name, 0)) for name in held["clients"]]])
+            names, test = [*names, NO_LABEL], np.append(test, 0)
+        return Holdings(tuple(held["clients"]), tuple(names), table, test, unlabelled=bool(unlabelled))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{file} cannot be read ({error}); the run stopped before its data was ready?") from error
 
@@ -113,7 +123,7 @@ def table(held: Holdings, width: int, most_clients: int = 40, most_classes: int 
 
     names = held.class_names
     whose = "" if held.clients == (NOBODY,) else f" at {count(len(held.clients), 'client')}"
-    title = f"{count(int(held.counts.sum()), held.unit)} of {count(len(names) - held.unlabelled, 'class')}{whose}"
+    title = f"{count(int(held.counts.sum()), held.unit)} of {count(held.classes, 'class')}{whose}"
     if len(names) <= most_classes:
         named = _table(held, names, _every_class, most_clients)
         if _width(named) <= width:
@@ -164,9 +174,9 @@ def _every_class(counts: Counts, _held: Holdings) -> list[str]:
 def _commonest(counts: Counts, held: Holdings) -> list[str]:
     from rich import markup
 
-    total, most = int(counts.sum()), int(counts.argmax())
-    share = f"{markup.escape(held.class_names[most])} ({counts[most] / total:.0%})" if total else "–"
-    return [f"{total:,}", str(np.count_nonzero(counts)), share]
+    total, labelled = int(counts.sum()), counts[: held.classes]
+    share = f" ({labelled.max() / total:.0%})" if labelled.any() else ""
+    return [f"{total:,}", str(np.count_nonzero(labelled)), f"{markup.escape(held.commonest(counts))}{share}"]
 
 
 def partition_figure(counts: Counts, clients: Sequence[str], class_names: Sequence[str]) -> Figure:

@@ -13,7 +13,7 @@ from fedlens.data.cache import Decoding, build_cache
 from fedlens.data.contents import copy_notes
 from fedlens.data.division import Columns
 from fedlens.data.modalities import with_texts
-from fedlens.data.splits import client_splits
+from fedlens.data.splits import client_splits, note_of_groups
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError
 
@@ -80,6 +80,7 @@ def one_client(
         raise DataError(f"no images to train on: of {len(rows)} images, {len(rows)} are held out for tests")
     labels = torch.from_numpy(columns.labels)
     copies = copy_notes(cached.files, cached.contents, columns.labels, (client,), rows[:0])
-    report = replace(cached.report, notes=(*table.notes, *copies))
+    groups = note_of_groups(columns.labels, np.setdiff1d(rows, official), (client,))
+    report = replace(cached.report, notes=(*table.notes, *copies, *groups))
     data = FederatedData(cached.images, labels, table.class_names, (client,), rows[:0], report, cached.key)
     return with_texts(data, table, cached.kept)

@@ -8,12 +8,13 @@ rows without a label are never tested: they train, or are left out where their g
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlens.core.labels import UNLABELLED
+from fedlens.core.words import count
 from fedlens.data.types import ClientRows, Rows, Split
 
 Labels = NDArray[np.int64]
@@ -29,11 +30,13 @@ def global_test(labels: Labels, groups: Groups | None, fraction: float, seed: in
     """
     rng = np.random.default_rng([seed, zlib.crc32(b"global test")])
     rows = np.arange(len(labels))
+    labelled = _labelled(rows, labels)
     if groups is None:
-        test = _labelled(_stratified(rows, labels, fraction * len(rows), rng), labels)
+        test = _stratified(labelled, labels, fraction * len(labelled), rng)
         return np.setdiff1d(rows, test), test
-    test = _Whole(rows, labels, _codes(groups)).take(fraction * len(rows), rng)
-    return np.setdiff1d(rows, test), _labelled(test, labels)
+    codes = _codes(groups)
+    test = _Whole(labelled, labels, codes).take(fraction * len(labelled), rng)
+    return rows[~np.isin(codes, codes[test])], test
 
 
 def client_splits(
@@ -61,18 +64,26 @@ def client_splits(
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         val = rows[official_val[rows]] if official_val is not None else rows[:0]
         rest = np.setdiff1d(rows, val)
+        labelled, whole = _labelled(rest, labels), len(_labelled(rows, labels))
         wanted: dict[Split, float] = {
-            "test": test * len(rows),
-            "val": 0.0 if official_val is not None else validation * len(rows),
+            "test": test * whole,
+            "val": 0.0 if official_val is not None else validation * whole,
         }
         if codes is None:
-            held = {split: _labelled(taken, labels) for split, taken in _by_class(rest, labels, wanted, rng).items()}
+            held = _by_class(labelled, labels, wanted, rng)
+            train = np.setdiff1d(rest, np.concatenate([held["test"], held["val"]]))
         else:
-            held = _by_group(rest, labels, codes, wanted, decided, rng)
-        train = np.setdiff1d(rest, np.concatenate([held["test"], held["val"]]))
-        val, own_test = (_labelled(rows, labels) for rows in (np.union1d(val, held["val"]), held["test"]))
-        clients.append(ClientRows(name, train, val, own_test))
+            held = _by_group(labelled, labels, codes, wanted, decided, rng)
+            train = rest[[decided.setdefault(code, "train") == "train" for code in codes[rest].tolist()]]
+        clients.append(ClientRows(name, train, np.union1d(_labelled(val, labels), held["val"]), held["test"]))
     return tuple(clients)
+
+
+def note_of_groups(labels: Labels, dealt: Rows, clients: Sequence[ClientRows]) -> tuple[str, ...]:
+    """A note if some of the rows `dealt` to `clients` have no label and do not train, for their group is held out."""
+    trained = np.concatenate([dealt[:0], *(client.train for client in clients)])
+    lost = int((labels[dealt] == UNLABELLED).sum() - (labels[trained] == UNLABELLED).sum())
+    return (f"left out {count(lost, 'row')} without a label, whose groups are tested",) if lost else ()
 
 
 def _labelled(rows: Rows, labels: Labels) -> Rows:
@@ -83,8 +94,8 @@ def _labelled(rows: Rows, labels: Labels) -> Rows:
 
 def _by_class(rows: Rows, labels: Labels, wanted: Mapping[Split, float], rng: np.random.Generator) -> dict[Split, Rows]:
     held = {}
-    for split, count in wanted.items():
-        held[split] = _stratified(rows, labels, count, rng)
+    for split, number in wanted.items():
+        held[split] = _stratified(rows, labels, number, rng)
         rows = np.setdiff1d(rows, held[split])
     return held
 
@@ -100,9 +111,9 @@ def _by_group(
     """As `_by_class`, by whole groups; records its decisions in `decided`."""
     held, known = {}, np.array([decided.get(int(code), "") for code in codes[rows]], dtype=str)
     free = _Whole(rows[known == ""], labels, codes, keep=rows[known == "train"])
-    for split, count in wanted.items():
+    for split, number in wanted.items():
         before = rows[known == split]
-        held[split] = np.union1d(before, free.take(count - len(before), rng))
+        held[split] = np.union1d(before, free.take(number - len(before), rng))
         decided.update(dict.fromkeys(codes[held[split]].tolist(), split))
     for code in codes[rows].tolist():
         decided.setdefault(code, "train")
@@ -128,7 +139,7 @@ class _Whole:
     """Rows that leave training by whole groups; `keep` are further rows that stay in training."""
 
     def __init__(self, rows: Rows, labels: Labels, codes: NDArray[np.int64], keep: Rows | None = None) -> None:
-        self._labels = labels = np.unique(labels, return_inverse=True)[1]
+        self._labels = labels
         ordered = rows[np.argsort(codes[rows], kind="stable")]
         cuts = np.flatnonzero(np.diff(codes[ordered])) + 1
         self._groups: list[Rows] = np.split(ordered, cuts) if len(rows) else []

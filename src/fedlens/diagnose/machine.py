@@ -32,6 +32,7 @@ def data(subject: Subject) -> Verdict | Unseen:
         return Unseen("give --data_dir FOLDER")
     import numpy as np
 
+    from fedlens.core.labels import UNLABELLED
     from fedlens.data.summary import rows_text
     from fedlens.flower.site import images_of
 
@@ -41,8 +42,10 @@ def data(subject: Subject) -> Verdict | Unseen:
     except (DataError, ConfigError) as error:
         return failed(error, "give the folder that holds this site's images, one folder a class")
     counts = Counter(table.labels.tolist())
-    what = rows_text(table.has_image, table.has_text)
-    text = f"{what} of {len(counts)} classes ({_range(list(counts.values()))} of each)"
+    unlabelled = counts.pop(UNLABELLED, 0)
+    what = rows_text(table.has_image, table.has_text, unlabelled)
+    classes = f"{len(counts)} classes ({_range(list(counts.values()))} of each)" if counts else "no class"
+    text = f"{what} of {classes}"
     if (least := site.allow.min_images) and len(table.labels) < least:
         return fail(f"{text}, fewer than allow.min_images = {least}", "collect more, or lower allow.min_images")
     if isinstance(table.images, np.ndarray) or not table.has_image.any():

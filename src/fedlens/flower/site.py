@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from fedlens.build.builders import Progress
 from fedlens.build.experiment import Experiment, build_experiment
-from fedlens.build.modalities import reader_key
+from fedlens.build.modalities import reader_key, rows_of_use
 from fedlens.config.blocks import AUTO, SOURCE
 from fedlens.config.plugins import load_plugins
 from fedlens.config.schema import Config, DataSection
@@ -178,7 +178,7 @@ class TrainingSite:
     def _data(self, config: Config, setup: Setup) -> FederatedData:
         own = self._config
         data = one_client(
-            replace(relabelled(self._table, setup.class_names), channels=setup.channels),
+            replace(relabelled(rows_of_use(config, self._table), setup.class_names), channels=setup.channels),
             own.client,
             Decoding(setup.image_size, own.on_bad_image, own.max_pixels, own.cache_dir),
             validation=config.data.validation,

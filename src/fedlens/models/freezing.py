@@ -34,6 +34,13 @@ def freeze(model: Recognizer, what: Freeze) -> None:
             parameter.requires_grad_(False)
     # modules after the last layer with parameters (dropout, say) would only add noise to untrained features
     everything = not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    if everything and model.text_reader is not None:
+        raise ConfigError(
+            f"model.freeze = {what!r}: nothing of both parts of the model would be left to train; use model.freeze=1, "
+            "or leave it out",
+            code="incompatible",
+            key="model.freeze",
+        )
     model.hold([model.backbone] if everything else [*model.held, *modules])
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from statistics import pstdev
 from typing import Annotated
 
@@ -96,6 +97,8 @@ class FedALA(Personalization):
         losses: list[float] = []
         for _ in range(MOST_PASSES if first else 1):
             losses.append(aggregation.learn(self._some(local)))
+            if not isfinite(losses[-1]):  # diverged, or there are no labels
+                return
             if len(losses) > LOSSES and pstdev(losses[-LOSSES:]) < self.steady:
                 return
 

@@ -43,7 +43,7 @@ def write_partition(held: Holdings, folder: Path) -> tuple[Path, Path]:
 
 def render(held: Holdings, picture: str) -> str:
     """The page as text. `picture`: file name of the heat map, shown if there are too many classes for columns."""
-    sizes = {held.unit: int(held.counts.sum()), "client": len(held.clients), "class": len(held.class_names)}
+    sizes = {held.unit: int(held.counts.sum()), "client": len(held.clients), "class": held.classes}
     total = " · ".join(count(number, what) for what, number in sizes.items())
     if len(held.class_names) <= _MOST_CLASSES:
         sections = [titled("Images by client and class", _CAPTION, _heat(held), wide=True)]
@@ -85,7 +85,7 @@ def _row(name: str, counts: Counts, most: int | None = None) -> str:
 
 def _summary(held: Holdings) -> str:
     rows = [
-        (name, f"{counts.sum():,}", np.count_nonzero(counts), held.class_names[int(counts.argmax())])
+        (name, f"{counts.sum():,}", np.count_nonzero(counts[: held.classes]), held.commonest(counts))
         for name, counts in zip(held.clients, held.counts, strict=True)
     ]
     return table(("client", "images", "classes", "commonest class"), rows)

@@ -89,6 +89,8 @@ class LocalTerms:
     loss        (model, inputs, logits, labels) → a scalar added to the cross-entropy of a batch
     features    (inputs, features, labels) → another such scalar, computed from the output of a `Recognizer`'s backbone
     correction  parameters (P,) → a vector (P,) added to the gradient of every step, after clipping
+
+    A row may have no label (`core.labels.UNLABELLED`), unless the strategy declares `needs_labels` or `needs_loss`.
     """
 
     loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] | None = None

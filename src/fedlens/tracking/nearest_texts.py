@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,16 @@ LONGEST = 160
 
 
 def keep_nearest_texts(experiment: Experiment, path: Path) -> None:
-    """Write `path`. No effect unless the model compares images with texts, is one for all clients, and test rows have
-    both; nor with a user's own tensors as data. Only the run's own test rows are read, never a client's."""
+    """Write `path`. No effect unless the model compares images with texts, its features are finite, it is one for all
+    clients, and test rows have both; nor with a user's own tensors as data. Only the run's own test rows are read,
+    never a client's."""
     model, data, rows = experiment.resident.module, experiment.images, complete_tests(experiment)
     if not isinstance(model, DualEncoder) or not len(rows) or data.texts is None or data.images.is_floating_point():
         return
     memory = experiment.config.memory
     read = encoded(model, inputs_of(experiment, rows), precision=memory.precision, batch_size=memory.micro_batch)
+    if not all(bool(features.isfinite().all()) for features in (read.images, read.texts)):
+        return  # nothing is near
     labels, texts = data.labels.numpy()[rows].tolist(), [data.texts[row] for row in rows.tolist()]
     pictures = [
         {"image": thumbnail(data.images[rows[row]].numpy()), **found}
@@ -64,15 +68,12 @@ def examples(
 def choose(labels: Sequence[int], found: Sequence[bool]) -> list[int]:
     """At most `GALLERY` rows, by class: half of them found and half not, where there are as many of both; of as many
     classes as possible."""
+    rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for row, pair in enumerate(zip(labels, found, strict=True)):
+        rows[pair].append(row)
     classes = sorted(set(labels))
-    hits = _over(classes, labels, found, True)[: max(GALLERY // 2, GALLERY - found.count(False))]
+    hits = list(in_turn([rows[label, True] for label in classes]))[: max(GALLERY // 2, GALLERY - found.count(False))]
     seen = {labels[row] for row in hits}
     others_first = sorted(classes, key=lambda label: label in seen)
-    misses = _over(others_first, labels, found, False)[: GALLERY - len(hits)]
+    misses = list(in_turn([rows[label, False] for label in others_first]))[: GALLERY - len(hits)]
     return sorted(hits + misses, key=lambda row: labels[row])
-
-
-def _over(classes: Sequence[int], labels: Sequence[int], found: Sequence[bool], how: bool) -> list[int]:
-    """The rows that were found, or were not (`how`): one of each class, then the second of each."""
-    pairs = list(zip(labels, found, strict=True))
-    return list(in_turn([[row for row, pair in enumerate(pairs) if pair == (label, how)] for label in classes]))

@@ -35,7 +35,8 @@ def unseen() -> None:
 
 BEFORE, AFTER = "loss_before", "loss_after"
 """Metric names for the loss on the first batch, before any step, and on the last one, before the last step. Over a
-round's clients, the first tells how well the received model fits their images, the second how well their own does."""
+round's clients, the first tells how well the received model fits their images, the second how well their own does.
+Where batches have no labels, those of the first and last one that has."""
 
 CLIPPED = "clipped"
 """Metric name for the share of steps whose gradient was longer than the largest norm allowed."""

@@ -205,7 +205,8 @@ class Train(TaskKind):
 
     def record(self, result: ClientResult) -> str:
         metrics = result.report.metrics
-        told = f" on {int(result.report.weight)} images, loss {metrics['loss'].value:.4f}" if "loss" in metrics else ""
+        loss = f", loss {metrics['loss'].value:.4f}" if "loss" in metrics and metrics["loss"].weight else ""
+        told = f" on {int(result.report.weight)} images{loss}" if "loss" in metrics else ""
         return f"round {result.round}: trained{told}, {metrics['seconds'].total:.1f} s"
 
 
