@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --networks lenet      # without a GPU: the same code, no figures of memory
-    python benchmarks/gpu.py --networks resnet50 --precisions bf16
+    python benchmarks/gpu.py --networks resnet50 --precisions bf16 --add    # beside the figures that are kept
 
 Four clients, all in every round, one local epoch, SGD with momentum, uint8 noise for pictures, which costs what
 photographs cost. FedLens is one `fedlens.run` in one process, of which the local training is timed (`seconds.train`:
@@ -13,6 +13,7 @@ take turns; a ratio is taken within a turn.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from torch.utils.data import TensorDataset
 import fedlens
 from fedlens.models.base import ModelRequest, Recognizer
 from fedlens.models.build import build_model, builder_named
+from fedlens.models.sections import LoraSection
 
 CLIENTS = 4
 CLASSES = 10
@@ -37,12 +39,13 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Work:
-    """images: of each client; size: of a picture's side."""
+    """images: of each client; size: of a picture's side; lora: rank of the adapters that are trained, 0: all is."""
 
     network: str
     images: int
     size: int
     batch: int
+    lora: int = 0
 
     def clients(self) -> dict[str, TensorDataset]:
         """Everybody's pictures."""
@@ -59,6 +62,7 @@ NETWORKS = {
     "resnet50": Work("resnet50", 256, 224, 64),
     "mobilenetv3": Work("mobilenetv3", 256, 224, 64),
     "vit": Work("vit", 128, 224, 64),
+    "vit-lora": Work("vit", 128, 224, 64, lora=8),
     "lenet": Work("lenet", 1600, 28, 64),
 }
 
@@ -86,6 +90,7 @@ def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rou
     with tempfile.TemporaryDirectory() as folder:
         settings = (
             *(f"model.name={work.network}", f"memory.precision={precision}", f"federated.batch_size={work.batch}"),
+            *([f"model.lora.rank={work.lora}"] if work.lora else []),
             *("data.validation=0", "data.client_test=0", "federated.fraction_fit=1", f"federated.num_rounds={rounds}"),
             *("federated.evaluate_every=0", "federated.evaluate_clients_every=0", "optimizer.momentum=0.9"),
             *(f"runtime.device={device}", "runtime.workers=1", "tracking.tensorboard=false", "tracking.report=false"),
@@ -98,7 +103,8 @@ def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rou
 def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int, device: str) -> Figure:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    model = build_model(builder_named(work.network), ModelRequest(CLASSES, work.size, 3)).to(device).train()
+    request, lora = ModelRequest(CLASSES, work.size, 3), LoraSection(rank=work.lora)
+    model = build_model(builder_named(work.network), request, lora=lora).to(device).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     pixels, labels = (torch.cat(own).to(device) for own in zip(*(one.tensors for one in clients.values()), strict=True))
     pixels = pixels.permute(0, 2, 3, 1).contiguous()
@@ -113,7 +119,8 @@ def bare(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: 
 
 
 def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: int, precision: str) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.01, momentum=0.9)
     device = labels.device.type
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # not in the stubs
     for rows in torch.randperm(len(labels), device=device).split(batch):
@@ -149,6 +156,14 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
+def kept_before(now: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are kept, if they are of the same GPU and the same PyTorch as `now`, the machine's facts."""
+    file = machine.RESULTS / "gpu.json"
+    record = json.loads(file.read_text()) if file.exists() else {"machine": {}}
+    same = all(record["machine"].get(name) == now.get(name) for name in ("gpu", "torch"))
+    return record["found"] if same else {}
+
+
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
@@ -156,6 +171,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4, help="a turn; the first is not counted")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--add", action="store_true", help="keep the figures of others, if made on the same GPU")
     options = parser.parse_args()
     if options.small:
         options.networks, options.precisions, options.turns, options.rounds = ["lenet"], ["fp32"], 1, 2
@@ -165,7 +181,7 @@ def main() -> None:
     before = machine.facts()
     if options.device == "cuda":
         before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = kept_before(before) if options.add else {}
     for name in options.networks:
         for precision in options.precisions:
             found[f"{name} {precision}"] = measure(

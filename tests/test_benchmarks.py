@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -86,6 +87,35 @@ def test_the_smallest_work_of_a_script_that_starts_programs(name: str, tmp_path:
 @pytest.mark.parametrize("measure", LONG_MEASURES)
 def test_the_smallest_work_of_each_measure_between_machines(measure: str, tmp_path: Path) -> None:
     smallest_work(tmp_path, "flower_rounds", measure)
+
+
+@pytest.mark.slow
+def test_the_session_on_a_gpu_does_each_step_once(tmp_path: Path) -> None:
+    def session(python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+        command = [str(BENCHMARKS / "gpu_session.sh"), "--small"]
+        environment = {**os.environ, "GPU_SESSION": str(tmp_path / "session"), "PYTHON": python}
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+
+    first = session()
+    assert first.returncode == 0, first.stdout
+    assert "tests: done in" in first.stdout
+    assert session().stdout == "tests: done before\nlenet: done before\n"
+    (tmp_path / "session" / "lenet.done").unlink()
+    broken = session(python="false")
+    assert broken.returncode == 1
+    assert "tests: done before\nlenet: failed after" in broken.stdout
+
+
+def test_figures_of_the_same_gpu_are_added_to(script: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import machine
+
+    kept_before = runpy.run_path(str(BENCHMARKS / "gpu.py"))["kept_before"]
+    script.setattr(machine, "RESULTS", tmp_path)
+    assert kept_before({"gpu": "one", "torch": "2"}) == {}
+    record = {"machine": {"gpu": "one", "torch": "2"}, "found": {"lenet bf16": {"ratio": 1}}}
+    (tmp_path / "gpu.json").write_text(json.dumps(record), encoding="utf-8")
+    assert kept_before({"gpu": "one", "torch": "2"}) == record["found"]
+    assert kept_before({"gpu": "another", "torch": "2"}) == {}
 
 
 def smallest_work(tmp_path: Path, name: str, *arguments: str) -> None:
