@@ -43,6 +43,7 @@ class Expected:
     decode          gives a result in the form in which an aggregator adds it
     whole           losses and accuracies cover all the images that the result is about
     parts           of a training task: the parts of the model that have weights of their own
+    unlabelled      of a training task: the client has reported no label at all, so it has no loss and no accuracy
     """
 
     examples: int
@@ -58,6 +59,7 @@ class Expected:
     decode: Callable[[ClientResult], ClientResult] = lambda result: result
     whole: bool = False
     parts: frozenset[str] = frozenset()
+    unlabelled: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -150,8 +152,8 @@ def _check_metrics(result: ClientResult, task: Task, expected: Expected) -> None
         word = name.rpartition(".")[2]
         counts_images = word in OF_IMAGES
         most = OF_IMAGES[word] if counts_images else largest.get(name)
-        told = mean != MeanMetric(0.0, 0.0)  # such a mean is of nothing: the client has no labels
-        if told and most is not None and not 0 <= mean.value <= most:
+        of_nothing = expected.unlabelled and counts_images and mean == MeanMetric(0.0, 0.0)
+        if not of_nothing and most is not None and not 0 <= mean.value <= most:
             raise ProtocolError(f"{_an(name)} of {mean.value:.3g}, which is not between 0 and {most:g}")
         if counts_images:
             _check_images(name, mean, result, expected)

@@ -201,6 +201,7 @@ class Train(TaskKind):
             check_payload=check_update,
             decode=lambda result: algorithm.chain.decode(result, view.forms),
             parts=parts,
+            unlabelled=client is not None and 0 < client.unlabelled == examples,
         )
 
     def record(self, result: ClientResult) -> str:
