@@ -59,7 +59,7 @@ def test_other_rows_without_a_label_are_of_no_use_and_left_out(tmp_path: Path) -
     table = load(tmp_path, f"path,text,label,split\n{rows}")
     assert table.labels.tolist() == [0, UNLABELLED]
     assert table.texts == ["one", "three"]
-    told = "left out 4 rows without a label that lack an image or a text, or are not for training"
+    told = "left out 4 rows without a label: image or text is missing, or the split is not train"
     assert told in table.notes
 
 

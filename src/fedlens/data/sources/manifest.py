@@ -142,7 +142,7 @@ def _of_use(table: Table) -> tuple[Table, tuple[str, ...]]:
     if len(kept) == len(table):
         return table, ()
     gone = count(len(table) - len(kept), "row")
-    return table.only(kept), (f"left out {gone} without a label that lack an image or a text, or are not for training",)
+    return table.only(kept), (f"left out {gone} without a label: image or text is missing, or the split is not train",)
 
 
 def _read_splits(table: Table) -> None:
