@@ -40,6 +40,16 @@ _LIST = re.compile(r"""\[\s*(["'].*["']|.*,.*)\s*\]|\(.*,.*\)|\{.*[,:].*\}""")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)")
 
 
+def beside_unlabelled(
+    class_names: Sequence[str], counts: NDArray[np.int64], unlabelled: Sequence[int]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Names and counts (clients, classes), with a last column for rows without a label if any client has such rows.
+    unlabelled: the number of each client's."""
+    if not any(unlabelled):
+        return list(class_names), counts
+    return [*class_names, NO_LABEL], np.column_stack([counts, unlabelled])
+
+
 def normalized(name: str) -> str:
     """`name` in the form for comparison and display: one line, without invisible characters, in Unicode's composed form
     (file systems and programs write é as one code point or as two)."""

@@ -14,7 +14,7 @@ from fedlens.core.files import read_json
 from fedlens.core.fonts import lettering
 from fedlens.core.labels import UNLABELLED, counted
 from fedlens.core.words import count
-from fedlens.data.labels import NO_LABEL
+from fedlens.data.labels import NO_LABEL, beside_unlabelled
 from fedlens.data.modalities import Kind, kind
 from fedlens.data.tree import natural
 from fedlens.data.types import ImageTable
@@ -104,12 +104,15 @@ def of_run(folder: Path) -> Holdings:
     try:
         held = read_json(file)
         counts = [np.sum(list(splits.values()), axis=0) for splits in held["clients"].values()]
-        names, test = held["class_names"], np.array(held["test"], np.int64)
-        table = np.array(counts, np.int64).reshape(len(counts), len(names))
-        if unlabelled := held.get("unlabelled", {}):
-            table = np.column_stack([table, [int(unlabelled.get(name, 0)) for name in held["clients"]]])
-            names, test = [*names, NO_LABEL], np.append(test, 0)
-        return Holdings(tuple(held["clients"]), tuple(names), table, test, unlabelled=bool(unlabelled))
+        classes, missing = len(held["class_names"]), held.get("unlabelled", {})
+        names, table = beside_unlabelled(
+            held["class_names"],
+            np.array(counts, np.int64).reshape(len(counts), classes),
+            [int(missing.get(name, 0)) for name in held["clients"]],
+        )
+        more = len(names) - classes
+        test = np.array([*held["test"], *[0] * more], np.int64)
+        return Holdings(tuple(held["clients"]), tuple(names), table, test, unlabelled=bool(more))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{file} cannot be read ({error}); the run stopped before its data was ready?") from error
 

@@ -60,14 +60,24 @@ class TextReader(ABC):
 
 
 @dataclass(frozen=True)
-class Tokens(TextReader):
+class TokenReader(TextReader):
+    """Reads the first `length` tokens of a text; places behind its end hold `PADDING`."""
+
+    length: int
+
+    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
+        longer = replace(self, length=self.length - taken + 1)  # of a text that is cut, one place more is filled
+        return [last != PADDING for last in longer.read(texts, lambda _done, _all: None)[:, -1].tolist()]
+
+
+@dataclass(frozen=True)
+class Tokens(TokenReader):
     """Token numbers int32 (N, `length`), filled up with `PADDING`; what is longer is cut.
 
     The tokenizer comes with FedLens (`models/tokenizer.json`, made by tools/build_tokenizer.py): byte-level byte-pair
     encoding, so there is no unknown token in any language.
     """
 
-    length: int
     longer_by = "model.max_tokens"
 
     @cached_property
@@ -92,9 +102,6 @@ class Tokens(TextReader):
         """Number of tokens."""
         return self._tokenizer.get_vocab_size()
 
-    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
-        return _beyond(replace(self, length=self.length - taken), texts)
-
     def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
         tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
         for first in range(0, len(texts), TEXTS_AT_ONCE):
@@ -105,11 +112,9 @@ class Tokens(TextReader):
 
 
 @dataclass(frozen=True)
-class ClipTokens(TextReader):
+class ClipTokens(TokenReader):
     """Token numbers int32 (N, `length`) of CLIP's tokenizer, filled up with `PADDING`; what is longer is cut before the
     sign for the end. The tokenizer comes with the package open_clip, extra `fedlens[clip]`."""
-
-    length: int
 
     @property
     def key(self) -> str:
@@ -134,15 +139,6 @@ class ClipTokens(TextReader):
             tokens[first : first + len(found)] = found
             progress(first + len(found), len(texts))
         return tokens
-
-    def cut(self, texts: Sequence[str], taken: int = 0) -> list[bool]:
-        return _beyond(replace(self, length=self.length - taken), texts)
-
-
-def _beyond(reader: Tokens | ClipTokens, texts: Sequence[str]) -> list[bool]:
-    """Which of `texts` have more than `length` tokens: then one place more is filled, too."""
-    found = replace(reader, length=reader.length + 1).read(texts, lambda _done, _all: None)
-    return [last != PADDING for last in found[:, -1].tolist()]
 
 
 def open_clip() -> Any:

@@ -141,9 +141,7 @@ def run_rounds(
             observer.note(lost)
         board = Board(folder, experiment, runtime, writers)
         everybody: list[Tracker] = [metrics, board, observer, *trackers]
-        scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
-        if experiment.unmeasured:
-            scoring = scoring.by_server()
+        scoring = scoring_of(experiment, runtime, make_scoring)
         if privacy:
             privacy.resume(begun)
         with coordinating(experiment, runtime, scoring, everybody, checkpoints, privacy, observer.note) as coordinator:
@@ -164,6 +162,12 @@ def run_rounds(
             writers.tell(lambda writer: writer.report(page))
     observer.finish(folder.path, watch.spent(), explain(folder.path))
     return experiment.model.to("cpu")
+
+
+def scoring_of(experiment: Experiment, runtime: Runtime, make_scoring: Callable[[Runtime], Scoring]) -> Scoring:
+    """By the clients where the model is not shared as a whole; by the server where nothing is told of single ones."""
+    scoring = scoring_by_clients(experiment, runtime) if experiment.partly_private else make_scoring(runtime)
+    return scoring.by_server() if experiment.unmeasured else scoring
 
 
 def keep_test_rows(experiment: Experiment, folder: RunDir) -> None:

@@ -11,7 +11,7 @@ import torch
 from fedlens.build.experiment import Experiment
 from fedlens.build.inputs import inputs_of
 from fedlens.core.records import Evaluation, RoundRecord
-from fedlens.data.labels import NO_LABEL
+from fedlens.data.labels import beside_unlabelled
 from fedlens.runtimes.base import Runtime
 from fedlens.tracking.figures import confusion_figure, predictions_figure, to_image
 from fedlens.tracking.hyper_parameters import hyper_parameters
@@ -68,10 +68,8 @@ class Board:
         names = [self._experiment.shown(name) for name in self._experiment.train_data.class_names]
         clients = [client for client in self._runtime.known() if not client.hidden]
         if clients:
-            counts, columns = np.array([client.counts["train"] for client in clients], np.int64), names
-            if any(client.unlabelled for client in clients):
-                counts = np.column_stack([counts, [client.unlabelled for client in clients]])
-                columns = [*names, NO_LABEL]
+            counts = np.array([client.counts["train"] for client in clients], np.int64)
+            columns, counts = beside_unlabelled(names, counts, [client.unlabelled for client in clients])
             self._show("data/partition", partition_figure(counts, [client.name for client in clients], columns), 0)
         if self._last_test is not None:
             number, test = self._last_test

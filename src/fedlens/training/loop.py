@@ -57,7 +57,8 @@ class _Tally:
 
     def is_finite(self, since: int) -> bool:
         """Whether all losses from number `since` on are finite."""
-        return all(bool(loss.isfinite()) for loss in self.losses[since:])
+        losses = self.losses[since:]
+        return not losses or bool(torch.stack(losses).isfinite().all())
 
     def forget(self, since: int) -> None:
         """Drop the values from number `since` on; their batch is repeated."""
@@ -215,8 +216,7 @@ class LocalLoop:
             with autocast(self._settings.memory.precision, self._model.device):
                 logits, loss, features = self._model.module.objective(inputs, labels, self._cross_entropy)
                 self._add(inputs, features, labels)
-            labelled = labels != UNLABELLED
-            self._tell(None, logits[labelled], labels[labelled])  # a loss to be compared with that of images held out
+            self._tell_labelled(logits.detach(), labels)
         elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
             self._tell(loss, logits, labels)
@@ -228,14 +228,18 @@ class LocalLoop:
             loss = loss + self._terms.loss(self._model.module, inputs, logits, labels)
         return loss if self._added is None else loss + self._added
 
-    def _tell(self, loss: Tensor | None, logits: Tensor, labels: Tensor) -> None:
-        """Note the loss, None: the cross-entropy, and the accuracy of labelled rows, if there are any."""
-        if len(labels):
-            logits = logits.detach()
-            told = self._cross_entropy(logits, labels) if loss is None else loss.detach()
-            self._tally.losses.append(told)
-            self._tally.correct.append(logits.argmax(1) == labels)
-            self._tally.sizes.append(len(labels))
+    def _tell(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._tally.losses.append(loss.detach())
+        self._tally.correct.append(logits.detach().argmax(1) == labels)
+        self._tally.sizes.append(len(labels))
+
+    def _tell_labelled(self, logits: Tensor, labels: Tensor) -> None:
+        """Note the cross-entropy of the rows that have a label, if any has: it is to be compared with that of images
+        held out, which a model's own loss is not."""
+        rows = labels != UNLABELLED
+        if rows.any():
+            logits, labels = logits[rows], labels[rows]
+            self._tell(self._cross_entropy(logits, labels), logits, labels)
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         share, partners = mixing(len(labels), self._settings.training.mixup, generator)

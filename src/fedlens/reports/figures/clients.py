@@ -10,7 +10,7 @@ import numpy as np
 
 from fedlens.core.clean import escape
 from fedlens.core.labels import jensen_shannon, total_variation
-from fedlens.data.labels import NO_LABEL
+from fedlens.data.labels import beside_unlabelled
 from fedlens.reports.figures.base import COLOURS, GREY, GRID, SHADES, Figure, bar_style, blank
 from fedlens.reports.means import Mean
 from fedlens.tracking.intervals import wilson
@@ -153,11 +153,13 @@ def partition(held: Mapping[str, Any], unit: str = "image") -> Figure | None:
     if not held or not held["clients"]:
         return None
     clients = [escape(name, quote=False) for name in held["clients"]]
-    classes = [escape(name, quote=False) for name in held["class_names"]]
-    counts = np.array([splits["train"] for splits in held["clients"].values()])
-    if unlabelled := held.get("unlabelled"):
-        classes.append(NO_LABEL)
-        counts = np.column_stack([counts, [unlabelled.get(name, 0) for name in held["clients"]]])
+    missing = held.get("unlabelled", {})
+    names, counts = beside_unlabelled(
+        held["class_names"],
+        np.array([splits["train"] for splits in held["clients"].values()]),
+        [missing.get(name, 0) for name in held["clients"]],
+    )
+    classes = [escape(name, quote=False) for name in names]
     if len(clients) <= _MOST_BARS and len(classes) <= 20:
         figure = blank("client", f"training {unit}s").update_layout(barmode="stack")
         for number, name in enumerate(classes):
