@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -67,22 +68,46 @@ def seconds_of(*command: str) -> float:
     return time.perf_counter() - started
 
 
+def asked(command: Sequence[str], texts: int) -> list[float]:
+    """Seconds from a text to its answer, of one `fedlens search` that is given `texts` of them; that of the first, for
+    which the model is loaded, is left out."""
+    seconds = []
+    with subprocess.Popen(
+        [*command, "--text", "-", "--top", "1"], text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(texts + 1):
+            started = time.perf_counter()
+            print(f"striped shirt {number}", file=process.stdin)
+            process.stdout.readline()
+            seconds.append(time.perf_counter() - started)
+        process.stdin.close()
+    return seconds[1:]
+
+
 def search(count: int, repetitions: int) -> dict[str, float]:
-    """Seconds of the first `fedlens search` over `count` photographs, of later ones, and of PyTorch's import alone."""
+    """Seconds of the first `fedlens search` over `count` photographs, of later ones, of PyTorch's import alone, and of
+    one more text in the same process."""
     with tempfile.TemporaryDirectory(prefix="fedlens-search-") as name:
         photographs, logs = Path(name) / "photographs", Path(name) / "logs"
         photographs.mkdir()
         write_photographs(photographs, count)
         training = ("model.name=dual_encoder", "model.image=lenet", "federated.num_rounds=1")
         seconds_of(str(FEDLENS), "run", str(CONFIG), *training, f"tracking.dir={logs}", "data.image_size=28")
-        asked = (str(FEDLENS), "search", str(next(logs.iterdir())), str(photographs), "--text", "striped shirt")
-        first = seconds_of(*asked)
-        later = [(seconds_of(*asked), seconds_of(sys.executable, "-c", "import torch")) for _ in range(repetitions)]
+        command = (str(FEDLENS), "search", str(next(logs.iterdir())), str(photographs))
+        text = ("--text", "striped shirt")
+        first = seconds_of(*command, *text)
+        later = [
+            (seconds_of(*command, *text), seconds_of(sys.executable, "-c", "import torch")) for _ in range(repetitions)
+        ]
+        more = asked(command, texts=20)
     return {
         "search_first_s": first,
         "search_again_s": median(whole for whole, _ in later),
         "import_torch_s": median(torch for _, torch in later),
         "search_again_without_import_s": median(whole - torch for whole, torch in later),
+        "search_next_text_s": median(more),
     }
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.brightness import by_brightness, like_texts, picture
+from torch import Tensor
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.cli.search_outputs import _tiles
 from fedlens.data.cached import contents
 from fedlens.errors import DataError
+from fedlens.inference.feature_files import FeatureFile
 from fedlens.inference.search import Match
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -29,8 +32,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Path:
     return like_texts(Path("run"), NIGHT, SNOW)
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["search", *map(str, arguments)])
+def run(*arguments: object, typed: str = ""):
+    return CliRunner().invoke(app, ["search", *map(str, arguments)], input=typed)
 
 
 def test_a_line_for_each_picture_the_best_first(trained: Path) -> None:
@@ -55,6 +58,29 @@ def test_for_other_programs(trained: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["rank"], row["image"]) for row in rows] == [("1", "trip/2.png"), ("2", "trip/b/1.png")]
     assert float(rows[1]["similarity"]) == pytest.approx(lines[1]["similarity"])
+
+
+def test_texts_are_asked_for_one_by_one(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def reading(file: FeatureFile, rows: Sequence[int]) -> Tensor:
+        read.append(file)
+        return original(file, rows)
+
+    original = FeatureFile.at
+    monkeypatch.setattr(FeatureFile, "at", reading)
+    typed = f"{NIGHT}\n{'a' * 10**6}\n {SNOW} \n\nnot read\n"
+    done = run(trained, "trip", "--text", "-", "--top", "1", "--json", typed=typed)
+    assert done.exit_code == 0, done.output
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["text"], line["rank"], line["image"]) for line in found] == [
+        (NIGHT, 1, "trip/2.png"),
+        (SNOW, 1, "trip/10.png"),
+    ]
+    assert done.stderr.splitlines() == ["--text: it has 1,000,000 characters; give 100,000 at most"]
+    assert len(read) == 1  # one reading of the features serves all texts
+    beside = run(trained, "trip", "--text", "-", "--image", "trip/10.png", "--top", "1", typed=SNOW)
+    assert beside.stdout.split() == ["1", "1.000", "trip/10.png"]
 
 
 def test_the_page_shows_pictures_and_no_markup_of_others(trained: Path) -> None:
@@ -113,7 +139,7 @@ def test_a_picture_that_is_gone_since_it_was_encoded() -> None:
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ((), 2, "say what to look for: a text, or a picture with --image"),
+        ((), 2, "say what to look for: a text, a picture with --image, or - to be asked"),
         (("--text", ""), 1, "--text: it is empty"),
         (("--text", "a" * 10**7), 1, "--text: it has 10,000,000 characters; give 100,000 at most"),
         (("--image", "gone.png"), 1, "gone.png: No such file or directory"),

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlens.cli.progress import progress_bar
 from fedlens.core import clean
+from fedlens.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedlens.inference.search import Searcher
+
+ASK = "-"
+"""As `--text`: texts are read from standard input, one a line."""
 
 
 def search(
@@ -20,7 +31,9 @@ def search(
         list[Path],
         typer.Argument(help="photographs, folders with all that is below them, patterns such as '**/*.jpg'"),
     ],
-    text: Annotated[str | None, typer.Option(help="what the pictures should show")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="what the pictures should show; -: ask for texts, one a line, until an empty one")
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a picture that they should be like; with --text: like both")
     ] = None,
@@ -35,11 +48,14 @@ def search(
 ) -> None:
     """Find the pictures that are most like a text or a picture.
 
-    Every picture is encoded once: a later search opens new and changed files alone. An image that cannot be read is
-    named, and the exit status is then 1.
+    Every picture is encoded once: a later search opens new and changed files alone. With --text - the model stays
+    loaded, and each further search is done at once. An image that cannot be read is named, and the exit status is then
+    1.
     """
     if text is None and image is None:
-        raise typer.BadParameter("say what to look for: a text, or a picture with --image", param_hint="--text")
+        raise typer.BadParameter(
+            "say what to look for: a text, a picture with --image, or - to be asked", param_hint="--text"
+        )
     from fedlens.cli.search_outputs import Found, outputs
     from fedlens.data.found import find_images
     from fedlens.data.images import MAX_PIXELS
@@ -49,7 +65,7 @@ def search(
 
     predictor, limit = open_predictor(model, client), max_pixels or MAX_PIXELS
     searcher = Searcher(predictor, max_pixels=limit)
-    query = searcher.query(text, image)
+    given = [] if text == ASK else [(text, searcher.query(text, image))]
     wanted = outputs(as_json, csv, html)
     files = find_images(images)
     encoded = searcher.encode(files.images, partial(progress_bar, "encoding pictures"))
@@ -58,11 +74,31 @@ def search(
     unreadable = [*(Unreadable(path, problem) for path, problem in files.problems), *encoded.unreadable]
     for one in unreadable:
         typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
-    found = Found(text, image, encoded.most_like(query, top), len(encoded.images), unreadable)
-    for output in wanted:
-        output(found, str(newest(Path(model))), partial(predictor.view, max_pixels=limit))
+    for looked_for, query in given or _asked(searcher, image):
+        found = Found(looked_for, image, encoded.most_like(query, top), len(encoded.images), unreadable)
+        for output in wanted:
+            output(found, str(newest(Path(model))), partial(predictor.view, max_pixels=limit))
     total = len(encoded.images) + len(unreadable)
     if unreadable and total > 1:
         typer.echo(f"{len(unreadable):,} of {total:,} images could not be read", err=True)
     if unreadable:
         raise typer.Exit(1)
+
+
+def _asked(searcher: Searcher, image: Path | None) -> Iterator[tuple[str, Tensor]]:
+    """Texts from standard input with their features, until an empty line or the end. One of no use is told, and asked
+    again."""
+    while text := _line():
+        try:
+            query = searcher.query(text, image)
+        except ModelError as error:
+            typer.secho(clean.block(str(error)), fg=typer.colors.RED, err=True)
+        else:
+            yield text, query
+
+
+def _line() -> str:
+    """The next line of standard input; "" at its end."""
+    if sys.stdin.isatty():
+        typer.echo("look for (empty: end): ", err=True, nl=False)
+    return sys.stdin.readline().strip()

@@ -67,8 +67,9 @@ def _lines(found: Found, _model: str, _view: View) -> None:
     """Of JSON."""
     for one in found.unreadable:
         typer.echo(json.dumps({"image": str(one.image), "error": _reason(one)}, ensure_ascii=False))
+    asked = {} if found.text is None else {"text": found.text}
     for rank, match in enumerate(found.matches, start=1):
-        line = {"rank": rank, "similarity": round(match.similarity, 6), "image": str(match.image)}
+        line = {**asked, "rank": rank, "similarity": round(match.similarity, 6), "image": str(match.image)}
         typer.echo(json.dumps(line, ensure_ascii=False))
 
 
