@@ -29,8 +29,11 @@ class WeightedMean(Aggregator):
 
     def add(self, result: ClientResult) -> None:
         report = result.report
+        by_weight: dict[float, dict[str, Tensor]] = {}
         for name, value in result.payload.items():
-            accumulate(self._payload, {name: value}, report.weight_of(name))
+            by_weight.setdefault(report.weight_of(name), {})[name] = value
+        for weight, values in by_weight.items():
+            accumulate(self._payload, values, weight)
         accumulate(self._extra, result.extra, 1.0)
         self._weight += report.weight
         self._reports.append(report)
@@ -83,11 +86,12 @@ class MeanRule(AggregationRule):
 
 def accumulate(sums: dict[str, Tensor], values: State, weight: float) -> None:
     """sums[name] += weight · values[name], in place."""
-    for name, value in values.items():
-        if name in sums:
-            sums[name].add_(value, alpha=weight)
-        else:
-            sums[name] = torch.mul(value, weight)
+    known = [name for name in values if name in sums]
+    new = [name for name in values if name not in sums]
+    if known:
+        torch._foreach_add_([sums[name] for name in known], [values[name] for name in known], alpha=weight)
+    if new:
+        sums.update(zip(new, torch._foreach_mul([values[name] for name in new], weight), strict=True))
 
 
 def scaled(sums: State, factor: float) -> dict[str, Tensor]:

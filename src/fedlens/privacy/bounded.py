@@ -28,6 +28,7 @@ class BoundedUpdate(ProtectedUpdate):
     clip: float
     adaptive: bool = False
     name: ClassVar[str] = KEPT
+    any_device: ClassVar[bool] = True
 
     def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
         """As `ProtectedUpdate.encode`."""

@@ -16,8 +16,8 @@ _BELOW = 1 - 1e-6
 
 def exact_norm(tensors: Iterable[Tensor]) -> float:
     """√Σ x² over all elements of all `tensors`, computed in float64: numbers that float32 cannot square count, too."""
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    own = list(tensors)
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own, dtype=torch.float64)))) if own else 0.0
 
 
 def clip_factor(norm: float, clip: float) -> float:

@@ -133,3 +133,4 @@ class EqualWeight(ProtectedUpdate):
     """Every update weighs 1: how many images a client has stays with it, as its metrics do."""
 
     name: ClassVar[str] = "equal_weight"
+    any_device: ClassVar[bool] = True

@@ -8,6 +8,7 @@ from fedlens.core.types import ClientFailure, Task
 from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import Meter
 from fedlens.training.client import ClientTrainer
+from fedlens.training.device import in_main_memory
 from fedlens.training.tasks.base import kind_of
 
 MakeTrainer = Callable[[], ClientTrainer]
@@ -22,7 +23,7 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
     sums = trainer.partial_sum(tasks[0].round, tasks[0].payload) if tasks else None
     added = False
     for task in tasks:
-        outcome = trainer.run(task, meter.step)
+        outcome = trainer.run_on_device(task, meter.step)
         meter.client()
         if isinstance(outcome, ClientFailure):
             yield outcome
@@ -30,6 +31,7 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
             sums.add(trainer.decode(outcome))
             added = True
         else:
-            yield outcome
+            yield in_main_memory(outcome)
+    trainer.release()
     if sums is not None and added:
-        yield sums.partial(tasks[0].round)
+        yield in_main_memory(sums.partial(tasks[0].round))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedlens.aggregation.base import Aggregator
-from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.norms import norm_on_device
 from fedlens.core.client_store import ClientStore, StageStore
 from fedlens.core.records import Evaluation
 from fedlens.core.seeds import SeedFunction, derive
@@ -36,7 +37,7 @@ from fedlens.strategies.base import ClassFeatures, ClientContext, ClientUpdate, 
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client_context import client_context
 from fedlens.training.context import ResidentTrainingContext
-from fedlens.training.device import enough_memory, repeatable
+from fedlens.training.device import enough_memory, in_main_memory, read, repeatable
 from fedlens.training.evaluation import class_features, evaluate
 from fedlens.training.examples import Augment, Examples, Prepare
 from fedlens.training.flat import FlatModel
@@ -89,6 +90,8 @@ class ClientTrainer:
         self._first = {name: value for name, value in first.items() if name in self._private}
         self._order = tuple(name for name in first if name not in self._private)
         self._forms = {name: first[name].to("meta") for name in self._order}
+        self._received: tuple[State, State] | None = None
+        """What the server sent to this round's clients: as it came, and decoded on the device."""
 
     @property
     def shared(self) -> frozenset[str]:
@@ -112,7 +115,18 @@ class ClientTrainer:
         return self.algorithm.personalization.has_own_model() and not self._private
 
     def run(self, task: Task, stepped: Stepped = unseen) -> ClientResult | ClientFailure:
-        """Run the task. `stepped` is called after every gradient computation.
+        """Run the task; its result is in main memory. `stepped` is called after every gradient computation.
+
+        Raises:
+            As `run_on_device`.
+        """
+        with enough_memory():
+            outcome = self.run_on_device(task, stepped)
+            self.release()
+            return outcome if isinstance(outcome, ClientFailure) else in_main_memory(outcome)
+
+    def run_on_device(self, task: Task, stepped: Stepped = unseen) -> ClientResult | ClientFailure:
+        """Run the task; its result is where it was made, so that what is added up here need not leave the GPU.
 
         Raises:
             ConfigError: the task kind does not exist.
@@ -132,10 +146,15 @@ class ClientTrainer:
 
     def run_as(self, kind: str, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
         """Run the task as one of another kind, with the random draws of that kind: for kinds that do more with its
-        result."""
+        result, which is in main memory."""
         other = replace(task, kind=kind, settings=TaskSettings(task.settings.lr, task.settings.repeat))
         with self._repeatable(other):
-            return kind_of(kind).run(self, other, kept, stepped)
+            outcome = kind_of(kind).run(self, other, kept, stepped)
+        return outcome if isinstance(outcome, ClientFailure) else in_main_memory(outcome)
+
+    def release(self) -> None:
+        """Let go of what the server sent for the round."""
+        self._received = None
 
     def steps(self, task: Task) -> int:
         """The maximum number of gradient computations in a task; 0 where steps are not counted."""
@@ -327,14 +346,15 @@ class ClientTrainer:
             self._store.save(task.client, task.version, tensors)
         return stored
 
-    def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, seconds: float) -> Metrics:
-        """The metrics of a training task. `drift` is the distance between the client's model after and before training;
-        `update_norm` is measured before encoding. Both leave out running statistics. Byte counts are of what is
-        transmitted."""
+    def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, started: float) -> Metrics:
+        """The metrics of a training task that began at `started`. `drift` is the distance between the client's model
+        after and before training; `update_norm` is measured before encoding. Both leave out running statistics. Byte
+        counts are of what is transmitted."""
+        drift, norm = read(self._norm(delta), self._norm(update.payload).to(self.model.device))
         return {
-            "seconds": MeanMetric(seconds, 1),
-            "drift": MeanMetric(self._norm(delta), 1),
-            "update_norm": MeanMetric(self._norm(update.payload), 1),
+            "seconds": MeanMetric(time.perf_counter() - started, 1),
+            "drift": MeanMetric(drift, 1),
+            "update_norm": MeanMetric(norm, 1),
             "bytes_down": MeanMetric(nbytes(task.payload), 1),
             "bytes_up": MeanMetric(nbytes(sent.payload) + nbytes(sent.extra), 1),
         }
@@ -347,11 +367,15 @@ class ClientTrainer:
         return repeatable(derive(self.settings.seed, "modules", *place(task)), self.model.device)
 
     def _decoded(self, task: Task) -> Task:
-        return replace(task, payload=self.algorithm.chain.decode_model(task.payload))
+        """The task with what the server sent, decoded and on the device: once for all clients of a round."""
+        if self._received is None or self._received[0] is not task.payload:
+            decoded = self.algorithm.chain.decode_model(task.payload)
+            self._received = task.payload, self.model.on_device(decoded)
+        return replace(task, payload=self._received[1])
 
     def _sent(self, task: Task) -> State:
         """The shared model in the task, in a fixed order: the order of a set would change sums in their last bits."""
-        payload = self.algorithm.chain.decode_model(task.payload)
+        payload = self._decoded(task).payload
         return {name: payload[name] for name in self._order}
 
     def _training(self, client: str) -> Examples:
@@ -373,8 +397,8 @@ class ClientTrainer:
             batch_size=memory.micro_batch,
         )
 
-    def _norm(self, state: State) -> float:
-        return l2_norm(state[name] for name in sorted(state.keys() & self.model.trainable))
+    def _norm(self, state: State) -> Tensor:
+        return norm_on_device(state[name] for name in sorted(state.keys() & self.model.trainable))
 
     def _examples(self, rows: Rows, augment: Augment | None = None) -> Examples:
         return Examples(

@@ -6,12 +6,18 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from fedlens.core.types import State
+from fedlens.core.types import ClientResult, PartialSum, State
 from fedlens.errors import ConfigError, OutOfMemory
+from fedlens.strategies.base import ClientUpdate
+
+Sent = TypeVar("Sent", ClientUpdate, ClientResult, PartialSum)
+"""What consists of a payload and extras."""
 
 
 @contextmanager
@@ -104,6 +110,22 @@ def gathered(state: State, device: torch.device) -> dict[str, Tensor]:
         parts = together.split([value.numel() for value in some.values()])
         found |= {name: part.view(some[name].shape) for name, part in zip(some, parts, strict=True)}
     return found
+
+
+def in_main_memory(sent: Sent) -> Sent:
+    """With its tensors in main memory, where the server's half of an algorithm runs."""
+    cpu = torch.device("cpu")
+    payload, extra = (
+        {name: value.to(cpu) for name, value in gathered(part, cpu).items()} for part in (sent.payload, sent.extra)
+    )
+    return replace(sent, payload=payload, extra=extra)
+
+
+def read(*numbers: Tensor) -> list[float]:
+    """The values of tensors () on one device, in one transfer: each waits until the device has done all that was asked
+    of it before."""
+    values: list[float] = torch.stack([number.double() for number in numbers]).tolist()
+    return values
 
 
 def resolve_device(name: str, key: str = "runtime.device") -> torch.device:

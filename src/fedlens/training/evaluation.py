@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fedlens.core.records import Evaluation
 from fedlens.models.base import Recognizer, classes_and_features
 from fedlens.strategies.base import ClassFeatures
+from fedlens.training.device import read
 from fedlens.training.examples import Examples
 from fedlens.training.precision import autocast
 from fedlens.training.sections import Precision
@@ -45,16 +46,16 @@ def evaluate(
     batch_size  images at once; None: `EVALUATION_BATCH`
     """
     model.eval()
-    loss, done, truth, scores = 0.0, 0, [], []
+    losses, done, truth, scores = [], 0, [], []
     for inputs, labels in examples.once(batch_size or EVALUATION_BATCH):
         with autocast(precision, examples.device):
             logits = model(inputs).float()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
         done += len(labels)
         seen(done, len(examples))
-        truth.append(labels.cpu())
-        scores.append(logits.cpu() if classes == 2 else logits.argmax(1, keepdim=True).cpu())
-    labels, outputs = torch.cat(truth), torch.cat(scores)
+        truth.append(labels)
+        scores.append(logits if classes == 2 else logits.argmax(1, keepdim=True))
+    labels, outputs, loss = torch.cat(truth).cpu(), torch.cat(scores).cpu(), sum(read(*losses))
     predicted = outputs.argmax(1) if classes == 2 else outputs.squeeze(1)
     two = ranked and outputs.shape[1] == 2
     area = auroc(labels, outputs[:, 1] - outputs[:, 0]) if two else None

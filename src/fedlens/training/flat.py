@@ -82,8 +82,9 @@ class FlatModel:
     def load(self, state: State) -> None:
         """Copy `state` into the model; tensors that it does not name are unchanged."""
         live = self._live()
-        for name, value in gathered({name: state[name] for name in live if name in state}, self.device).items():
-            live[name].copy_(value)
+        found = gathered({name: state[name] for name in live if name in state}, self.device)
+        if found:
+            torch._foreach_copy_([live[name] for name in found], list(found.values()))
 
     def reset_bn_counters(self) -> None:
         """Reset BatchNorm's batch counters to their initial values. Otherwise the saved model and, with a cumulative
@@ -94,8 +95,28 @@ class FlatModel:
     def delta(self, before: State) -> dict[str, Tensor]:
         """after − before, for the names in `before`."""
         live = self._live()
-        known = {name: value for name, value in before.items() if name in live}
-        return {name: live[name] - value.to(self.device) for name, value in gathered(known, self.device).items()}
+        known = gathered({name: value for name, value in before.items() if name in live}, self.device)
+        if not known:
+            return {}
+        changed = torch._foreach_sub(
+            [live[name] for name in known], [value.to(self.device) for value in known.values()]
+        )
+        return dict(zip(known, changed, strict=True))
+
+    def on_device(self, state: State) -> State:
+        """`state` on this device, tensors of the model in the model's memory order: copies of one layout are made
+        together. On the CPU, `state` itself. Scalars stay in main memory, where reading them waits for nothing."""
+        if self.device.type == "cpu":
+            return state
+        live = self._live()
+        here = self.beside(gathered({name: value for name, value in state.items() if value.dim()}, self.device))
+        return {
+            **state,
+            **{
+                name: torch.empty_like(live[name]).copy_(value) if name in live else value
+                for name, value in here.items()
+            },
+        }
 
     def is_finite(self) -> bool:
         return all_finite((self.vector, *self._buffers.values()))

@@ -18,6 +18,7 @@ from fedlens.models.base import OwnObjective, Recognizer, doubled_if_single
 from fedlens.models.statistics import still_statistics
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
+from fedlens.training.device import read
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
 from fedlens.training.image_gradients import ImageGradients
@@ -45,14 +46,22 @@ STEPS = "steps"
 """Metric name for the number of steps taken; batches skipped because their gradient overflowed fp16 do not count."""
 
 
+NOTHING_SEEN = {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
+"""Metrics of a training without any row that has a label."""
+
+
 @dataclass
 class _Tally:
     """Losses and accuracies of the steps, and whether their gradients were clipped, kept on the device; read once at
-    the end, so that no step waits for the device."""
+    the end, so that no step waits for the device.
+
+    labelled  () how many of a batch's rows have a label; empty: all have
+    """
 
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    labelled: list[Tensor] = field(default_factory=list)
     clipped: list[Tensor] = field(default_factory=list)
 
     def is_finite(self, since: int) -> bool:
@@ -62,27 +71,28 @@ class _Tally:
 
     def forget(self, since: int) -> None:
         """Drop the values from number `since` on; their batch is repeated."""
-        del self.losses[since:], self.correct[since:], self.sizes[since:]
+        del self.losses[since:], self.correct[since:], self.sizes[since:], self.labelled[since:]
 
     def metrics(self) -> dict[str, MeanMetric]:
         if not self.losses:
-            return {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
-        examples = float(sum(self.sizes))
-        sizes = torch.tensor(self.sizes, dtype=torch.float32)
-        losses = torch.stack(self.losses).float().cpu() * sizes
-        correct = float(torch.cat(self.correct).sum())
+            return NOTHING_SEEN
+        steps = len(self.losses)
+        means = torch.stack(self.losses).float()
+        sizes = torch.stack(self.labelled) if self.labelled else torch.tensor(self.sizes, device=means.device)
+        losses = torch.where(sizes > 0, means * sizes, 0.0)  # the mean over no row is no number
+        clipped = torch.stack(self.clipped).sum() if self.clipped else means.new_zeros(())
+        total, correct, shortened, *each = read(losses.sum(), torch.cat(self.correct).sum(), clipped, *losses, *sizes)
+        labelled = [MeanMetric(loss, size) for loss, size in zip(each[:steps], each[steps:], strict=True) if size]
+        if not labelled:
+            return NOTHING_SEEN
+        examples = sum(step.weight for step in labelled)
         return {
-            "loss": MeanMetric(float(losses.sum()), examples),
+            "loss": MeanMetric(total, examples),
             "accuracy": MeanMetric(correct, examples),
-            BEFORE: MeanMetric(float(losses[0]), self.sizes[0]),
-            AFTER: MeanMetric(float(losses[-1]), self.sizes[-1]),
-            **self._clipping(),
+            BEFORE: labelled[0],
+            AFTER: labelled[-1],
+            **({CLIPPED: MeanMetric(shortened, len(self.clipped))} if self.clipped else {}),
         }
-
-    def _clipping(self) -> dict[str, MeanMetric]:
-        if not self.clipped:
-            return {}
-        return {CLIPPED: MeanMetric(float(torch.stack(self.clipped).sum()), len(self.clipped))}
 
 
 class LocalLoop:
@@ -234,12 +244,10 @@ class LocalLoop:
         self._tally.sizes.append(len(labels))
 
     def _tell_labelled(self, logits: Tensor, labels: Tensor) -> None:
-        """Note the cross-entropy of the rows that have a label, if any has: it is to be compared with that of images
-        held out, which a model's own loss is not."""
-        rows = labels != UNLABELLED
-        if rows.any():
-            logits, labels = logits[rows], labels[rows]
-            self._tell(self._cross_entropy(logits, labels), logits, labels)
+        """Note the cross-entropy of the rows that have a label: it is to be compared with that of images held out,
+        which a model's own loss is not."""
+        self._tell(self._cross_entropy(logits, labels), logits, labels)
+        self._tally.labelled.append((labels != UNLABELLED).sum())
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         share, partners = mixing(len(labels), self._settings.training.mixup, generator)

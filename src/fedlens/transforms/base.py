@@ -119,11 +119,13 @@ class UpdateTransform(ABC):
 
     name   prefix of what it keeps at clients, and of its state at the server
     dense  its decoded updates are whole tensors in their own scale, as rules of aggregation and norms expect them
+    any_device  it takes updates where they are, on the GPU or in main memory; the others get them in main memory
     hides_divergence  nobody may learn whether a client's training diverged, because that depends on its images
     """
 
     name: ClassVar[str]
     dense: ClassVar[bool] = True
+    any_device: ClassVar[bool] = False
     hides_divergence: ClassVar[bool] = False
 
     def encode(self, update: ClientUpdate, ctx: EncodingContext) -> Encoded:
@@ -218,6 +220,11 @@ class TransformChain:
         for transform in self.transforms:
             told |= prefixed(transform.name, transform.told(under(transform.name, kept)))
         return told
+
+    @property
+    def any_device(self) -> bool:
+        """Whether updates may stay on the device where they were trained."""
+        return all(transform.any_device for transform in self.transforms)
 
     @property
     def hides_divergence(self) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 
 from fedlens.aggregation.base import AggregatedUpdate
-from fedlens.aggregation.norms import l2_norm
+from fedlens.aggregation.norms import l2_norm, norm_on_device
 from fedlens.aggregation.receivers import Receiver
 from fedlens.core.types import ClientResult, State
 from fedlens.transforms.base import ReceivingContext, UpdateTransform
@@ -30,6 +30,7 @@ class Directions(UpdateTransform):
     """Measures the agreement; updates stay as they are."""
 
     name = "directions"
+    any_device = True
 
     def receiver(self, ctx: ReceivingContext) -> Receiver:
         return SummedDirections(ctx.trainable)
@@ -50,17 +51,21 @@ class SummedDirections(Receiver):
         return replace(total, extra=own, measures={**total.measures, **self._agreement(total)})
 
     def _direction(self, payload: State) -> dict[str, torch.Tensor]:
-        length = l2_norm(payload[name] for name in self._trainable)
-        if not length:
-            return {}
-        unit = {f"{PREFIX}{name}": payload[name] / length for name in self._trainable}
-        return unit | {COUNT: torch.ones(())}
+        """Zeros for an update of length 0: whether it is one is not asked, because that would wait for the device."""
+        own = [payload[name] for name in self._trainable]
+        length = norm_on_device(own)
+        known = length > 0
+        unit = torch._foreach_div(own, torch.where(known, length, 1.0))
+        names = (f"{PREFIX}{name}" for name in self._trainable)
+        return {**dict(zip(names, unit, strict=True)), COUNT: known.float()}
 
     def _agreement(self, total: AggregatedUpdate) -> Mapping[str, float]:
         """`total.extra` holds means over all results."""
         if COUNT not in total.extra:
             return {}
         n = round(float(total.extra[COUNT]) * total.count)
+        if not n:
+            return {}
         directions = {name: total.extra[f"{PREFIX}{name}"] * (total.count / n) for name in self._trainable}
         combined = [name for name in self._trainable if name in total.delta]
         mean, length = l2_norm(directions.values()), l2_norm(total.delta[name] for name in combined)

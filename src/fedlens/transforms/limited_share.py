@@ -43,6 +43,7 @@ class LimitedShare(UpdateTransform):
 
     share: float
     name: ClassVar[str] = "limited_share"
+    any_device: ClassVar[bool] = True
 
     def receiver(self, ctx: ReceivingContext) -> Receiver:
         return HeaviestResults(self.share)

@@ -26,7 +26,7 @@ from fedlens.errors import ConfigError, PrivacyBudgetExceeded
 from fedlens.models.base import Recognizer
 from fedlens.strategies.base import ClientUpdate, Strategy
 from fedlens.training.client_context import client_context
-from fedlens.training.device import gathered
+from fedlens.training.device import in_main_memory
 from fedlens.training.evaluation import no_features
 from fedlens.training.loop import STEPS, Stepped
 from fedlens.training.optimizers.base import VectorOptimizer
@@ -105,11 +105,13 @@ class Train(TaskKind):
             trained = self._untrained(trainer, task, kept)
         weight = algorithm.rule.weight(trained.update.weight, trainer.images_of(task.client))
         parts = {**trained.update.part_weights, **trainer.part_weights(task.client, weight)}
-        update = in_main_memory(replace(trained.update, weight=weight, part_weights=parts))
+        update = replace(trained.update, weight=weight, part_weights=parts)
+        if not algorithm.chain.any_device:
+            update = in_main_memory(update)
         encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
         stored = trainer.keep(task, update, trained.optimizer, trained.personal, encoded.kept)
         sent = encoded.update
-        measured = trainer.measured(task, trained.delta, update, sent, time.perf_counter() - started)
+        measured = trainer.measured(task, trained.delta, update, sent, started)
         metrics = {**trained.metrics, **measured}
         report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored, sent.part_weights)
         return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
@@ -231,12 +233,3 @@ def check_parts(update: ClientUpdate, strategy: Strategy) -> None:
             code="unknown_name",
             key="strategy.name",
         )
-
-
-def in_main_memory(update: ClientUpdate) -> ClientUpdate:
-    """The update in main memory, where the server's half of an algorithm runs."""
-    payload, extra = (
-        {name: value.cpu() for name, value in gathered(part, torch.device("cpu")).items()}
-        for part in (update.payload, update.extra)
-    )
-    return replace(update, payload=payload, extra=extra)
