@@ -39,7 +39,7 @@ from fedlens.training.client_context import client_context
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.device import enough_memory, in_main_memory, read, repeatable
 from fedlens.training.evaluation import class_features, evaluate
-from fedlens.training.examples import Augment, Examples, Prepare
+from fedlens.training.examples import Augment, Examples, Prepare, resident
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import Stepped, unseen
 from fedlens.training.optimizers.base import VectorOptimizer
@@ -79,6 +79,7 @@ class ClientTrainer:
         self.registered = registered
         self._layerwise_lr = LayerwiseLR(model, transfer)
         self._data = data
+        self._resident = resident(data, model.device)
         self._store = store
         self._prepare = prepare
         self._augment = augment
@@ -381,7 +382,9 @@ class ClientTrainer:
     def _training(self, client: str) -> Examples:
         """The client's training images; a malicious client's may be poisoned."""
         rows, plan = self._clients[client].train, self.algorithm.attack_plan
-        return replace(self._examples(rows, self._augment), poison=plan.poison(client, rows) if plan else None)
+        poison = plan.poison(client, rows) if plan else None
+        examples = self._examples(rows, self._augment)
+        return examples if poison is None else replace(examples, data=self._data, poison=poison)
 
     def _received_loss(self, client: str) -> float:
         if not self.algorithm.strategy.needs_loss:
@@ -402,7 +405,7 @@ class ClientTrainer:
 
     def _examples(self, rows: Rows, augment: Augment | None = None) -> Examples:
         return Examples(
-            self._data,
+            self._resident,
             rows,
             self._prepare,
             self.model.device,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +19,23 @@ Poison = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Batch = tuple[Tensor, Tensor]
 """Inputs and labels; inputs are those of `models.base.beside_texts` where the model takes texts as well."""
 
+LARGEST_SHARE = 1 / 8
+"""Of the free memory of a GPU, that images may take in one process: several may share the GPU, and training needs the
+rest."""
+
+
+def resident(data: FederatedData, device: torch.device) -> FederatedData:
+    """`data` with everything that batches are made of on `device`, if that is a GPU with room for it."""
+    parts = {
+        name: value
+        for name in ("images", "labels", "text_inputs", "has_image", "has_text")
+        if (value := getattr(data, name)) is not None
+    }
+    size = sum(value.nbytes for value in parts.values())
+    if device.type != "cuda" or size > LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return data
+    return replace(data, **{name: value.to(device) for name, value in parts.items()})
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -24,7 +43,7 @@ class Examples:
 
     prepare  raw images (B, …) → model inputs (B, C, S, S)
     augment  applied to raw images, before `prepare`
-    poison   (row numbers, raw images, labels) → images and labels that replace them; applied first
+    poison   (row numbers, raw images, labels) → images and labels that replace them; applied first, in main memory
 
     Images stay uint8 until their batch is needed: the floats of one batch fit the processor's cache, those of a whole
     client do not.
@@ -46,38 +65,69 @@ class Examples:
         rows = torch.from_numpy(self.rows)
         for _ in range(count):
             order = torch.randperm(len(rows), generator=generator)
-            for batch in rows[order].split(batch_size):
-                yield self._fetch(batch, generator)
+            yield from self._batches(rows[order].split(batch_size), generator)
 
     def chosen(self, masks: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """A batch for each mask (N,): the images where it is true. A batch without any has inputs of shape (0,)."""
         rows = torch.from_numpy(self.rows)
         for mask in masks:
-            yield self._fetch(rows[mask], generator) if mask.any() else self._nothing()
+            if mask.any():
+                yield from self._batches([rows[mask]], generator)
+            else:
+                yield self._nothing()
 
     def once(self, batch_size: int) -> Iterator[Batch]:
         """Batches of one pass in row order, without augmentation."""
-        for batch in torch.from_numpy(self.rows).split(batch_size):
-            yield self._fetch(batch, None)
+        yield from self._batches(torch.from_numpy(self.rows).split(batch_size), None)
 
     def _nothing(self) -> Batch:
         return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
 
-    def _fetch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+    def _batches(self, parts: Sequence[Tensor], generator: torch.Generator | None) -> Iterator[Batch]:
+        """A batch for each tensor of row numbers. Those whose images have to come to a GPU are read one ahead, in a
+        thread; draws are made when it is a batch's turn, so they are the same on every device."""
+        apart = self.device.type == "cuda" != self.data.images.device.type
+        read = ahead(self._read_pinned, parts) if apart else map(self._read, parts)
+        for rows, (images, labels) in zip(parts, read, strict=True):
+            yield self._made(rows, images, labels, generator)
+
+    def _read(self, rows: Tensor) -> Batch:
+        """Raw images and labels."""
+        rows = rows.to(self.data.images.device)
         images, labels = self.data.images.index_select(0, rows), self.data.labels.index_select(0, rows)
-        if self.poison is not None:
-            images, labels = self.poison(rows, images, labels)
+        return (images, labels) if self.poison is None else self.poison(rows, images, labels)
+
+    def _read_pinned(self, rows: Tensor) -> Batch:
+        """As `_read`, in memory from which a GPU copies while the processor goes on."""
+        images, labels = self._read(rows)
+        return images.pin_memory(), labels.pin_memory()
+
+    def _made(self, rows: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Batch:
+        images, labels = (value.to(self.device, non_blocking=True) for value in (images, labels))
         if self.augment is not None and generator is not None:
             images = self.augment(images, generator)
-        inputs = self.prepare(images.to(self.device, non_blocking=True))
+        inputs = self.prepare(images)
         if self.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self._beside_texts(inputs, rows), labels.to(self.device)
+        return self._beside_texts(inputs, rows), labels
 
     def _beside_texts(self, images: Tensor, rows: Tensor) -> Tensor:
         """`images`; or, where the model takes texts, the images with them."""
         if self.data.text_inputs is None:
             return images
+        rows = rows.to(self.data.text_inputs.device)
         has = (self.data.has_image, self.data.has_text)
-        present = [torch.ones(len(rows), dtype=torch.bool) if known is None else known[rows] for known in has]
+        present = [rows.new_ones(len(rows), dtype=torch.bool) if known is None else known[rows] for known in has]
         return beside_texts(images, self.data.text_inputs.index_select(0, rows), torch.stack(present, 1))
+
+
+def ahead(read: Callable[[Tensor], Batch], parts: Iterable[Tensor]) -> Iterator[Batch]:
+    """`map(read, parts)`, where each is read in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future[Batch]] = deque()
+        for part in parts:
+            coming.append(pool.submit(read, part))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
