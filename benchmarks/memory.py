@@ -26,7 +26,7 @@ def peak_mib(clients: int, *overrides: str) -> float:
         "federated.num_rounds=5",
     )
     with FedLensRun(CONFIG, *size, *overrides) as run:
-        for _ in run.rounds(poll_s=0.01):
+        for _ in run.rounds(memory=True):
             pass
         return run.peak_rss / 2**20
 
@@ -40,7 +40,7 @@ def seconds_a_round(cohort: int, clients: int, rounds: int, *overrides: str) -> 
         f"federated.num_rounds={rounds}",
     )
     with FedLensRun(CONFIG, *size, *overrides) as run:
-        return median([spent(line) for _, line in run.rounds(poll_s=0.01)][1:])
+        return median([spent(line) for _, line in run.rounds()][1:])
 
 
 def main() -> None:
