@@ -20,6 +20,7 @@ from fedlens.config import problems
 from fedlens.config.blocks import AUTO, CLOCK, frozen_by
 from fedlens.config.schema import AttackSection, Config
 from fedlens.core.files import write_json
+from fedlens.core.heap import one_heap
 from fedlens.core.records import Tracker
 from fedlens.data.modalities import perhaps_without_texts
 from fedlens.data.types import DataReport, FederatedData
@@ -29,7 +30,6 @@ from fedlens.flower.addresses import bind_address, hint, joined
 from fedlens.flower.certificates import ServerCredentials, load_registry
 from fedlens.flower.client_manager import Bounds
 from fedlens.flower.expectation import expectation, view_of
-from fedlens.flower.heap import one_heap
 from fedlens.flower.label_space import LabelSpace, agreement
 from fedlens.flower.messages import Setup
 from fedlens.flower.own_superlink import OwnSuperLink

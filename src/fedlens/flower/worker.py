@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from fedlens.core.heap import training_heap
 from fedlens.errors import FedLensError
 from fedlens.flower.internals.parts import Incoming
 from fedlens.flower.message_handler import Done, Goodbye, MessageHandler, SiteWork, refusal_reply
@@ -120,6 +121,7 @@ def _serve(connection: Connection, make_site: MakeSite) -> None:
     """The worker process: it receives messages and sends replies. It exits when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client handles Ctrl-C: it leaves the server first
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    training_heap()
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     tell = lambda text: wire.send(connection, text)  # noqa: E731

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fedlens.core.heap import training_heap
 from fedlens.core.machine import memory_kills
 from fedlens.core.types import ClientInfo, Task, VirtualTime
 from fedlens.errors import FedLensError, OutOfMemory, RuntimeFailure
@@ -188,6 +189,7 @@ def _serve(
     for other in foreign:  # a copy of the coordinator's end, left open here, would hide that it has ended
         other.close()
     torch.set_num_threads(threads)
+    training_heap()
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     trainer, meter = None, Meter(cells)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fedlens.core.heap import training_heap
 from fedlens.core.types import Task
 from fedlens.errors import RuntimeFailure
 from fedlens.runtimes import wire
@@ -26,6 +27,7 @@ class RayWorker:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
+        training_heap()
 
     def place(self) -> str:
         return f"{socket.gethostname()} (process {os.getpid()})"

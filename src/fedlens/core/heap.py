@@ -1,0 +1,63 @@
+"""Memory settings of a process: glibc's malloc, where it is the C library. With another one, nothing is done."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+_MADV_HUGEPAGE = 14
+_HUGE = 1 << 21
+"""Bytes of a huge page, and how they are aligned."""
+
+_LARGEST_BLOCK, _LARGEST_BLOCK_ONCE = 1 << 30, 1 << 25
+"""Bytes from which malloc asks the system for a block of its own. Older versions of glibc take the second at most."""
+
+_ROOM = 1 << 30
+"""Bytes of addresses by which the heap grows. Memory is taken only where something is written."""
+
+_OWN_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+
+
+def one_heap() -> None:
+    """Let all threads allocate from one heap, in this process, from now on.
+
+    glibc gives threads heaps of their own, which do not return freed memory. A server receives updates in short-lived
+    threads, so parts of them stayed in every heap: the size of two models with ResNet-50 (benchmarks/README.md).
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def training_heap() -> None:
+    """Keep freed memory for the next tensors, in huge pages, in this process from now on.
+
+    A step allocates and frees the same hundreds of megabytes again and again. glibc may give them back to the system
+    each time, so every page is made anew; and with pages of 4 KiB the processor looks up addresses more often than it
+    can remember them (benchmarks/README.md has what both cost). Whoever has set malloc's environment variables keeps
+    those settings.
+    """
+    if any(name in os.environ for name in _OWN_SETTINGS):
+        return
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK):
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK_ONCE)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, _ROOM)
+        _ask_for_huge_pages(libc)
+
+
+def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
+    """For the part by which the heap grows now. What is below it may be shared with the process that this one was
+    forked from, and making huge pages there would copy it."""
+    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    before = libc.sbrk(0)
+    libc.free(libc.malloc(_LARGEST_BLOCK_ONCE))
+    first, end = -(-before // _HUGE) * _HUGE, libc.sbrk(0) // _HUGE * _HUGE
+    if end > first:
+        libc.madvise(first, end - first, _MADV_HUGEPAGE)

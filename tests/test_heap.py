@@ -1,0 +1,57 @@
+"""Heaps as glibc counts them, in a process of its own: what is set once stays."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ARENAS = """
+import ctypes, threading
+from fedlens.core.heap import one_heap
+if {once}:
+    one_heap()
+threads = [threading.Thread(target=lambda: (bytes(100_000), barrier.wait())) for _ in range(4)]
+barrier = threading.Barrier(4)
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heaps")
+@pytest.mark.parametrize("once", [True, False])
+def test_threads_share_one_heap(once: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", ARENAS.format(once=once)], capture_output=True, text=True, check=True)
+    assert (done.stderr.count("Arena") == 1) is once
+
+
+HUGE_PAGES = """
+import re
+from pathlib import Path
+from fedlens.core.heap import training_heap
+training_heap()
+def faults():
+    return int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[7])
+def work():
+    kept = [b"1" * 12_000_000 for _ in range(10)]
+work()
+before = faults()
+work()
+flags = re.findall(r"VmFlags:(.*)", Path("/proc/self/smaps").read_text())
+print(faults() - before, any(" hg" in line for line in flags))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+@pytest.mark.parametrize("own", [{}, {"MALLOC_TOP_PAD_": "131072"}])
+def test_freed_memory_stays_in_huge_pages_unless_the_user_has_settings(own: dict[str, str]) -> None:
+    """120 MB: 29,000 pages, which are made once; with glibc's own settings, each time."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC"))}
+    done = subprocess.run(
+        [sys.executable, "-c", HUGE_PAGES], capture_output=True, text=True, check=True, env=plain | own
+    )
+    faults, advised = done.stdout.split()
+    assert (int(faults) < 100, advised) == ((True, "True") if not own else (False, "False"))
