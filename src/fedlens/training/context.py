@@ -52,7 +52,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         self._model = model
         self._settings = settings
         self._examples = examples
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._generator = generator
         self._stepped = stepped
         self._private = private
@@ -135,7 +135,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":
-            return self._optimizer
+            return self.optimizer
         return VectorOptimizer(SGD(momentum=0.0) if name == "plain" else self._settings.optimizer, {})
 
 
