@@ -91,6 +91,14 @@ class ResidentTrainingContext(LocalTrainingContext):
             return self._timed(self._examples.chosen(self._private.batches(), self._generator))
         return self._timed(self._examples.epochs(epochs, self._settings.batch_size, self._generator))
 
+    def raw_batches(self, epochs: int) -> Iterator[Batch]:
+        """As `batches`, images being as the data has them and in main memory (`Examples.raw`)."""
+        return self._timed(self._examples.raw_epochs(epochs, self._settings.batch_size, self._generator))
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Such images, of any clients, as inputs of the model."""
+        return self._examples.ready(images)
+
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
             began = time.perf_counter()

@@ -43,11 +43,13 @@ class Examples:
 
     def epochs(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Batches of `count` passes, each in a new random order: inputs (B, …) and labels (B,)."""
-        rows = torch.from_numpy(self.rows)
-        for _ in range(count):
-            order = torch.randperm(len(rows), generator=generator)
-            for batch in rows[order].split(batch_size):
-                yield self._fetch(batch, generator)
+        for rows in self._orders(count, batch_size, generator):
+            yield self._fetch(rows, generator)
+
+    def raw_epochs(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """The batches of `epochs`, as `raw` gives them: for inputs that several clients prepare together."""
+        for rows in self._orders(count, batch_size, generator):
+            yield self.raw(rows, generator)
 
     def chosen(self, masks: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """A batch for each mask (N,): the images where it is true. A batch without any has inputs of shape (0,)."""
@@ -60,19 +62,35 @@ class Examples:
         for batch in torch.from_numpy(self.rows).split(batch_size):
             yield self._fetch(batch, None)
 
-    def _nothing(self) -> Batch:
-        return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
-
-    def _fetch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+    def raw(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+        """Images, as the data has them, and labels (B,), in main memory; poisoned, and augmented if there is a
+        `generator`."""
         images, labels = self.data.images.index_select(0, rows), self.data.labels.index_select(0, rows)
         if self.poison is not None:
             images, labels = self.poison(rows, images, labels)
         if self.augment is not None and generator is not None:
             images = self.augment(images, generator)
+        return images, labels
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Raw images (B, …) → model inputs on the device."""
         inputs = self.prepare(images.to(self.device, non_blocking=True))
         if self.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self._beside_texts(inputs, rows), labels.to(self.device)
+        return inputs
+
+    def _orders(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """The row numbers of each batch of `count` passes."""
+        rows = torch.from_numpy(self.rows)
+        for _ in range(count):
+            yield from rows[torch.randperm(len(rows), generator=generator)].split(batch_size)
+
+    def _nothing(self) -> Batch:
+        return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
+
+    def _fetch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+        images, labels = self.raw(rows, generator)
+        return self._beside_texts(self.ready(images), rows), labels.to(self.device)
 
     def _beside_texts(self, images: Tensor, rows: Tensor) -> Tensor:
         """`images`; or, where the model takes texts, the images with them."""

@@ -47,7 +47,7 @@ def _trained(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) ->
             clients.append(kind.begin(trainer, task, trainer.opened(task), unseen))
         stack.take(row)
     began = time.perf_counter()
-    loop = StackedLoop(stack, trainer.settings, pads=trainer.vectorizing.pads, stepped=stepped)
+    loop = StackedLoop(stack, trainer.settings, clients[0].local.ready, pads=trainer.vectorizing.pads, stepped=stepped)
     with trainer.repeatable(tasks[0]):
         metrics = loop.run([(begun.local, begun.terms) for begun in clients])
     pace = (time.perf_counter() - began) / max(sum(own[STEPS].total for own in metrics), 1)

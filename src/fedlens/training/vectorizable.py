@@ -73,15 +73,15 @@ def _reasons(model: FlatModel, algorithm: Algorithm, settings: LocalSettings, ex
 def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vectorizing:
     """Two clients' gradients, computed together and one after the other: a model may draw at random, look at numbers,
     or let the rows of a batch depend on each other."""
-    inputs, labels = next(examples.once(TRIED))
-    batches = [(inputs, labels), (inputs[: TRIED // 2], labels[: TRIED // 2])]
+    rows = torch.from_numpy(examples.rows)
+    batches = [examples.raw(some, None) for some in (rows[:TRIED], rows[: TRIED // 2])]
     try:
         with repeatable(0, model.device), _no_slow_way():
-            _together(model, settings, batches, pads=False)
+            _together(model, settings, examples, batches, pads=False)
             exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
-            alone = _alone(model, exact, batches)
+            alone = _alone(model, exact, examples, batches)
             for pads in (True, False):
-                if _same(_together(model, exact, batches, pads=pads), alone):
+                if _same(_together(model, exact, examples, batches, pads=pads), alone):
                     return Vectorizing(pads=pads)
     except Exception as error:  # a model of one's own may raise anything
         line = next(iter(str(error).splitlines()), type(error).__name__)
@@ -93,21 +93,24 @@ Found = tuple[Tensor, ...]
 """A client's gradient (P,), and its running statistics after the step."""
 
 
-def _alone(model: FlatModel, settings: LocalSettings, batches: Sequence[Batch]) -> list[Found]:
+def _alone(model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch]) -> list[Found]:
     found = []
-    for row, batch in enumerate(batches):
+    for row, (images, labels) in enumerate(batches):
         with _moved(model, row):
-            LocalLoop(model, settings, LocalTerms()).differentiate(*batch, torch.Generator())
+            loop = LocalLoop(model, settings, LocalTerms())
+            loop.differentiate(examples.ready(images), labels.to(model.device), torch.Generator())
             found.append((model.gradient.clone(), *model.statistics().values()))
     return found
 
 
-def _together(model: FlatModel, settings: LocalSettings, batches: Sequence[Batch], *, pads: bool) -> list[Found]:
+def _together(
+    model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch], *, pads: bool
+) -> list[Found]:
     stack, found = StackedModel(model, len(batches)), []
     for row in range(len(batches)):
         with _moved(model, row):
             stack.take(row)
-    loop = StackedLoop(stack, settings, pads=pads, stepped=unseen)
+    loop = StackedLoop(stack, settings, examples.ready, pads=pads, stepped=unseen)
     loop.differentiate(batches, [LocalTerms()] * len(batches))
     for row in range(len(batches)):
         with _moved(model, row):

@@ -8,6 +8,7 @@ Batches, corrections, clipping and steps are those of the shared loop (`training
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -35,6 +36,7 @@ from fedlens.training.settings import LocalSettings
 Trainee = tuple[ResidentTrainingContext, LocalTerms]
 """A client that is about to train, and what its strategy adds."""
 
+Ready = Callable[[Tensor], Tensor]
 Rows = slice | Tensor
 """Some rows of the stack."""
 
@@ -130,8 +132,8 @@ class _Inside(nn.Module):
 
 @dataclass(frozen=True)
 class Piece:
-    """Batches of some clients, of one size: inputs (n, B, …) and labels (n, B). sizes: images of each client; a smaller
-    batch ends with rows of zeros, which have no label."""
+    """Batches of some clients, of one size: inputs (n, B, …) and labels (n, B), on the device. sizes: images of each
+    client; a smaller batch ends with rows that have no label."""
 
     rows: Rows
     numbers: Sequence[int]
@@ -173,12 +175,21 @@ class _Tallies:
 
 
 class StackedLoop:
-    """Trains the clients of a stack. `pads`: a batch may be filled up with rows that do not count, because no layer
-    lets the rows of a batch depend on each other; otherwise batches of one size are computed together."""
+    """Trains the clients of a stack.
 
-    def __init__(self, stack: StackedModel, settings: LocalSettings, *, pads: bool, stepped: Stepped) -> None:
+    ready  raw images of all of them → inputs of the model
+    pads   a batch may be filled up with rows that do not count, because no layer lets the rows of a batch depend on
+           each other; otherwise batches of one size are computed together
+    """
+
+    def __init__(
+        self, stack: StackedModel, settings: LocalSettings, ready: Ready, *, pads: bool, stepped: Stepped
+    ) -> None:
         self._stack = stack
         self._settings = settings
+        self._prepare = ready
+        self._preparing = 0.0
+        """Seconds."""
         self._pads = pads
         self._stepped = stepped
         self._tallies = _Tallies()
@@ -188,7 +199,7 @@ class StackedLoop:
         that are not done are always the first rows."""
         terms, steps = [own for _, own in clients], [0] * len(clients)
         step = self._stepper(clients)
-        for batches in zip_longest(*(local.batches(local.epochs) for local, _ in clients)):
+        for batches in zip_longest(*(local.raw_batches(local.epochs) for local, _ in clients)):
             active = [batch for batch in batches if batch is not None]
             self.differentiate(active, terms)
             for row, own in enumerate(terms[: len(active)]):
@@ -196,16 +207,24 @@ class StackedLoop:
                 if own.correction is not None:
                     self._stack.gradients[row].add_(own.correction(self._stack.vectors[row]))
             step(len(active))
+        for local, _ in clients:
+            local.waited += self._preparing / len(clients)
         tallies = self._tallies.of_each(len(clients))
         return [{**tally.metrics(), STEPS: MeanMetric(taken, 1)} for tally, taken in zip(tallies, steps, strict=True)]
 
+    def _ready(self, images: Tensor) -> Tensor:
+        began = time.perf_counter()
+        inputs = self._prepare(images)
+        self._preparing += time.perf_counter() - began
+        return inputs
+
     def differentiate(self, batches: Sequence[Batch], terms: Sequence[LocalTerms]) -> None:
-        """Write the clipped gradients of the first clients' batches to the stack's `gradients`."""
+        """Write the clipped gradients of the first clients' raw batches to the stack's `gradients`."""
         stack, clip = self._stack, self._settings.training.clip_norm
         stack.resident.train()
         if len(stack.trained) < len(stack.resident.trainable):
             stack.gradients.zero_()  # corrections were added to those of frozen parameters
-        for piece in pieces(batches, pads=self._pads):
+        for piece in pieces(batches, self._ready, pads=self._pads):
             self._differentiate(piece, terms)
         for _ in batches:
             self._stepped()
@@ -279,23 +298,26 @@ def _applied(term: Callable[..., Tensor], given: Sequence[Tensor], module: nn.Mo
     return term(module, *given)
 
 
-def pieces(batches: Sequence[Batch], *, pads: bool) -> list[Piece]:
-    """The batches of the first clients, those of one size together; all of them, if smaller ones may be padded."""
-    sizes = [len(labels) for _, labels in batches]
-    if pads or len(set(sizes)) == 1:
-        inputs = [padded(inputs, max(sizes), 0.0) for inputs, _ in batches]
-        labels = [padded(labels, max(sizes), UNLABELLED) for _, labels in batches]
-        return [Piece(slice(len(sizes)), range(len(sizes)), torch.stack(inputs), torch.stack(labels), sizes)]
-    found = []
-    for size in sorted(set(sizes), reverse=True):
-        numbers = [number for number, own in enumerate(sizes) if own == size]
-        (piece,) = pieces([batches[number] for number in numbers], pads=False)
-        rows = torch.tensor(numbers, device=piece.labels.device)
-        found.append(Piece(rows, numbers, piece.inputs, piece.labels, piece.sizes))
-    return found
+def pieces(batches: Sequence[Batch], ready: Ready, *, pads: bool) -> list[Piece]:
+    """The raw batches of the first clients, those of one size together; all, if smaller ones may be padded."""
+    numbers: dict[int, list[int]] = {}
+    for number, (_, labels) in enumerate(batches):
+        numbers.setdefault(0 if pads else len(labels), []).append(number)
+    return [piece_of(batches, ready, some) for some in numbers.values()]
 
 
-def padded(rows: Tensor, size: int, value: float) -> Tensor:
+def piece_of(batches: Sequence[Batch], ready: Ready, numbers: Sequence[int]) -> Piece:
+    """The batches with these numbers."""
+    own = [batches[number] for number in numbers]
+    sizes = [len(labels) for _, labels in own]
+    inputs = ready(torch.cat([padded(images, max(sizes), 0) for images, _ in own]))
+    labels = torch.stack([padded(labels, max(sizes), UNLABELLED) for _, labels in own]).to(inputs.device)
+    all_of_them = len(numbers) == len(batches)
+    rows = slice(len(numbers)) if all_of_them else torch.tensor(numbers, device=inputs.device)
+    return Piece(rows, numbers, inputs.unflatten(0, labels.shape), labels, sizes)
+
+
+def padded(rows: Tensor, size: int, value: int) -> Tensor:
     """(B, …) → (size, …), with rows of `value` at the end."""
     if len(rows) == size:
         return rows
