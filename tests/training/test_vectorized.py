@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +34,7 @@ from fedlens.strategies.base import LocalTerms, RoundContext, Strategy, strategi
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedprox import FedProx
 from fedlens.strategies.scaffold import Scaffold
+from fedlens.training import together
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client import ClientTrainer
 from fedlens.training.flat import FlatModel
@@ -215,6 +218,17 @@ def test_frozen_layers_and_rates_by_depth(transfer: TransferSection, norm: str, 
     assert frozen == bool(transfer.probe_rounds)
 
 
+class Pulling(Strategy):
+    """A correction of all parameters, frozen ones too."""
+
+    def terms(self, ctx) -> LocalTerms:
+        return LocalTerms(correction=torch.ones_like)
+
+
+def test_corrections_of_frozen_layers_do_not_add_up_in_what_is_clipped(tmp_path) -> None:
+    compared(tmp_path, Pulling(), transfer=TransferSection(probe_rounds=2), clip_norm=0.3)
+
+
 def test_augmented_images_are_those_of_the_loop(tmp_path) -> None:
     compared(tmp_path, augment="crop_flip")
 
@@ -320,6 +334,15 @@ def test_the_meter_counts_steps_and_clients(tmp_path) -> None:
     assert seen[-1] == (5, steps, steps)
     assert {clients for clients, _, _ in seen} == {0, 3, 5}
     assert all(planned == steps for _, _, planned in seen)
+
+
+def test_a_client_has_the_share_of_the_seconds_that_its_steps_have(tmp_path, monkeypatch) -> None:
+    clock = itertools.count(step=9000)
+    monkeypatch.setattr(together, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    found = trained(trainer(tmp_path, vectorize=5), rounds=1)  # 3, 1, 3, 1 and 3 steps, twice
+    seconds = {client: outcome.report.metrics["seconds"].total for client, outcome in found.items()}
+    thousands = {client: round(own / 1000) for client, own in seconds.items()}
+    assert thousands == {"client0": 2, "client1": 1, "client2": 2, "client3": 1, "client4": 2}
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path) -> None:
