@@ -1,9 +1,9 @@
 """Clients that a worker trains together (`runtime.vectorize`), beside the same clients one after the other.
 
     .venv/bin/python benchmarks/vectorized.py
-    .venv/bin/python benchmarks/vectorized.py --networks lenet --stacks 8 32 --device cuda
+    .venv/bin/python benchmarks/vectorized.py --networks lenet --clients 64 --stacks 8 64 --device cuda
 
-One worker, on the CPU with one thread, trains 16 clients in turn with each number of clients together: batches of 10 of
+One worker, on the CPU with one thread, trains all clients in turn with each number of them together: batches of 10 of
 28 × 28 uint8 noise (of 576 features for `head`), SGD with momentum, five steps a client (50 pictures), and 5 to 1 steps
 where clients are unequal. The time is that of a worker's share of a round: from the tasks to the sum of the updates; on
 the CPU, the processor's time, which other programs disturb less. Ratios are of the time one after the other to the time
@@ -39,7 +39,7 @@ from fedlens.training.client import ClientTrainer
 from fedlens.training.flat import FlatModel
 from fedlens.training.settings import LocalSettings
 
-CLIENTS, CLASSES, BATCH, MOST = 16, 10, 10, 50
+CLASSES, BATCH, MOST = 10, 10, 50
 
 HEAD, FEATURES = "head", 576
 """The last layer of MobileNetV3 Small, where features of a frozen backbone are kept (`model.freeze=backbone`)."""
@@ -126,6 +126,7 @@ def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--networks", nargs="+", default=[HEAD, "lenet", "cnn"])
     parser.add_argument("--stacks", nargs="+", type=int, default=[4, 8, 16], help="clients together")
+    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
@@ -137,7 +138,8 @@ def main() -> None:
     before = machine.facts()
     if options.device == "cuda":
         before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    cohorts = {"equal": [MOST] * CLIENTS, "unequal": [MOST - 3 * number for number in range(CLIENTS)]}
+    unequal = [MOST - 45 * number // max(options.clients - 1, 1) for number in range(options.clients)]
+    cohorts = {"equal": [MOST] * options.clients, "unequal": unequal}
     found: dict[str, Any] = {}
     for network in options.networks:
         for name, sizes in cohorts.items():
@@ -146,7 +148,7 @@ def main() -> None:
             )
             Console(width=110).print(table(found))
     name = "vectorized" if options.device == "cpu" else "vectorized-gpu"
-    print(machine.save(name, before, {"found": found}, small=options.small))
+    print(machine.save(name, before, {"clients": options.clients, "found": found}, small=options.small))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ from fedlens.models.base import OwnObjective
 from fedlens.personalization.base import Personalization
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.algorithm import Algorithm
-from fedlens.training.device import repeatable
+from fedlens.training.device import one_thread, repeatable
 from fedlens.training.examples import Batch, Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop, unseen
 from fedlens.training.settings import LocalSettings
 from fedlens.training.vectorized import StackedLoop, StackedModel
 
-TRIED = 4
-"""Images of the larger of the two batches that are tried; the other one has half as many."""
+TRIED = 8
+"""Images of the larger of the two batches that are tried; the other one has half as many. With BatchNorm, rounding
+changes gradients of smaller batches by more than is allowed here."""
 
 MOVED = 0.05
 """How far parameters are moved before they are tried: what is 0 at first, as the last norm of a residual block, would
@@ -76,7 +77,7 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
     rows = torch.from_numpy(examples.rows)
     batches = [examples.raw(some, None) for some in (rows[:TRIED], rows[: TRIED // 2])]
     try:
-        with repeatable(0, model.device), _no_slow_way():
+        with repeatable(0, model.device), one_thread(), _no_slow_way():
             _together(model, settings, examples, batches, pads=False)
             exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
             alone = _alone(model, exact, examples, batches)
@@ -84,8 +85,8 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
                 if _same(_together(model, exact, examples, batches, pads=pads), alone):
                     return Vectorizing(pads=pads)
     except Exception as error:  # a model of one's own may raise anything
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        return Vectorizing(f"model.name: PyTorch cannot compute this model for several clients at once ({line})")
+        said = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+        return Vectorizing(f"model.name: PyTorch cannot compute this model for several clients at once ({said})")
     return Vectorizing("model.name: computed for several clients at once, this model has other gradients")
 
 

@@ -24,8 +24,8 @@ from fedlens.core.labels import UNLABELLED
 from fedlens.core.types import MeanMetric
 from fedlens.models.base import doubled_if_single
 from fedlens.strategies.base import LocalTerms
+from fedlens.training.batched_layers import batched_layers
 from fedlens.training.context import ResidentTrainingContext
-from fedlens.training.convolutions import faster_convolutions
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import STEPS, Stepped, Tally, logits_and_features
@@ -95,7 +95,7 @@ class StackedModel:
         def of_one(own: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
             return self.within(own, lambda module: outputs(module, inputs))
 
-        with faster_convolutions(self.resident.device):
+        with batched_layers(self.resident.device):
             found: tuple[Tensor, ...] = vmap(of_one, randomness="error")(tensors, inputs)
         return found
 

@@ -1,14 +1,13 @@
-"""Convolutions whose weights differ from client to client, as products of matrices.
+"""Layers in another form where `torch.vmap` would compute them slowly, or has no batched form of them.
 
-`torch.vmap` turns them into one grouped convolution with a group for each client. On the CPU that is the faster way; on
-a GPU, cuDNN's grouped convolutions are slow (https://github.com/pytorch/pytorch/issues/73764), and gathering every
-patch of the images into a column leaves one batched product of matrices.
+Convolutions whose weights differ from client to client become one grouped convolution with a group for each client. On
+the CPU that is the faster way. On a GPU cuDNN's grouped convolutions are slow (pytorch/pytorch#73764): there every
+patch of the images is gathered into a column, which leaves one batched product of matrices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,13 +22,12 @@ LARGEST = 1 << 24
 """Numbers in the columns of one client's batch: 64 MiB. Larger convolutions fill a GPU as they are."""
 
 
-def faster_convolutions(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which convolutions under `torch.vmap` are computed in the way that suits the device."""
-    return Columns() if device.type == "cuda" else nullcontext()
+class BatchedLayers(TorchFunctionMode):
+    """A context in which layers have these forms. `columns`: convolutions, too."""
 
-
-class Columns(TorchFunctionMode):
-    """A context in which small convolutions are products of matrices."""
+    def __init__(self, *, columns: bool) -> None:
+        super().__init__()
+        self.columns = columns
 
     def __torch_function__(
         self,
@@ -38,9 +36,24 @@ class Columns(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.conv2d:
-            return convolution(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if self.columns and func is torch.conv2d:
+            return convolution(*args, **given)
+        if func is F.adaptive_avg_pool2d:
+            return adaptive_pooling(*args, **given)
+        return func(*args, **given)
+
+
+def batched_layers(device: torch.device) -> BatchedLayers:
+    """The context that suits the device."""
+    return BatchedLayers(columns=device.type == "cuda")
+
+
+def adaptive_pooling(input: Tensor, output_size: Pair) -> Tensor:
+    """As `torch.nn.functional.adaptive_avg_pool2d`; of that PyTorch has no batched form where one value is left."""
+    if _pair(output_size) == (1, 1):
+        return input.mean((-2, -1), keepdim=True)
+    return F.adaptive_avg_pool2d(input, output_size)
 
 
 def convolution(
