@@ -26,11 +26,14 @@ from fedlens.data.types import FederatedData
 from fedlens.models.base import Preprocessing, Recognizer, prepare
 from fedlens.models.norms import use_group_norm
 from fedlens.personalization.base import Personalization, personalizations
+from fedlens.privacy.accounting import Release, epsilon
+from fedlens.privacy.local import SENSITIVITY, NoisyUpdate
+from fedlens.privacy.noise import insecure_key, normal_from
 from fedlens.runtimes.in_process import InProcessRuntime
 from fedlens.runtimes.local import LocalRuntime
 from fedlens.runtimes.meter import Meter
 from fedlens.runtimes.worker import work
-from fedlens.strategies.base import LocalTerms, RoundContext, Strategy, strategies
+from fedlens.strategies.base import ClientUpdate, LocalTerms, RoundContext, Strategy, strategies
 from fedlens.strategies.fedavg import FedAvg
 from fedlens.strategies.fedprox import FedProx
 from fedlens.strategies.scaffold import Scaffold
@@ -286,6 +289,48 @@ def test_a_client_that_diverges_fails_alone(norm: str, tmp_path) -> None:
     alone, together = compared(tmp_path, Diverging(), size=5, model=lambda: network(norm))
     assert {client for client, outcome in together.items() if isinstance(outcome, ClientFailure)} == {"client2"}
     assert together["client2"].reason == MODEL_DIVERGED == alone["client2"].reason
+
+
+def noisy(budget: float | None = None) -> NoisyUpdate:
+    return NoisyUpdate(0.5, 0.1, 1e-5, budget, lambda *place: normal_from(insecure_key(0, *place)))
+
+
+def test_a_divergence_that_is_hidden_stays_so(tmp_path) -> None:
+    """The client sends noise around an update of zeros, and the next one starts from its own model."""
+    _, together = compared(tmp_path, Algorithm(Diverging(), privacy=noisy()), size=5)
+    assert all(isinstance(outcome, ClientResult) for outcome in together.values())
+
+
+def test_clients_without_budget_fail_one_by_one(tmp_path) -> None:
+    """Client 0 has spent its budget before."""
+    cost = epsilon({Release(0.1 / SENSITIVITY): 1}, 1e-5).value
+    outcomes = []
+    for folder, size in ((tmp_path / "alone", 1), (tmp_path / "together", 5)):
+        one = trainer(folder, Algorithm(FedAvg(), privacy=noisy(1.01 * cost)), size)
+        shared = one.model.state()
+        tasks = [
+            Task(f"client{index}", 2, "train", shared, TaskSettings(lr=0.1), unaggregated=True) for index in range(5)
+        ]
+        one.run(dataclasses.replace(tasks[0], round=1))
+        outcomes.append({outcome.client: outcome for outcome in work(one, tasks)})
+    same(*outcomes)
+    failed = [client for client, outcome in outcomes[1].items() if isinstance(outcome, ClientFailure)]
+    assert failed == ["client0"]
+
+
+class Drawing(Strategy):
+    """Draws from PyTorch's own generator, before and after training."""
+
+    def terms(self, ctx) -> LocalTerms:
+        drift = torch.randn(ctx.start.shape) * 0.01
+        return LocalTerms(correction=lambda _: drift)
+
+    def finish(self, ctx, delta) -> ClientUpdate:
+        return ClientUpdate({name: value + torch.randn(value.shape) for name, value in delta.items()}, weight=1.0)
+
+
+def test_draws_of_a_strategy_are_those_of_the_loop(tmp_path) -> None:
+    compared(tmp_path, Drawing())
 
 
 def test_a_repeat_is_bit_identical_whatever_the_process_has_done_before(tmp_path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from fedlens.core.types import ClientFailure, ClientResult, Task
 from fedlens.errors import PrivacyBudgetExceeded
 from fedlens.training.client import ClientTrainer
@@ -41,10 +43,11 @@ def run_stack(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) -
 
 
 def _trained(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) -> Iterator[Outcome]:
-    kind, stack, clients = Train(), StackedModel(trainer.model, len(tasks)), []
+    kind, stack, clients, draws = Train(), StackedModel(trainer.model, len(tasks)), [], []
     for row, task in enumerate(tasks):
         with trainer.repeatable(task):
             clients.append(kind.begin(trainer, task, trainer.opened(task), unseen))
+            draws.append(torch.get_rng_state())
         stack.take(row)
     began = time.perf_counter()
     loop = StackedLoop(stack, trainer.settings, clients[0].local.ready, pads=trainer.vectorizing.pads, stepped=stepped)
@@ -54,7 +57,9 @@ def _trained(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) ->
     for row, (begun, own) in enumerate(zip(clients, metrics, strict=True)):
         stack.give(row)
         with trainer.repeatable(begun.task):
-            yield _finished(trainer, kind, begun, Fitted(own, pace * own[STEPS].total))
+            torch.set_rng_state(draws[row])
+            outcome = _finished(trainer, kind, begun, Fitted(own, pace * own[STEPS].total))
+        yield outcome
 
 
 def _finished(trainer: ClientTrainer, kind: Train, begun: Begun, fitted: Fitted) -> Outcome:
