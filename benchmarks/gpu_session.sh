@@ -46,5 +46,6 @@ else
     for network in resnet50 vit vit-lora mobilenetv3 lenet; do
         step "$network" 60 "$python" benchmarks/gpu.py --networks "$network" --precisions bf16 --turns 2 --add
     done
+    step vectorized 30 "$python" benchmarks/vectorized.py --device cuda --clients 64 --stacks 8 16 32 64 --turns 3
 fi
 exit $failed

@@ -52,6 +52,8 @@ TRANSFER = {
     ),
     "mixed images": ("optimizer.mixup=0.4", "data.augment=crop_flip", "optimizer.clip_norm=1"),
     "pieces of batches": ("memory.micro_batch=2", "optimizer.label_smoothing=0.1"),
+    "clients together": ("runtime.vectorize=3", "strategy.name=scaffold", "optimizer.clip_norm=1"),
+    "clients together, batches filled up": ("runtime.vectorize=8", "model.name=lenet", "federated.batch_size=5"),
     "two processes": ("runtime.name=local", "runtime.workers=2", "model.name=lenet"),
 }
 SCHEDULES = {

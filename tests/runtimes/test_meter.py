@@ -14,7 +14,7 @@ def test_steps_and_clients_of_all_workers_together():
     second.begin([10])
     for _ in range(4):
         first.step()
-    first.client()
+    first.clients()
     second.step()
     assert standing(TASKS, [first.cells, second.cells]) == BatchProgress(3, "", 1, 3, 5, 16)
 
@@ -24,11 +24,11 @@ def test_a_method_that_takes_fewer_steps_than_planned_corrects_what_is_to_come()
     meter.begin([10, 20])
     for _ in range(5):
         meter.step()
-    meter.client()
+    meter.clients()
     assert list(meter.cells) == [1, 5, 15]  # half of what was planned: 5 done, 10 of 20 to come
     for _ in range(10):
         meter.step()
-    meter.client()
+    meter.clients()
     meter.begin([10])
     assert list(meter.cells) == [0, 0, 5]  # also in the next round
 
@@ -36,7 +36,7 @@ def test_a_method_that_takes_fewer_steps_than_planned_corrects_what_is_to_come()
 def test_a_client_that_failed_at_once_says_nothing_about_the_others():
     meter = Meter()
     meter.begin([10, 20])
-    meter.client()
+    meter.clients()
     assert list(meter.cells) == [1, 0, 20]
 
 

@@ -193,6 +193,7 @@ def build_experiment(
         config.transfer,
         secret,
         registered,
+        vectorize=1 if isinstance(SCHEDULE.choose(config.schedule), Asynchronous) else config.runtime.vectorize,
     )
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes

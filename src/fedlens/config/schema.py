@@ -195,6 +195,9 @@ class RuntimeSection(Section):
         None, description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone"
     )
     threads_per_worker: Workers = Field(1, description="PyTorch threads in a worker")
+    vectorize: Workers = Field(
+        1, description="clients that a worker trains together, as one computation; 1: one after the other"
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

@@ -32,6 +32,6 @@ Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 ClassIndex = Annotated[int, Field(ge=0, le=MOST_CLASSES - 1)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Workers = Annotated[int, Field(ge=1, le=1024)]
-"""Processes or threads."""
+"""Processes or threads; clients that one of them trains together."""
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

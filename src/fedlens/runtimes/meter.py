@@ -46,16 +46,17 @@ class Meter:
         self.cells[1] += 1
         self._changed()
 
-    def client(self) -> None:
-        """Count one finished client. The steps it really took give a better estimate for the others, because some
+    def clients(self, count: int = 1) -> None:
+        """Count finished clients. The steps they really took give a better estimate for the others, because some
         methods plan more than they need."""
-        first, taken = self._planned.pop(0), self.cells[1] - self._before
-        if first and taken and taken != first:
-            change = taken / first
+        planned, taken = sum(self._planned[:count]), self.cells[1] - self._before
+        del self._planned[:count]
+        if planned and taken and taken != planned:
+            change = taken / planned
             self._factor *= change
             self._planned = [round(change * steps) for steps in self._planned]
         self._before = self.cells[1]
-        self.cells[0] += 1
+        self.cells[0] += count
         self.cells[2] = self._before + sum(self._planned)
         self._changed()
 

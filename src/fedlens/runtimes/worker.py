@@ -10,28 +10,31 @@ from fedlens.runtimes.meter import Meter
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import in_main_memory
 from fedlens.training.tasks.base import kind_of
+from fedlens.training.together import run_stack, stacks
 
 MakeTrainer = Callable[[], ClientTrainer]
 """Builds a worker's resident model; called in the worker's own process."""
 
 
 def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = None) -> Iterator[Outcome]:
-    """Do `tasks` in order; `meter` counts clients and steps. Updates are added up here where all receivers, the rule
-    and the task allow it."""
+    """Do `tasks`, in the order of `stacks`; `meter` counts clients and steps. Updates are added up here where all
+    receivers, the rule and the task allow it."""
     meter = meter or Meter()
-    meter.begin([trainer.steps(task) for task in tasks])
+    groups = stacks(trainer, tasks)
+    meter.begin([trainer.steps(task) for stack in groups for task in stack])
     sums = trainer.partial_sum(tasks[0].round, tasks[0].payload) if tasks else None
     added = False
-    for task in tasks:
-        outcome = trainer.run_on_device(task, meter.step)
-        meter.client()
-        if isinstance(outcome, ClientFailure):
-            yield outcome
-        elif sums is not None and sums.mergeable and kind_of(task.kind).aggregated and not task.unaggregated:
-            sums.add(trainer.decode(outcome))
-            added = True
-        else:
-            yield in_main_memory(outcome)
+    for stack in groups:
+        outcomes = run_stack(trainer, stack, meter.step)
+        meter.clients(len(stack))
+        for task, outcome in zip(stack, outcomes, strict=True):
+            if isinstance(outcome, ClientFailure):
+                yield outcome
+            elif sums is not None and sums.mergeable and kind_of(task.kind).aggregated and not task.unaggregated:
+                sums.add(trainer.decode(outcome))
+                added = True
+            else:
+                yield in_main_memory(outcome)
     trainer.release()
     if sums is not None and added:
         yield in_main_memory(sums.partial(tasks[0].round))

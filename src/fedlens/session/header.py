@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fedlens.build.builders import build_plan
 from fedlens.build.experiment import Experiment
 from fedlens.build.secure import described
+from fedlens.build.vectorized import one_by_one
 from fedlens.config.blocks import PRIVACY
 from fedlens.config.schema import Config
 from fedlens.core.fonts import missing_note
@@ -38,9 +39,15 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
         "strategy": algorithm_name(config.model_dump(mode="json")),
         "clients": f"{len(clients)}, {held} of {len(data.class_names)} classes",
         **_privacy(config, privacy, len(clients)),
-        "device": str(experiment.device),
+        "device": f"{experiment.device}{_together(experiment)}",
         "folder": str(folder.path),
     }
+
+
+def _together(experiment: Experiment) -> str:
+    """ " · 8 clients of a worker train together"."""
+    clients = experiment.config.runtime.vectorize
+    return "" if clients == 1 or one_by_one(experiment) else f" · {clients} clients of a worker train together"
 
 
 def _privacy(config: Config, claimed: Claim | None, clients: int) -> Mapping[str, str]:

@@ -26,6 +26,7 @@ from fedlens.build.scoring import (
     shared_model_scorer,
 )
 from fedlens.build.secure import check_secure
+from fedlens.build.vectorized import one_by_one
 from fedlens.config.schema import Config
 from fedlens.core.files import write_json
 from fedlens.core.records import Tracker
@@ -134,7 +135,7 @@ def run_rounds(
             config.federated.num_rounds,
             begun,
         )
-        if doubt := few_validation_images(experiment, runtime):
+        for doubt in filter(None, (few_validation_images(experiment, runtime), one_by_one(experiment))):
             observer.note(doubt)
         metrics = MetricsFile(folder.metrics, begun)
         if lost := missing_note(metrics.missing):

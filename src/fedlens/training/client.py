@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,7 @@ from fedlens.training.sections import TransferSection
 from fedlens.training.settings import LocalSettings
 from fedlens.training.tasks.base import kind_of
 from fedlens.training.transfer import LayerwiseLR
+from fedlens.training.vectorizable import TRIED, Vectorizing, vectorizing
 from fedlens.transforms.base import EncodingContext, ReceivingContext
 
 STRATEGY, OPTIMIZER, PRIVATE, PERSONAL, TRANSFORM = "strategy", "optimizer", "private", "personal", "transform"
@@ -70,9 +72,10 @@ class ClientTrainer:
         transfer: TransferSection = TransferSection(),  # noqa: B008
         secret: SeedFunction = derive,
         registered: RegisteredKeys = NO_KEYS,
+        vectorize: int = 1,
     ) -> None:
         """`secret`: makes the seeds of draws that the server must not foretell; `registered`: by which clients
-        know each other in secure aggregation."""
+        know each other in secure aggregation; `vectorize`: how many clients may train together."""
         self.model = model
         self.algorithm = algorithm
         self.settings = settings
@@ -84,6 +87,7 @@ class ClientTrainer:
         self._prepare = prepare
         self._augment = augment
         self._secret = secret
+        self.vectorize = vectorize
         self._clients: Mapping[str, ClientRows] = {client.name: client for client in data.clients}
         personal = algorithm.personalization
         self._private = frozenset(name for name in model.names if personal.is_private(name, model.module))
@@ -136,20 +140,35 @@ class ClientTrainer:
             OutOfMemory: the memory of the GPU or of the machine is full.
         """
         kind = kind_of(task.kind)
-        read = self._store.open if kind.writes_store else self._store.read
-        if kind.staged or kind.writes_store:
-            self._store.begin_stage(task.client, task.round, task.stage)
-        with self._repeatable(task), enough_memory():
-            outcome = kind.run(self, task, read(task.client, task.store_version), stepped)
+        with self.repeatable(task), enough_memory():
+            outcome = kind.run(self, task, self.opened(task), stepped)
         if kind.staged:
             self.stage_of(task).close(failed=isinstance(outcome, ClientFailure))
         return outcome
+
+    @cached_property
+    def vectorizing(self) -> Vectorizing:
+        """Whether clients can train together. Some of their images are tried for that."""
+        some = np.concatenate([client.train for client in self._data.clients])[:TRIED]
+        return vectorizing(self.model, self.algorithm, self.settings, self._examples(some))
+
+    def opened(self, task: Task) -> dict[str, Tensor]:
+        """What the client has stored for the task; what an earlier try at it has left is removed.
+
+        Raises:
+            CheckpointError: it is missing.
+        """
+        kind = kind_of(task.kind)
+        if kind.staged or kind.writes_store:
+            self._store.begin_stage(task.client, task.round, task.stage)
+        read = self._store.open if kind.writes_store else self._store.read
+        return read(task.client, task.store_version)
 
     def run_as(self, kind: str, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
         """Run the task as one of another kind, with the random draws of that kind: for kinds that do more with its
         result, which is in main memory."""
         other = replace(task, kind=kind, settings=TaskSettings(task.settings.lr, task.settings.repeat))
-        with self._repeatable(other):
+        with self.repeatable(other):
             outcome = kind_of(kind).run(self, other, kept, stepped)
         return outcome if isinstance(outcome, ClientFailure) else in_main_memory(outcome)
 
@@ -177,7 +196,7 @@ class ClientTrainer:
             CheckpointError: the client's stored state is missing.
         """
         kept = self._store.read(task.client, task.store_version)
-        with self._repeatable(task):
+        with self.repeatable(task):
             self.use_own_model(self.received(task, kept))
 
     def load_shared(self, shared: State) -> None:
@@ -304,6 +323,11 @@ class ClientTrainer:
         """The seed of the task's draws that the server must not foretell."""
         return self._secret(self.settings.seed, "secret", *place(task))
 
+    def repeatable(self, task: Task) -> AbstractContextManager[None]:
+        """Seed the random draws inside modules (dropout) from the task, so that they depend neither on the process nor
+        on earlier tasks."""
+        return repeatable(derive(self.settings.seed, "modules", *place(task)), self.model.device)
+
     def stage_of(self, task: Task) -> StageStore:
         """The client's state that lasts from one stage of the round to the next."""
         return self._store.stage(task.client, task.round, task.stage)
@@ -347,13 +371,13 @@ class ClientTrainer:
             self._store.save(task.client, task.version, tensors)
         return stored
 
-    def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, started: float) -> Metrics:
-        """The metrics of a training task that began at `started`. `drift` is the distance between the client's model
-        after and before training; `update_norm` is measured before encoding. Both leave out running statistics. Byte
-        counts are of what is transmitted."""
+    def measured(self, task: Task, delta: State, update: ClientUpdate, sent: ClientUpdate, seconds: float) -> Metrics:
+        """The metrics of a training task. `drift` is the distance between the client's model after and before training;
+        `update_norm` is measured before encoding. Both leave out running statistics. Byte counts are of what is
+        transmitted."""
         drift, norm = read(self._norm(delta), self._norm(update.payload).to(self.model.device))
         return {
-            "seconds": MeanMetric(time.perf_counter() - started, 1),
+            "seconds": MeanMetric(seconds, 1),
             "drift": MeanMetric(drift, 1),
             "update_norm": MeanMetric(norm, 1),
             "bytes_down": MeanMetric(nbytes(task.payload), 1),
@@ -361,11 +385,6 @@ class ClientTrainer:
         }
 
     # ------------------------------------------------------------------------------------------------------------------
-
-    def _repeatable(self, task: Task) -> AbstractContextManager[None]:
-        """Seed the random draws inside modules (dropout) from the task, so that they depend neither on the process nor
-        on earlier tasks."""
-        return repeatable(derive(self.settings.seed, "modules", *place(task)), self.model.device)
 
     def _decoded(self, task: Task) -> Task:
         """The task with what the server sent, decoded and on the device: once for all clients of a round."""

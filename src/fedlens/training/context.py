@@ -52,7 +52,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         self._model = model
         self._settings = settings
         self._examples = examples
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._generator = generator
         self._stepped = stepped
         self._private = private
@@ -90,6 +90,14 @@ class ResidentTrainingContext(LocalTrainingContext):
         if self._private is not None:
             return self._timed(self._examples.chosen(self._private.batches(), self._generator))
         return self._timed(self._examples.epochs(epochs, self._settings.batch_size, self._generator))
+
+    def raw_batches(self, epochs: int) -> Iterator[Batch]:
+        """As `batches`, images being as the data has them and in main memory (`Examples.raw`)."""
+        return self._timed(self._examples.raw_epochs(epochs, self._settings.batch_size, self._generator))
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Such images, of any clients, as inputs of the model."""
+        return self._examples.ready(images)
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -135,7 +143,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":
-            return self._optimizer
+            return self.optimizer
         return VectorOptimizer(SGD(momentum=0.0) if name == "plain" else self._settings.optimizer, {})
 
 

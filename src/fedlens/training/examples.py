@@ -62,10 +62,14 @@ class Examples:
 
     def epochs(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Batches of `count` passes, each in a new random order: inputs (B, …) and labels (B,)."""
-        rows = torch.from_numpy(self.rows)
-        for _ in range(count):
-            order = torch.randperm(len(rows), generator=generator)
-            yield from self._batches(rows[order].split(batch_size), generator)
+        for parts in self._orders(count, batch_size, generator):
+            yield from self._batches(parts, generator)
+
+    def raw_epochs(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """The batches of `epochs`, as `raw` gives them: for inputs that several clients prepare together."""
+        for parts in self._orders(count, batch_size, generator):
+            for rows in parts:
+                yield self.raw(rows, generator)
 
     def chosen(self, masks: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
         """A batch for each mask (N,): the images where it is true. A batch without any has inputs of shape (0,)."""
@@ -80,6 +84,25 @@ class Examples:
         """Batches of one pass in row order, without augmentation."""
         yield from self._batches(torch.from_numpy(self.rows).split(batch_size), None)
 
+    def raw(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+        """Images, as the data has them, and labels (B,), where the data are; poisoned, and augmented if there is a
+        `generator`."""
+        images, labels = self._read(rows)
+        return self._augmented(images, generator), labels
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Raw images (B, …) → model inputs on the device."""
+        inputs = self.prepare(images.to(self.device, non_blocking=True))
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _orders(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Sequence[Tensor]]:
+        """The row numbers of each batch, for each of `count` passes."""
+        rows = torch.from_numpy(self.rows)
+        for _ in range(count):
+            yield rows[torch.randperm(len(rows), generator=generator)].split(batch_size)
+
     def _nothing(self) -> Batch:
         return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
 
@@ -89,7 +112,8 @@ class Examples:
         apart = self.device.type == "cuda" != self.data.images.device.type
         read = ahead(self._read_pinned, parts) if apart else map(self._read, parts)
         for rows, (images, labels) in zip(parts, read, strict=True):
-            yield self._made(rows, images, labels, generator)
+            here = self._augmented(images.to(self.device, non_blocking=True), generator)
+            yield self._beside_texts(self.ready(here), rows), labels.to(self.device, non_blocking=True)
 
     def _read(self, rows: Tensor) -> Batch:
         """Raw images and labels."""
@@ -102,14 +126,8 @@ class Examples:
         images, labels = self._read(rows)
         return images.pin_memory(), labels.pin_memory()
 
-    def _made(self, rows: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Batch:
-        images, labels = (value.to(self.device, non_blocking=True) for value in (images, labels))
-        if self.augment is not None and generator is not None:
-            images = self.augment(images, generator)
-        inputs = self.prepare(images)
-        if self.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self._beside_texts(inputs, rows), labels
+    def _augmented(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        return images if self.augment is None or generator is None else self.augment(images, generator)
 
     def _beside_texts(self, images: Tensor, rows: Tensor) -> Tensor:
         """`images`; or, where the model takes texts, the images with them."""

@@ -150,6 +150,14 @@ class FlatModel:
         """(P,) → named trainable tensors, as views."""
         return {name: _like(vector[start:stop], view) for name, (start, stop, view) in self._parameters.items()}
 
+    def side_by_side(self, vectors: Tensor) -> dict[str, Tensor]:
+        """(K, P), vectors of K clients → their named trainable tensors (K, …), as views."""
+        rows, pace, first = len(vectors), vectors.stride(0), vectors.storage_offset()
+        return {
+            name: vectors.as_strided((rows, *view.shape), (pace, *view.stride()), first + start)
+            for name, (start, _, view) in self._parameters.items()
+        }
+
     def _live(self) -> dict[str, Tensor]:
         return {name: view for name, (_, _, view) in self._parameters.items()} | self._buffers
 

@@ -51,7 +51,7 @@ NOTHING_SEEN = {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Losses and accuracies of the steps, and whether their gradients were clipped, kept on the device; read once at
     the end, so that no step waits for the device.
 
@@ -116,7 +116,7 @@ class LocalLoop:
         self._stepped = stepped
         self._private = self._by_image(private) if private else None
         self._scale = LossScale(settings.memory.precision)
-        self._tally = _Tally()
+        self._tally = Tally()
         self._added: Tensor | None = None
 
     def run(
@@ -260,10 +260,8 @@ class LocalLoop:
         with autocast(self._settings.memory.precision, self._model.device):
             if self._terms.features is None:
                 return doubled_if_single(self._model.module, inputs)
-            recognizer = cast(Recognizer, self._model.module)  # the strategy's `incompatibility` ensures it
-            features = doubled_if_single(recognizer.backbone, inputs)
+            logits, features = logits_and_features(self._model.module, inputs)
             self._add(inputs, features, labels)
-            logits: Tensor = recognizer.head(features)
             return logits
 
     def _add(self, inputs: Tensor, features: Tensor, labels: Tensor) -> None:
@@ -273,6 +271,13 @@ class LocalLoop:
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)
+
+
+def logits_and_features(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What a `Recognizer` gives for the inputs, and what its backbone does."""
+    recognizer = cast(Recognizer, module)  # the `incompatibility` of strategies with a term on features ensures it
+    features = doubled_if_single(recognizer.backbone, inputs)
+    return recognizer.head(features), features
 
 
 def mixing(size: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:

@@ -20,6 +20,7 @@ class AdamW(Optimizer):
     weight_decay: Annotated[float, Field(ge=0, description="decoupled: parameters × lr × this are subtracted")] = 0.0
 
     usual_lr: ClassVar[float] = 0.001
+    elementwise: ClassVar[bool] = True
 
     def step(self, vector: Tensor, gradient: Tensor, lr: float, state: dict[str, Tensor]) -> None:
         if not state:

@@ -21,9 +21,12 @@ class Optimizer(ABC):
     `momentum` or `weight_decay` are that section's keys of these names.
 
     usual_lr  a learning rate to begin with: that of `fedlens check`
+    elementwise  it steps every number by itself, and its state is one number for each of them, or the same for all:
+                 so it can step several clients' vectors (K, P) in one call. Not inherited
     """
 
     usual_lr: ClassVar[float] = 0.01
+    elementwise: ClassVar[bool] = False
 
     @abstractmethod
     def step(self, vector: Tensor, gradient: Tensor, lr: float, state: dict[str, Tensor]) -> None:
@@ -61,6 +64,11 @@ class VectorOptimizer:
         self._before.copy_(vector)
         self.step(vector, gradient, lr)
         torch.lerp(self._before, vector, step_scale, out=vector)
+
+    def go_on_with(self, rows: int) -> None:
+        """After steps of vectors (K, P): go on with the first of them."""
+        self._state = {name: value[:rows] if value.dim() else value for name, value in self._state.items()}
+        self._before = None if self._before is None else self._before[:rows]
 
     def state(self) -> dict[str, Tensor]:
         """State to store: tensors by name; empty before the first step."""

@@ -20,6 +20,7 @@ class SGD(Optimizer):
     weight_decay: Annotated[float, Field(ge=0, description="L2: factor of the parameters in the gradient")] = 0.0
 
     usual_lr: ClassVar[float] = 0.05
+    elementwise: ClassVar[bool] = True
 
     def step(self, vector: Tensor, gradient: Tensor, lr: float, state: dict[str, Tensor]) -> None:
         momentum = [state.get("momentum")]

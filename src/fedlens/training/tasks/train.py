@@ -24,8 +24,9 @@ from fedlens.core.types import (
 )
 from fedlens.errors import ConfigError, PrivacyBudgetExceeded
 from fedlens.models.base import Recognizer
-from fedlens.strategies.base import ClientUpdate, Strategy
+from fedlens.strategies.base import ClientContext, ClientUpdate, LocalTerms, Strategy
 from fedlens.training.client_context import client_context
+from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.device import in_main_memory
 from fedlens.training.evaluation import no_features
 from fedlens.training.loop import STEPS, Stepped
@@ -47,6 +48,26 @@ MODEL_DIVERGED = "training diverged: the update or the loss is not finite"
 OWN_MODEL_DIVERGED = "training diverged: the client's own model is not finite"
 UPDATE_DIVERGED = "training diverged: what it would send is not finite"
 NO_STEP = "no step was taken: every gradient overflowed fp16"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A client's training before its first step. seconds: that this has taken."""
+
+    task: Task
+    kept: State
+    ctx: ClientContext
+    local: ResidentTrainingContext
+    terms: LocalTerms
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The metrics of a client's steps, and the seconds that they have taken."""
+
+    metrics: Metrics
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -85,19 +106,37 @@ class Train(TaskKind):
 
     def run(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
         try:
-            return self._train(trainer, task, kept, stepped)
+            begun = self.begin(trainer, task, kept, stepped)
+            began = time.perf_counter()
+            metrics = trainer.algorithm.personalization.train(begun.local, begun.terms)
+            return self.finish(trainer, begun, Fitted(metrics, time.perf_counter() - began))
         except PrivacyBudgetExceeded as error:
             return ClientFailure(task.client, task.round, str(error))
 
-    def _train(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> ClientResult | ClientFailure:
-        """As `run`.
+    def begin(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> Begun:
+        """All that comes before the first step; the resident model is then the client's.
 
         Raises:
             PrivacyBudgetExceeded: the client would spend more privacy than it may.
         """
         started = time.perf_counter()
-        algorithm = trainer.algorithm
-        trained = self._trained(trainer, task, kept, stepped)
+        algorithm, settings = trainer.algorithm, trainer.settings
+        optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
+        local = trainer.local_context(task, kept, optimizer, stepped, trainer.private_steps(task))
+        ctx = trainer.client_context(task, kept, local.start)
+        algorithm.personalization.initialize(local)
+        terms = trainer.shared_terms(algorithm.strategy.terms(ctx))
+        return Begun(task, kept, ctx, local, terms, time.perf_counter() - started)
+
+    def finish(self, trainer: ClientTrainer, begun: Begun, fitted: Fitted) -> ClientResult | ClientFailure:
+        """All that comes after the last step; the resident model is as that has left it.
+
+        Raises:
+            PrivacyBudgetExceeded: the client would spend more privacy than it may.
+        """
+        started = time.perf_counter()
+        algorithm, task, kept = trainer.algorithm, begun.task, begun.kept
+        trained = self._trained(trainer, begun, fitted)
         if isinstance(trained, str):
             if not algorithm.chain.hides_divergence:
                 return ClientFailure(task.client, task.round, trained)
@@ -111,24 +150,15 @@ class Train(TaskKind):
         encoded = algorithm.chain.encode(update, trainer.kept_by_transforms(kept), trainer.encoding_context(task))
         stored = trainer.keep(task, update, trained.optimizer, trained.personal, encoded.kept)
         sent = encoded.update
-        measured = trainer.measured(task, trained.delta, update, sent, started)
+        seconds = begun.seconds + fitted.seconds + time.perf_counter() - started
+        measured = trainer.measured(task, trained.delta, update, sent, seconds)
         metrics = {**trained.metrics, **measured}
         report = ClientReport(task.client, sent.weight, algorithm.chain.released(metrics), stored, sent.part_weights)
         return ClientResult(task.round, task.kind, report, sent.payload, sent.extra)
 
-    def _trained(self, trainer: ClientTrainer, task: Task, kept: State, stepped: Stepped) -> Trained | str:
-        """Train; the reason if training diverged.
-
-        Raises:
-            PrivacyBudgetExceeded: the client would spend more privacy than it may.
-        """
-        algorithm, settings = trainer.algorithm, trainer.settings
-        optimizer = VectorOptimizer(settings.optimizer, trainer.kept_optimizer(kept))
-        local = trainer.local_context(task, kept, optimizer, stepped, trainer.private_steps(task))
-        ctx = trainer.client_context(task, kept, local.start)
-        algorithm.personalization.initialize(local)
-        began = time.perf_counter()
-        metrics = dict(algorithm.personalization.train(local, trainer.shared_terms(algorithm.strategy.terms(ctx))))
+    def _trained(self, trainer: ClientTrainer, begun: Begun, fitted: Fitted) -> Trained | str:
+        """What training has made; the reason if it diverged."""
+        ctx, local, strategy, metrics = begun.ctx, begun.local, trainer.algorithm.strategy, dict(fitted.metrics)
         if not trainer.model.is_finite() or not math.isfinite(metrics["loss"].total):
             return MODEL_DIVERGED
         if not all_finite(local.kept.values()):
@@ -137,13 +167,13 @@ class Train(TaskKind):
         if not taken:
             return NO_STEP
         if trainer.model.device.type == "cpu":  # a GPU works beside this thread: waiting for images says nothing there
-            metrics[DATA_SHARE] = MeanMetric(local.waited, time.perf_counter() - began)
-        delta = trainer.delta(task)
-        update = algorithm.strategy.finish(replace(ctx, steps=int(taken)), delta)
-        check_parts(update, algorithm.strategy)
+            metrics[DATA_SHARE] = MeanMetric(local.waited, fitted.seconds)
+        delta = trainer.delta(begun.task)
+        update = strategy.finish(replace(ctx, steps=int(taken)), delta)
+        check_parts(update, strategy)
         if not all_finite([*update.payload.values(), *update.extra.values()]):
             return UPDATE_DIVERGED
-        return Trained(delta, update, optimizer, local.kept, metrics)
+        return Trained(delta, update, local.optimizer, local.kept, metrics)
 
     def _untrained(self, trainer: ClientTrainer, task: Task, kept: State) -> Trained:
         """As if training had not changed the model, nor what the client keeps."""

@@ -1,0 +1,147 @@
+"""Whether clients can train together (`training.vectorized`), found before the first of them does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedlens.models.base import OwnObjective
+from fedlens.personalization.base import Personalization
+from fedlens.strategies.base import LocalTerms
+from fedlens.training.algorithm import Algorithm
+from fedlens.training.device import one_thread, repeatable
+from fedlens.training.examples import Batch, Examples
+from fedlens.training.flat import FlatModel
+from fedlens.training.loop import LocalLoop, unseen
+from fedlens.training.settings import LocalSettings
+from fedlens.training.vectorized import StackedLoop, StackedModel
+
+TRIED = 8
+"""Images of the larger of the two batches that are tried; the other one has half as many. With BatchNorm, rounding
+changes gradients of smaller batches by more than is allowed here."""
+
+MOVED = 0.05
+"""How far parameters are moved before they are tried: what is 0 at first, as the last norm of a residual block, would
+hide a difference."""
+
+CLOSE = 0.003
+"""The largest relative distance of two gradients that are the same but for rounding, with TF32 on a GPU. Where padding
+changes a gradient, the distance has been above 0.02."""
+
+
+@dataclass(frozen=True)
+class Vectorizing:
+    """obstacle: why clients train one after the other; None: they can train together. pads: see `StackedLoop`."""
+
+    obstacle: str | None = None
+    pads: bool = False
+
+
+def vectorizing(model: FlatModel, algorithm: Algorithm, settings: LocalSettings, examples: Examples) -> Vectorizing:
+    """`examples`: some images to try it with; the model is left as it was."""
+    reason = next(_reasons(model, algorithm, settings, examples), None)
+    return Vectorizing(reason) if reason else _tried(model, settings, examples)
+
+
+def _reasons(model: FlatModel, algorithm: Algorithm, settings: LocalSettings, examples: Examples) -> Iterator[str]:
+    """What is known without trying."""
+    memory, personal = settings.memory, type(algorithm.personalization)
+    if algorithm.dp_sgd is not None:
+        yield "privacy.mode clips the gradient of each image"
+    if personal.train is not Personalization.train:
+        yield f"personalization.name: {personal.__name__} trains the parts of a model in an order of its own"
+    if isinstance(model.module, OwnObjective):
+        yield "model.name: this model has a loss of its own"
+    if examples.data.text_inputs is not None:
+        yield "model.name: this model reads texts"
+    if memory.precision == "fp16":
+        yield "memory.precision=fp16 repeats the steps of single clients whose gradient overflows"
+    if memory.micro_batch is not None:
+        yield "memory.micro_batch cuts batches into pieces"
+    if memory.gradient_checkpointing:
+        yield "memory.gradient_checkpointing computes parts of the model again"
+    if settings.training.mixup:
+        yield "optimizer.mixup mixes the images of a batch"
+    if len(examples) < TRIED:
+        yield f"the clients have fewer than {TRIED} images"
+
+
+def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vectorizing:
+    """Two clients' gradients, computed together and one after the other: a model may draw at random, look at numbers,
+    or let the rows of a batch depend on each other."""
+    rows = torch.from_numpy(examples.rows)
+    batches = [examples.raw(some, None) for some in (rows[:TRIED], rows[: TRIED // 2])]
+    try:
+        with repeatable(0, model.device), one_thread(), _no_slow_way():
+            _together(model, settings, examples, batches, pads=False)
+            exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
+            alone = _alone(model, exact, examples, batches)
+            for pads in (True, False):
+                if _same(_together(model, exact, examples, batches, pads=pads), alone):
+                    return Vectorizing(pads=pads)
+    except Exception as error:  # a model of one's own may raise anything
+        said = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+        return Vectorizing(f"model.name: PyTorch cannot compute this model for several clients at once ({said})")
+    return Vectorizing("model.name: computed for several clients at once, this model has other gradients")
+
+
+Found = tuple[Tensor, ...]
+"""A client's gradient (P,), and its running statistics after the step."""
+
+
+def _alone(model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch]) -> list[Found]:
+    found = []
+    for row, (images, labels) in enumerate(batches):
+        with _moved(model, row):
+            loop = LocalLoop(model, settings, LocalTerms())
+            loop.differentiate(examples.ready(images), labels.to(model.device), torch.Generator())
+            found.append((model.gradient.clone(), *model.statistics().values()))
+    return found
+
+
+def _together(
+    model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch], *, pads: bool
+) -> list[Found]:
+    stack, found = StackedModel(model, len(batches)), []
+    for row in range(len(batches)):
+        with _moved(model, row):
+            stack.take(row)
+    loop = StackedLoop(stack, settings, examples.ready, pads=pads, stepped=unseen)
+    loop.differentiate(batches, [LocalTerms()] * len(batches))
+    for row in range(len(batches)):
+        with _moved(model, row):
+            stack.give(row)
+            found.append((stack.gradients[row], *model.statistics().values()))
+    return found
+
+
+@contextmanager
+def _moved(model: FlatModel, row: int) -> Iterator[None]:
+    """The model with parameters of its own for a row; afterwards it is as it was."""
+    before, mode = [(value, value.clone()) for value in (model.vector, *model.module.buffers())], model.module.training
+    noise = torch.randn(len(model.vector), generator=torch.Generator().manual_seed(row))
+    model.vector.add_(noise.to(model.device), alpha=MOVED)
+    try:
+        yield
+    finally:
+        for value, old in before:
+            value.copy_(old)
+        model.module.train(mode)
+
+
+@contextmanager
+def _no_slow_way() -> Iterator[None]:
+    """Where PyTorch would compute a layer client by client, it raises an error instead of a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "There is a performance drop")
+        yield
+
+
+def _same(these: Sequence[Found], others: Sequence[Found]) -> bool:
+    pairs = (pair for one, other in zip(these, others, strict=True) for pair in zip(one, other, strict=True))
+    return all(bool((one - other).norm() <= CLOSE * other.norm()) for one, other in pairs)
