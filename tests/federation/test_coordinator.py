@@ -8,7 +8,7 @@ import torch
 from tests.helpers import Memory, infos, plain_mean, tiny_data, tiny_trainer
 
 from fedlens.aggregation.krum import Krum
-from fedlens.aggregation.mean import MeanRule
+from fedlens.aggregation.mean import MeanRule, WeightedMean
 from fedlens.core.records import Evaluation
 from fedlens.core.types import ClientFailure
 from fedlens.errors import NotEnoughClients, TrainingDiverged
@@ -379,3 +379,25 @@ def test_records_say_who_attacks_and_what_needs_no_learning(tmp_path) -> None:
         assert found.malicious == (client.name == "client1")
         assert found.majority == pytest.approx((labels[client.test] == everybody).mean())
         assert found.own_majority == pytest.approx((labels[client.test] == own).mean())
+
+
+def test_the_server_computes_with_one_thread_and_evaluates_with_all(tmp_path, monkeypatch) -> None:
+    """Workers need the processors while it adds up what they send; they have nothing to do while it evaluates."""
+    threads: dict[str, set[int]] = {"merge": set(), "step": set(), "evaluate": set()}
+
+    def seen(place: str, call):
+        def counting(*given):
+            threads[place].add(torch.get_num_threads())
+            return call(*given)
+
+        return counting
+
+    monkeypatch.setattr(WeightedMean, "merge", seen("merge", WeightedMean.merge))
+    monkeypatch.setattr(FedAvgM, "step", seen("step", FedAvgM.step))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(tmp_path, test=seen("evaluate", lambda _: Evaluation(1.0, np.eye(3, dtype=np.int64))))
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {"merge": {1}, "step": {1}, "evaluate": {2}}

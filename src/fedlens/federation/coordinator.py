@@ -24,6 +24,7 @@ from fedlens.federation.sampling import Sampler
 from fedlens.federation.stopping import StoppingSection
 from fedlens.runtimes.base import Runtime
 from fedlens.strategies.base import RoundContext, ServerState, Strategy
+from fedlens.training.device import one_thread
 from fedlens.transforms.base import TransformChain
 
 Evaluate = Callable[[Checkpoint], Evaluation | None]
@@ -131,20 +132,20 @@ class Coordinator:
     def _round(self, before: Checkpoint) -> Checkpoint:
         number, timer = before.round + 1, PhaseTimer()
         collected = self._protocol.collect(before, number, timer)
-        with timer.phase("aggregate"):
-            state = self._step(before.state, collected)
-        after = replace(
-            before,
-            round=number,
-            state=state,
-            versions=advanced(before.versions, collected.reports),
-            virtual_time=self._runtime.virtual_time or before.virtual_time,
-            pending_tasks=self._protocol.pending(),
-            kept=collected.kept,
-            finished=self._over(number + 1),
-        )
+        with timer.phase("aggregate"), one_thread():
+            after = replace(
+                before,
+                round=number,
+                state=self._step(before.state, collected),
+                versions=advanced(before.versions, collected.reports),
+                virtual_time=self._runtime.virtual_time or before.virtual_time,
+                pending_tasks=self._protocol.pending(),
+                kept=collected.kept,
+                finished=self._over(number + 1),
+            )
+            record = self._record(after, before.state, collected, timer.seconds)
         with timer.phase("evaluate"):
-            record, after = self._evaluated(self._record(after, before.state, collected, timer.seconds), after)
+            record, after = self._evaluated(record, after)
         if self._leave_one_out.due(number):
             with timer.phase("leave_one_out"):
                 told = self._contributions(before.state, collected, after, record.validation)
@@ -152,7 +153,7 @@ class Coordinator:
             self._leave_one_out.forget()
         with timer.phase("checkpoint"):
             self._books.wait()
-        self._books.file(record, after, state.shared if after.progress.best_round == number else None)
+        self._books.file(record, after, after.state.shared if after.progress.best_round == number else None)
         return after
 
     def _step(self, state: ServerState, collected: CollectedRound) -> ServerState:

@@ -37,8 +37,9 @@ def repeatable(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch uses one thread. Sums are then the same to the last bit on every machine, and tensors of a few hundred
-    numbers take a third of the time that they take with several."""
+    """PyTorch uses one thread. Sums are then the same to the last bit on every machine, tensors of a few hundred
+    numbers take a third of the time that they take with several, and no thread waits in a loop for a processor that
+    another process uses."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

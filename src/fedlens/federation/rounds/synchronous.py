@@ -10,6 +10,7 @@ from fedlens.errors import NotEnoughClients
 from fedlens.federation.checkpoints import Checkpoint
 from fedlens.federation.rounds.base import CollectedRound, PhaseTimer, RoundProtocol
 from fedlens.strategies.base import RoundContext
+from fedlens.training.device import one_thread
 
 ROUND_TRIES = 3
 """Attempts at a round before the run stops because too few clients answer."""
@@ -79,18 +80,21 @@ def aggregate(
     aggregator: Aggregator,
     decode: Callable[[ClientResult], ClientResult] = lambda result: result,
 ) -> tuple[tuple[ClientReport, ...], tuple[ClientFailure, ...]]:
-    """Add the outcomes to `aggregator` as they come, decoded; gives the reports of the results, and the failures."""
+    """Add the outcomes to `aggregator` as they come, decoded; gives the reports of the results, and the failures. Other
+    processes train meanwhile: threads that wait for each other here would take their time."""
     reports: list[ClientReport] = []
     failures: list[ClientFailure] = []
     for outcome in outcomes:
         if isinstance(outcome, ClientFailure):
             failures.append(outcome)
         elif isinstance(outcome, PartialSum):
-            aggregator.merge(outcome)
+            with one_thread():
+                aggregator.merge(outcome)
             reports.extend(outcome.reports)
         else:
-            decoded = decode(outcome)
-            aggregator.add(decoded)
+            with one_thread():
+                decoded = decode(outcome)
+                aggregator.add(decoded)
             reports.append(decoded.report)
             del decoded
         del outcome  # an update's memory is free before the next one comes
