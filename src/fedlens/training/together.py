@@ -12,17 +12,19 @@ from fedlens.errors import PrivacyBudgetExceeded
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory
 from fedlens.training.loop import STEPS, Stepped, unseen
-from fedlens.training.tasks.base import kind_of
 from fedlens.training.tasks.train import Begun, Fitted, Train
 from fedlens.training.vectorized import StackedLoop, StackedModel
 
 Outcome = ClientResult | ClientFailure
 
+TRAIN = "train"
+"""The kind of tasks that clients can do together."""
+
 
 def stacks(trainer: ClientTrainer, tasks: Sequence[Task]) -> list[Sequence[Task]]:
     """`tasks` in the order in which they are run, those of a stack together. Clients with similar numbers of steps are
     in one stack, because a stack takes as long as its longest client."""
-    if trainer.vectorize == 1 or not all(isinstance(kind_of(task.kind), Train) for task in tasks):
+    if trainer.vectorize == 1 or any(task.kind != TRAIN for task in tasks):
         return [[task] for task in tasks]
     if trainer.vectorizing.obstacle is not None:
         return [[task] for task in tasks]

@@ -37,6 +37,8 @@ Trainee = tuple[ResidentTrainingContext, LocalTerms]
 """A client that is about to train, and what its strategy adds."""
 
 Ready = Callable[[Tensor], Tensor]
+"""Raw images → inputs of the model."""
+
 Rows = slice | Tensor
 """Some rows of the stack."""
 
@@ -74,8 +76,8 @@ class StackedModel:
         self.resident.load({name: value[row] for name, value in self._statistics.items()})
 
     def tensors(self, rows: Rows) -> dict[str, Tensor]:
-        """Parameters and running statistics of some clients; those that train are leaves of a new graph. What is
-        neither here nor in `trained` is the same for all."""
+        """Parameters and running statistics of some clients; those that train are leaves of a new graph. The module's
+        other tensors are the same for all clients."""
         taken = {name: value[rows].detach() for name, value in self._parameters.items()}
         parameters = {name: value.requires_grad_(name in self.trained) for name, value in taken.items()}
         return parameters | {name: value[rows] for name, value in self._statistics.items()}
