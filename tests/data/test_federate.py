@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.data.base import Scheme
 from fedlens.data.cache import Decoding
 from fedlens.data.division import Columns, DivisionPlan, divide
@@ -14,6 +15,7 @@ from fedlens.data.federate import federate
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
+from fedlens.data.partition.overlapping import Overlapping
 from fedlens.data.partition.pathological import Pathological
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
@@ -164,3 +166,33 @@ def test_test_images_of_a_client_are_its_test_at_home(tmp_path):
         ("b", [4, 5, 6], [7]),
     ]
     assert division.test.tolist() == [3, 7, 8]
+
+
+@pytest.mark.parametrize("groups", [None, np.array([str(row // 4) for row in range(200)])], ids=["rows", "groups"])
+def test_an_image_of_several_clients_is_in_one_split_at_each_of_them(groups):
+    plan = replace(PLAN, scheme=Overlapping(20), clients=300)
+    division = divide(columns(groups=groups), plan)
+    places = {split: {row for c in division.clients for row in getattr(c, split)} for split in ("train", "val", "test")}
+    assert sum(map(len, places.values())) == len(set.union(*places.values())) == 160
+    assert not set.union(*places.values()) & set(division.test)
+    assert [len(places["val"]), len(places["test"])] == [16, 16]  # a tenth of 160 each
+    assert all(len(c.train) + len(c.val) + len(c.test) == 20 for c in division.clients)
+    assert division.notes == ()
+
+
+def test_images_of_several_clients_count_once_where_they_are_taken_together(tmp_path):
+    table = ImageTable(np.zeros((200, 4, 4, 1), np.uint8), np.arange(200) % 2, ("even", "odd"), channels=1)
+    decoding = Decoding(4, cache_dir=tmp_path)
+    data = federate(table, replace(PLAN, scheme=Overlapping(20), clients=300), decoding)
+    assert len(data.val) == 16
+    (everybody,) = data.pooled().clients
+    assert [len(everybody.train), len(everybody.val), len(everybody.test)] == [128, 16, 16]
+    # as before where nobody shares: the clients' rows one after the other
+    data = federate(table, PLAN, decoding)
+    assert data.val.tolist() == [row for client in data.clients for row in client.val]
+
+
+def test_a_row_without_a_label_at_several_clients_is_counted_once():
+    labels = np.where(np.arange(200) < 20, UNLABELLED, np.arange(200) % 2)
+    plan = replace(PLAN, scheme=Overlapping(20), clients=300)
+    assert divide(replace(columns(), labels=labels), plan).notes == ()

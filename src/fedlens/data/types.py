@@ -72,6 +72,14 @@ class ClientRows:
     test: Rows
 
 
+def distinct(parts: Sequence[Rows]) -> Rows:
+    """The rows of all `parts` in their order, each once: clients may hold rows in common."""
+    rows = np.concatenate([np.empty(0, np.int64), *parts])
+    _, first = np.unique(rows, return_index=True)
+    together: Rows = rows[np.sort(first)]
+    return together
+
+
 @dataclass(frozen=True)
 class DataReport:
     """What was read, and what was skipped.
@@ -162,13 +170,13 @@ class FederatedData:
 
     @property
     def val(self) -> Rows:
-        """All clients' validation rows together."""
-        return np.concatenate([np.empty(0, np.int64), *(client.val for client in self.clients)])
+        """All clients' validation rows together, each once."""
+        return distinct([client.val for client in self.clients])
 
     def pooled(self) -> FederatedData:
         """All clients' images in one place, as one client. What was held out stays held out."""
         parts = zip(*((client.train, client.val, client.test) for client in self.clients), strict=True)
-        return replace(self, clients=(ClientRows(POOLED, *(np.concatenate(rows) for rows in parts)),))
+        return replace(self, clients=(ClientRows(POOLED, *map(distinct, parts)),))
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
         """(classes,) number of `rows` with each label."""
