@@ -17,7 +17,7 @@ from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
 from fedlens.data.partition.overlapping import Overlapping
 from fedlens.data.partition.pathological import Pathological
-from fedlens.data.types import ImageTable
+from fedlens.data.types import FederatedData, ImageTable
 from fedlens.errors import DataError
 
 PLAN = DivisionPlan(Iid(), clients=4, validation=0.1, client_test=0.1, test=0.2, seed=0)
@@ -196,3 +196,19 @@ def test_a_row_without_a_label_at_several_clients_is_counted_once():
     labels = np.where(np.arange(200) < 20, UNLABELLED, np.arange(200) % 2)
     plan = replace(PLAN, scheme=Overlapping(20), clients=300)
     assert divide(replace(columns(), labels=labels), plan).notes == ()
+
+
+def test_what_clients_hold_is_counted_for_all_at_once(tmp_path, monkeypatch):
+    labels = np.where(np.arange(200) < 20, UNLABELLED, np.arange(200) % 2)
+    table = ImageTable(np.zeros((200, 4, 4, 1), np.uint8), labels, ("even", "odd"), channels=1)
+    data = federate(table, PLAN, Decoding(4, cache_dir=tmp_path))
+    one_by_one = {
+        split: [tuple(data.class_counts(getattr(client, split)).tolist()) for client in data.clients]
+        for split in ("train", "val", "test")
+    }
+    unlabelled = [data.unlabelled(client.train) for client in data.clients]
+    monkeypatch.setattr(FederatedData, "class_counts", None)
+    assert data.holdings.counts == one_by_one
+    assert data.holdings.unlabelled == unlabelled
+    assert sum(unlabelled) == 20
+    assert replace(data, clients=()).holdings.counts == {"train": [], "val": [], "test": []}
