@@ -32,7 +32,14 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
     Raises:
         NotEnoughClients, ConfigError, DataError: why not.
     """
-    round_size = build_plan(config).sampler.size(len(clients))
+    round_size, edges = build_plan(config).sampler.size(len(clients)), config.federated.edges
+    if edges > len(clients):
+        raise ConfigError(
+            f"federated.edges = {edges}: the data has {len(clients)} clients, and an edge needs one at least; "
+            f"use at most {len(clients)}, or more clients (data.partition.clients)",
+            code="incompatible",
+            key="federated.edges",
+        )
     unknown = CLOCK.choose(config.clock).incompatibility(clients)
     if unknown:
         raise DataError(f"clock.{unknown}")

@@ -15,6 +15,7 @@ modality/clients_…   mean accuracy of the clients with images only, texts only
                      clients differ in this (`federation.coordinator`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
 norm/model           length of the model that the round began with, of what clients train (`federation.coordinator`)
+traffic/edges_…      bytes between edge aggregators and the server, in each direction (`aggregation.edges`)
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
                      compression, where that is more
 """

@@ -32,4 +32,4 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
         else:
             yield outcome
     if sums is not None and added:
-        yield sums.partial(tasks[0].round)
+        yield from sums.partials(tasks[0].round)
