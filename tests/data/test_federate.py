@@ -17,7 +17,7 @@ from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
 from fedlens.data.partition.overlapping import Overlapping
 from fedlens.data.partition.pathological import Pathological
-from fedlens.data.types import FederatedData, ImageTable
+from fedlens.data.types import FederatedData, ImageTable, distinct
 from fedlens.errors import DataError
 
 PLAN = DivisionPlan(Iid(), clients=4, validation=0.1, client_test=0.1, test=0.2, seed=0)
@@ -212,3 +212,8 @@ def test_what_clients_hold_is_counted_for_all_at_once(tmp_path, monkeypatch):
     assert data.holdings.unlabelled == unlabelled
     assert sum(unlabelled) == 20
     assert replace(data, clients=()).holdings.counts == {"train": [], "val": [], "test": []}
+
+
+def test_distinct_rows_keep_the_order_in_which_they_come_first():
+    assert distinct([np.array([5, 2, 5]), np.array([], np.int64), np.array([9, 2, 0])]).tolist() == [5, 2, 9, 0]
+    assert distinct([]).tolist() == []

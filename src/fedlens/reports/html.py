@@ -57,7 +57,7 @@ def _guide(cards: Sequence[tuple[str, str]]) -> str:
 
 
 def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
-    words = [head.strategy, head.model, "" if head.clients is None else f"{head.clients} clients"]
+    words = [head.strategy, head.model, "" if head.clients is None else f"{head.clients:,} clients"]
     state = f"finished: {result['reason']}" if result else head.status
     known = [escape(word) for word in words if word]
     return " · ".join([*known, f'<span class="{head.status}">{escape(state)}</span>'])
