@@ -20,7 +20,7 @@ SCRIPTS = sorted(
 )
 HERE = ("aggregation", "fedbuff", "gpu", "reproductions", "robustness", "secure_aggregation", "vectorized")
 """Their smallest work is done in this process."""
-STARTED = ("features", "flower_rounds", "privacy", "speed")
+STARTED = ("features", "flower_rounds", "privacy", "scale", "speed")
 """They start programs, which takes seconds."""
 LONG = (
     "compare",
@@ -116,6 +116,36 @@ def test_figures_of_the_same_gpu_are_added_to(script: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "gpu.json").write_text(json.dumps(record), encoding="utf-8")
     assert kept_before({"gpu": "one", "torch": "2"}) == record["found"]
     assert kept_before({"gpu": "another", "torch": "2"}) == {}
+
+
+def test_the_lines_of_scale_are_found_again_and_points_kept(script: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Points that lie on 2 + 3e-5 · population + 0.01 · clients + 0.001 · images are fitted without error."""
+    import machine
+
+    scale = runpy.run_path(str(BENCHMARKS / "scale.py"))
+    points = [point for point in scale["POINTS"] if point.model == "lenet"]
+    found = {
+        point: {
+            "start": 1 + 2e-5 * point.population,
+            "rounds": [(point.cohort, 2 + 3e-5 * point.population + (0.01 + 0.001 * point.images) * point.cohort)] * 3,
+            "memory": [{"coordinator": 100 + point.population, "workers": 0}],
+        }
+        for point in points
+    }
+    lines = scale["fits"](found)
+    terms = {"1": 2, "population": 3e-5, "clients": 0.01, "images": 0.001}
+    assert lines["round"].terms == pytest.approx(terms)
+    assert lines["round"].error_largest < 1e-6
+    assert lines["memory"].terms == pytest.approx({"1": 100, "population": 1})
+    assert "| 10,000 | 332.0 s |" in "\n".join(scale["extrapolated"](lines))  # 2 + 30 + 10,000 · (0.01 + 0.02)
+    scale["picture"](found, tmp_path / "scale.svg")
+    assert (tmp_path / "scale.svg").stat().st_size > 10_000
+    script.setattr(machine, "RESULTS", tmp_path)
+    facts = {"cpu": "one", "cores": 2, "torch": "2"}
+    assert scale["kept_before"](facts) == {}
+    (tmp_path / "scale.json").write_text(json.dumps({"machine": facts, "points": {"a": 1}}), encoding="utf-8")
+    assert scale["kept_before"](facts) == {"a": 1}
+    assert scale["kept_before"]({**facts, "cores": 4}) == {}
 
 
 def smallest_work(tmp_path: Path, name: str, *arguments: str) -> None:

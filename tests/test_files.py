@@ -46,6 +46,12 @@ def test_json_is_strict(tmp_path: Path) -> None:
     assert json.loads(to_json(value), parse_constant=pytest.fail)["loss"] is None
 
 
+def test_what_json_can_hold_is_written_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it would take longer than writing it: partitions have millions of numbers."""
+    monkeypatch.setattr("fedlens.core.files._finite", pytest.fail)
+    assert to_json({"é": (1, [2.5, None])}) == '{"é": [1, [2.5, null]]}'
+
+
 def test_only_regular_files_of_a_bounded_length_are_read(tmp_path: Path) -> None:
     file, link, pipe = tmp_path / "a", tmp_path / "link", tmp_path / "pipe"
     file.write_bytes(b"12345")

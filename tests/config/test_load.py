@@ -117,6 +117,8 @@ def test_fraction_fit_outside_its_range(value: str, code: Code) -> None:
     assert "must be a number above 0 and at most 1 (command line)" in str(caught.value)
 
 
+SOME_TEXTS = "model.name=fusion data.modalities.text_only=0.2"
+
 MISTAKES = [
     # names, and what is probably meant
     ("unknown_name", "model.name=mobilnetv3", "unknown model. Did you mean mobilenetv3? Known: "),
@@ -185,6 +187,8 @@ MISTAKES = [
     ("contradiction", "data.client_test=0.5 data.validation=0.5", "leaves no images to train on"),
     ("contradiction", "model.lora.rank=4 model.freeze=2", "trains adapters in it; use model.freeze=none"),
     ("contradiction", "transfer.unfreeze_every=1 transfer.probe_rounds=2", "begins with the head by itself; use one"),
+    ("contradiction", "privacy.mode=example data.partition.scheme=overlapping", "here several clients tell of it; use"),
+    ("contradiction", f"{SOME_TEXTS} data.partition.scheme=overlapping", "here others hold the same rows; use another"),
 ]  # fmt: skip
 
 

@@ -65,6 +65,13 @@ def test_copies_are_noted(tmp_path):
     assert copy_notes(files, list("abcdef"), labels, clients, np.array([1])) == ()
 
 
+def test_images_that_clients_share_by_the_scheme_are_not_noted_as_copies():
+    empty, labels = np.array([], np.int64), np.array([0, 1, 1])
+    clients = [ClientRows(name, np.array([0, 1]), empty, empty) for name in "xy"]
+    (note,) = copy_notes(["a", "b", "c"], list("qqq"), labels, clients, empty)
+    assert note.startswith("same content: 2 images lie in another class, too")
+
+
 def test_rows_without_an_image_are_no_copies():
     empty = np.array([], np.int64)
     clients = (ClientRows("x", np.array([0]), empty, empty), ClientRows("y", np.array([1, 2]), empty, empty))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedlens.core.labels import UNLABELLED
 from fedlens.data.base import Scheme
 from fedlens.data.cache import Decoding
 from fedlens.data.division import Columns, DivisionPlan, divide
@@ -14,8 +15,9 @@ from fedlens.data.federate import federate
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
+from fedlens.data.partition.overlapping import Overlapping
 from fedlens.data.partition.pathological import Pathological
-from fedlens.data.types import ImageTable
+from fedlens.data.types import FederatedData, ImageTable, distinct
 from fedlens.errors import DataError
 
 PLAN = DivisionPlan(Iid(), clients=4, validation=0.1, client_test=0.1, test=0.2, seed=0)
@@ -164,3 +166,54 @@ def test_test_images_of_a_client_are_its_test_at_home(tmp_path):
         ("b", [4, 5, 6], [7]),
     ]
     assert division.test.tolist() == [3, 7, 8]
+
+
+@pytest.mark.parametrize("groups", [None, np.array([str(row // 4) for row in range(200)])], ids=["rows", "groups"])
+def test_an_image_of_several_clients_is_in_one_split_at_each_of_them(groups):
+    plan = replace(PLAN, scheme=Overlapping(20), clients=300)
+    division = divide(columns(groups=groups), plan)
+    places = {split: {row for c in division.clients for row in getattr(c, split)} for split in ("train", "val", "test")}
+    assert sum(map(len, places.values())) == len(set.union(*places.values())) == 160
+    assert not set.union(*places.values()) & set(division.test)
+    assert [len(places["val"]), len(places["test"])] == [16, 16]  # a tenth of 160 each
+    assert all(len(c.train) + len(c.val) + len(c.test) == 20 for c in division.clients)
+    assert division.notes == ()
+
+
+def test_images_of_several_clients_count_once_where_they_are_taken_together(tmp_path):
+    table = ImageTable(np.zeros((200, 4, 4, 1), np.uint8), np.arange(200) % 2, ("even", "odd"), channels=1)
+    decoding = Decoding(4, cache_dir=tmp_path)
+    data = federate(table, replace(PLAN, scheme=Overlapping(20), clients=300), decoding)
+    assert len(data.val) == 16
+    (everybody,) = data.pooled().clients
+    assert [len(everybody.train), len(everybody.val), len(everybody.test)] == [128, 16, 16]
+    # as before where nobody shares: the clients' rows one after the other
+    data = federate(table, PLAN, decoding)
+    assert data.val.tolist() == [row for client in data.clients for row in client.val]
+
+
+def test_a_row_without_a_label_at_several_clients_is_counted_once():
+    labels = np.where(np.arange(200) < 20, UNLABELLED, np.arange(200) % 2)
+    plan = replace(PLAN, scheme=Overlapping(20), clients=300)
+    assert divide(replace(columns(), labels=labels), plan).notes == ()
+
+
+def test_what_clients_hold_is_counted_for_all_at_once(tmp_path, monkeypatch):
+    labels = np.where(np.arange(200) < 20, UNLABELLED, np.arange(200) % 2)
+    table = ImageTable(np.zeros((200, 4, 4, 1), np.uint8), labels, ("even", "odd"), channels=1)
+    data = federate(table, PLAN, Decoding(4, cache_dir=tmp_path))
+    one_by_one = {
+        split: [tuple(data.class_counts(getattr(client, split)).tolist()) for client in data.clients]
+        for split in ("train", "val", "test")
+    }
+    unlabelled = [data.unlabelled(client.train) for client in data.clients]
+    monkeypatch.setattr(FederatedData, "class_counts", None)
+    assert data.holdings.counts == one_by_one
+    assert data.holdings.unlabelled == unlabelled
+    assert sum(unlabelled) == 20
+    assert replace(data, clients=()).holdings.counts == {"train": [], "val": [], "test": []}
+
+
+def test_distinct_rows_keep_the_order_in_which_they_come_first():
+    assert distinct([np.array([5, 2, 5]), np.array([], np.int64), np.array([9, 2, 0])]).tolist() == [5, 2, 9, 0]
+    assert distinct([]).tolist() == []

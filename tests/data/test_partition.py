@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from fedlens.checks.contracts import scheme_deals
+from fedlens.checks.contracts import Broken, scheme_deals
 from fedlens.data.base import ToPartition, schemes
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.iid import Iid
 from fedlens.data.partition.natural import Natural
+from fedlens.data.partition.overlapping import Overlapping
 from fedlens.data.partition.pathological import Pathological
 from fedlens.data.partition.quantity import Quantity
 from fedlens.data.partition.shard import Shard
@@ -40,7 +41,7 @@ def test_every_row_goes_to_one_client_and_the_seed_decides(scheme):
 
 
 def test_registry_knows_the_schemes_and_rejects_bad_values():
-    assert schemes.names() == ["dirichlet", "iid", "natural", "pathological", "quantity", "shard"]
+    assert schemes.names() == ["dirichlet", "iid", "natural", "overlapping", "pathological", "quantity", "shard"]
     with pytest.raises(ValidationError):
         schemes.get("dirichlet").build({"alpha": 0})
     with pytest.raises(ValidationError):
@@ -165,3 +166,26 @@ def test_strong_skew_over_many_clients_is_found_by_a_restart():
     labels = np.random.default_rng(0).integers(0, 10, 60_000)  # with seed 2 the first eleven draws fail
     parts = Dirichlet(alpha=0.1).assign(rows(clients=100, labels=labels, seed=2))
     assert min(map(len, parts.values())) >= 10
+
+
+def test_overlapping_clients_draw_as_many_images_as_asked_from_all():
+    parts = scheme_deals(Overlapping(30), rows(clients=500))
+    assert [len(part) for part in parts.values()] == [30] * 500
+    held = np.bincount(np.concatenate(list(parts.values())), minlength=1000)
+    assert held.sum() == 15_000
+    assert abs(held - 15).max() < 25  # Binomial(500, 0.03): mean 15, deviation 3.8
+    assert not np.array_equal(parts["client1"], parts["client2"])
+
+
+def test_more_images_than_there_are_cannot_be_drawn():
+    with pytest.raises(DataError, match="images_per_client=1001, but there are 1000 images to draw from"):
+        Overlapping(1001).assign(rows())
+
+
+def test_a_scheme_that_overlaps_may_not_give_an_image_twice_to_one_client():
+    class Twice(Overlapping):
+        def assign(self, rows):
+            return {"one": np.array([3, 3])}
+
+    with pytest.raises(Broken, match="one image to one client twice"):
+        scheme_deals(Twice(), rows())

@@ -15,6 +15,7 @@ from fedlens.errors import NotEnoughClients, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
 from fedlens.federation.coordinator import Coordinator, RunPlan
+from fedlens.federation.measures import ClientMeasures
 from fedlens.federation.sampling import ClientSampler
 from fedlens.federation.stopping import StoppingSection
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -401,3 +402,35 @@ def test_the_server_computes_with_one_thread_and_evaluates_with_all(tmp_path, mo
     finally:
         torch.set_num_threads(before)
     assert threads == {"merge": {1}, "step": {1}, "evaluate": {2}}
+
+
+def test_a_round_counts_only_its_own_clients(tmp_path) -> None:
+    """What everybody holds is counted once a run: of many thousands of clients that takes longer than a round."""
+    looked: list[str] = []
+
+    class Counts(dict):
+        def __getitem__(self, split):
+            looked.append(split)
+            return super().__getitem__(split)
+
+    def looks(rounds: int) -> int:
+        looked.clear()
+        data = tiny_data(clients=10)
+        trainer = tiny_trainer(FedAvg(), data, tmp_path / f"clients{rounds}", SETTINGS)
+        known = [replace(client, counts=Counts(client.counts)) for client in infos(data)]
+        books, plan = Bookkeeping([], None), replace(PLAN, num_rounds=rounds, sampler=ClientSampler(0.1, 1, seed=3))
+        shared = trainer.model.trainable
+        Coordinator(
+            plan,
+            FedAvg(),
+            InProcessRuntime(known, lambda: trainer),
+            shared,
+            books,
+            plain_mean,
+            test=lambda _checkpoint: Evaluation(1.0, np.eye(2, dtype=np.int64)),
+            describe=ClientMeasures(shared, summed=True),
+        ).run(Checkpoint(0, FedAvg().init(trainer.model.state())))
+        books.close()
+        return len(looked)
+
+    assert looks(4) == looks(1) > 10

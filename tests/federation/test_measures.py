@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fedlens.aggregation.base import AggregatedUpdate
+from fedlens.core.floors import Population
 from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.core.records import ClientEvaluation
 from fedlens.core.types import ClientInfo, ClientReport, MeanMetric
@@ -27,7 +28,7 @@ def total(*delta: float) -> AggregatedUpdate:
 def measured(
     whole: AggregatedUpdate, *reports: ClientReport, summed: bool = True, whole_model: int | None = None, clients=()
 ):
-    return ClientMeasures(frozenset({"w"}), summed, whole_model)(whole, reports, clients)
+    return ClientMeasures(frozenset({"w"}), summed, whole_model)(whole, reports, Population(clients))
 
 
 def test_drift_over_clients() -> None:
@@ -52,7 +53,7 @@ def test_gradient_diversity(updates, diversity) -> None:
 def test_the_share_of_malicious_answers_whatever_is_evaluated() -> None:
     reports = [report(name, 1, 1.0) for name in "abcd"]
     attacked = ClientMeasures(frozenset({"w"}), True, malicious=frozenset({"b", "z"}))
-    assert attacked(total(1.0), reports, ())["attack/malicious"] == 0.25
+    assert attacked(total(1.0), reports, Population(()))["attack/malicious"] == 0.25
     assert "attack/malicious" not in measured(total(1.0), *reports)
 
 

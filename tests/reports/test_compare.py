@@ -70,6 +70,7 @@ def test_one_row_a_run(logs: Path) -> None:
         "private": False,
         "epsilon": None,
         "megabytes": pytest.approx(18.0),
+        "edge_megabytes": None,
         "seconds": pytest.approx(18.0),
         "virtual_seconds": None,  # no simulated clients of unequal speed
         "status": "finished",

@@ -254,3 +254,22 @@ def test_every_figure_at_the_top_says_what_it_is_good_for(tmp_path: Path) -> Non
     for name in names:
         (use,) = [text for begin, text in FIGURES.items() if name.startswith(begin)]
         assert use in html.unescape(page)
+
+
+def test_of_very_many_clients_the_plots_show_how_many_are_alike() -> None:
+    """1,200 clients with 1 cat and 2 dogs, 300 with 3 cats: of all images 2,100 are cats and 2,400 dogs."""
+    held = {f"client{number}": {"train": [1, 2] if number < 1200 else [3, 0]} for number in range(1500)}
+    (heat,) = clients.partition({"class_names": ["cat", "dog"], "clients": held}).data
+    assert list(heat.y) == ["0", "1", "2", "3"]
+    assert heat.z.tolist() == [[0, 300], [1200, 0], [0, 1200], [300, 0]]
+    figure = clients.label_distances({"clients": held})
+    # total variation: 1/3 is 0.1333 from 7/15, in the sixth step of 0.025; 1 is 0.5333 away, in the twenty-second
+    variation = dict(enumerate(figure.data[0].y.tolist()))
+    assert {place: number for place, number in variation.items() if number} == {5: 1200, 21: 300}
+
+
+def test_many_images_of_a_class_are_shown_in_steps() -> None:
+    held = {f"client{number}": {"train": [number]} for number in range(1100)}
+    (heat,) = clients.partition({"class_names": ["cat"], "clients": held}).data
+    assert list(heat.y)[:2] == ["0–27", "28–55"]  # 1,099 // 40 + 1 = 28
+    assert int(heat.z.sum()) == 1100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -46,6 +46,10 @@ class Aggregator(ABC):
     @abstractmethod
     def partial(self, round_number: int) -> PartialSum:
         """The sum so far, to be merged by another aggregator."""
+
+    def partials(self, round_number: int) -> Sequence[PartialSum]:
+        """The same as several sums, where the other aggregator has to tell them apart."""
+        return [self.partial(round_number)]
 
     @abstractmethod
     def result(self) -> AggregatedUpdate | None:

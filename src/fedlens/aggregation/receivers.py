@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -56,6 +56,10 @@ class ReceivingAggregator(Aggregator):
     def partial(self, round_number: int) -> PartialSum:
         self._check_mergeable()
         return self._inner.partial(round_number)
+
+    def partials(self, round_number: int) -> Sequence[PartialSum]:
+        self._check_mergeable()
+        return self._inner.partials(round_number)
 
     def result(self) -> AggregatedUpdate | None:
         for place, receiver in enumerate(self._receivers):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fedlens.aggregation.edges import Edges
 from fedlens.build.against_data import check_keys_of_table
 from fedlens.build.modalities import rows_of_use
 from fedlens.build.secure import protocol_of, unmeasured
@@ -71,6 +72,7 @@ def build_algorithm(config: Config) -> Algorithm:
         encodings=() if config.compression.name == COMPRESSION.default else (COMPRESSION.choose(config.compression),),
         privacy=privacy.transform(federation),
         dp_sgd=privacy.dp_sgd(federation),
+        edges=Edges(config.federated.edges, config.seed) if config.federated.edges else None,
     )
 
 

@@ -74,6 +74,7 @@ def mismatches(config: Config, where: Callable[[str], str]) -> Iterator[Problem]
         yield from protected(config, strategy, refuse, where)
         yield from by_image(config, strategy, personal, refuse) if privacy.by_image else summed(config, refuse)
     yield from secure_mismatches(config, refuse)
+    yield from _edges(config, rule, where)
     yield from _cross_site(config, where)
     schedule = SCHEDULE.choose(config.schedule)
     if isinstance(schedule, Asynchronous):
@@ -107,6 +108,22 @@ def _cross_site(config: Config, where: Callable[[str], str]) -> Iterator[Problem
         yield problems.problem("contradiction", key, text, True, where(key))
 
 
+def _edges(config: Config, rule: type[AggregationRule], where: Callable[[str], str]) -> Iterator[Problem]:
+    """What needs more than the sums that edges send."""
+    if not config.federated.edges:
+        return
+    single = {
+        f"aggregation.name={config.aggregation.name}": not rule.linear,
+        "server.max_weight_share": config.server.max_weight_share is not None,
+        "tracking.leave_one_out": bool(config.tracking.leave_one_out),
+        f"schedule.name={config.schedule.name}": isinstance(SCHEDULE.choose(config.schedule), Asynchronous),
+        "privacy.secure_aggregation": config.privacy.secure_aggregation,
+    }
+    for what in (what for what, needs_single in single.items() if needs_single):
+        key, text = "federated.edges", f"{what} needs every client's update at the server; leave one of the two out"
+        yield problems.problem("incompatible", key, text, config.federated.edges, where(key))
+
+
 def _parts_of_updates(
     config: Config, strategy: type[Strategy], rule: type[AggregationRule], refuse: Callable[[str, str], Problem]
 ) -> Iterator[Problem]:
@@ -121,6 +138,9 @@ def _parts_of_updates(
 def _nothing_shared(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
     """What would have no effect where clients send nothing of their models."""
     because = f"personalization.name={config.personalization.name} shares nothing, so it has no effect"
+    if edges := config.federated.edges:
+        key = "federated.edges"
+        yield problems.problem("idle_key", key, f"{because}; leave it out", edges, where(key))
     for family, section in (
         (STRATEGY, config.strategy),
         (AGGREGATION, config.aggregation),

@@ -88,14 +88,9 @@ class Experiment:
     @property
     def holdings(self) -> str:
         """SHA-256 of how many images of which class each client holds, wherever the images are stored."""
-        counts = [
-            (
-                client.name,
-                *(self.train_data.class_counts(rows).tolist() for rows in (client.train, client.val, client.test)),
-                *filter(None, [self.train_data.unlabelled(client.train)]),
-            )
-            for client in self.train_data.clients
-        ]
+        held = self.train_data.holdings
+        names = (client.name for client in self.train_data.clients)
+        counts = list(zip(names, *held.counts.values(), held.unlabelled, strict=True))
         return hashlib.sha256(repr((self.train_data.class_names, counts)).encode()).hexdigest()
 
     @property

@@ -75,6 +75,6 @@ def doubts(claim: Claim, clients: int = 0) -> Iterator[str]:
         )
     if crowd and claim.delta >= 1 / crowd:
         yield (
-            f"privacy.delta = {claim.delta:g}: with {crowd} {what} a mechanism that shows one of them whole could have "
-            f"that δ; use one far below 1/{crowd} = {1 / crowd:.1g}"
+            f"privacy.delta = {claim.delta:g}: with {crowd:,} {what} a mechanism that shows one of them whole could "
+            f"have that δ; use one far below 1/{crowd:,} = {1 / crowd:.1g}"
         )

@@ -14,8 +14,8 @@ from fedlens.build.experiment import Experiment
 from fedlens.config.blocks import CLOCK, PRIVACY, SCHEDULE
 from fedlens.config.schema import Config
 from fedlens.core.machine import cores
-from fedlens.core.types import ClientInfo, Split
-from fedlens.data.types import ClientRows, FederatedData, Rows
+from fedlens.core.types import ClientInfo
+from fedlens.data.types import FederatedData
 from fedlens.errors import ConfigError, DataError
 from fedlens.runtimes.base import Runtime
 from fedlens.runtimes.in_process import InProcessRuntime
@@ -32,7 +32,14 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
     Raises:
         NotEnoughClients, ConfigError, DataError: why not.
     """
-    round_size = build_plan(config).sampler.size(len(clients))
+    round_size, edges = build_plan(config).sampler.size(len(clients)), config.federated.edges
+    if edges > len(clients):
+        raise ConfigError(
+            f"federated.edges = {edges}: the data has {len(clients)} clients, and an edge needs one at least; "
+            f"use at most {len(clients)}, or more clients (data.partition.clients)",
+            code="incompatible",
+            key="federated.edges",
+        )
     unknown = CLOCK.choose(config.clock).incompatibility(clients)
     if unknown:
         raise DataError(f"clock.{unknown}")
@@ -66,13 +73,17 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
 
 def client_infos(data: FederatedData, device: torch.device) -> list[ClientInfo]:
     """How each client introduces itself."""
-    return [_introduce(client, index, data, str(device)) for index, client in enumerate(data.clients)]
-
-
-def _introduce(client: ClientRows, index: int, data: FederatedData, device: str) -> ClientInfo:
-    splits: dict[Split, Rows] = {"train": client.train, "val": client.val, "test": client.test}
-    counts = {split: tuple(data.class_counts(rows).tolist()) for split, rows in splits.items()}
-    return ClientInfo(client.name, index, counts, device, unlabelled=data.unlabelled(client.train))
+    held, name = data.holdings, str(device)
+    return [
+        ClientInfo(
+            client.name,
+            index,
+            {split: counts[index] for split, counts in held.counts.items()},
+            name,
+            unlabelled=held.unlabelled[index],
+        )
+        for index, client in enumerate(data.clients)
+    ]
 
 
 def build_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:

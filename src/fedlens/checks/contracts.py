@@ -165,7 +165,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def scheme_deals(scheme: Scheme, rows: ToPartition) -> Mapping[str, NDArray[np.int64]]:
-    """Every row goes to one client at most, and the same seed deals alike; gives what it dealt.
+    """Every row goes to one client at most, or, where clients overlap, to each client at most once, and the same seed
+    deals alike; gives what it dealt.
 
     Raises:
         Broken: one of them is not so.
@@ -174,8 +175,9 @@ def scheme_deals(scheme: Scheme, rows: ToPartition) -> Mapping[str, NDArray[np.i
     together = np.concatenate([*dealt.values()]) if dealt else np.empty(0, np.int64)
     if not len(together) or together.min() < 0 or together.max() >= len(rows.labels):
         raise Broken(f"assign has to give positions from 0 to {len(rows.labels) - 1}")
-    if len(np.unique(together)) != len(together):
-        raise Broken("assign gives one image to two clients")
+    for part in dealt.values() if scheme.overlaps else [together]:
+        if len(np.unique(part)) != len(part):
+            raise Broken(f"assign gives one image to {'one client twice' if scheme.overlaps else 'two clients'}")
     if dealt.keys() != again.keys() or any(not np.array_equal(dealt[name], again[name]) for name in dealt):
         raise Broken("assign deals in another way at a second call: draw from a generator with rows.seed")
     return dealt

@@ -1,10 +1,11 @@
-"""Contradictions between keys, independent of the blocks that they name."""
+"""Contradictions between keys that are each valid by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from fedlens.config import problems
+from fedlens.config.blocks import AUTO, SCHEME, find
 from fedlens.config.schema import Config
 from fedlens.errors import Problem
 
@@ -21,6 +22,7 @@ def contradictions(config: Config, where: Callable[[str], str]) -> Iterator[Prob
         text = f"with data.client_test = {config.data.client_test:g} it leaves no images to train on"
         yield problems.problem("contradiction", key, text, config.data.validation, where(key))
     yield from _transfer(config, where)
+    yield from _overlap(config, where)
 
 
 def _transfer(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
@@ -33,3 +35,17 @@ def _transfer(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
         key = "transfer.probe_rounds"
         text = f"transfer.unfreeze_every = {transfer.unfreeze_every} begins with the head by itself; use one of the two"
         yield problems.problem("contradiction", key, text, transfer.probe_rounds, where(key))
+
+
+def _overlap(config: Config, where: Callable[[str], str]) -> Iterator[Problem]:
+    """What counts on every image being at one client."""
+    scheme, lost = config.data.partition.scheme, config.data.modalities
+    if scheme == AUTO or not find(SCHEME, scheme).factory.overlaps:
+        return
+    key, reasons = "data.partition.scheme", []
+    if config.privacy.mode == "example":
+        reasons += ["privacy.mode=example claims ε for an image at one client, and here several clients tell of it"]
+    if lost.image_only or lost.text_only:
+        reasons += ["data.modalities takes them from one client, and here others hold the same rows"]
+    for reason in reasons:
+        yield problems.problem("contradiction", key, f"{reason}; use another scheme", scheme, where(key))

@@ -205,6 +205,7 @@ def _of_simulation(config: Config) -> Iterator[Idle]:
     for key in ModalitiesSection.model_fields:
         yield Idle(f"data.modalities.{key}", text, other_use=True)
     yield Idle("data.held_out", text, other_use=True)
+    yield Idle("federated.edges", text, other_use=True)
     yield Idle("attack.fraction", text, other_use=True)
     if config.federated.missing_modalities == "drop_clients":
         yield Idle("federated.missing_modalities", text, other_use=True)

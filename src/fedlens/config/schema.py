@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from fedlens.core.limits import (
     Classes,
     Clients,
+    ClientsOrNone,
     Fraction,
     Layers,
     Number,
@@ -74,6 +75,9 @@ class FederatedSection(Section):
     )
     round_deadline: Annotated[float, Field(gt=0)] | None = Field(
         None, description="server: seconds that a client has to answer in; default: an hour"
+    )
+    edges: ClientsOrNone = Field(
+        0, description="simulation: edge aggregators, each of which sends the server one sum of its clients; 0: none"
     )
     quorum: Clients = Field(1, description="fewest results a round counts with; with fewer it is repeated")
     evaluate_every: TimesOrNever = Field(1, description="global evaluation every k rounds; 0: last only")

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,13 +122,14 @@ def _kind(mode: int) -> str:
     return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` atomically as strict JSON (see `to_json`).
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Write `value` atomically as strict JSON (see `to_json`). Without `indent` it is one line, which is much faster:
+    for what grows with the clients.
 
     Raises:
         OSError: as `write_atomic`.
     """
-    write_atomic(path, to_json(value, indent=2) + "\n")
+    write_atomic(path, to_json(value, indent) + "\n")
 
 
 def mark_used(path: Path) -> None:
@@ -172,7 +174,11 @@ def parse_json(text: bytes | str) -> Any:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """JSON that every reader takes: NaN and infinities, which JSON lacks, become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    written = partial(json.dumps, indent=indent, allow_nan=False, ensure_ascii=False)
+    try:
+        return written(value)
+    except (TypeError, ValueError):  # seldom, and to look for it first takes longer than to write
+        return written(_finite(value))
 
 
 def _finite(value: object) -> object:

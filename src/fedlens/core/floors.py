@@ -8,8 +8,9 @@ majority class  always naming the commonest class of the training images: of all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,22 @@ from fedlens.core.types import ClientInfo, Split
 
 
 @dataclass(frozen=True)
-class Floors:
-    """The baselines of one run, from its clients' label counts."""
+class Population:
+    """All known clients with what they say of their training images, counted once, and the baselines that follow."""
 
     clients: Sequence[ClientInfo]
 
-    @property
+    @cached_property
+    def held(self) -> Mapping[str, tuple[int, ...]]:
+        """Client → its training images of each class, of the clients that have some and say so."""
+        return {client.name: client.counts["train"] for client in self.clients if any(client.counts["train"])}
+
+    @cached_property
+    def totals(self) -> NDArray[np.int64] | None:
+        """(classes,) training images of all clients; None where no client has any, or says so."""
+        return np.array(list(self.held.values()), np.int64).sum(axis=0) if self.held else None
+
+    @cached_property
     def chance(self) -> float | None:
         """None where no client says how many classes there are."""
         classes = max((len(client.counts["train"]) for client in self.clients), default=0)
@@ -32,8 +43,7 @@ class Floors:
     @property
     def label(self) -> int | None:
         """The commonest class of all clients' training images; None where they are not counted."""
-        counts = [client.counts["train"] for client in self.clients if client.counts["train"]]
-        return commonest(np.array(counts).sum(axis=0)) if counts else None
+        return None if self.totals is None else commonest(self.totals)
 
     def of_confusion(self, confusion: NDArray[np.int64]) -> float | None:
         """Accuracy of always naming `label`, on the images that `confusion` (true by predicted) counts."""

@@ -204,13 +204,15 @@ class ClientResult:
 
 @dataclass(frozen=True)
 class PartialSum:
-    """One worker's share of a synchronous sum: Σ w·update, Σ w, Σ extra over the clients in `reports`."""
+    """One worker's share of a synchronous sum: Σ w·update, Σ w, Σ extra over the clients in `reports`. `edge`: where
+    there are edge aggregators, the one that all of these clients belong to."""
 
     round: int
     payload: State
     weight: float
     extra: State
     reports: tuple[ClientReport, ...]
+    edge: int | None = None
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,16 @@ class Scheme(ABC):
     """How rows are partitioned among clients. The fields of the dataclass are its keys under `data.partition`.
 
     keeps_clients  the data's own clients are kept
+    overlaps       several clients may hold the same row; it is in the same split at each of them
     """
 
     keeps_clients: ClassVar[bool] = False
+    overlaps: ClassVar[bool] = False
 
     @abstractmethod
     def assign(self, rows: ToPartition) -> dict[str, NDArray[np.int64]]:
-        """Client name → positions in `rows.labels`; every position at most once.
+        """Client name → positions in `rows.labels`; every position at most once, or where it `overlaps` at most once a
+        client.
 
         Raises:
             DataError: the scheme cannot be applied to these rows; the message says why.

@@ -14,8 +14,8 @@ from fedlens.data.base import Scheme, ToPartition
 from fedlens.data.labels import NO_LABEL, check_held_out
 from fedlens.data.partition.dirichlet import Dirichlet
 from fedlens.data.partition.natural import Natural
-from fedlens.data.splits import client_splits, global_test, note_of_groups
-from fedlens.data.types import ClientRows, DataReport, ImageTable, Rows
+from fedlens.data.splits import client_splits, global_test, note_of_groups, overlapping_splits
+from fedlens.data.types import ClientRows, DataReport, ImageTable, Rows, distinct
 from fedlens.errors import DataError
 
 
@@ -79,7 +79,8 @@ def divide(columns: Columns, plan: DivisionPlan) -> Division:
     owned = _deal(columns, scheme, plan, pool, notes)
     own_val = columns.split == "val" if columns.split is not None and (columns.split == "val").any() else None
     own_test = _own_test(columns, test) if isinstance(scheme, Natural) else {}
-    clients = client_splits(
+    split_rows = overlapping_splits if scheme.overlaps else client_splits
+    clients = split_rows(
         owned,
         columns.labels,
         columns.groups,
@@ -166,7 +167,7 @@ def _deal(columns: Columns, scheme: Scheme, plan: DivisionPlan, pool: Rows, note
         None if columns.clients is None else columns.clients[pool],
     )
     owned = {name: np.sort(pool[part]) for name, part in scheme.assign(asked).items()}
-    idle = len(pool) - sum(len(rows) for rows in owned.values())
+    idle = len(pool) - len(distinct(list(owned.values())))
     if idle:
         notes.append(f"left out {idle} images that the partition scheme gave to no client")
     return owned

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedlens.core.labels import UNLABELLED
 from fedlens.core.words import count
-from fedlens.data.types import ClientRows, Rows, Split
+from fedlens.data.types import ClientRows, Rows, Split, distinct
 
 Labels = NDArray[np.int64]
 Groups = NDArray[np.str_]
@@ -79,9 +79,41 @@ def client_splits(
     return tuple(clients)
 
 
+def overlapping_splits(
+    owned: Mapping[str, Rows],
+    labels: Labels,
+    groups: Groups | None,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    official_val: NDArray[np.bool_] | None = None,
+) -> tuple[ClientRows, ...]:
+    """As `client_splits`, where clients hold rows in common: all rows are split once, so the fractions hold for one
+    client's rows on average."""
+    everything = distinct(list(owned.values()))
+    (whole,) = client_splits(
+        {"": np.sort(everything)},
+        labels,
+        groups,
+        validation=validation,
+        test=test,
+        seed=seed,
+        official_val=official_val,
+    )
+    chosen = np.full(len(labels), -1)
+    parts = (whole.train, whole.val, whole.test)
+    for number, part in enumerate(parts):
+        chosen[part] = number
+    return tuple(
+        ClientRows(name, *(rows[chosen[rows] == number] for number in range(len(parts))))
+        for name, rows in owned.items()
+    )
+
+
 def note_of_groups(labels: Labels, dealt: Rows, clients: Sequence[ClientRows]) -> tuple[str, ...]:
     """A note if some of the rows `dealt` to `clients` have no label and do not train, for their group is held out."""
-    trained = np.concatenate([dealt[:0], *(client.train for client in clients)])
+    trained = distinct([client.train for client in clients])
     lost = int((labels[dealt] == UNLABELLED).sum() - (labels[trained] == UNLABELLED).sum())
     return (f"left out {count(lost, 'row')} without a label, whose groups are tested",) if lost else ()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,16 @@ class ClientRows:
     test: Rows
 
 
+def distinct(parts: Sequence[Rows]) -> Rows:
+    """The rows of all `parts` in their order, each once: clients may hold rows in common."""
+    rows = np.concatenate([np.empty(0, np.int64), *parts])
+    places = np.arange(len(rows))
+    first = np.empty(int(rows.max(initial=-1)) + 1, np.int64)
+    first[rows[::-1]] = places[::-1]  # of equal indices the last assignment stays; no sort of millions of rows
+    together: Rows = rows[first[rows] == places]
+    return together
+
+
 @dataclass(frozen=True)
 class DataReport:
     """What was read, and what was skipped.
@@ -106,6 +117,15 @@ class HeldOut:
 
     class_names: tuple[str, ...]
     rows: Rows
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What each client holds, in the clients' order. counts: images of each class, by split; unlabelled: training rows
+    without a label."""
+
+    counts: Mapping[Split, Sequence[tuple[int, ...]]]
+    unlabelled: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,7 @@ class FederatedData:
         height, width = self.images.shape[2:] if self.images.is_floating_point() else self.images.shape[1:3]
         return int(height), int(width)
 
-    @property
+    @cached_property
     def division(self) -> str:
         """A digest of which client holds which rows. Class counts are not sufficient: another draw may give the same
         counts."""
@@ -162,13 +182,13 @@ class FederatedData:
 
     @property
     def val(self) -> Rows:
-        """All clients' validation rows together."""
-        return np.concatenate([np.empty(0, np.int64), *(client.val for client in self.clients)])
+        """All clients' validation rows together, each once."""
+        return distinct([client.val for client in self.clients])
 
     def pooled(self) -> FederatedData:
         """All clients' images in one place, as one client. What was held out stays held out."""
         parts = zip(*((client.train, client.val, client.test) for client in self.clients), strict=True)
-        return replace(self, clients=(ClientRows(POOLED, *(np.concatenate(rows) for rows in parts)),))
+        return replace(self, clients=(ClientRows(POOLED, *map(distinct, parts)),))
 
     def class_counts(self, rows: Rows) -> NDArray[np.int64]:
         """(classes,) number of `rows` with each label."""
@@ -177,3 +197,25 @@ class FederatedData:
     def unlabelled(self, rows: Rows) -> int:
         """The number of `rows` without a label."""
         return int((self.labels.numpy()[rows] == UNLABELLED).sum())
+
+    @cached_property
+    def holdings(self) -> Holdings:
+        """What every client holds, counted for all of them at once."""
+        train = [client.train for client in self.clients]
+        counts: dict[Split, Sequence[tuple[int, ...]]] = {
+            "train": self._counted(train),
+            "val": self._counted([client.val for client in self.clients]),
+            "test": self._counted([client.test for client in self.clients]),
+        }
+        return Holdings(
+            counts,
+            [self.unlabelled(rows) for rows in train] if (self.labels == UNLABELLED).any() else [0] * len(train),
+        )
+
+    def _counted(self, parts: Sequence[Rows]) -> list[tuple[int, ...]]:
+        """The number of rows with each label, of each of `parts`."""
+        rows, classes = np.concatenate([np.empty(0, np.int64), *parts]), len(self.class_names)
+        labels = self.labels.numpy()[rows]
+        cells = np.repeat(np.arange(len(parts)) * classes, [len(rows) for rows in parts]) + labels
+        counts = np.bincount(cells[labels != UNLABELLED], minlength=len(parts) * classes)
+        return list(map(tuple, counts.reshape(len(parts), classes).tolist()))

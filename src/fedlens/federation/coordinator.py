@@ -10,9 +10,9 @@ import numpy as np
 
 from fedlens.aggregation.base import AggregatedUpdate, Aggregator
 from fedlens.aggregation.norms import all_finite, l2_norm
-from fedlens.core.floors import Floors, own_majority, share
+from fedlens.core.floors import Population, own_majority, share
 from fedlens.core.records import ClientEvaluation, Evaluation, RoundRecord
-from fedlens.core.types import ClientInfo, ClientReport, ClientResult, State, Task, TaskSettings, following
+from fedlens.core.types import ClientReport, ClientResult, State, Task, TaskSettings, following
 from fedlens.errors import BUDGET_SPENT, PrivacyBudgetExceeded, TrainingDiverged
 from fedlens.federation.bookkeeping import Bookkeeping
 from fedlens.federation.checkpoints import Checkpoint
@@ -33,7 +33,7 @@ Evaluate = Callable[[Checkpoint], Evaluation | None]
 Measure = Callable[[State], Mapping[str, float]]
 """A shared model → numbers by name."""
 
-Describe = Callable[[AggregatedUpdate, Sequence[ClientReport], Sequence[ClientInfo]], Mapping[str, float]]
+Describe = Callable[[AggregatedUpdate, Sequence[ClientReport], Population], Mapping[str, float]]
 """A round's aggregated update, its reports, and all known clients → numbers by name."""
 
 
@@ -72,7 +72,7 @@ class Coordinator:
         test: Evaluate | None = None,
         validation: Evaluate | None = None,
         measure: Measure | None = None,
-        describe: Describe = lambda _total, _reports, _clients: {},
+        describe: Describe = lambda _total, _reports, _population: {},
         malicious: frozenset[str] = frozenset(),
         groups: Mapping[str, str] = MappingProxyType({}),
         over: Callable[[int], str | None] = lambda _round: None,
@@ -93,6 +93,7 @@ class Coordinator:
         self._malicious = malicious
         self._groups = groups
         self._over = over
+        self._population = Population(())
         self._leave_one_out = LeaveOneOut(plan.leave_one_out if validation else 0, make_aggregator, strategy)
         self._protocol = plan.protocol(
             RoundSetup(
@@ -197,19 +198,26 @@ class Coordinator:
         length = {"norm/model": l2_norm(before.shared[name] for name in sorted(self._trainable))}
         if not collected.total:
             return length
-        return {**self._describe(collected.total, collected.reports, self._runtime.known()), **length}
+        return {**self._describe(collected.total, collected.reports, self._everybody()), **length}
+
+    def _everybody(self) -> Population:
+        """All known clients; counted again only where they have changed."""
+        known = self._runtime.known()
+        if known is not self._population.clients:
+            self._population = Population(known)
+        return self._population
 
     def _evaluated(self, record: RoundRecord, after: Checkpoint) -> tuple[RoundRecord, Checkpoint]:
         """Record and checkpoint with the evaluations' results. Test results do not influence stopping."""
-        floors = Floors(self._runtime.known())
+        population = self._everybody()
         if self._plan.due(self._plan.evaluate_every, after.round):
             more = self._measure(after.state.shared) if self._measure else {}
             record = replace(
                 record,
-                test=scored(self._test, after, floors),
-                validation=scored(self._validation, after, floors),
+                test=scored(self._test, after, population),
+                validation=scored(self._validation, after, population),
                 measures={**record.measures, **more},
-                chance=floors.chance,
+                chance=population.chance,
             )
         if record.validation is not None:
             progress = after.progress.after(after.round, record.validation, self._plan.stopping)
@@ -217,9 +225,9 @@ class Coordinator:
             after = replace(after, progress=progress, finished=after.finished or finished)
         every = self._plan.evaluate_clients_every
         if every and (after.finished or self._plan.due(every, after.round)):
-            clients = self._at_clients(after, floors)
+            clients = self._at_clients(after, population)
             more = accuracy_of_groups(clients, self._groups)
-            record = replace(record, clients=clients, chance=floors.chance, measures={**record.measures, **more})
+            record = replace(record, clients=clients, chance=population.chance, measures={**record.measures, **more})
         return record, after
 
     def _contributions(
@@ -238,7 +246,7 @@ class Coordinator:
 
         return self._leave_one_out.contributions(before, collected, whole.accuracy, accuracy)
 
-    def _at_clients(self, after: Checkpoint, floors: Floors) -> tuple[ClientEvaluation, ...]:
+    def _at_clients(self, after: Checkpoint, population: Population) -> tuple[ClientEvaluation, ...]:
         """Every client's accuracy on its own test images."""
         clients = {client.name: client for client in self._runtime.clients() if client.holds("test")}
         settings = TaskSettings(lr=self._plan.lr(after.round))
@@ -249,7 +257,7 @@ class Coordinator:
         results = {
             outcome.client: outcome for outcome in self._runtime.completed() if isinstance(outcome, ClientResult)
         }
-        label = floors.label
+        label = population.label
         return tuple(
             replace(
                 client_evaluation(results[name], name in after.versions),
@@ -262,12 +270,12 @@ class Coordinator:
         )
 
 
-def scored(evaluate: Evaluate | None, after: Checkpoint, floors: Floors) -> Evaluation | None:
+def scored(evaluate: Evaluate | None, after: Checkpoint, population: Population) -> Evaluation | None:
     """The result of `evaluate`, with the shared model's majority-class baseline where it has none of its own."""
     found = evaluate(after) if evaluate else None
     if found is None or found.majority is not None:
         return found
-    return replace(found, majority=floors.of_confusion(found.confusion))
+    return replace(found, majority=population.of_confusion(found.confusion))
 
 
 def client_evaluation(result: ClientResult, trained: bool) -> ClientEvaluation:

@@ -15,6 +15,7 @@ modality/clients_…   mean accuracy of the clients with images only, texts only
                      clients differ in this (`federation.coordinator`)
 attack/malicious     share of the round's results that come from malicious clients, where there are any
 norm/model           length of the model that the round began with, of what clients train (`federation.coordinator`)
+traffic/edges_…      bytes between edge aggregators and the server, in each direction (`aggregation.edges`)
 traffic/whole_model  bytes that the round's clients would have sent and received with whole models and without
                      compression, where that is more
 """
@@ -29,9 +30,10 @@ import numpy as np
 
 from fedlens.aggregation.base import AggregatedUpdate
 from fedlens.aggregation.norms import l2_norm
+from fedlens.core.floors import Population
 from fedlens.core.labels import jensen_shannon, total_variation
 from fedlens.core.records import ClientEvaluation
-from fedlens.core.types import ClientInfo, ClientReport
+from fedlens.core.types import ClientReport
 from fedlens.transforms.base import PLAIN_BYTES
 
 
@@ -48,23 +50,23 @@ class ClientMeasures:
     protected: bool = False
 
     def __call__(
-        self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
+        self, total: AggregatedUpdate, reports: Sequence[ClientReport], population: Population
     ) -> dict[str, float]:
-        """The measures of the round with these `reports` and this `total`; `clients`: all known clients."""
+        """The measures of the round with these `reports` and this `total`."""
         if self.protected:
             return {**total.measures, **self._whole(reports)}
         with np.errstate(over="ignore", invalid="ignore"):  # norms of diverging updates
-            return self._measured(total, reports, clients)
+            return self._measured(total, reports, population)
 
     def _measured(
-        self, total: AggregatedUpdate, reports: Sequence[ClientReport], clients: Sequence[ClientInfo]
+        self, total: AggregatedUpdate, reports: Sequence[ClientReport], population: Population
     ) -> dict[str, float]:
         length = l2_norm(total.delta[name] for name in sorted(self.trained & total.delta.keys()))
         return {
             **drift(reports),
             **(diversity(reports, length) if self.summed else {}),
             **total.measures,
-            **label_distances(reports, clients),
+            **label_distances(reports, population),
             **({"attack/malicious": self._attacked(reports)} if self.malicious else {}),
             **self._whole(reports),
         }
@@ -106,15 +108,12 @@ def diversity(reports: Sequence[ClientReport], length: float) -> dict[str, float
     return {"diversity/updates": float((terms**2).sum()) / length**2} if length else {}
 
 
-def label_distances(reports: Sequence[ClientReport], clients: Sequence[ClientInfo]) -> dict[str, float]:
+def label_distances(reports: Sequence[ClientReport], population: Population) -> dict[str, float]:
     """Means over the round's clients, and the distance of all of them together."""
-    held: Mapping[str, tuple[int, ...]] = {
-        client.name: client.counts["train"] for client in clients if any(client.counts["train"])
-    }
+    held, everybody = population.held, population.totals
     cohort = np.array([held[report.client] for report in reports if report.client in held], np.int64)
-    if not len(cohort):
+    if everybody is None or not len(cohort):
         return {}
-    everybody = np.array(list(held.values()), np.int64).sum(axis=0)
     return {
         "labels/total_variation": float(total_variation(cohort, everybody).mean()),
         "labels/jensen_shannon": float(jensen_shannon(cohort, everybody).mean()),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlens.core.seeds import derive
 from fedlens.core.types import ClientInfo
@@ -136,9 +138,20 @@ class PoissonSampler:
         return available
 
     def choose(self, round_number: int, clients: Sequence[ClientInfo], *, spare: bool = True) -> list[ClientInfo]:
-        known = self.insecure_seed
-        coins = random.SystemRandom() if known is None else random.Random(derive(known, "cohort", round_number))
-        return [client for client in clients if coins.random() < self.fraction]
+        known, many = self.insecure_seed, len(clients)
+        coins = system_coins(many) if known is None else seeded_coins(derive(known, "cohort", round_number), many)
+        return [clients[index] for index in np.flatnonzero(coins < self.fraction).tolist()]
+
+
+def system_coins(many: int) -> NDArray[np.float64]:
+    """Numbers from 0 to 1 as `random.SystemRandom` makes them, of one call to the system for all of them."""
+    return np.ldexp((np.frombuffer(os.urandom(8 * many), np.uint64) >> np.uint64(11)).astype(np.float64), -53)
+
+
+def seeded_coins(seed: int, many: int) -> NDArray[np.float64]:
+    """Numbers from 0 to 1 that everybody who knows `seed` can compute."""
+    coins = random.Random(seed)
+    return np.array([coins.random() for _ in range(many)])
 
 
 @dataclass(frozen=True)

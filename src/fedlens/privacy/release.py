@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,6 +208,9 @@ class _Released(Aggregator):
 
     def partial(self, round_number: int) -> PartialSum:
         return self._inner.partial(round_number)
+
+    def partials(self, round_number: int) -> Sequence[PartialSum]:
+        return self._inner.partials(round_number)
 
     def result(self) -> AggregatedUpdate | None:
         total, self._kept = self._sums.released(self._inner.result(), self._round, self._kept)

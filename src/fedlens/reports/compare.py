@@ -143,11 +143,15 @@ VIRTUAL = "virtual time"
 """Table column, present if a run has a clock of simulated clients."""
 EPSILON = "ε"
 """Table column, present if a run counts its privacy."""
+EDGES = "edges MB"
+"""Table column, present if a run has edge aggregators: what went between them and the server."""
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The header and cells of a table of `compare_runs`' rows: first a run's description, then its figures."""
     more: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+    if any(row["edge_megabytes"] is not None for row in rows):
+        more[EDGES] = lambda row: "–" if row["edge_megabytes"] is None else f"{row['edge_megabytes']:.1f}"
     if any(row["virtual_seconds"] is not None for row in rows):
         more[VIRTUAL] = _virtual
     if any(row["private"] for row in rows):

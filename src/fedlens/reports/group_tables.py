@@ -42,6 +42,8 @@ def means(groups: Sequence[Group]) -> Table:
     for figure, title in MODALITIES.items():
         if any(getattr(line, figure) is not None for line in lines):
             columns[title] = partial(_share_of, figure)
+    if any(line.edge_megabytes is not None for line in lines):
+        columns["edges MB"] = lambda group: plain(group.mean("edge_megabytes"), "{:.1f}".format)
     if any(line.virtual_seconds is not None for line in lines):
         columns["virtual time"] = lambda group: plain(group.mean("virtual_seconds"), duration)
     if any(line.private for line in lines):

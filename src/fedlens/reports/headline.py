@@ -8,7 +8,7 @@ from typing import Any
 
 from fedlens.reports.load import LoadedRun
 from fedlens.tracking.state import State, state_of
-from fedlens.tracking.summary import algorithm_name, best_round, is_personal, last_with, time_of_rounds
+from fedlens.tracking.summary import algorithm_name, best_round, edge_bytes, is_personal, last_with, time_of_rounds
 from fedlens.tracking.wording import majority
 
 
@@ -79,6 +79,8 @@ class Headline:
     epsilon: float | None
     """ε spent by the last round; None also for ∞, without noise."""
     megabytes: float
+    edge_megabytes: float | None
+    """Between the server and its edge aggregators; None without these."""
     seconds: float
     virtual_seconds: float | None
     status: State
@@ -87,7 +89,7 @@ class Headline:
 def headline(run: LoadedRun) -> Headline:
     planned = run.config.get("federated", {}).get("num_rounds")
     rounds = max([run.folder.rounds_done, *(line["round"] for line in run.metrics)])
-    test = last_with(run.metrics, "test") or {}
+    test, edges = last_with(run.metrics, "test") or {}, edge_bytes(run.metrics)
     clients = last_with(run.metrics, "clients") or {}
     best, personal = best_round(run.metrics) or {}, is_personal(run.config)
     measured = {name: value for line in run.metrics for name, value in line.get("measures", {}).items()}
@@ -129,6 +131,7 @@ def headline(run: LoadedRun) -> Headline:
         private=any("privacy/epsilon" in line.get("measures", {}) for line in run.metrics),
         epsilon=run.metrics[-1].get("measures", {}).get("privacy/epsilon") if run.metrics else None,
         megabytes=sum(line["bytes_up"] + line["bytes_down"] for line in run.metrics) / 1e6,
+        edge_megabytes=None if edges is None else sum(edges) / 1e6,
         seconds=time_of_rounds(run.metrics),
         virtual_seconds=run.metrics[-1].get("virtual_seconds") if run.metrics else None,
         status=_status(run, rounds == planned),

@@ -22,7 +22,7 @@ from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.findings import problems
 from fedlens.tracking.missing_rounds import missing_note
 from fedlens.tracking.next_steps import commands_of
-from fedlens.tracking.summary import duration, is_personal, last_with, percent, saved_of_whole
+from fedlens.tracking.summary import duration, edge_bytes, is_personal, last_with, percent, saved_of_whole
 from fedlens.tracking.wording import UNUSED, floors, measured_on, spent_privacy
 
 
@@ -57,7 +57,7 @@ def _guide(cards: Sequence[tuple[str, str]]) -> str:
 
 
 def _subtitle(head: Headline, result: Mapping[str, Any]) -> str:
-    words = [head.strategy, head.model, "" if head.clients is None else f"{head.clients} clients"]
+    words = [head.strategy, head.model, "" if head.clients is None else f"{head.clients:,} clients"]
     state = f"finished: {result['reason']}" if result else head.status
     known = [escape(word) for word in words if word]
     return " · ".join([*known, f'<span class="{head.status}">{escape(state)}</span>'])
@@ -300,11 +300,23 @@ def _cost(run: LoadedRun) -> str:
     return section(
         "Time, communication and steps",
         plot("Time", "Seconds of each round, by phase.", rounds.timing(run.metrics)),
-        plot("Communication", f"Megabytes sent since the start.{_saved(run)}", rounds.communication(run.metrics)),
+        plot(
+            "Communication",
+            f"Megabytes sent since the start.{_at_edges(run)}{_saved(run)}",
+            rounds.communication(run.metrics),
+        ),
         plot("Update norm", "How far each round changed the shared model.", rounds.update_norms(run.metrics)),
         plot("Staleness", "Steps of the server since the updates' own models.", rounds.staleness(run.metrics)),
         plot("Learning rate", "Of the clients' optimizer.", rounds.learning_rates(run.metrics)),
     )
+
+
+def _at_edges(run: LoadedRun) -> str:
+    """What the server itself received and sent, where there are edge aggregators."""
+    if (found := edge_bytes(run.metrics)) is None:
+        return ""
+    down, up = (nbytes / 1e6 for nbytes in found)
+    return f" Edge aggregators talk to the clients; the server sent them {down:,.1f} MB and got {up:,.1f} MB from them."
 
 
 def _saved(run: LoadedRun) -> str:

@@ -34,7 +34,8 @@ class Runtime(Protocol):
         ...
 
     def known(self) -> Sequence[ClientInfo]:
-        """All clients that were ever available, in the same order."""
+        """All clients that were ever available, in the same order. It may be the same object as before only if nothing
+        has changed."""
         ...
 
     def submit(self, tasks: Iterable[Task], enough: int | None = None) -> None:

@@ -37,4 +37,4 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
                 yield in_main_memory(outcome)
     trainer.release()
     if sums is not None and added:
-        yield in_main_memory(sums.partial(tasks[0].round))
+        yield from map(in_main_memory, sums.partials(tasks[0].round))

@@ -37,7 +37,7 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
         "data": data_line(data, len(clients)),
         "model": f"{config.model.name}, {parameters:,} parameters, {experiment.resident.vector.numel():,} trained",
         "strategy": algorithm_name(config.model_dump(mode="json")),
-        "clients": f"{len(clients)}, {held} of {len(data.class_names)} classes",
+        "clients": f"{len(clients):,}, {held} of {len(data.class_names)} classes",
         **_privacy(config, privacy, len(clients)),
         "device": f"{experiment.device}{_together(experiment)}",
         "folder": str(folder.path),
@@ -78,7 +78,7 @@ def data_line(data: FederatedData, clients: int) -> str:
         *([f"{rows:,} {report.unit}s{'' if simulated else ' here, for tests'}"] if rows else []),
         f"{len(data.class_names)} classes",
         *([report.scheme] if simulated and report.scheme else []),
-        f"{clients} client{'s' * (clients != 1)}",
+        count(clients, "client"),
     ]
     return " · ".join(parts)
 

@@ -8,7 +8,15 @@ from typing import Any
 from fedlens.core.words import count
 from fedlens.tracking.clients import worst_clients
 from fedlens.tracking.run_dir import RunDir, configuration
-from fedlens.tracking.summary import best_round, duration, last_with, percent, saved_of_whole, time_of_rounds
+from fedlens.tracking.summary import (
+    best_round,
+    duration,
+    edge_bytes,
+    last_with,
+    percent,
+    saved_of_whole,
+    time_of_rounds,
+)
 from fedlens.tracking.wording import UNUSED, in_full, spent_privacy, with_interval
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -23,6 +31,9 @@ def result_lines(metrics: Metrics, folder: RunDir, personal: bool = False) -> di
     lines |= _privacy(metrics, folder)
     down, up = (sum(line[way] for line in metrics) / 1e6 for way in ("bytes_down", "bytes_up"))
     lines["communication"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up){_saved(metrics)}"
+    if edges := edge_bytes(metrics):
+        down, up = (nbytes / 1e6 for nbytes in edges)
+        lines["  server and edges"] = f"{down + up:,.1f} MB ({down:,.1f} down, {up:,.1f} up)"
     lines["time"] = f"{duration(time_of_rounds(metrics))} for {count(len(metrics), 'round')}"
     if metrics and metrics[-1].get("virtual_seconds") is not None:
         lines["  on the clients' clock"] = duration(metrics[-1]["virtual_seconds"])

@@ -270,6 +270,7 @@ class RunDir:
                 **({"display": dict(display)} if display else {}),
                 **({"unlabelled": unlabelled} if unlabelled else {}),
             },
+            indent=None,
         )
         write_json(self.data, asdict(data.report))
 

@@ -104,6 +104,14 @@ def saved_of_whole(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] 
     return sum(line["bytes_up"] + line["bytes_down"] for line in parts) / len(parts), float(whole)
 
 
+def edge_bytes(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Bytes between the server and its edges in all rounds: to the edges, to the server; None without edges."""
+    found = [line["measures"] for line in metrics if "traffic/edges_up" in line.get("measures", {})]
+    if not found:
+        return None
+    return sum(one["traffic/edges_down"] for one in found), sum(one["traffic/edges_up"] for one in found)
+
+
 def contributions(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Client → what its updates were worth, in the rounds in which that was measured (`federation.leave_one_out`)."""
     told: dict[str, list[float]] = {}

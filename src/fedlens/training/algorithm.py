@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from fedlens.aggregation.base import AggregationRule, Aggregator
+from fedlens.aggregation.edges import Edges, EdgeSums
 from fedlens.aggregation.mean import MeanRule
 from fedlens.attacks.plan import AttackPlan
 from fedlens.core.types import part_of
@@ -32,6 +33,7 @@ class Algorithm:
     privacy          what differential privacy does to single updates
     dp_sgd           how clients train so that each of their images is hidden; None: as always
     parts            parts of the model that learn from one modality, each averaged with a weight of its own
+    edges            edge aggregators between clients and server; None: there are none
     """
 
     strategy: Strategy
@@ -44,6 +46,7 @@ class Algorithm:
     privacy: UpdateTransform | None = None
     dp_sgd: DPSGD | None = None
     parts: Mapping[str, Modality] = field(default_factory=dict)
+    edges: Edges | None = None
 
     @cached_property
     def chain(self) -> TransformChain:
@@ -57,7 +60,8 @@ class Algorithm:
 
     def aggregator(self, ctx: ReceivingContext) -> Aggregator:
         """A new aggregator for one round's decoded results."""
-        return self.chain.around(self.rule.aggregator(ctx.trainable), ctx)
+        make = partial(self.rule.aggregator, ctx.trainable)
+        return self.chain.around(make() if self.edges is None else EdgeSums(make, self.edges), ctx)
 
     def parts_among(self, names: Collection[str]) -> frozenset[str]:
         """Those of `parts` that tensors called `names` belong to: the others stay with the clients."""

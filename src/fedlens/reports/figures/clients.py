@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlens.core.clean import escape
 from fedlens.core.labels import jensen_shannon, total_variation
@@ -17,6 +18,9 @@ from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import contributions, last_with
 
 _MOST_BARS = 60
+_MOST_LINES = 1000
+"""Clients that a plot shows one by one; of more, which are more than its pixels, it shows how many are alike."""
+_MOST_STEPS = 40
 NEVER_SAMPLED, MALICIOUS = " (never sampled)", " (malicious)"
 
 
@@ -149,10 +153,10 @@ def worth(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def partition(held: Mapping[str, Any], unit: str = "image") -> Figure | None:
-    """Training images by client and class: stacked bars, or a heat map if there are many of either."""
+    """Training images by client and class: stacked bars, or a heat map if there are many of either. Of very many
+    clients, how many of them hold how many images of a class."""
     if not held or not held["clients"]:
         return None
-    clients = [escape(name, quote=False) for name in held["clients"]]
     missing = held.get("unlabelled", {})
     names, counts = beside_unlabelled(
         held["class_names"],
@@ -160,6 +164,9 @@ def partition(held: Mapping[str, Any], unit: str = "image") -> Figure | None:
         [missing.get(name, 0) for name in held["clients"]],
     )
     classes = [escape(name, quote=False) for name in names]
+    if len(counts) > _MOST_LINES:
+        return _clients_by_images(counts, classes, unit)
+    clients = [escape(name, quote=False) for name in held["clients"]]
     if len(clients) <= _MOST_BARS and len(classes) <= 20:
         figure = blank("client", f"training {unit}s").update_layout(barmode="stack")
         for number, name in enumerate(classes):
@@ -174,17 +181,44 @@ def partition(held: Mapping[str, Any], unit: str = "image") -> Figure | None:
     return figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
 
 
+def _clients_by_images(counts: NDArray[np.int64], classes: Sequence[str], unit: str) -> Figure:
+    """The number of clients by the number of images or rows of a class that they hold; counts: (clients, classes)."""
+    most = int(counts.max())
+    step = most // _MOST_STEPS + 1
+    starts = range(0, most + 1, step)
+    numbers = [np.bincount(column // step, minlength=len(starts)) for column in counts.T]
+    names = [f"{start}–{start + step - 1}" if step > 1 else str(start) for start in starts]
+    figure = blank("class", f"training {unit}s of a client")
+    hover = f"%{{z}} clients hold %{{y}} {unit}s × %{{x}}<extra></extra>"
+    figure.add_heatmap(z=np.stack(numbers, axis=1), x=classes, y=names, colorscale=SHADES, hovertemplate=hover)
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
+
+
 def label_distances(held: Mapping[str, Any]) -> Figure | None:
     """Distance between the label distribution of each client's training images and that of all clients, in client
-    order."""
+    order; a histogram for very many clients."""
     counts = {name: splits["train"] for name, splits in held.get("clients", {}).items() if sum(splits["train"])}
     if len(counts) < 2:
         return None
     rows = np.array(list(counts.values()))
     distances = {"total variation": total_variation, "Jensen-Shannon divergence": jensen_shannon}
     found = {what: distance(rows, rows.sum(axis=0)) for what, distance in distances.items()}
+    if len(counts) > _MOST_LINES:
+        return _distance_histogram(found)
     names = [escape(name, quote=False) for name in counts]
     figure = blank("client", "distance")
     for number, (what, values) in enumerate(found.items()):
         figure.add_bar(x=names, y=values, name=what, marker_color=COLOURS[number])
     return figure.update_xaxes(type="category").update_yaxes(range=[0, 1])
+
+
+def _distance_histogram(found: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Clients by distance, in steps of 0.025; found: kind of distance → of every client."""
+    figure = blank("distance", "clients").update_layout(barmode="overlay", bargap=0)
+    edges = np.linspace(0, 1, _MOST_STEPS + 1)
+    for number, (what, values) in enumerate(found.items()):
+        counts, _ = np.histogram(values, edges)
+        hover = f"%{{x:.3f}}: %{{y}} clients, {what}<extra></extra>"
+        x = (edges[:-1] + edges[1:]) / 2
+        figure.add_bar(x=x, y=counts, name=what, marker_color=COLOURS[number], opacity=0.7, hovertemplate=hover)
+    return figure.update_xaxes(range=[0, 1])

@@ -10,7 +10,7 @@ import numpy as np
 from fedlens.core.clean import escape
 from fedlens.reports.figures.base import COLOURS, GREY, Figure, bar_style, blank, curves, floor, from_zero, over_rounds
 from fedlens.tracking.clients import worst_clients
-from fedlens.tracking.summary import last_with
+from fedlens.tracking.summary import edge_bytes, last_with
 from fedlens.tracking.wording import majority
 
 VIRTUAL_TIME = "virtual seconds"
@@ -88,7 +88,8 @@ def learning_rates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Cumulative megabytes: both directions stacked, so the upper edge is the sum."""
+    """Cumulative megabytes: both directions stacked, so the upper edge is the sum; beside them those between the server
+    and its edge aggregators."""
     rounds = [line["round"] for line in metrics]
     figure = blank("round", "MB since the start")
     directions = {"clients → server": "bytes_up", "server → clients": "bytes_down"}
@@ -97,6 +98,11 @@ def communication(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         mode = "lines+markers" if len(rounds) <= 30 else "lines"  # a single round is drawn as a point
         style = {"mode": mode, "line": {"color": colour, "width": 2}, "stackgroup": "sent"}
         figure.add_scatter(x=rounds, y=sent, name=name, hovertemplate="%{y:,.1f} MB", **style)
+    if edge_bytes(metrics):
+        sent = np.cumsum([sum(edge_bytes([line]) or (0,)) for line in metrics]) / 1e6
+        line = {"color": COLOURS[2], "width": 2, "dash": "dot"}
+        name = "server ⇄ edges"
+        figure.add_scatter(x=rounds, y=sent, name=name, mode="lines", line=line, hovertemplate="%{y:,.1f} MB")
     return from_zero(over_rounds(figure, rounds[-1]))
 
 
