@@ -101,7 +101,7 @@ def measure(point: Point, *more: str) -> dict[str, Any]:
     memory: list[dict[str, float]] = []
     with FedLensRun(CONFIG, *point.overrides, *more) as run:
         before, start = 0.0, 0.0
-        for number, (arrived, line) in enumerate(run.rounds(poll_s=0.005)):
+        for number, (arrived, line) in enumerate(run.rounds()):
             if number:
                 rounds.append((len(line["cohort"]), arrived - before))
             else:
