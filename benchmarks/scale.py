@@ -8,7 +8,7 @@ begins; seconds from one line of metrics to the next, the first round left out; 
 all workers together, after the second round and after the last one (PSS, which counts what processes share once; RSS
 where the system does not tell it).
 
-Three lines are fitted to the points of LeNet by least squares of relative errors:
+Three lines are fitted to the points of LeNet by least squares of relative errors, without negative terms:
 
     start   = a + b · population
     a round = a + b · population + c · clients of the round + d · images of the round
@@ -30,6 +30,7 @@ import machine
 import numpy as np
 import psutil
 from fedlens_run import CONFIGS, FedLensRun, spent
+from scipy.optimize import nnls
 
 from fedlens.tracking.summary import duration
 
@@ -84,10 +85,10 @@ class Fit:
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, float]], values: Sequence[float]) -> Fit:
         """rows: of each point, what its value is a sum of multiples of. Relative errors, because the largest value is a
-        hundred times the smallest."""
+        hundred times the smallest; no coefficient is negative, because nothing gives time or memory back."""
         names, measured = list(rows[0]), np.array(values)
         factors = np.array([[row[name] for name in names] for row in rows])
-        found, *_ = np.linalg.lstsq(factors / measured[:, None], np.ones(len(measured)), rcond=None)
+        found, _ = nnls(factors / measured[:, None], np.ones(len(measured)))
         errors = 100 * abs(factors @ found / measured - 1)
         return cls(dict(zip(names, found.tolist(), strict=True)), float(np.median(errors)), float(errors.max()))
 

@@ -31,7 +31,7 @@ def client_context(
     def unflatten(vector: Tensor) -> dict[str, Tensor]:
         return {name: value for name, value in model.unflatten(vector).items() if name not in private}
 
-    optimizer = settings.optimizer
+    optimizer, names = settings.optimizer, model.names
     return ClientContext(
         round=task.round,
         client=task.client,
@@ -42,7 +42,7 @@ def client_context(
         start=start,
         module=model.module,
         loss=loss,
-        received={name: value for name, value in task.payload.items() if name not in model.names},
+        received={name: value for name, value in task.payload.items() if name not in names},
         client_state=client_state,
         class_features=class_features,
         flatten=model.flatten,
