@@ -135,7 +135,7 @@ def test_a_model_of_its_own_that_diverged_is_not_kept(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["none", "apfl"])
 def test_the_share_of_training_that_waits_for_images(name: str, tmp_path, monkeypatch) -> None:
-    """On a clock that stands still but for a second that each batch takes to fetch, all of the time is waited; what a
+    """On a clock that stands still but for a second that each batch takes to make, all of the time is waited; what a
     personalization trains between two batches is not, here a second for each."""
     now = [0.0]
 
@@ -147,7 +147,7 @@ def test_the_share_of_training_that_waits_for_images(name: str, tmp_path, monkey
         return act
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(Examples, "_fetch", slowly(Examples._fetch, 1.0))
+    monkeypatch.setattr(Examples, "ready", slowly(Examples.ready, 1.0))
     monkeypatch.setattr(Mixture, "step", slowly(Mixture.step, 1.0))
     data = skewed()
     trainer = tiny_trainer(algorithm(name), data, tmp_path, SETTINGS)

@@ -60,14 +60,16 @@ class FlatModel:
 
     def freeze(self, modules: Iterable[nn.Module], names: Collection[str]) -> None:
         """Until the next call, the parameters called `names` get no gradient and `modules` stay in eval mode."""
-        self._frozen = tuple(modules)
+        if (frozen := tuple(modules)) != self._frozen:
+            self._frozen = frozen
+            self.module.eval()  # so that `train` sets the mode of every module anew
         for name, parameter in self.module.named_parameters():
             if name in self._parameters:
                 parameter.requires_grad_(name not in names)
 
     def train(self) -> None:
-        """Set training mode, except for frozen modules. It is set before every step: where nothing has changed it since,
-        going through all modules would take a twentieth of a small model's step."""
+        """Set training mode, except for frozen modules. It is set before every step: where nothing has changed it
+        since, going through all modules again would only take time."""
         if self.module.training and not self._frozen:
             return
         self.module.train()
