@@ -32,7 +32,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Path:
     return like_texts(Path("run"), NIGHT, SNOW)
 
 
-def run(*arguments: object, typed: str = ""):
+def run(*arguments: object, typed: str | bytes = ""):
     return CliRunner().invoke(app, ["search", *map(str, arguments)], input=typed)
 
 
@@ -79,6 +79,12 @@ def test_texts_are_asked_for_one_by_one(trained: Path, monkeypatch: pytest.Monke
     ]
     assert done.stderr.splitlines() == ["--text: it has 1,000,000 characters; give 100,000 at most"]
     assert len(read) == 1  # one reading of the features serves all texts
+    torn = run(trained, "trip", "gone", "--text", "-", "--top", "1", "--json", typed=b"caf\xe9\nsnow\n")
+    assert [set(json.loads(line)) & {"error", "rank"} for line in torn.stdout.splitlines()] == [
+        {"error"},
+        {"rank"},
+        {"rank"},
+    ]
     beside = run(trained, "trip", "--text", "-", "--image", "trip/10.png", "--top", "1", typed=SNOW)
     assert beside.stdout.split() == ["1", "1.000", "trip/10.png"]
 
@@ -143,6 +149,8 @@ def test_a_picture_that_is_gone_since_it_was_encoded() -> None:
         (("--text", ""), 1, "--text: it is empty"),
         (("--text", "a" * 10**7), 1, "--text: it has 10,000,000 characters; give 100,000 at most"),
         (("--image", "gone.png"), 1, "gone.png: No such file or directory"),
+        (("--text", "-", "--image", "gone.png"), 1, "gone.png: No such file or directory"),
+        (("--text", "-", "--csv", "a.csv"), 2, "each text would replace the file: use --json"),
         (("--text", SNOW, "--csv", "none/a.csv"), 2, "--csv none/a.csv: cannot be written"),
         (("--text", SNOW, "--html", "trip"), 2, "--html trip: cannot be written"),
         (("--text", SNOW, "--client", "nobody"), 2, "'run' is no run"),

@@ -1,7 +1,12 @@
-import torch
-from tests.helpers import CPU, tiny_model
+from dataclasses import replace
 
+import torch
+from tests.helpers import CPU, tiny_data, tiny_model, tiny_trainer
+
+from fedlens.core.types import Task, TaskSettings
+from fedlens.strategies.fedavg import FedAvg
 from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
 
 
 def test_the_vector_is_the_model() -> None:
@@ -67,3 +72,14 @@ def test_not_finite_is_seen_in_parameters_and_statistics() -> None:
     assert flat.is_finite()
     flat.module.get_buffer("backbone.1.running_mean")[0] = float("nan")
     assert not flat.is_finite()
+
+
+def test_what_a_client_has_set_to_evaluation_trains_again_at_the_next_one(tmp_path) -> None:
+    """A strategy of one's own may forget it. Within a client the mode is not looked at again: that would take time."""
+    trainer = tiny_trainer(FedAvg(), tiny_data(), tmp_path, LocalSettings(batch_size=4))
+    task = Task("client0", 1, "train", trainer.model.state(), TaskSettings(lr=0.1))
+    trainer.run(task)
+    backbone = trainer.model.module.backbone
+    backbone.eval()
+    trainer.run(replace(task, client="client1"))
+    assert all(part.training for part in backbone.modules())

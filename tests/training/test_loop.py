@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import STEPS, LocalLoop, mixing
+from fedlens.training.loop import STEPS, LocalLoop, Tally, mixing
 from fedlens.training.optimizers.adamw import AdamW
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.optimizers.sgd import SGD
@@ -299,3 +299,12 @@ def test_the_share_of_steps_that_were_clipped(clip: float, share: float) -> None
         batches(3), VectorOptimizer(settings.optimizer, {}), 0.1, torch.Generator().manual_seed(1)
     )
     assert (told["clipped"].value, told["clipped"].weight) == (share, 3)
+
+
+def test_a_batch_without_labels_is_no_sign_of_a_broken_step() -> None:
+    """Its mean over no row is no number; a step of fp16 that overflows is taken again all the same."""
+    nan, one = torch.tensor(float("nan")), torch.tensor(1.0)
+    assert Tally([nan, one], labelled=[torch.tensor(0), torch.tensor(2)]).is_finite(0)
+    assert not Tally([one, nan], labelled=[torch.tensor(0), torch.tensor(2)]).is_finite(0)
+    assert not Tally([nan]).is_finite(0)
+    assert Tally([nan, one]).is_finite(1)

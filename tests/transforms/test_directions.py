@@ -103,3 +103,9 @@ def test_worker_processes_measure_the_same(tmp_path) -> None:
     expected = float(cosine_similarity(rows, rows.mean(0, keepdim=True)).mean())
     assert total.measures["cosine/to_mean"] == pytest.approx(expected, rel=1e-4)
     assert total.extra == {}
+
+
+def test_clients_that_share_nothing_have_no_direction() -> None:
+    stream = behind(Directions(), WeightedMean(), frozenset())
+    stream.add(ClientResult(1, "train", ClientReport("client0", 1, {}), {}, {}))
+    assert stream.result().measures == {}

@@ -69,7 +69,9 @@ class EdgeSums(Aggregator):
         return server
 
     def _of(self, edge: int) -> Aggregator:
-        return self._sums.setdefault(edge, self._make())
+        if edge not in self._sums:
+            self._sums[edge] = self._make()
+        return self._sums[edge]
 
 
 def traffic(sums: Sequence[PartialSum]) -> Mapping[str, float]:

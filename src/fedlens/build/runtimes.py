@@ -35,7 +35,7 @@ def check_clients(config: Config, clients: Sequence[str]) -> None:
     round_size, edges = build_plan(config).sampler.size(len(clients)), config.federated.edges
     if edges > len(clients):
         raise ConfigError(
-            f"federated.edges = {edges}: the data has {len(clients)} clients, and an edge needs one at least; "
+            f"federated.edges = {edges}: the data has {len(clients)} clients, so some edges would have none; "
             f"use at most {len(clients)}, or more clients (data.partition.clients)",
             code="incompatible",
             key="federated.edges",

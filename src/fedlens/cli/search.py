@@ -63,9 +63,16 @@ def search(
     from fedlens.inference.search import Searcher
     from fedlens.tracking.run_dir import newest
 
+    asks = text == ASK
+    if asks and (csv or html):
+        raise typer.BadParameter(
+            "each text would replace the file: use --json", param_hint="--text - with --csv or --html"
+        )
     predictor, limit = open_predictor(model, client), max_pixels or MAX_PIXELS
     searcher = Searcher(predictor, max_pixels=limit)
-    given = [] if text == ASK else [(text, searcher.query(text, image))]
+    if asks and image is not None:
+        searcher.query(None, image)  # one that cannot be read is told before any picture is encoded
+    given = [] if asks else [(text, searcher.query(text, image))]
     wanted = outputs(as_json, csv, html)
     files = find_images(images)
     encoded = searcher.encode(files.images, partial(progress_bar, "encoding pictures"))
@@ -74,10 +81,12 @@ def search(
     unreadable = [*(Unreadable(path, problem) for path, problem in files.problems), *encoded.unreadable]
     for one in unreadable:
         typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
+    told = unreadable
     for looked_for, query in given or _asked(searcher, image):
-        found = Found(looked_for, image, encoded.most_like(query, top), len(encoded.images), unreadable)
+        found = Found(looked_for, image, encoded.most_like(query, top), len(encoded.images), told)
         for output in wanted:
             output(found, str(newest(Path(model))), partial(predictor.view, max_pixels=limit))
+        told = []
     total = len(encoded.images) + len(unreadable)
     if unreadable and total > 1:
         typer.echo(f"{len(unreadable):,} of {total:,} images could not be read", err=True)
@@ -101,4 +110,4 @@ def _line() -> str:
     """The next line of standard input; "" at its end."""
     if sys.stdin.isatty():
         typer.echo("look for (empty: end): ", err=True, nl=False)
-    return sys.stdin.readline().strip()
+    return sys.stdin.buffer.readline().decode(errors="replace").strip()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from contextlib import suppress
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MADV_HUGEPAGE = 14
@@ -31,14 +33,14 @@ def one_heap() -> None:
 
 
 def training_heap() -> None:
-    """Keep freed memory for the next tensors, in huge pages, in this process from now on.
+    """Keep freed memory for the next tensors, the first gibibyte of it in huge pages, in this process from now on.
 
     A step allocates and frees the same hundreds of megabytes again and again. glibc may give them back to the system
     each time, so every page is made anew; and with pages of 4 KiB the processor looks up addresses more often than it
     can remember them (benchmarks/README.md has what both cost). Whoever has set malloc's environment variables keeps
-    those settings.
+    those settings. Nothing is done either where the system counts addresses as memory: the heap grows by many at once.
     """
-    if any(name in os.environ for name in _OWN_SETTINGS):
+    if any(name in os.environ for name in _OWN_SETTINGS) or _addresses_are_counted():
         return
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
@@ -47,6 +49,15 @@ def training_heap() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, _ROOM)
         _ask_for_huge_pages(libc)
+
+
+def _addresses_are_counted() -> bool:
+    limited = any(
+        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    )
+    with suppress(OSError):
+        return limited or Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    return limited
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:

@@ -37,7 +37,7 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
     _check(images)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(2), images)
+    return torch.where(mirrored.to(images.device, non_blocking=True)[:, None, None, None], images.flip(2), images)
 
 
 def crop_flip(images: Tensor, generator: Generator) -> Tensor:

@@ -90,7 +90,7 @@ def overlapping_splits(
     official_val: NDArray[np.bool_] | None = None,
 ) -> tuple[ClientRows, ...]:
     """As `client_splits`, where clients hold rows in common: all rows are split once, so the fractions hold for one
-    client's rows on average."""
+    client's rows on average, and a client of few rows may have none to train on."""
     everything = distinct(list(owned.values()))
     (whole,) = client_splits(
         {"": np.sort(everything)},

@@ -17,6 +17,7 @@ from fedlens.core.types import Task
 from fedlens.errors import RuntimeFailure
 from fedlens.runtimes import wire
 from fedlens.runtimes.worker import MakeTrainer, work
+from fedlens.training.device import enough_memory
 
 Parcel = tuple[bytes, list[Any]]
 """What `wire.pack` makes. Ray carries the buffers beside its own pickle, and gives read-only views of them."""
@@ -43,7 +44,8 @@ class RayWorker:
         """Do `tasks`, each of which names its payload by position; gives all outcomes at once."""
         states = [unpacked(payload) for payload in payloads]
         whole = [replace(task, payload=states[which]) for which, task in tasks]
-        return wire.pack(list(work(self._trainer, whole)))
+        with enough_memory():
+            return wire.pack(list(work(self._trainer, whole)))
 
 
 def frozen(make_trainer: MakeTrainer, cloudpickle: Any) -> bytes:

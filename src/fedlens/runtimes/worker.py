@@ -35,6 +35,7 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
                 added = True
             else:
                 yield in_main_memory(outcome)
+        del outcomes  # the memory of updates is free before the next stack trains
     trainer.release()
     if sums is not None and added:
         yield from map(in_main_memory, sums.partials(tasks[0].round))

@@ -125,10 +125,12 @@ class ClientTrainer:
         Raises:
             As `run_on_device`.
         """
-        with enough_memory():
-            outcome = self.run_on_device(task, stepped)
+        try:
+            with enough_memory():
+                outcome = self.run_on_device(task, stepped)
+                return outcome if isinstance(outcome, ClientFailure) else in_main_memory(outcome)
+        finally:
             self.release()
-            return outcome if isinstance(outcome, ClientFailure) else in_main_memory(outcome)
 
     def run_on_device(self, task: Task, stepped: Stepped = unseen) -> ClientResult | ClientFailure:
         """Run the task; its result is where it was made, so that what is added up here need not leave the GPU.
@@ -240,6 +242,7 @@ class ClientTrainer:
     ) -> ResidentTrainingContext:
         """The context for the personalisation: the received model, with the client's private parts loaded and the
         learning rates of the task's round set."""
+        self.model.module.eval()  # so that `FlatModel.train` sets the mode of every module anew for each client
         self._layerwise_lr.set(task.round)
         self.model.load({**self._first, **under(PRIVATE, kept)})
         self.model.load(self._sent(task))
@@ -375,7 +378,7 @@ class ClientTrainer:
         """The metrics of a training task. `drift` is the distance between the client's model after and before training;
         `update_norm` is measured before encoding. Both leave out running statistics. Byte counts are of what is
         transmitted."""
-        drift, norm = read(self._norm(delta), self._norm(update.payload).to(self.model.device))
+        drift, norm = read(*(self._norm(state).to(self.model.device) for state in (delta, update.payload)))
         return {
             "seconds": MeanMetric(seconds, 1),
             "drift": MeanMetric(drift, 1),

@@ -92,7 +92,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         return self._timed(self._examples.epochs(epochs, self._settings.batch_size, self._generator))
 
     def raw_batches(self, epochs: int) -> Iterator[Batch]:
-        """As `batches`, images being as the data has them and in main memory (`Examples.raw`)."""
+        """As `batches`, images being as the data has them, and where they are (`Examples.raw`)."""
         return self._timed(self._examples.raw_epochs(epochs, self._settings.batch_size, self._generator))
 
     def ready(self, images: Tensor) -> Tensor:

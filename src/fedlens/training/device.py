@@ -125,7 +125,8 @@ def in_main_memory(sent: Sent) -> Sent:
 def read(*numbers: Tensor) -> list[float]:
     """The values of tensors () on one device, in one transfer: each waits until the device has done all that was asked
     of it before."""
-    values: list[float] = torch.stack([number.double() for number in numbers]).tolist()
+    dtype = torch.float32 if numbers[0].device.type == "mps" else torch.float64  # Apple's has no float64
+    values: list[float] = torch.stack([number.to(dtype) for number in numbers]).tolist()
     return values
 
 

@@ -101,7 +101,8 @@ class Examples:
         """The row numbers of each batch, for each of `count` passes."""
         rows = torch.from_numpy(self.rows)
         for _ in range(count):
-            yield rows[torch.randperm(len(rows), generator=generator)].split(batch_size)
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            yield order.to(self.data.images.device, non_blocking=True).split(batch_size)
 
     def _nothing(self) -> Batch:
         return torch.empty(0, device=self.device), torch.empty(0, dtype=torch.long, device=self.device)
@@ -117,7 +118,7 @@ class Examples:
 
     def _read(self, rows: Tensor) -> Batch:
         """Raw images and labels."""
-        rows = rows.to(self.data.images.device)
+        rows = rows.to(self.data.images.device, non_blocking=True)
         images, labels = self.data.images.index_select(0, rows), self.data.labels.index_select(0, rows)
         return (images, labels) if self.poison is None else self.poison(rows, images, labels)
 
@@ -133,7 +134,7 @@ class Examples:
         """`images`; or, where the model takes texts, the images with them."""
         if self.data.text_inputs is None:
             return images
-        rows = rows.to(self.data.text_inputs.device)
+        rows = rows.to(self.data.text_inputs.device, non_blocking=True)
         has = (self.data.has_image, self.data.has_text)
         present = [rows.new_ones(len(rows), dtype=torch.bool) if known is None else known[rows] for known in has]
         return beside_texts(images, self.data.text_inputs.index_select(0, rows), torch.stack(present, 1))

@@ -46,8 +46,9 @@ STEPS = "steps"
 """Metric name for the number of steps taken; batches skipped because their gradient overflowed fp16 do not count."""
 
 
-NOTHING_SEEN = {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
-"""Metrics of a training without any row that has a label."""
+def nothing_seen() -> dict[str, MeanMetric]:
+    """The metrics of a training without any row that has a label."""
+    return {"loss": MeanMetric(0.0, 0.0), "accuracy": MeanMetric(0.0, 0.0)}
 
 
 @dataclass
@@ -65,9 +66,12 @@ class Tally:
     clipped: list[Tensor] = field(default_factory=list)
 
     def is_finite(self, since: int) -> bool:
-        """Whether all losses from number `since` on are finite."""
+        """Whether all losses from number `since` on are finite, of batches with labels."""
         losses = self.losses[since:]
-        return not losses or bool(torch.stack(losses).isfinite().all())
+        if not losses:
+            return True
+        unlabelled = torch.stack(self.labelled[since:]) == 0 if self.labelled else False
+        return bool((torch.stack(losses).isfinite() | unlabelled).all())
 
     def forget(self, since: int) -> None:
         """Drop the values from number `since` on; their batch is repeated."""
@@ -75,7 +79,7 @@ class Tally:
 
     def metrics(self) -> dict[str, MeanMetric]:
         if not self.losses:
-            return NOTHING_SEEN
+            return nothing_seen()
         steps = len(self.losses)
         means = torch.stack(self.losses).float()
         sizes = torch.stack(self.labelled) if self.labelled else torch.tensor(self.sizes, device=means.device)
@@ -84,7 +88,7 @@ class Tally:
         total, correct, shortened, *each = read(losses.sum(), torch.cat(self.correct).sum(), clipped, *losses, *sizes)
         labelled = [MeanMetric(loss, size) for loss, size in zip(each[:steps], each[steps:], strict=True) if size]
         if not labelled:
-            return NOTHING_SEEN
+            return nothing_seen()
         examples = sum(step.weight for step in labelled)
         return {
             "loss": MeanMetric(total, examples),

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedlens.errors import OutOfMemory
 from fedlens.models.base import OwnObjective
 from fedlens.personalization.base import Personalization
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.algorithm import Algorithm
-from fedlens.training.device import one_thread, repeatable
+from fedlens.training.device import enough_memory, one_thread, repeatable
 from fedlens.training.examples import Batch, Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop, unseen
@@ -77,13 +78,15 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
     rows = torch.from_numpy(examples.rows)
     batches = [examples.raw(some, None) for some in (rows[:TRIED], rows[: TRIED // 2])]
     try:
-        with repeatable(0, model.device), one_thread(), _no_slow_way():
+        with enough_memory(), repeatable(0, model.device), one_thread(), _no_slow_way():
             _together(model, settings, examples, batches, pads=False)
             exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
             alone = _alone(model, exact, examples, batches)
             for pads in (True, False):
                 if _same(_together(model, exact, examples, batches, pads=pads), alone):
                     return Vectorizing(pads=pads)
+    except OutOfMemory:
+        raise
     except Exception as error:  # a model of one's own may raise anything
         said = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         return Vectorizing(f"model.name: PyTorch cannot compute this model for several clients at once ({said})")

@@ -312,8 +312,10 @@ def piece_of(batches: Sequence[Batch], ready: Ready, numbers: Sequence[int]) -> 
     """The batches with these numbers."""
     own = [batches[number] for number in numbers]
     sizes = [len(labels) for _, labels in own]
-    inputs = ready(torch.cat([padded(images, max(sizes), 0) for images, _ in own]))
-    labels = torch.stack([padded(labels, max(sizes), UNLABELLED) for _, labels in own]).to(inputs.device)
+    device = own[0][0].device  # poisoned images are in main memory, those of others may be on the GPU
+    inputs = ready(torch.cat([padded(images.to(device), max(sizes), 0) for images, _ in own]))
+    truth = [labels.to(inputs.device, non_blocking=True) for _, labels in own]
+    labels = torch.stack([padded(one, max(sizes), UNLABELLED) for one in truth])
     all_of_them = len(numbers) == len(batches)
     rows = slice(len(numbers)) if all_of_them else torch.tensor(numbers, device=inputs.device)
     return Piece(rows, numbers, inputs.unflatten(0, labels.shape), labels, sizes)

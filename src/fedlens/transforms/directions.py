@@ -53,6 +53,8 @@ class SummedDirections(Receiver):
     def _direction(self, payload: State) -> dict[str, torch.Tensor]:
         """Zeros for an update of length 0: whether it is one is not asked, because that would wait for the device."""
         own = [payload[name] for name in self._trainable]
+        if not own:
+            return {}
         length = norm_on_device(own)
         known = length > 0
         unit = torch._foreach_div(own, torch.where(known, length, 1.0))
