@@ -36,14 +36,14 @@ def run(tmp_path: Path, *overrides: str, config=None, **given) -> fedlens.Run:
 def recorded() -> Iterator[list[ClientResult | ClientFailure]]:
     """What clients of in-process runs inside send, in order."""
     sent: list[ClientResult | ClientFailure] = []
-    run_task = ClientTrainer.run
+    run_task = ClientTrainer.run_on_device
 
     def running(trainer: ClientTrainer, *given) -> ClientResult | ClientFailure:
         sent.append(outcome := run_task(trainer, *given))
         return outcome
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClientTrainer, "run", running)
+        patch.setattr(ClientTrainer, "run_on_device", running)
         yield sent
 
 
