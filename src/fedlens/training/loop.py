@@ -164,7 +164,7 @@ class LocalLoop:
         if clip is not None:
             norm = model.gradient.norm()
             self._tally.clipped.append(norm > clip)
-            model.gradient.mul_(torch.clamp(clip / (norm + 1e-6), max=1.0))
+            model.gradient.mul_(clip_factor(norm, clip))
         return True
 
     def _by_image(self, private: PrivateSteps) -> Callable[[Tensor, Tensor], None]:
@@ -282,6 +282,11 @@ def logits_and_features(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tens
     recognizer = cast(Recognizer, module)  # the `incompatibility` of strategies with a term on features ensures it
     features = doubled_if_single(recognizer.backbone, inputs)
     return recognizer.head(features), features
+
+
+def clip_factor(norm: Tensor, clip: float) -> Tensor:
+    """What a gradient of that norm is multiplied with, as in torch.nn.utils.clip_grad_norm_."""
+    return torch.clamp(clip / (norm + 1e-6), max=1.0)
 
 
 def mixing(size: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:

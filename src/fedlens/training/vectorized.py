@@ -28,7 +28,7 @@ from fedlens.training.batched_layers import batched_layers
 from fedlens.training.context import ResidentTrainingContext
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import STEPS, Stepped, Tally, logits_and_features
+from fedlens.training.loop import STEPS, Stepped, Tally, clip_factor, logits_and_features
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.precision import autocast
 from fedlens.training.settings import LocalSettings
@@ -234,7 +234,7 @@ class StackedLoop:
             gradients = stack.gradients[: len(batches)]
             norms = gradients.norm(dim=1, keepdim=True)
             self._tallies.clipped.append((norms > clip).squeeze(1))
-            gradients.mul_(torch.clamp(clip / (norms + 1e-6), max=1.0))
+            gradients.mul_(clip_factor(norms, clip))
 
     def _differentiate(self, piece: Piece, terms: Sequence[LocalTerms]) -> None:
         wanted = any(terms[number].features is not None for number in piece.numbers)
