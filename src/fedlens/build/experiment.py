@@ -26,6 +26,7 @@ from fedlens.build.builders import (
 from fedlens.build.checks import check_compatible
 from fedlens.build.modalities import for_model, weighing_parts
 from fedlens.build.secure import unmeasured
+from fedlens.build.vectorized import together
 from fedlens.config import problems
 from fedlens.config.blocks import ATTACK, PRIVACY, SCHEDULE
 from fedlens.config.plugins import load_plugins
@@ -188,7 +189,7 @@ def build_experiment(
         config.transfer,
         secret,
         registered,
-        vectorize=1 if isinstance(SCHEDULE.choose(config.schedule), Asynchronous) else config.runtime.vectorize,
+        vectorize=together(config),
     )
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from fedlens.build.experiment import Experiment
+from typing import TYPE_CHECKING
+
 from fedlens.config.blocks import SCHEDULE
 from fedlens.config.schema import Config
 from fedlens.schedules.base import Asynchronous
+
+if TYPE_CHECKING:
+    from fedlens.build.experiment import Experiment
+
+
+def together(config: Config) -> int:
+    """How many clients of a worker train together, as far as the configuration allows it."""
+    return 1 if _reason(config) else config.runtime.vectorize
 
 
 def one_by_one(experiment: Experiment) -> str | None:
