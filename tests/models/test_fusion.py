@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedlens.errors import ModelError
 from fedlens.models import text_readers
@@ -12,7 +12,7 @@ from fedlens.models.base import ModelRequest, Recognizer, beside_texts
 from fedlens.models.build import build_model
 from fedlens.models.fusion import Fusion, dropped
 from fedlens.models.text_readers import PADDING, SENTENCE_FEATURES, Sentences, Tokens
-from fedlens.models.text_transformer import TextTransformer
+from fedlens.models.text_transformer import HEADS, Block, Packing, TextTransformer
 from fedlens.models.towers import of_present
 
 REQUEST = ModelRequest(num_classes=4, image_size=28, image_channels=1)
@@ -121,6 +121,58 @@ def test_padding_has_no_part_in_the_features() -> None:
     long = torch.tensor([[9, 8, 7, 6, 5, 4, 3, 2, 1, 11]], dtype=torch.int32)
     torch.testing.assert_close(encoder(torch.cat([short, long]))[:1], encoder(short))
     torch.testing.assert_close(encoder(short), encoder(short[:, :3]))
+
+
+def test_a_block_is_the_transformer_layer_of_torch() -> None:
+    torch.manual_seed(0)
+    block = Block(8).eval()
+    layer = nn.TransformerEncoderLayer(8, HEADS, 16, dropout=0, activation="gelu", batch_first=True, norm_first=True)
+    layer.load_state_dict(
+        {
+            "self_attn.in_proj_weight": block.queries_keys_values.weight,
+            "self_attn.in_proj_bias": block.queries_keys_values.bias,
+            **under("self_attn.out_proj", block.attended),
+            **under("norm1", block.attention_norm),
+            **under("linear1", block.mlp[0]),
+            **under("linear2", block.mlp[2]),
+            **under("norm2", block.mlp_norm),
+        }
+    )
+    known = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    mine, theirs = torch.randn(2, 4, 8).requires_grad_(), torch.zeros(2, 4, 8, requires_grad=True)
+    theirs.data.copy_(mine.data)
+    packing = Packing(known)
+    ours = block(packing.packed(mine), packing)
+    reference = layer(theirs, src_key_padding_mask=~known)[known]
+    torch.testing.assert_close(ours, reference)
+    ours.square().sum().backward()
+    reference.square().sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def under(name: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("tokens", [[[5, 6, 7], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
+def test_a_text_without_tokens_has_features_of_zero_and_gradients_that_are_numbers(tokens: list[list[int]]) -> None:
+    encoder = TextTransformer(50, 10, 8)
+    features = encoder(torch.tensor(tokens, dtype=torch.int32))
+    assert features[1].tolist() == [0.0] * 8
+    features.square().sum().backward()
+    for parameter in encoder.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+def test_padding_is_not_computed() -> None:
+    seen: list[int] = []
+    encoder = TextTransformer(50, 10, 8)
+    block = encoder.blocks[0]
+    assert isinstance(block, Block)
+    block.mlp.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    encoder(torch.tensor([[5, 6, 7, 0], [4, 0, 0, 0]], dtype=torch.int32))
+    assert seen == [4]
 
 
 def test_features_of_a_sentence_encoder_are_projected_alone() -> None:
