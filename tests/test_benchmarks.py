@@ -26,6 +26,7 @@ LONG = (
     "compare",
     "compressions",
     "explain",
+    "kernels",
     "memory",
     "multimodal",
     "privacy_utility",

@@ -11,7 +11,6 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from fedlens.core.heap import training_heap
 from fedlens.errors import FedLensError
 from fedlens.flower.internals.parts import Incoming
 from fedlens.flower.message_handler import Done, Goodbye, MessageHandler, SiteWork, refusal_reply
@@ -19,6 +18,7 @@ from fedlens.flower.messages import Refusal
 from fedlens.flower.pulse import BEAT_SECONDS
 from fedlens.runtimes import wire
 from fedlens.training.device import LESS_MEMORY
+from fedlens.training.process import prepare_process
 
 SIGNAL_SECONDS = 0.5
 """A service manager sends SIGTERM to every process of a service. The client waits so long for its own signal after its
@@ -121,7 +121,7 @@ def _serve(connection: Connection, make_site: MakeSite) -> None:
     """The worker process: it receives messages and sends replies. It exits when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client handles Ctrl-C: it leaves the server first
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    training_heap()
+    prepare_process()
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     tell = lambda text: wire.send(connection, text)  # noqa: E731

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from fedlens.core.heap import training_heap
 from fedlens.core.machine import memory_kills
 from fedlens.core.types import ClientInfo, Task, VirtualTime
 from fedlens.errors import FedLensError, OutOfMemory, RuntimeFailure
@@ -26,6 +25,7 @@ from fedlens.runtimes.base import Outcome
 from fedlens.runtimes.meter import CELLS, LOOK_SECONDS, Meter, Watch, nobody, standing
 from fedlens.runtimes.worker import MakeTrainer, work
 from fedlens.training.device import LESS_MEMORY, enough_memory
+from fedlens.training.process import prepare_process
 
 SIGNAL_SECONDS = 0.5
 """A service manager sends SIGTERM to every process of a service. This process waits so long for its own signal after a
@@ -189,7 +189,7 @@ def _serve(
     for other in foreign:  # a copy of the coordinator's end, left open here, would hide that it has ended
         other.close()
     torch.set_num_threads(threads)
-    training_heap()
+    prepare_process()
     parent = multiprocessing.parent_process()
     watched: list[Any] = [connection, *([parent.sentinel] if parent else [])]
     trainer, meter = None, Meter(cells)

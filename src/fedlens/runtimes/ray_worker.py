@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from fedlens.core.heap import training_heap
 from fedlens.core.types import Task
 from fedlens.errors import RuntimeFailure
 from fedlens.runtimes import wire
 from fedlens.runtimes.worker import MakeTrainer, work
 from fedlens.training.device import enough_memory
+from fedlens.training.process import prepare_process
 
 Parcel = tuple[bytes, list[Any]]
 """What `wire.pack` makes. Ray carries the buffers beside its own pickle, and gives read-only views of them."""
@@ -28,7 +28,7 @@ class RayWorker:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        training_heap()
+        prepare_process()
 
     def place(self) -> str:
         return f"{socket.gethostname()} (process {os.getpid()})"
