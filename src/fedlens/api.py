@@ -353,9 +353,12 @@ def _given(
 
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.measuring.recovery import execute
+    from fedlens.measuring.workers import with_workers
 
+    observer = _observer(show)
     with folder.exclusive_lock(), folder.last_word():
-        return Run(folder.path, execute(config, folder, given, _observer(show), trackers))
+        config = with_workers(config, given, observer)
+        return Run(folder.path, execute(config, folder, given, observer, trackers))
 
 
 def _serve(config: Config, folder: RunDir, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:

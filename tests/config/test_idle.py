@@ -111,6 +111,8 @@ PARTNERS = [
     ("runtime.address", "auto", (), ("runtime.name=ray",)),
     ("runtime.workers", "3", ("runtime.name=in_process",), ("runtime.name=local",)),
     ("runtime.threads_per_worker", "3", ("runtime.name=in_process",), ("runtime.name=ray",)),
+    ("runtime.workers", "auto", ("runtime.name=ray",), ("runtime.name=local",)),
+    ("runtime.threads_per_worker", "3", ("runtime.workers=auto",), ("runtime.workers=3",)),
     ("federated.over_selection", "0.5", (), ("clock.name=lognormal",)),
     ("memory.auto", "true", ("runtime.name=ray",), ("runtime.name=in_process",)),
     ("data.modalities.image_only", "0.3", (), ("model.name=fusion",)),

@@ -104,13 +104,13 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
             clients,
             rebuild,
             address=section.address,
-            workers=section.workers,
+            workers=section.named_workers,
             threads_per_worker=section.threads_per_worker,
             gpu=device.type == "cuda",
             folder=experiment.folder,
             ledgers=PRIVACY.choose(experiment.config.privacy).ledgers,
         )
-    workers = section.workers or (cores() if device.type == "cpu" else 1)
+    workers = section.named_workers or (cores() if device.type == "cpu" else 1)
     workers = min(workers, len(clients))
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
         return InProcessRuntime(clients, lambda: experiment.trainer)

@@ -181,6 +181,12 @@ def _runtime(config: Config) -> Iterator[Idle]:
     if name == "ray":
         text = "what fits on a Ray cluster is not measured; use runtime.name=local, or leave it out"
         yield Idle("memory.auto", text, ("runtime.name",))
+    if config.runtime.workers == "auto":
+        if name == "ray":
+            text = "workers of a Ray cluster are not measured; name their number, or leave it out"
+            yield Idle("runtime.workers", text, ("runtime.name",))
+        text = "runtime.workers=auto finds it, too; name the number of workers, or leave it out"
+        yield Idle("runtime.threads_per_worker", text, ("runtime.workers",))
 
 
 def _of_server(config: Config) -> Iterator[Idle]:

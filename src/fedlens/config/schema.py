@@ -194,7 +194,11 @@ class RuntimeSection(Section):
     name: Literal["local", "in_process", "ray"] = Field(
         "local", description="local: worker processes; in_process: none; ray: actors of a Ray cluster"
     )
-    workers: Workers | None = Field(None, description="processes; default: the cores (1 on a GPU), ray: all nodes'")
+    workers: Workers | Literal["auto"] | None = Field(
+        None,
+        description="processes; default: the cores (1 on a GPU), ray: all nodes'; auto: as many, with as many threads, "
+        "as are fastest in short runs before the first round",
+    )
     address: RayAddress | None = Field(
         None, description="ray: host:port of a running cluster, or auto; default: a Ray of this machine alone"
     )
@@ -208,6 +212,11 @@ class RuntimeSection(Section):
         description="auto, cpu, cuda, cuda:<n> or mps",
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
     )
+
+    @property
+    def named_workers(self) -> int | None:
+        """`workers`, where it is a number."""
+        return None if self.workers == "auto" else self.workers
 
 
 class TrackingSection(Section):

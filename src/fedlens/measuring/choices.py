@@ -86,7 +86,7 @@ def workers_of(config: Config, cohort: int, gpu: bool) -> int:
     """Workers that have something to do at a time."""
     if config.runtime.name == "in_process":
         return 1
-    return min(config.runtime.workers or (1 if gpu else cores()), cohort)
+    return min(config.runtime.named_workers or (1 if gpu else cores()), cohort)
 
 
 def choices(config: Config, facts: Facts) -> Iterator[Choice]:

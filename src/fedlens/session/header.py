@@ -39,9 +39,17 @@ def header(experiment: Experiment, folder: RunDir, runtime: Runtime, privacy: Cl
         "strategy": algorithm_name(config.model_dump(mode="json")),
         "clients": f"{len(clients):,}, {held} of {len(data.class_names)} classes",
         **_privacy(config, privacy, len(clients)),
-        "device": f"{experiment.device}{_together(experiment)}",
+        "device": f"{experiment.device}{_divided(experiment, runtime)}{_together(experiment)}",
         "folder": str(folder.path),
     }
+
+
+def _divided(experiment: Experiment, runtime: Runtime) -> str:
+    """ " · 2 workers of 1 thread"; nothing of one thread alone, and nothing of sites."""
+    workers, threads = runtime.at_once, experiment.config.runtime.threads_per_worker
+    if workers * threads == 1 or not experiment.images.clients:
+        return ""
+    return f" · {count(workers, 'worker')} of {count(threads, 'thread')}"
 
 
 def _together(experiment: Experiment) -> str:

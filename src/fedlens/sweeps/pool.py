@@ -216,7 +216,7 @@ def at_once(points: Sequence[Point]) -> int:
     sections = [point.config.runtime for point in points]
     if any(section.name == "ray" for section in sections):
         return 1
-    workers = max(((section.workers or 1) * section.threads_per_worker for section in sections), default=1)
+    workers = max(((section.named_workers or 1) * section.threads_per_worker for section in sections), default=1)
     fitting = max(len(core_numbers()) // workers, 1)
     return min(fitting, gpus(points) or fitting, len(points))
 
