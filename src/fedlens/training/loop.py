@@ -18,6 +18,7 @@ from fedlens.models.base import OwnObjective, Recognizer, doubled_if_single
 from fedlens.models.statistics import still_statistics
 from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
+from fedlens.training.depthwise import large_depthwise, quick_gradients
 from fedlens.training.device import read
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
@@ -122,6 +123,7 @@ class LocalLoop:
         self._scale = LossScale(settings.memory.precision)
         self._tally = Tally()
         self._added: Tensor | None = None
+        self._large_depthwise = large_depthwise(model.module) if model.device.type == "cpu" else []
 
     def run(
         self,
@@ -214,12 +216,13 @@ class LocalLoop:
         """The batch's gradient, computed in pieces of `micro_batch` images if that is set."""
         self._model.gradient.zero_()
         size = self._settings.memory.micro_batch or len(labels)
-        if size >= len(labels):
-            self._pull_back(self._loss(inputs, labels, generator))
-            return
-        for piece, truth in zip(inputs.split(size), labels.split(size), strict=True):
-            loss = self._loss(piece, truth, generator) * (len(truth) / len(labels))
-            self._pull_back(loss)
+        with quick_gradients(self._large_depthwise):
+            if size >= len(labels):
+                self._pull_back(self._loss(inputs, labels, generator))
+                return
+            for piece, truth in zip(inputs.split(size), labels.split(size), strict=True):
+                loss = self._loss(piece, truth, generator) * (len(truth) / len(labels))
+                self._pull_back(loss)
 
     def _pull_back(self, loss: Tensor) -> None:
         if self._moved is None or self._moved:  # empty: this phase trains only frozen parameters
