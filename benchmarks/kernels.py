@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/kernels.py
 
 limit: workers keep its kernels for all sizes of batches (`training/process.py`). Rounds of MobileNetV3-small at 96
-pixels over clients of different sizes, so that each client's last batch has a size of its own: with oneDNN's own limit of
-1,024 kernels, and with FedLens'. The first round, in which kernels are made in any case, is left out.
+pixels over clients of different sizes, so that each client's last batch has a size of its own: with oneDNN's own limit
+of 1,024 kernels, and with FedLens'. The first round, in which kernels are made in any case, is left out.
 
 depthwise: weight gradients of large depthwise kernels over few pixels (`training/depthwise.py`). Gradients of the same
 network on a batch of 32, by one thread, in seconds of the processor: with PyTorch's way, and with FedLens'.

@@ -216,8 +216,10 @@ def run(folder: Path, *overrides: str, **given) -> fedlens.Run:
     return fedlens.run(None, *quick, f"tracking.dir={folder}", *overrides, show=False, **given)
 
 
-def test_a_run_and_its_resume_are_those_of_the_local_runtime(cluster, tmp_path) -> None:
-    keep = ("optimizer.keep=true", "strategy.name=fedavgm")
+@pytest.mark.parametrize(
+    "keep", [("optimizer.keep=true", "strategy.name=fedavgm"), ("federated.edges=2", "runtime.vectorize=2")]
+)
+def test_a_run_and_its_resume_are_those_of_the_local_runtime(cluster, keep, tmp_path) -> None:
     expected = run(tmp_path / "local", *keep)
     short = run(tmp_path, *keep, "federated.num_rounds=1", "runtime.name=ray", f"runtime.address={cluster.address}")
     longer = fedlens.resume(short.folder, "federated.num_rounds=3", show=False)

@@ -24,18 +24,20 @@ def work(trainer: ClientTrainer, tasks: Sequence[Task], meter: Meter | None = No
     meter.begin([trainer.steps(task) for stack in groups for task in stack])
     sums = trainer.partial_sum(tasks[0].round, tasks[0].payload) if tasks else None
     added = False
-    for stack in groups:
-        outcomes = run_stack(trainer, stack, meter.step)
-        meter.clients(len(stack))
-        for task, outcome in zip(stack, outcomes, strict=True):
-            if isinstance(outcome, ClientFailure):
-                yield outcome
-            elif sums is not None and sums.mergeable and kind_of(task.kind).aggregated and not task.unaggregated:
-                sums.add(trainer.decode(outcome))
-                added = True
-            else:
-                yield in_main_memory(outcome)
-        del outcomes  # the memory of updates is free before the next stack trains
-    trainer.release()
+    try:
+        for stack in groups:
+            outcomes = run_stack(trainer, stack, meter.step)
+            meter.clients(len(stack))
+            for task, outcome in zip(stack, outcomes, strict=True):
+                if isinstance(outcome, ClientFailure):
+                    yield outcome
+                elif sums is not None and sums.mergeable and kind_of(task.kind).aggregated and not task.unaggregated:
+                    sums.add(trainer.decode(outcome))
+                    added = True
+                else:
+                    yield in_main_memory(outcome)
+            del outcomes  # the memory of updates is free before the next stack trains
+    finally:
+        trainer.release()
     if sums is not None and added:
         yield from map(in_main_memory, sums.partials(tasks[0].round))
