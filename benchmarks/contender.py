@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+from stock_flower import free_port
 
 HERE = Path(__file__).parent
 
@@ -42,8 +47,8 @@ class Contender:
         """Run the command; `burst` asks it for its first round."""
         self._folder = tempfile.TemporaryDirectory(prefix="contender-")
         self._log = Path(self._folder.name) / "stderr.txt"
-        folders = [HERE, HERE / "peers", *([self.source] if self.source else [])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+        folders = [HERE, HERE / "peers", *([self.source] if self.source else []), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)).removesuffix(os.pathsep)}
         pipe = subprocess.PIPE
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -110,19 +115,55 @@ class Contender:
         return self._log.read_text()[-3000:]
 
 
-def command(name: str, workload: str) -> list[str]:
+def python(peer: str) -> str:
+    """The interpreter of a peer's environment: PFL_PYTHON, FLOWER_PYTHON or BLAZEFL_PYTHON, or what `setup.sh` made."""
+    return os.environ.get(f"{peer.upper()}_PYTHON") or str(HERE / f".venv-{peer}" / "bin" / "python")
+
+
+def fedlens(vectorize: str | None = None, workers: str | None = None) -> list[str]:
+    chosen = {"runtime.vectorize": vectorize, "runtime.workers": workers}
+    return [sys.executable, "fedlens_fedavg.py", *(f"{key}={value}" for key, value in chosen.items() if value)]
+
+
+def bare() -> list[str]:
+    return [sys.executable, "bare.py"]
+
+
+def pfl(processes: str | None = None) -> list[str]:
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [python("pfl"), *(several if processes else []), "pfl_start.py"]
+
+
+def flower(clients: str | None = None, style: str | None = None) -> list[str]:
+    return [python("flower"), "flower_fedavg.py", style or "tuned", *([clients] if clients else [])]
+
+
+def blazefl(number: str, mode: str | None = None) -> list[str]:
+    return [python("blazefl"), "blazefl_fedavg.py", mode or "processes", number]
+
+
+SHAPES: dict[str, Callable[..., list[str]]] = {
+    r"fedlens(-vectorized-(?P<vectorize>\d+))?(-workers-(?P<workers>\d+))?": fedlens,
+    r"bare": bare,
+    r"pfl(-(?P<processes>\d+))?": pfl,
+    r"flower(-(?P<clients>\d+)|-(?P<style>quick-start))?": flower,
+    r"blazefl(-(?P<mode>threads))?-(?P<number>\d+)": blazefl,
+}
+"""How contenders are called, and what gives their interpreter, script and own arguments."""
+
+HELP = "fedlens[-vectorized-K][-workers-N], bare, pfl[-N], flower[-N], flower-quick-start or blazefl[-threads]-N"
+
+
+def known(name: str) -> str:
+    """A name of a contender, as an argument of the command line."""
+    if not any(re.fullmatch(shape, name) for shape in SHAPES):
+        raise ArgumentTypeError(f"{name!r} is no contender; there are {HELP}")
+    return name
+
+
+def command(name: str, workload: str, device: str) -> list[str]:
     """The command line of a contender."""
-    pfl, flower = HERE / ".venv-pfl" / "bin", HERE / ".venv-flower" / "bin" / "python"
-    own, peers = HERE.parent / ".venv" / "bin" / "python", HERE / "peers"
-    commands = {
-        "fedlens": [own, peers / "fedlens_fedavg.py", workload],
-        "bare": [own, peers / "bare.py", workload],
-        "pfl": [pfl / "python", peers / "pfl_fedavg.py", workload],
-        "pfl-2": [pfl / "torchrun", "--nproc-per-node", "2", peers / "pfl_fedavg.py", workload],
-        "flower": [flower, peers / "flower_fedavg.py", workload, "tuned"],
-        "flower-quick-start": [flower, peers / "flower_fedavg.py", workload, "quick-start"],
-    }
-    return [str(part) for part in commands[name]]
-
-
-CONTENDERS = ("fedlens", "bare", "pfl", "pfl-2", "flower", "flower-quick-start")
+    made, found = next((made, found) for shape, made in SHAPES.items() if (found := re.fullmatch(shape, name)))
+    words = made(**found.groupdict())
+    script = next(place for place, word in enumerate(words) if word.endswith(".py"))
+    return [*words[:script], str(HERE / "peers" / words[script]), workload, device, *words[script + 1 :]]

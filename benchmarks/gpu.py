@@ -176,11 +176,8 @@ def main() -> None:
     if options.small:
         options.networks, options.precisions, options.turns, options.rounds = ["lenet"], ["fp32"], 1, 2
         options.device = "cpu"
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU here; --device cpu measures the same on the CPU")
-    before = machine.facts()
-    if options.device == "cuda":
-        before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    machine.need_gpu(parser, options.device)
+    before = machine.facts(options.device)
     found: dict[str, Any] = kept_before(before) if options.add else {}
     for name in options.networks:
         for precision in options.precisions:
