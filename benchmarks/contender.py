@@ -45,6 +45,7 @@ class Contender:
 
     def start(self) -> None:
         """Run the command; `burst` asks it for its first round."""
+        self._known: set[psutil.Process] = set()
         self._folder = tempfile.TemporaryDirectory(prefix="contender-")
         self._log = Path(self._folder.name) / "stderr.txt"
         folders = [HERE, HERE / "peers", *([self.source] if self.source else []), os.environ.get("PYTHONPATH", "")]
@@ -62,12 +63,17 @@ class Contender:
         self._freeze()
         return done
 
-    def close(self) -> None:
-        """Let it end by itself; what is left after half a minute is killed."""
+    def hang_up(self) -> list[psutil.Process]:
+        """Wake up and be told that there are no more requests; gives its processes."""
         tree = self._thaw()
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
+        return tree
+
+    def close(self) -> None:
+        """Let it end by itself; what is left after half a minute is killed."""
+        tree = self.hang_up()
         _, alive = psutil.wait_procs(tree, timeout=30)
         for process in alive:
             process.kill()
@@ -92,16 +98,18 @@ class Contender:
         return done
 
     def _freeze(self) -> None:
-        for process in self._tree():
+        self._known |= set(self._tree())
+        for process in self._known:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def _thaw(self) -> list[psutil.Process]:
-        tree = self._tree()
-        for process in tree:
+        """Also what is left of a contender whose first process has ended meanwhile."""
+        self._known |= set(self._tree())
+        for process in self._known:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
-        return tree
+        return list(self._known)
 
     def _tree(self) -> list[psutil.Process]:
         """The process and its descendants; nothing once it has ended."""
@@ -117,7 +125,11 @@ class Contender:
 
 def python(peer: str) -> str:
     """The interpreter of a peer's environment: PFL_PYTHON, FLOWER_PYTHON or BLAZEFL_PYTHON, or what `setup.sh` made."""
-    return os.environ.get(f"{peer.upper()}_PYTHON") or str(HERE / f".venv-{peer}" / "bin" / "python")
+    variable = f"{peer.upper()}_PYTHON"
+    found = os.environ.get(variable) or str(HERE / f".venv-{peer}" / "bin" / "python")
+    if not Path(found).exists():
+        raise SystemExit(f"{found}: no such interpreter; run benchmarks/setup.sh {peer}, or name one in {variable}")
+    return found
 
 
 def fedlens(vectorize: str | None = None, workers: str | None = None) -> list[str]:

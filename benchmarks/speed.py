@@ -18,9 +18,11 @@ machine's mood, which changes from minute to minute, cancels out.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -109,7 +111,7 @@ def table(workload: Workload, results: dict[str, Any]) -> Table:
     return shown
 
 
-def main() -> None:
+def arguments() -> Namespace:
     parser = machine.parser(__doc__)
     parser.add_argument("workload", choices=WORKLOADS, nargs="?", default="lenet")
     parser.add_argument(
@@ -123,35 +125,43 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=5, help="rounds a burst")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before the first burst")
+    parser.add_argument("--save-as", metavar="NAME", help="of the figures' file; default: speed-WORKLOAD")
     parser.add_argument("--before", metavar="COMMIT", help="one more contender: FedLens as it was then")
     options = parser.parse_args()
     if options.small:
-        options.device = "cpu"
-        options.workload, options.contenders = "small", ["fedlens", "bare"]
+        options.workload, options.contenders, options.device = "small", ["fedlens", "bare"], "cpu"
         options.repetitions, options.rounds, options.warm_up = 1, 1, 1
     machine.need_gpu(parser, options.device)
+    return options
+
+
+def contender(name: str, options: Namespace, source: Path | None = None) -> Contender:
+    """`source`: folder of another FedLens, which is called "before"."""
+    settings = options.set if name.startswith("fedlens") else []
+    words = [*command(name, options.workload, options.device), *settings]
+    return Contender("before" if source else name, words, source)
+
+
+def main() -> None:
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("speed.py was stopped"))  # frozen contenders would stay for ever
     workload, before = WORKLOADS[options.workload], machine.facts(options.device)
-    contenders = [
-        Contender(
-            name, command(name, workload.name, options.device) + (options.set if name.startswith("fedlens") else [])
-        )
-        for name in options.contenders
-    ]
+    contenders = [contender(name, options) for name in options.contenders]
     with ExitStack() as running:
         if options.before:
             source = unpack(options.before, Path(running.enter_context(tempfile.TemporaryDirectory())))
-            contenders.append(Contender("before", command("fedlens", workload.name, options.device), source))
+            contenders.append(contender("fedlens", options, source))
         start_up = start(contenders, running, at_once=options.at_once)
-        for contender in contenders:
-            contender.burst(options.warm_up)
+        for one in contenders:
+            running.callback(one.hang_up)  # all of them, before one after the other is waited for
+            one.burst(options.warm_up)
         compete(contenders, options.repetitions, options.rounds)
-    for contender in contenders:
-        check(contender, workload)
+    for one in contenders:
+        check(one, workload)
     results = figures(contenders, start_up)
-    Console(width=120).print(table(workload, results))
-    name = (
-        f"speed-{workload.name}" + ("-gpu" if options.device == "cuda" else "") + ("-before" if options.before else "")
-    )
+    Console(width=140).print(table(workload, results))
+    gpu, then = "-gpu" if options.device == "cuda" else "", "-before" if options.before else ""
+    name = (options.save_as or f"speed-{workload.name}") + gpu + then
     print(machine.save(name, before, {"contenders": results}, small=workload.least))
 
 

@@ -2,10 +2,10 @@
 
     blazefl_fedavg.py WORKLOAD DEVICE processes|threads NUMBER
 
-It makes its processes anew in every round; its threads are meant for a Python without a global lock. It has no momentum,
-and it does not report a training loss, so the loss here is the new model's on a client's images, computed after the
-clock has stopped. Its models have PyTorch's default memory layout, because it flattens tensors with `view`. Batches are
-sliced from tensors, which lie on the device, or, for processes, in memory that they share.
+It makes its processes anew in every round; its threads are meant for a Python without a global lock. It has no
+momentum, and it does not report a training loss, so the loss here is the new model's on a client's images, computed
+after the clock has stopped. Its models have PyTorch's default memory layout, because it flattens tensors with `view`.
+Batches are sliced from tensors, which lie on the device, or, for processes, in memory that they share.
 """
 
 from __future__ import annotations

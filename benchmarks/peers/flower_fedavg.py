@@ -4,8 +4,8 @@
 
 "tuned": an actor process keeps data and model and slices batches from tensors; CLIENTS train at once, by default one a
 core, each with its share of the cores and of the GPU. "quick-start": Flower's default of two cores a client, and a
-client as in its PyTorch quick start: each message builds the model, asks flwr-datasets for its partition and decodes the
-pictures through a DataLoader. No evaluation and no telemetry in either.
+client as in its PyTorch quick start: each message builds the model, asks flwr-datasets for its partition and decodes
+the pictures through a DataLoader. No evaluation and no telemetry in either.
 A round is one `strategy.start(num_rounds=1)`, continued from the last round's arrays.
 """
 
