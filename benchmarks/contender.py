@@ -83,8 +83,9 @@ class Contender:
     def _ask(self, rounds: int) -> list[Round]:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"go {rounds}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: then there is no answer
+            self._process.stdin.write(f"go {rounds}\n")
+            self._process.stdin.flush()
         done: list[Round] = []
         while len(done) < rounds:
             line = self._process.stdout.readline()

@@ -58,21 +58,29 @@ def check(contender: Contender, workload: Workload) -> None:
         )
 
 
-def start(contenders: list[Contender], running: ExitStack, *, at_once: bool) -> dict[str, float]:
-    """Start all and let each train its first round; gives the seconds until then. `at_once`: since the first began."""
-    began = time.perf_counter()
+def start(contenders: list[Contender], running: ExitStack, warm_up: int, *, at_once: bool) -> dict[str, float]:
+    """Start all, and let each train its first round and its warm-up. Gives the seconds until the first round was over,
+    of those that came so far. `at_once`: all start together, and the seconds are counted from there."""
+    began, taken = time.perf_counter(), {}
     for contender in contenders if at_once else ():
-        contender.start()
-        running.callback(contender.close)
-    taken = {}
+        begin(contender, running)
     for contender in contenders:
         if not at_once:
             began = time.perf_counter()
-            contender.start()
-            running.callback(contender.close)
-        contender.burst(1)
-        taken[contender.name] = time.perf_counter() - began
+            begin(contender, running)
+        try:
+            contender.burst(1)
+            seconds = time.perf_counter() - began
+            contender.burst(warm_up)
+            taken[contender.name] = seconds
+        except SystemExit as error:
+            print(f"left out: {error}", file=sys.stderr)
     return taken
+
+
+def begin(contender: Contender, running: ExitStack) -> None:
+    contender.start()
+    running.callback(contender.close)
 
 
 def compete(contenders: list[Contender], repetitions: int, rounds: int) -> None:
@@ -151,18 +159,22 @@ def main() -> None:
         if options.before:
             source = unpack(options.before, Path(running.enter_context(tempfile.TemporaryDirectory())))
             contenders.append(contender("fedlens", options, source))
-        start_up = start(contenders, running, at_once=options.at_once)
+        start_up = start(contenders, running, options.warm_up, at_once=options.at_once)
         for one in contenders:
             running.callback(one.hang_up)  # all of them, before one after the other is waited for
-            one.burst(options.warm_up)
-        compete(contenders, options.repetitions, options.rounds)
-    for one in contenders:
+        ready = [one for one in contenders if one.name in start_up]
+        if not ready:
+            raise SystemExit("no contender came to the start")
+        compete(ready, options.repetitions, options.rounds)
+    for one in ready:
         check(one, workload)
-    results = figures(contenders, start_up)
+    results = figures(ready, start_up)
     Console(width=140).print(table(workload, results))
     gpu, then = "-gpu" if options.device == "cuda" else "", "-before" if options.before else ""
     name = (options.save_as or f"speed-{workload.name}") + gpu + then
     print(machine.save(name, before, {"contenders": results}, small=workload.least))
+    if len(ready) < len(contenders):
+        raise SystemExit("not all contenders came to the start")
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ def test_a_contender_without_an_effect_of_its_own_is_refused(tmp_path: Path) -> 
     done = speed("cifar-small", *together)
     assert done.returncode == 1
     assert "runtime.vectorize=4 has no effect" in done.stderr
+    assert "bare" in done.stdout, "the others compete without it"
 
 
 def speed(workload: str, *contenders: str) -> subprocess.CompletedProcess[str]:

@@ -32,8 +32,13 @@ CORES = os.cpu_count() or 1
 
 
 def share(at_once: int) -> dict[str, Any]:
-    """A client's cores and its part of the GPU. Ray takes whole cores or a part of one."""
-    return {"num_cpus": CORES // at_once or CORES / at_once, "num_gpus": 1 / at_once if device == "cuda" else 0.0}
+    """A client's cores and its part of the GPU."""
+    return {"num_cpus": part(CORES, at_once), "num_gpus": part(1, at_once) if device == "cuda" else 0.0}
+
+
+def part(whole: int, at_once: int) -> float:
+    """Ray takes whole numbers, or ten-thousandths of one. Rounded up, they would leave too little for the last."""
+    return whole // at_once or 10_000 * whole // at_once / 10_000
 
 
 @server.main()
