@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+from stock_flower import free_port
 
 HERE = Path(__file__).parent
 
@@ -40,10 +45,11 @@ class Contender:
 
     def start(self) -> None:
         """Run the command; `burst` asks it for its first round."""
+        self._known: set[psutil.Process] = set()
         self._folder = tempfile.TemporaryDirectory(prefix="contender-")
         self._log = Path(self._folder.name) / "stderr.txt"
-        folders = [HERE, HERE / "peers", *([self.source] if self.source else [])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+        folders = [HERE, HERE / "peers", *([self.source] if self.source else []), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)).removesuffix(os.pathsep)}
         pipe = subprocess.PIPE
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -57,12 +63,17 @@ class Contender:
         self._freeze()
         return done
 
-    def close(self) -> None:
-        """Let it end by itself; what is left after half a minute is killed."""
+    def hang_up(self) -> list[psutil.Process]:
+        """Wake up and be told that there are no more requests; gives its processes."""
         tree = self._thaw()
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
+        return tree
+
+    def close(self) -> None:
+        """Let it end by itself; what is left after half a minute is killed."""
+        tree = self.hang_up()
         _, alive = psutil.wait_procs(tree, timeout=30)
         for process in alive:
             process.kill()
@@ -72,8 +83,9 @@ class Contender:
     def _ask(self, rounds: int) -> list[Round]:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"go {rounds}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: then there is no answer
+            self._process.stdin.write(f"go {rounds}\n")
+            self._process.stdin.flush()
         done: list[Round] = []
         while len(done) < rounds:
             line = self._process.stdout.readline()
@@ -87,16 +99,18 @@ class Contender:
         return done
 
     def _freeze(self) -> None:
-        for process in self._tree():
+        self._known |= set(self._tree())
+        for process in self._known:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def _thaw(self) -> list[psutil.Process]:
-        tree = self._tree()
-        for process in tree:
+        """Also what is left of a contender whose first process has ended meanwhile."""
+        self._known |= set(self._tree())
+        for process in self._known:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
-        return tree
+        return list(self._known)
 
     def _tree(self) -> list[psutil.Process]:
         """The process and its descendants; nothing once it has ended."""
@@ -110,19 +124,59 @@ class Contender:
         return self._log.read_text()[-3000:]
 
 
-def command(name: str, workload: str) -> list[str]:
+def python(peer: str) -> str:
+    """The interpreter of a peer's environment: PFL_PYTHON, FLOWER_PYTHON or BLAZEFL_PYTHON, or what `setup.sh` made."""
+    variable = f"{peer.upper()}_PYTHON"
+    found = os.environ.get(variable) or str(HERE / f".venv-{peer}" / "bin" / "python")
+    if not Path(found).exists():
+        raise SystemExit(f"{found}: no such interpreter; run benchmarks/setup.sh {peer}, or name one in {variable}")
+    return found
+
+
+def fedlens(vectorize: str | None = None, workers: str | None = None) -> list[str]:
+    chosen = {"runtime.vectorize": vectorize, "runtime.workers": workers}
+    return [sys.executable, "fedlens_fedavg.py", *(f"{key}={value}" for key, value in chosen.items() if value)]
+
+
+def bare() -> list[str]:
+    return [sys.executable, "bare.py"]
+
+
+def pfl(processes: str | None = None) -> list[str]:
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [python("pfl"), *(several if processes else []), "pfl_start.py"]
+
+
+def flower(clients: str | None = None, style: str | None = None) -> list[str]:
+    return [python("flower"), "flower_fedavg.py", style or "tuned", *([clients] if clients else [])]
+
+
+def blazefl(number: str, mode: str | None = None) -> list[str]:
+    return [python("blazefl"), "blazefl_fedavg.py", mode or "processes", number]
+
+
+SHAPES: dict[str, Callable[..., list[str]]] = {
+    r"fedlens(-vectorized-(?P<vectorize>\d+))?(-workers-(?P<workers>\d+))?": fedlens,
+    r"bare": bare,
+    r"pfl(-(?P<processes>\d+))?": pfl,
+    r"flower(-(?P<clients>\d+)|-(?P<style>quick-start))?": flower,
+    r"blazefl(-(?P<mode>threads))?-(?P<number>\d+)": blazefl,
+}
+"""How contenders are called, and what gives their interpreter, script and own arguments."""
+
+HELP = "fedlens[-vectorized-K][-workers-N], bare, pfl[-N], flower[-N], flower-quick-start or blazefl[-threads]-N"
+
+
+def known(name: str) -> str:
+    """A name of a contender, as an argument of the command line."""
+    if not any(re.fullmatch(shape, name) for shape in SHAPES):
+        raise ArgumentTypeError(f"{name!r} is no contender; there are {HELP}")
+    return name
+
+
+def command(name: str, workload: str, device: str) -> list[str]:
     """The command line of a contender."""
-    pfl, flower = HERE / ".venv-pfl" / "bin", HERE / ".venv-flower" / "bin" / "python"
-    own, peers = HERE.parent / ".venv" / "bin" / "python", HERE / "peers"
-    commands = {
-        "fedlens": [own, peers / "fedlens_fedavg.py", workload],
-        "bare": [own, peers / "bare.py", workload],
-        "pfl": [pfl / "python", peers / "pfl_fedavg.py", workload],
-        "pfl-2": [pfl / "torchrun", "--nproc-per-node", "2", peers / "pfl_fedavg.py", workload],
-        "flower": [flower, peers / "flower_fedavg.py", workload, "tuned"],
-        "flower-quick-start": [flower, peers / "flower_fedavg.py", workload, "quick-start"],
-    }
-    return [str(part) for part in commands[name]]
-
-
-CONTENDERS = ("fedlens", "bare", "pfl", "pfl-2", "flower", "flower-quick-start")
+    made, found = next((made, found) for shape, made in SHAPES.items() if (found := re.fullmatch(shape, name)))
+    words = made(**found.groupdict())
+    script = next(place for place, word in enumerate(words) if word.endswith(".py"))
+    return [*words[:script], str(HERE / "peers" / words[script]), workload, device, *words[script + 1 :]]

@@ -30,7 +30,16 @@ class FedLensRun:
     def __init__(self, config: Path, *overrides: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fedlens-benchmark-")
         self._logs, self._output = Path(self._folder.name) / "logs", Path(self._folder.name) / "output.txt"
-        command = [str(FEDLENS), "run", str(config), *QUIET, *overrides, f"tracking.dir={self._logs}"]
+        command = [
+            sys.executable,
+            "-m",
+            "fedlens",
+            "run",
+            str(config),
+            *QUIET,
+            *overrides,
+            f"tracking.dir={self._logs}",
+        ]
         with self._output.open("w") as output:
             self.started = time.perf_counter()
             self.process = psutil.Popen(command, stdout=output, stderr=output)
@@ -70,7 +79,11 @@ class FedLensRun:
                 self._watch_memory()
             time.sleep(POLL_S)
         if self.process.returncode != 0:
-            raise SystemExit(f"fedlens run failed:\n{self._output.read_text()[-3000:]}")
+            raise SystemExit(f"fedlens run failed:\n{self.output()[-3000:]}")
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text()
 
     def forget(self) -> None:
         """Leave out the rounds that are over by now."""

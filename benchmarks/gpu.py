@@ -148,11 +148,12 @@ def measure(work: Work, precision: str, turns: int, rounds: int, device: str) ->
 
 
 def table(found: dict[str, Any]) -> Table:
-    shown = Table("network", "precision", "images/s", "bare", "ratio", "lowest – highest", "GiB", "bare")
+    shown = Table("network", "precision", "images/s", "bare", "ratio", "lowest – highest", "GiB", "bare", "ratio")
     for name, row in found.items():
         spread = f"{min(row['ratios']):.2f} – {max(row['ratios']):.2f}"
         speeds = (f"{row['images_a_second']:,.0f}", f"{row['bare']:,.0f}", f"{row['ratio']:.2f}", spread)
-        shown.add_row(*name.split(), *speeds, f"{row['memory_gib']:.1f}", f"{row['bare_memory_gib']:.1f}")
+        ours, theirs = row["memory_gib"], row["bare_memory_gib"]
+        shown.add_row(*name.split(), *speeds, f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}" if theirs else "")
     return shown
 
 
@@ -176,11 +177,8 @@ def main() -> None:
     if options.small:
         options.networks, options.precisions, options.turns, options.rounds = ["lenet"], ["fp32"], 1, 2
         options.device = "cpu"
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU here; --device cpu measures the same on the CPU")
-    before = machine.facts()
-    if options.device == "cuda":
-        before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    machine.need_gpu(parser, options.device)
+    before = machine.facts(options.device)
     found: dict[str, Any] = kept_before(before) if options.add else {}
     for name in options.networks:
         for precision in options.precisions:

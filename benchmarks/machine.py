@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -24,8 +25,15 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
-def facts() -> dict[str, Any]:
-    """Cores, CPU model, memory in GiB, load before the run, and the versions that matter."""
+def need_gpu(arguments: argparse.ArgumentParser, device: str) -> None:
+    """End with a message where a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        arguments.error("PyTorch finds no GPU here; --device cpu measures the same on the CPU")
+
+
+def facts(device: str = "cpu") -> dict[str, Any]:
+    """Cores, CPU model, memory in GiB, load before the run, the versions that matter, and the GPU if one is used."""
+    gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
     return {
         "cores": os.cpu_count(),
         "cpu": cpu_model(),
@@ -35,6 +43,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "fedlens": version("fedlens"),
+        **gpu,
     }
 
 

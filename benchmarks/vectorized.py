@@ -132,12 +132,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.small:
         options.networks, options.stacks, options.turns, options.device = ["lenet"], [4], 1, "cpu"
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU here; --device cpu measures the same on the CPU")
+    machine.need_gpu(parser, options.device)
     torch.set_num_threads(1)
-    before = machine.facts()
-    if options.device == "cuda":
-        before |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    before = machine.facts(options.device)
     unequal = [MOST - 45 * number // max(options.clients - 1, 1) for number in range(options.clients)]
     cohorts = {"equal": [MOST] * options.clients, "unequal": unequal}
     found: dict[str, Any] = {}

@@ -7,9 +7,11 @@ import os
 import runpy
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -95,16 +97,101 @@ def test_the_session_on_a_gpu_does_each_step_once(tmp_path: Path) -> None:
     def session(python: str = sys.executable) -> subprocess.CompletedProcess[str]:
         command = [str(BENCHMARKS / "gpu_session.sh"), "--small"]
         environment = {**os.environ, "GPU_SESSION": str(tmp_path / "session"), "PYTHON": python}
+        environment |= {"PFL_PYTHON": str(tmp_path / "none"), "FLOWER_PYTHON": "/bin/false"}
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
 
     first = session()
     assert first.returncode == 0, first.stdout
     assert "tests: done in" in first.stdout
-    assert session().stdout == "tests: done before\nlenet: done before\n"
+    done, lenet, *left_out = session().stdout.splitlines()
+    assert (done, lenet) == ("tests: done before", "lenet: done before")
+    assert left_out[0].startswith(f"beside pfl: left out, {tmp_path / 'none'} does not find pfl;")
+    assert left_out[1].endswith("or name another one in FLOWER_PYTHON")
     (tmp_path / "session" / "lenet.done").unlink()
     broken = session(python="false")
     assert broken.returncode == 1
     assert "tests: done before\nlenet: failed after" in broken.stdout
+
+
+@pytest.mark.slow
+def test_a_contender_without_an_effect_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Dropout keeps clients from training together; the network without it trains so, as the bare loop trains it."""
+    together = ("fedlens-vectorized-4-workers-1", "bare")
+    done = speed("cifar-no-dropout-small", *together)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = speed("cifar-small", *together)
+    assert done.returncode == 1
+    assert "runtime.vectorize=4 has no effect" in done.stderr
+    assert "bare" in done.stdout, "the others compete without it"
+
+
+def speed(workload: str, *contenders: str) -> subprocess.CompletedProcess[str]:
+    least = ("--repetitions", "1", "--rounds", "1", "--warm-up", "2", "--at-once")
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), workload, *least, "--contenders", *contenders]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)
+
+
+@pytest.fixture
+def peers(script: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Where the contenders' modules find each other."""
+    script.setattr(sys, "path", [str(BENCHMARKS / "peers"), *sys.path])
+    return script
+
+
+@pytest.mark.parametrize("name", ["lenet", "cnn", "mobilenetv3", "cifar", "cifar-no-dropout", "resnet18"])
+def test_fedlens_is_configured_to_do_the_work_of_its_peers(name: str, peers: pytest.MonkeyPatch) -> None:
+    from workload import WORKLOADS
+
+    work, config = WORKLOADS[name], yaml.safe_load((BENCHMARKS / "configs" / f"speed-{name}.yaml").read_text())
+    federated, data = config["federated"], config["data"]
+    assert data["partition"] == {"scheme": "iid", "clients": work.clients}
+    assert data.get("rows", work.clients * work.images) == work.clients * work.images
+    assert (federated["local_epochs"], federated["batch_size"]) == (work.epochs, work.batch)
+    assert (federated["fraction_fit"], federated["min_fit_clients"]) == (work.cohort / work.clients, work.cohort)
+    assert config["optimizer"] == {"name": "sgd", "lr": work.lr, "momentum": work.momentum}
+
+
+@pytest.mark.parametrize("name, steps, numbers", [("cifar", 250, 1_626_442), ("resnet18", 5000, 11_181_642)])
+def test_the_settings_that_peers_have_published(name: str, steps: int, numbers: int, peers: pytest.MonkeyPatch) -> None:
+    from workload import WORKLOADS, batches, clients
+
+    work = WORKLOADS[name]
+    assert work.steps == steps
+    assert sum(parameter.numel() for parameter in work.build().parameters()) == numbers
+    (images, labels), *others = clients(WORKLOADS[f"{name}-small"])
+    assert images.shape[1:] == (3, 32, 32)
+    assert 0 <= images.min() < 0.1
+    assert 0.9 < images.max() <= 1
+    assert len(others) == WORKLOADS[f"{name}-small"].clients - 1
+    small = WORKLOADS[f"{name}-small"]
+    assert small.cohort * len([*batches((images, labels), small)]) == small.steps
+
+
+def test_contenders_by_name(peers: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from contender import command, known
+
+    for peer in ("PFL", "FLOWER", "BLAZEFL"):
+        peers.setenv(f"{peer}_PYTHON", sys.executable)
+    here = f"{BENCHMARKS / 'peers'}{os.sep}"
+
+    def words(name: str) -> str:
+        return " ".join(command(known(name), "cifar", "cuda")).replace(here, "").removeprefix(f"{sys.executable} ")
+
+    assert words("fedlens") == "fedlens_fedavg.py cifar cuda"
+    both = words("fedlens-vectorized-10-workers-4")
+    assert both == "fedlens_fedavg.py cifar cuda runtime.vectorize=10 runtime.workers=4"
+    assert words("pfl") == "pfl_start.py cifar cuda"
+    assert "--nproc-per-node 8 " in words("pfl-8")
+    assert words("flower-6") == "flower_fedavg.py cifar cuda tuned 6"
+    assert words("flower-quick-start") == "flower_fedavg.py cifar cuda quick-start"
+    assert words("blazefl-threads-4") == "blazefl_fedavg.py cifar cuda threads 4"
+    with pytest.raises(ArgumentTypeError, match="'pfl-many' is no contender; there are fedlens"):
+        known("pfl-many")
+    peers.setenv("PFL_PYTHON", str(tmp_path / "none"))
+    with pytest.raises(
+        SystemExit, match=r"no such interpreter; run benchmarks/setup\.sh pfl, or name one in PFL_PYTHON"
+    ):
+        command("pfl", "cifar", "cuda")
 
 
 def test_figures_of_the_same_gpu_are_added_to(script: pytest.MonkeyPatch, tmp_path: Path) -> None:

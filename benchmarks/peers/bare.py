@@ -1,4 +1,7 @@
-"""The floor to measure against: federated averaging as a bare, single-threaded PyTorch loop."""
+"""The floor to measure against: federated averaging as a bare, single-threaded PyTorch loop.
+
+bare.py WORKLOAD DEVICE
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,18 @@ import time
 import torch
 from protocol import introduce, report, requests
 from torch import Tensor, nn
-from workload import WORKLOADS, Client, Workload, clients
+from workload import WORKLOADS, Client, Workload, batches, clients, finished
 
 State = dict[str, Tensor]
 
 
 def train(model: nn.Module, client: Client, workload: Workload) -> tuple[float, int]:
-    """One local epoch of SGD in place; gives the sum of the batches' losses and the number of steps."""
-    images, labels = client
+    """SGD in place; gives the sum of the batches' losses and the number of steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.lr, momentum=workload.momentum)
-    total, steps = torch.zeros(()), 0
-    for rows in torch.randperm(len(labels)).split(workload.batch):
+    total, steps = client[1].new_zeros((), dtype=torch.float32), 0
+    for images, labels in batches(client, workload):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         total += loss.detach()
@@ -47,14 +49,15 @@ def round_of(model: nn.Module, state: State, cohort: list[Client], workload: Wor
 
 def main() -> None:
     torch.set_num_threads(1)
-    workload = WORKLOADS[sys.argv[1]]
+    workload, device = WORKLOADS[sys.argv[1]], sys.argv[2]
     introduce("torch")
-    data, model = clients(workload), workload.build()
+    data, model = clients(workload, device), workload.build(device)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for number in requests():
         started = time.perf_counter()
         chosen = torch.randperm(len(data))[: workload.cohort]
         loss, steps = round_of(model, state, [data[index] for index in chosen], workload)
+        finished(device)
         report(number, time.perf_counter() - started, loss, steps)
 
 

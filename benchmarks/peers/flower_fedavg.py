@@ -1,9 +1,11 @@
 """Flower's Ray simulation: its own FedAvg over its own messages.
 
-Arguments: the workload and the style. "tuned": one core a client, so as many clients at once as there are cores; an
-actor process keeps data and model and slices batches from tensors. "quick-start": Flower's default of two cores a
-client, and a client as in its PyTorch quick start: each message builds the model, asks flwr-datasets for its partition
-and decodes the pictures through a DataLoader. No evaluation and no telemetry in either.
+    flower_fedavg.py WORKLOAD DEVICE STYLE [CLIENTS]
+
+"tuned": an actor process keeps data and model and slices batches from tensors; CLIENTS train at once, by default one a
+core, each with its share of the cores and of the GPU. "quick-start": Flower's default of two cores a client, and a
+client as in its PyTorch quick start: each message builds the model, asks flwr-datasets for its partition and decodes
+the pictures through a DataLoader. No evaluation and no telemetry in either.
 A round is one `strategy.start(num_rounds=1)`, continued from the last round's arrays.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -23,9 +26,19 @@ from flwr.simulation import run_simulation
 from protocol import introduce, report, requests
 from workload import WORKLOADS
 
-workload, style = WORKLOADS[sys.argv[1]], sys.argv[2]
+workload, device, style = WORKLOADS[sys.argv[1]], sys.argv[2], sys.argv[3]
 server = ServerApp()
-CORES = {"tuned": 1, "quick-start": 2}
+CORES = os.cpu_count() or 1
+
+
+def share(at_once: int) -> dict[str, Any]:
+    """A client's cores and its part of the GPU."""
+    return {"num_cpus": part(CORES, at_once), "num_gpus": part(1, at_once) if device == "cuda" else 0.0}
+
+
+def part(whole: int, at_once: int) -> float:
+    """Ray takes whole numbers, or ten-thousandths of one. Rounded up, they would leave too little for the last."""
+    return whole // at_once or 10_000 * whole // at_once / 10_000
 
 
 @server.main()
@@ -39,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         min_available_nodes=workload.clients,
     )
     arrays = ArrayRecord(workload.build().state_dict())
-    settings = ConfigRecord({"workload": workload.name, "style": style})
+    settings = ConfigRecord({"workload": workload.name, "device": device, "style": style})
     for number in requests():
         started = time.perf_counter()
         result = strategy.start(grid, arrays, num_rounds=1, train_config=settings)
@@ -56,9 +69,10 @@ if __name__ == "__main__":
         from flower_pictures import prepare
 
         prepare(workload)
+    at_once = {"tuned": CORES, "quick-start": CORES // 2 or 1}[style]
     run_simulation(
         server,
         flower_client.app,
         num_supernodes=workload.clients,
-        backend_config={"client_resources": {"num_cpus": CORES[style], "num_gpus": 0.0}},
+        backend_config={"client_resources": share(int(sys.argv[4]) if len(sys.argv) > 4 else at_once)},
     )

@@ -24,7 +24,9 @@ def prepare(workload: Workload) -> None:
     disable_progress_bars()
     rows: dict[str, list[object]] = {"image": [], "label": []}
     for images, labels in clients(workload):
-        rows["image"] += [Image.fromarray(pixels) for pixels in images.squeeze(1).mul(255).round().byte().numpy()]
+        rows["image"] += [
+            Image.fromarray(pixels.squeeze()) for pixels in images.permute(0, 2, 3, 1).mul(255).round().byte().numpy()
+        ]
         rows["label"] += labels.tolist()
     Dataset.from_dict(rows, features=Features({"image": Picture(), "label": Value("int64")})).save_to_disk(folder)
 

@@ -1,14 +1,13 @@
 """pfl-research (apple, `pfl` on PyPI): its own federated averaging at its fastest settings.
 
-Under `torchrun --nproc-per-node 2` its two processes share each cohort. Its fastest settings: tensors that stay in
-memory, no evaluation, no metrics sent to the console, no sampling subprocess (all clients weigh the same, so dealing
-them out in turn balances the processes already). pfl does not shuffle a client's images; nor does it average
-BatchNorm's running statistics. Both save it work.
+Started by `pfl_start.py`. Under `torchrun --nproc-per-node 2` its two processes share each cohort, and the GPU where
+there is one. Its fastest settings: tensors that stay in the device's memory, no evaluation, no metrics sent to the
+console, no sampling subprocess (all clients weigh the same, so dealing them out in turn balances the processes
+already). pfl does not shuffle a client's images; nor does it average BatchNorm's running statistics. Both save it work.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
@@ -26,7 +25,7 @@ from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from protocol import introduce, report, requests
 from torch import Tensor, nn
-from workload import WORKLOADS, clients
+from workload import WORKLOADS, clients, finished
 
 ENDLESS = 10**9
 
@@ -34,10 +33,10 @@ ENDLESS = 10**9
 class Trainable(nn.Module):
     """A network with the two methods that pfl asks for, and the training loss summed up on the way."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, device: str) -> None:
         super().__init__()
         self.network = network
-        self.total, self.steps = torch.zeros(()), 0
+        self.total, self.steps = torch.zeros((), device=device), 0
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         loss = nn.functional.cross_entropy(self.network(images), labels)
@@ -53,8 +52,8 @@ class Trainable(nn.Module):
 class Turns(TrainingProcessCallback):  # type: ignore[misc]  # pfl is not in this environment
     """Times pfl's rounds on the first process and holds all processes until a round is asked for."""
 
-    def __init__(self, module: Trainable) -> None:
-        self.module = module
+    def __init__(self, module: Trainable, device: str) -> None:
+        self.module, self.device = module, device
         self.requests = requests()
         self.number, self.started = 0, 0.0
 
@@ -75,6 +74,7 @@ class Turns(TrainingProcessCallback):  # type: ignore[misc]  # pfl is not in thi
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
+        finished(self.device)
         seconds = time.perf_counter() - self.started
         sums = torch.tensor([float(self.module.total), float(self.module.steps)])
         if distributed.world_size > 1:
@@ -84,14 +84,14 @@ class Turns(TrainingProcessCallback):  # type: ignore[misc]  # pfl is not in thi
         return not self.wait(), Metrics()
 
 
-def main() -> None:
-    workload = WORKLOADS[sys.argv[1]]
+def main(name: str, device: str) -> None:
+    workload = WORKLOADS[name]
     if distributed.global_rank == 0:
         introduce("torch", "pfl")
     np.random.seed(0)
-    data = clients(workload)
+    data = clients(workload, device)
     training = FederatedDataset.from_slices(data, get_user_sampler("minimize_reuse", range(len(data))))
-    module = Trainable(workload.build())
+    module = Trainable(workload.build(device), device)
     model = PyTorchModel(
         module,
         local_optimizer_create=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=workload.momentum),
@@ -101,11 +101,9 @@ def main() -> None:
         NNAlgorithmParams(ENDLESS, evaluation_frequency=ENDLESS, train_cohort_size=workload.cohort, val_cohort_size=0),
         SimulatedBackend(training, training, postprocessors=[WeightByDatapoints()]),
         model,
-        NNTrainHyperParams(local_batch_size=workload.batch, local_num_epochs=1, local_learning_rate=workload.lr),
-        callbacks=[Turns(module)],
+        NNTrainHyperParams(
+            local_batch_size=workload.batch, local_num_epochs=workload.epochs, local_learning_rate=workload.lr
+        ),
+        callbacks=[Turns(module, device)],
         send_metrics_to_platform=False,
     )
-
-
-if __name__ == "__main__":
-    main()
