@@ -10,7 +10,7 @@ from unittest.mock import create_autospec, patch
 
 import pytest
 import torch
-from tests.helpers import CPU, tiny_data, tiny_model
+from tests.helpers import CPU, tiny_data
 from tests.runs import Clothes, separable
 from tests.training.test_vectorizable import WITH_TEXTS, Centred, Remembering, own_loss
 from tests.training.test_vectorized import network, trained, trainer
@@ -366,15 +366,25 @@ def test_what_is_no_plain_step_is_known_before_the_first(name: str | None, tmp_p
 def test_few_images_are_not_enough_to_know_that_batches_can_be_filled_up(tmp_path: Path) -> None:
     one = trainer(tmp_path, data=tiny_data(1, 4))
     assert not can_pad(one.model, one.settings, one._some)
-    assert tiny_model() is not None
 
 
-@pytest.mark.parametrize("asked", ["auto", "true", "false"])
-def test_a_note_says_once_that_a_graph_that_was_asked_for_is_not_to_be_had(asked: str, tmp_path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("asked", "more", "text"),
+    [
+        ("auto", (), None),
+        ("true", (), "runtime.device: CUDA graphs need an NVIDIA GPU, and this is cpu"),
+        ("true", ("runtime.vectorize=2",), "runtime.vectorize trains clients together"),
+    ],
+    ids=["auto", "device", "together"],
+)
+def test_a_note_says_once_that_a_graph_that_was_asked_for_is_not_to_be_had(
+    asked: str, more: tuple[str, ...], text: str | None, tmp_path, capsys
+) -> None:
     clients = {f"client{index}": separable(20, index) for index in range(2)}
     settings = (f"runtime.graph={asked}", "runtime.name=in_process", "federated.num_rounds=1", "runtime.device=cpu")
     given = {"data": clients, "test": separable(10, 9), "model": Clothes()}
-    fedlens.run(None, *settings, f"tracking.dir={tmp_path}", "tracking.tensorboard=false", **given)
+    fedlens.run(None, *settings, *more, f"tracking.dir={tmp_path}", "tracking.tensorboard=false", **given)
     shown = capsys.readouterr()
     told = " ".join((shown.out + shown.err).split())
-    assert told.count("runtime.graph=true has no effect") == (asked == "true")
+    assert told.count("runtime.graph=true has no effect") == (text is not None)
+    assert text is None or text in told
