@@ -46,8 +46,8 @@ def batch(rows: int, seed: int = 0) -> Batch:
 
 
 def gradient(model: nn.Module, settings: LocalSettings, given: Batch, steps: StaticSteps | None = None) -> Tensor:
-    """What the loop computes of a batch: the gradient, the loss, which rows were recognised, and running statistics. With
-    `steps`, their model is used."""
+    """What the loop computes of a batch: the gradient, the loss, which rows were recognised, and running statistics.
+    With `steps`, their model is used."""
     flat = FlatModel(model, CPU) if steps is None else steps._model
     loop = LocalLoop(flat, settings, LocalTerms(), plain_step=steps)
     loop.differentiate(*given, torch.Generator())
