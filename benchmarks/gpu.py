@@ -3,6 +3,7 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --networks lenet      # without a GPU: the same code, no figures of memory
     python benchmarks/gpu.py --networks resnet50 --precisions bf16 --add    # beside the figures that are kept
+    python benchmarks/gpu.py --networks lenet --graph       # FedLens also without a CUDA graph (runtime.graph=false)
 
 Four clients, all in every round, one local epoch, SGD with momentum, uint8 noise for pictures, which costs what
 photographs cost. FedLens is one `fedlens.run` in one process, of which the local training is timed (`seconds.train`:
@@ -16,7 +17,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -84,7 +87,9 @@ def synchronized(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int, device: str) -> Figure:
+def federated(
+    work: Work, precision: str, clients: dict[str, TensorDataset], rounds: int, device: str, graph: str = "auto"
+) -> Figure:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +98,8 @@ def federated(work: Work, precision: str, clients: dict[str, TensorDataset], rou
             *([f"model.lora.rank={work.lora}"] if work.lora else []),
             *("data.validation=0", "data.client_test=0", "federated.fraction_fit=1", f"federated.num_rounds={rounds}"),
             *("federated.evaluate_every=0", "federated.evaluate_clients_every=0", "optimizer.momentum=0.9"),
-            *(f"runtime.device={device}", "runtime.workers=1", "tracking.tensorboard=false", "tracking.report=false"),
+            *(f"runtime.device={device}", "runtime.workers=1", f"runtime.graph={graph}"),
+            *("tracking.tensorboard=false", "tracking.report=false"),
             f"tracking.dir={folder}",
         )
         lines = fedlens.run(None, *settings, data=clients, test=noise(8, work.size, CLIENTS), show=False).metrics
@@ -133,11 +139,15 @@ def epoch(model: Recognizer, pixels: torch.Tensor, labels: torch.Tensor, batch: 
         scaler.update()
 
 
-def measure(work: Work, precision: str, turns: int, rounds: int, device: str) -> dict[str, Any]:
+def measure(work: Work, precision: str, turns: int, rounds: int, device: str, *, graph: bool) -> dict[str, Any]:
+    """`graph`: FedLens is measured without a CUDA graph, too."""
+    sides: list[Callable[..., Figure]] = [federated, bare, *([partial(federated, graph="false")] if graph else [])]
     clients = work.clients()
-    pairs = [tuple(side(work, precision, clients, rounds, device) for side in (federated, bare)) for _ in range(turns)]
+    found = [[side(work, precision, clients, rounds, device) for side in sides] for _ in range(turns)]
+    pairs = [(ours, theirs) for ours, theirs, *_ in found]
     ratios = [ours.speed / theirs.speed for ours, theirs in pairs]
     return {
+        **(_without(found) if graph else {}),
         "images_a_second": median(ours.speed for ours, _ in pairs),
         "bare": median(theirs.speed for _, theirs in pairs),
         "ratio": median(ratios),
@@ -147,13 +157,24 @@ def measure(work: Work, precision: str, turns: int, rounds: int, device: str) ->
     }
 
 
+def _without(found: list[list[Figure]]) -> dict[str, Any]:
+    """`graph_ratios`: speed with a graph, where one is chosen, over that without."""
+    return {
+        "graph_ratios": [ours.speed / without.speed for ours, _, without in found],
+        "memory_without_graph_gib": max(without.memory for _, _, without in found),
+    }
+
+
 def table(found: dict[str, Any]) -> Table:
-    shown = Table("network", "precision", "images/s", "bare", "ratio", "lowest – highest", "GiB", "bare", "ratio")
+    columns = ("network", "precision", "images/s", "bare", "ratio", "lowest – highest")
+    shown = Table(*columns, "GiB", "bare", "ratio", "graph / none")
     for name, row in found.items():
         spread = f"{min(row['ratios']):.2f} – {max(row['ratios']):.2f}"
         speeds = (f"{row['images_a_second']:,.0f}", f"{row['bare']:,.0f}", f"{row['ratio']:.2f}", spread)
         ours, theirs = row["memory_gib"], row["bare_memory_gib"]
-        shown.add_row(*name.split(), *speeds, f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}" if theirs else "")
+        memory = (f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}" if theirs else "")
+        graph = f"{median(row['graph_ratios']):.2f}" if "graph_ratios" in row else ""
+        shown.add_row(*name.split(), *speeds, *memory, graph)
     return shown
 
 
@@ -173,8 +194,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="a turn; the first is not counted")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--add", action="store_true", help="keep the figures of others, if made on the same GPU")
+    parser.add_argument("--graph", action="store_true", help="measure FedLens without a CUDA graph, too")
     options = parser.parse_args()
     if options.small:
+        options.graph = True
         options.networks, options.precisions, options.turns, options.rounds = ["lenet"], ["fp32"], 1, 2
         options.device = "cpu"
     machine.need_gpu(parser, options.device)
@@ -182,9 +205,8 @@ def main() -> None:
     found: dict[str, Any] = kept_before(before) if options.add else {}
     for name in options.networks:
         for precision in options.precisions:
-            found[f"{name} {precision}"] = measure(
-                NETWORKS[name], precision, options.turns, options.rounds, options.device
-            )
+            work, often = NETWORKS[name], (options.turns, options.rounds)
+            found[f"{name} {precision}"] = measure(work, precision, *often, options.device, graph=options.graph)
             kept = machine.save("gpu", before, {"found": found}, small=options.small or options.device == "cpu")
             Console(width=110).print(table(found))
     print(kept)

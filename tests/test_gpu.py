@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ from fedlens.models.base import Preprocessing, Recognizer
 from fedlens.personalization.base import personalizations
 from fedlens.strategies.base import strategies
 from fedlens.tracking.metrics import read_metrics
+from fedlens.training.cuda_graphs import CudaGraphs, Play
+from fedlens.training.device import repeatable
+from fedlens.training.flat import FlatModel
+from fedlens.training.settings import LocalSettings
+from fedlens.training.static_steps import PATIENCE, StaticSteps
 
 pytestmark = pytest.mark.gpu
 
@@ -56,20 +62,21 @@ TRANSFER = {
     "clients together, batches filled up": ("runtime.vectorize=8", "model.name=lenet", "federated.batch_size=5"),
     "two processes": ("runtime.name=local", "runtime.workers=2", "model.name=lenet"),
 }
+NO_STEPS = ("optimizer.lr=1e-12",)
 SCHEDULES = {
     "fedasync": ("schedule.name=fedasync", "clock.name=half_normal", "schedule.concurrency=3"),
     "fedbuff": ("schedule.name=fedbuff", "clock.name=lognormal", "schedule.buffer_size=2", "schedule.concurrency=4"),
 }
 
 
-def small() -> Recognizer:
+def small(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> Recognizer:
     """Convolutions, BatchNorm, a head: every kind of tensor that travels, and nothing with a kink in it, where two
     devices would go different ways."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Tanh(),
-            nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Tanh(),
+            nn.Conv2d(3, 8, 3, padding=1, bias=False), norm(8), nn.Tanh(),
+            nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8), nn.Tanh(),
             nn.AdaptiveAvgPool2d((2, 2)), nn.Flatten(),
         )  # fmt: skip
         return Recognizer(backbone, nn.Linear(32, 3), Preprocessing(16, 3))
@@ -114,14 +121,19 @@ def assert_alike(here: Mapping[str, Tensor], there: Mapping[str, Tensor], first:
 def assert_same_on_both(folder: Path, images: Path, *overrides: str) -> tuple[fedlens.Run, fedlens.Run]:
     """The same run on both devices, with the same end."""
     cpu, gpu = (run(folder, images, device, *overrides, **ours(overrides)) for device in ("cpu", "cuda"))
-    first = run(folder / "first", images, "cpu", *overrides, "optimizer.lr=1e-12", **ours(overrides)).model
+    first = run(folder / "first", images, "cpu", *overrides, *NO_STEPS, **ours(overrides)).model
     assert_alike(cpu.model.state_dict(), gpu.model.state_dict(), first.state_dict())
     return cpu, gpu
 
 
 @pytest.mark.parametrize("name", strategies.names())
 def test_every_strategy(tmp_path: Path, images: Path, name: str) -> None:
-    assert_same_on_both(tmp_path, images, f"strategy.name={name}", *SHORT_STEPS.get(name, ()))
+    """Clients one after the other, with a CUDA graph and without, and clients together."""
+    settings = (f"strategy.name={name}", *SHORT_STEPS.get(name, ()))
+    cpu, first = (run(tmp_path, images, "cpu", *settings, *more, model=small()) for more in ((), NO_STEPS))
+    for engine in ("runtime.graph=true", "runtime.graph=false", "runtime.vectorize=4"):
+        gpu = run(tmp_path / engine, images, "cuda", *settings, engine, model=small())
+        assert_alike(*(one.model.state_dict() for one in (cpu, gpu, first)))
 
 
 @pytest.mark.parametrize("name", [name for name in personalizations.names() if name != "none"])
@@ -156,6 +168,104 @@ def test_both_asynchronous_schedules(tmp_path: Path, images: Path, name: str) ->
 @pytest.mark.parametrize("name", TRANSFER)
 def test_what_training_may_be_asked(tmp_path: Path, images: Path, name: str) -> None:
     assert_same_on_both(tmp_path, images, *TRANSFER[name])
+
+
+# -- CUDA graphs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[Play]:
+    """What is captured, in this process."""
+    found: list[Play] = []
+    capture = CudaGraphs.capture
+
+    def noted(self: CudaGraphs, compute: Play) -> Play:
+        found.append(capture(self, compute))
+        return found[-1]
+
+    monkeypatch.setattr(CudaGraphs, "capture", noted)
+    return found
+
+
+GRAPHS = {
+    "BatchNorm": ((), nn.BatchNorm2d),
+    "batches filled up": ((), partial(nn.GroupNorm, 2)),
+    "clipped and smoothed": (("optimizer.clip_norm=0.5", "optimizer.label_smoothing=0.1"), partial(nn.GroupNorm, 2)),
+    "AdamW": (TRANSFER["AdamW that goes on"], nn.BatchNorm2d),
+    "rates by depth": (TRANSFER["rates by depth"], nn.BatchNorm2d),
+    "ditto": (("personalization.name=ditto",), nn.BatchNorm2d),
+    "images in main memory": (("data.augment=flip",), nn.BatchNorm2d),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_steps_of_a_graph_are_those_of_the_loop(
+    tmp_path: Path, images: Path, name: str, captures: list[Play], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU; a graph is captured once for all clients. Clients have about 14 images, so their last batches are
+    smaller than 8, and filled up without BatchNorm."""
+    settings, norm = GRAPHS[name]
+    settings = (*settings, "federated.batch_size=8")
+    if name == "images in main memory":  # they are read in a thread while a step is captured
+        monkeypatch.setattr("fedlens.training.client.resident", lambda data, _device: data)
+    cpu, first = (run(tmp_path, images, "cpu", *settings, *more, model=small(norm)) for more in ((), NO_STEPS))
+    assert not captures
+    gpu = run(tmp_path, images, "cuda", *settings, "runtime.graph=true", model=small(norm))
+    assert_alike(*(one.model.state_dict() for one in (cpu, gpu, first)))
+    assert len(captures) in ((1,) if norm is nn.BatchNorm2d else (1, 2)), "of 24 clients; one more for batches of 4"
+
+
+def static_steps(*layers: nn.Module) -> tuple[StaticSteps, FlatModel]:
+    gpu = torch.device("cuda")
+    model = FlatModel(nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 3)), gpu)
+    return StaticSteps(model, LocalSettings(batch_size=8), pads=False, graphs=CudaGraphs(gpu, timed=False)), model
+
+
+def gradients(steps: StaticSteps, model: FlatModel, count: int) -> list[Tensor]:
+    """Of one batch, again and again, from one seed."""
+    batch, found = (torch.ones(8, 1, 8, 8, device="cuda"), torch.zeros(8, dtype=torch.long, device="cuda")), []
+    with repeatable(3, model.device):
+        for _ in range(count):
+            model.train()
+            assert steps(*batch) is not None
+            found.append(model.gradient.clone())
+    return found
+
+
+def test_draws_of_a_graph_are_those_of_the_loop_and_differ_from_step_to_step(captures: list[Play]) -> None:
+    steps, model = static_steps(nn.Dropout(0.5))
+    computed = gradients(steps, model, PATIENCE)
+    assert not captures
+    replayed, again = (gradients(steps, model, PATIENCE) for _ in range(2))
+    assert len(captures) == 1
+    assert next(iter(steps._steps.values())).play is captures[0]
+    for one, other, third in zip(computed, replayed, again, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+        assert torch.equal(other, third)
+    assert not torch.allclose(replayed[0], replayed[1], atol=1e-3)
+
+
+class Looking(nn.Module):
+    """Decides by a number of the batch what it computes."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * 2 if float(values.detach().sum()) > 0 else values
+
+
+class Choosing(nn.Module):
+    """Draws on the processor, which a graph would not do again."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values if torch.rand(()) < 0.5 else 2 * values
+
+
+@pytest.mark.parametrize("layer", [Looking(), Choosing()], ids=["looking", "choosing"])
+def test_what_cannot_be_captured_is_computed_and_draws_go_on(layer: nn.Module, captures: list[Play]) -> None:
+    steps, model = static_steps(layer, nn.Dropout(0.5))
+    before, after = (gradients(steps, model, PATIENCE + 2) for _ in range(2))
+    assert not captures
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert not torch.equal(before[-2], before[-1])
 
 
 REPEATED = [

@@ -190,6 +190,7 @@ def build_experiment(
         secret,
         registered,
         vectorize=together(config),
+        graph=config.runtime.graph,
     )
     return Experiment(
         config, run_folder, device, images, train_data, model, resident, algorithm, trainer, configured, notes

@@ -28,7 +28,7 @@ from fedlens.core.section import BlockSection, Section
 from fedlens.data.sections import ModalitiesSection
 from fedlens.federation.stopping import StoppingSection
 from fedlens.models.sections import LoraSection
-from fedlens.training.sections import MemorySection, OptimizerSection, TransferSection
+from fedlens.training.sections import Graph, MemorySection, OptimizerSection, TransferSection
 
 
 def _usable(path: Path) -> Path:
@@ -205,6 +205,11 @@ class RuntimeSection(Section):
     threads_per_worker: Workers = Field(1, description="PyTorch threads in a worker")
     vectorize: Workers = Field(
         1, description="clients that a worker trains together, as one computation; 1: one after the other"
+    )
+    graph: Graph = Field(
+        "auto",
+        description="replay steps from a CUDA graph; auto: on an NVIDIA GPU, where that is faster; true: wherever it "
+        "can be done; false: never",
     )
     device: str = Field(
         "auto",

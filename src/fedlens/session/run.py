@@ -15,6 +15,7 @@ from fedlens.build.against_data import check_stopping
 from fedlens.build.builders import build_plan
 from fedlens.build.checks import check_rule
 from fedlens.build.experiment import Experiment, build_experiment, with_display_names
+from fedlens.build.graph import without_graph
 from fedlens.build.measures import measures
 from fedlens.build.own_strategy import keys_of
 from fedlens.build.privacy import doubts, private_sum
@@ -135,7 +136,8 @@ def run_rounds(
             config.federated.num_rounds,
             begun,
         )
-        for doubt in filter(None, (few_validation_images(experiment, runtime), one_by_one(experiment))):
+        warnings = few_validation_images(experiment, runtime), one_by_one(experiment), without_graph(experiment)
+        for doubt in filter(None, warnings):
             observer.note(doubt)
         metrics = MetricsFile(folder.metrics, begun)
         if lost := missing_note(metrics.missing):

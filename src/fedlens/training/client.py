@@ -38,14 +38,17 @@ from fedlens.strategies.base import ClassFeatures, ClientContext, ClientUpdate, 
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.client_context import client_context
 from fedlens.training.context import ResidentTrainingContext
+from fedlens.training.cuda_graphs import CudaGraphs
 from fedlens.training.device import enough_memory, in_main_memory, read, repeatable
 from fedlens.training.evaluation import class_features, evaluate
 from fedlens.training.examples import Augment, Examples, Prepare, resident
 from fedlens.training.flat import FlatModel
+from fedlens.training.graphable import can_pad, obstacle
 from fedlens.training.loop import Stepped, unseen
 from fedlens.training.optimizers.base import VectorOptimizer
-from fedlens.training.sections import TransferSection
+from fedlens.training.sections import Graph, TransferSection
 from fedlens.training.settings import LocalSettings
+from fedlens.training.static_steps import StaticSteps
 from fedlens.training.tasks.base import kind_of
 from fedlens.training.transfer import LayerwiseLR
 from fedlens.training.vectorizable import TRIED, Vectorizing, vectorizing
@@ -73,14 +76,17 @@ class ClientTrainer:
         secret: SeedFunction = derive,
         registered: RegisteredKeys = NO_KEYS,
         vectorize: int = 1,
+        graph: Graph = False,
     ) -> None:
         """`secret`: makes the seeds of draws that the server must not foretell; `registered`: by which clients
-        know each other in secure aggregation; `vectorize`: how many clients may train together."""
+        know each other in secure aggregation; `vectorize`: how many clients may train together; `graph`: whether steps
+        are replayed from a CUDA graph where they can be, `auto`: where that is faster, too."""
         self.model = model
         self.algorithm = algorithm
         self.settings = settings
         self.registered = registered
         self._layerwise_lr = LayerwiseLR(model, transfer)
+        self._transfer = transfer
         self._data = data
         self._resident = resident(data, model.device)
         self._store = store
@@ -88,6 +94,7 @@ class ClientTrainer:
         self._augment = augment
         self._secret = secret
         self.vectorize = vectorize
+        self._graph = graph
         self._clients: Mapping[str, ClientRows] = {client.name: client for client in data.clients}
         personal = algorithm.personalization
         self._private = frozenset(name for name in model.names if personal.is_private(name, model.module))
@@ -151,8 +158,26 @@ class ClientTrainer:
     @cached_property
     def vectorizing(self) -> Vectorizing:
         """Whether clients can train together. Some of their images are tried for that."""
-        some = np.concatenate([client.train for client in self._data.clients])[:TRIED]
-        return vectorizing(self.model, self.algorithm, self.settings, self._examples(some))
+        return vectorizing(self.model, self.algorithm, self.settings, self._some)
+
+    @cached_property
+    def no_graph(self) -> str | None:
+        """Why no step can be replayed from a CUDA graph; None: some can, as far as that is known without trying."""
+        return obstacle(self.model, self.algorithm, self.settings, self._data, self._transfer)
+
+    @cached_property
+    def static_steps(self) -> StaticSteps | None:
+        """The steps that may be replayed from a CUDA graph; None: there are none, or none are wanted."""
+        if self._graph is False or self.no_graph is not None:
+            return None
+        pads = can_pad(self.model, self.settings, self._some)
+        graphs = CudaGraphs(self.model.device, timed=self._graph == "auto")
+        return StaticSteps(self.model, self.settings, pads=pads, graphs=graphs)
+
+    @property
+    def _some(self) -> Examples:
+        """Images to try things with."""
+        return self._examples(np.concatenate([client.train for client in self._data.clients])[:TRIED])
 
     def opened(self, task: Task) -> dict[str, Tensor]:
         """What the client has stored for the task; what an earlier try at it has left is removed.
@@ -259,6 +284,7 @@ class ClientTrainer:
             kept=under(PERSONAL, kept),
             stepped=stepped,
             private=private,
+            plain_step=self.static_steps,
         )
 
     def private_steps(self, task: Task) -> PrivateSteps | None:

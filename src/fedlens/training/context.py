@@ -16,7 +16,7 @@ from fedlens.privacy.dp_sgd import PrivateSteps
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.examples import Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop, Stepped, unseen
+from fedlens.training.loop import LocalLoop, PlainStep, Stepped, unseen
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.optimizers.sgd import SGD
 from fedlens.training.precision import autocast
@@ -25,7 +25,7 @@ from fedlens.training.settings import LocalSettings
 
 class ResidentTrainingContext(LocalTrainingContext):
     """Created after the task's model is loaded. `optimizer`: the one whose state is stored; `private`: names of private
-    tensors; `private`: the steps that hide single images, if any."""
+    tensors; `private`: the steps that hide single images, if any; `plain_step`: see `LocalLoop`."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         kept: State,
         stepped: Stepped = unseen,
         private: PrivateSteps | None = None,
+        plain_step: PlainStep | None = None,
     ) -> None:
         self.round = round_number
         self.client = client
@@ -56,6 +57,7 @@ class ResidentTrainingContext(LocalTrainingContext):
         self._generator = generator
         self._stepped = stepped
         self._private = private
+        self._plain_step = plain_step
         self.waited = 0.0
         """Seconds in which batches of images were waited for: to read, augment and prepare them."""
 
@@ -139,7 +141,7 @@ class ResidentTrainingContext(LocalTrainingContext):
 
     def _loop(self, terms: LocalTerms, step_scale: Tensor | None) -> LocalLoop:
         moved = None if step_scale is None else self._model.within(step_scale)
-        return LocalLoop(self._model, self._settings, terms, moved, self._stepped, self._private)
+        return LocalLoop(self._model, self._settings, terms, moved, self._stepped, self._private, self._plain_step)
 
     def _optimizer_called(self, name: Optimizer) -> VectorOptimizer:
         if name == "kept":

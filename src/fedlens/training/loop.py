@@ -25,10 +25,15 @@ from fedlens.training.flat import FlatModel
 from fedlens.training.image_gradients import ImageGradients
 from fedlens.training.optimizers.base import VectorOptimizer
 from fedlens.training.precision import LossScale, autocast
+from fedlens.training.sections import OptimizerSection
 from fedlens.training.settings import LocalSettings
 
 Stepped = Callable[[], None]
 """Called after every gradient computation."""
+
+PlainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+"""Another way to compute the gradient of a plain batch (`training.static_steps`): writes it to the model's `gradient`,
+and gives the batch's loss (), and which of its rows were recognised (B,). None: this batch is not for it."""
 
 
 def unseen() -> None:
@@ -103,7 +108,7 @@ class Tally:
 class LocalLoop:
     """Trains a resident model on one client's batches. `moved`: the only parameters that need a gradient;
     backpropagation stops at the first of them. `stepped` is called after every gradient computation. `private`: the
-    steps that hide single images."""
+    steps that hide single images. `plain_step` computes the batches to whose loss nothing is added."""
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class LocalLoop:
         moved: Sequence[nn.Parameter] | None = None,
         stepped: Stepped = unseen,
         private: PrivateSteps | None = None,
+        plain_step: PlainStep | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
@@ -124,6 +130,8 @@ class LocalLoop:
         self._tally = Tally()
         self._added: Tensor | None = None
         self._large_depthwise = large_depthwise(model.module) if model.device.type == "cpu" else []
+        plain = terms.loss is None and terms.features is None and moved is None
+        self._plain_step = plain_step if plain else None
 
     def run(
         self,
@@ -214,6 +222,9 @@ class LocalLoop:
 
     def _backward(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
         """The batch's gradient, computed in pieces of `micro_batch` images if that is set."""
+        if self._plain_step is not None and (found := self._plain_step(inputs, labels)) is not None:
+            self._tell(*found)
+            return
         self._model.gradient.zero_()
         size = self._settings.memory.micro_batch or len(labels)
         with quick_gradients(self._large_depthwise):
@@ -236,24 +247,24 @@ class LocalLoop:
             self._tell_labelled(logits.detach(), labels)
         elif self._settings.training.mixup:
             logits, loss = self._mixed(inputs, labels, generator)
-            self._tell(loss, logits, labels)
+            self._tell(loss, recognised(logits, labels))
         else:
             logits = self._forward(inputs, labels)
             loss = self._cross_entropy(logits, labels)
-            self._tell(loss, logits, labels)
+            self._tell(loss, recognised(logits, labels))
         if self._terms.loss is not None:
             loss = loss + self._terms.loss(self._model.module, inputs, logits, labels)
         return loss if self._added is None else loss + self._added
 
-    def _tell(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _tell(self, loss: Tensor, correct: Tensor) -> None:
         self._tally.losses.append(loss.detach())
-        self._tally.correct.append(logits.detach().argmax(1) == labels)
-        self._tally.sizes.append(len(labels))
+        self._tally.correct.append(correct)
+        self._tally.sizes.append(len(correct))
 
     def _tell_labelled(self, logits: Tensor, labels: Tensor) -> None:
         """Note the cross-entropy of the rows that have a label: it is to be compared with that of images held out,
         which a model's own loss is not."""
-        self._tell(self._cross_entropy(logits, labels), logits, labels)
+        self._tell(self._cross_entropy(logits, labels), recognised(logits, labels))
         self._tally.labelled.append((labels != UNLABELLED).sum())
 
     def _mixed(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -277,7 +288,17 @@ class LocalLoop:
             self._added = self._terms.features(inputs, features, labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self._settings.training.label_smoothing)
+        return cross_entropy(logits, labels, self._settings.training)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, training: OptimizerSection) -> Tensor:
+    """(B, classes) → (), the mean over the rows that have a label."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+
+
+def recognised(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) whether a row's largest logit is that of its label."""
+    return logits.detach().argmax(1) == labels
 
 
 def logits_and_features(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:

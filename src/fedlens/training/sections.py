@@ -11,6 +11,9 @@ from fedlens.core.section import BlockSection, Section
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+Graph = bool | Literal["auto"]
+"""Whether local steps are replayed from a CUDA graph."""
+
 
 class OptimizerSection(BlockSection):
     name: str = Field("sgd", description="the clients' optimizer: a name that `fedlens strategies` lists")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedlens.data.types import FederatedData
 from fedlens.errors import OutOfMemory
 from fedlens.models.base import OwnObjective
 from fedlens.personalization.base import Personalization
@@ -18,8 +19,9 @@ from fedlens.training.algorithm import Algorithm
 from fedlens.training.device import enough_memory, one_thread, repeatable
 from fedlens.training.examples import Batch, Examples
 from fedlens.training.flat import FlatModel
-from fedlens.training.loop import LocalLoop, unseen
+from fedlens.training.loop import LocalLoop, PlainStep, unseen
 from fedlens.training.settings import LocalSettings
+from fedlens.training.static_steps import restored, same
 from fedlens.training.vectorized import StackedLoop, StackedModel
 
 TRIED = 8
@@ -29,10 +31,6 @@ changes gradients of smaller batches by more than is allowed here."""
 MOVED = 0.05
 """How far parameters are moved before they are tried: what is 0 at first, as the last norm of a residual block, would
 hide a difference."""
-
-CLOSE = 0.003
-"""The largest relative distance of two gradients that are the same but for rounding, with TF32 on a GPU. Where padding
-changes a gradient, the distance has been above 0.02."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +49,33 @@ def vectorizing(model: FlatModel, algorithm: Algorithm, settings: LocalSettings,
 
 def _reasons(model: FlatModel, algorithm: Algorithm, settings: LocalSettings, examples: Examples) -> Iterator[str]:
     """What is known without trying."""
-    memory, personal = settings.memory, type(algorithm.personalization)
-    if algorithm.dp_sgd is not None:
-        yield "privacy.mode clips the gradient of each image"
+    yield from beyond_plain_steps(model, algorithm, settings, examples.data)
+    personal = type(algorithm.personalization)
     if personal.train is not Personalization.train:
         yield f"personalization.name: {personal.__name__} trains the parts of a model in an order of its own"
+    if len(examples) < TRIED:
+        yield f"the clients have fewer than {TRIED} images"
+
+
+def beyond_plain_steps(
+    model: FlatModel, algorithm: Algorithm, settings: LocalSettings, data: FederatedData
+) -> Iterator[str]:
+    """Why a step is more than one pass of a batch of images forward and back, and its cross-entropy."""
+    memory = settings.memory
+    if algorithm.dp_sgd is not None:
+        yield "privacy.mode clips the gradient of each image"
     if isinstance(model.module, OwnObjective):
         yield "model.name: this model has a loss of its own"
-    if examples.data.text_inputs is not None:
+    if data.text_inputs is not None:
         yield "model.name: this model reads texts"
     if memory.precision == "fp16":
-        yield "memory.precision=fp16 repeats the steps of single clients whose gradient overflows"
+        yield "memory.precision=fp16 repeats single steps whose gradient overflows"
     if memory.micro_batch is not None:
         yield "memory.micro_batch cuts batches into pieces"
     if memory.gradient_checkpointing:
         yield "memory.gradient_checkpointing computes parts of the model again"
     if settings.training.mixup:
         yield "optimizer.mixup mixes the images of a batch"
-    if len(examples) < TRIED:
-        yield f"the clients have fewer than {TRIED} images"
 
 
 def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vectorizing:
@@ -81,9 +87,9 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
         with enough_memory(), repeatable(0, model.device), one_thread(), _no_slow_way():
             _together(model, settings, examples, batches, pads=False)
             exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
-            alone = _alone(model, exact, examples, batches)
+            expected = alone(model, exact, examples, batches)
             for pads in (True, False):
-                if _same(_together(model, exact, examples, batches, pads=pads), alone):
+                if all_same(_together(model, exact, examples, batches, pads=pads), expected):
                     return Vectorizing(pads=pads)
     except OutOfMemory:
         raise
@@ -94,16 +100,23 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
 
 
 Found = tuple[Tensor, ...]
-"""A client's gradient (P,), and its running statistics after the step."""
+"""A client's gradient (P,), and its running statistics, and what else its model remembers, after the step."""
 
 
-def _alone(model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch]) -> list[Found]:
+def alone(
+    model: FlatModel,
+    settings: LocalSettings,
+    examples: Examples,
+    batches: Sequence[Batch],
+    plain_step: PlainStep | None = None,
+) -> list[Found]:
+    """One after the other. The model is left as it was."""
     found = []
     for row, (images, labels) in enumerate(batches):
         with _moved(model, row):
-            loop = LocalLoop(model, settings, LocalTerms())
+            loop = LocalLoop(model, settings, LocalTerms(), plain_step=plain_step)
             loop.differentiate(examples.ready(images), labels.to(model.device), torch.Generator())
-            found.append((model.gradient.clone(), *model.statistics().values()))
+            found.append((model.gradient.clone(), *_remembered(model)))
     return found
 
 
@@ -119,21 +132,25 @@ def _together(
     for row in range(len(batches)):
         with _moved(model, row):
             stack.give(row)
-            found.append((stack.gradients[row], *model.statistics().values()))
+            found.append((stack.gradients[row], *_remembered(model)))
     return found
+
+
+def _remembered(model: FlatModel) -> list[Tensor]:
+    return [value.clone() for value in model.module.buffers() if value.is_floating_point()]
 
 
 @contextmanager
 def _moved(model: FlatModel, row: int) -> Iterator[None]:
     """The model with parameters of its own for a row; afterwards it is as it was."""
-    before, mode = [(value, value.clone()) for value in (model.vector, *model.module.buffers())], model.module.training
+    before, mode = model.vector.clone(), model.module.training
     noise = torch.randn(len(model.vector), generator=torch.Generator().manual_seed(row))
     model.vector.add_(noise.to(model.device), alpha=MOVED)
     try:
-        yield
+        with restored(model.module):
+            yield
     finally:
-        for value, old in before:
-            value.copy_(old)
+        model.vector.copy_(before)
         model.module.train(mode)
 
 
@@ -145,6 +162,7 @@ def _no_slow_way() -> Iterator[None]:
         yield
 
 
-def _same(these: Sequence[Found], others: Sequence[Found]) -> bool:
+def all_same(these: Sequence[Found], others: Sequence[Found]) -> bool:
+    """Whether what was found for the same batches in two ways is equal but for rounding."""
     pairs = (pair for one, other in zip(these, others, strict=True) for pair in zip(one, other, strict=True))
-    return all(bool((one - other).norm() <= CLOSE * other.norm()) for one, other in pairs)
+    return all(same(one, other) for one, other in pairs)
