@@ -354,7 +354,9 @@ def _given(
 def _execute(config: Config, folder: RunDir, given: Any, show: bool | Observer, trackers: Sequence[Tracker]) -> Run:
     from fedlens.measuring.recovery import execute
     from fedlens.measuring.workers import with_workers
+    from fedlens.training.process import keep_kernels
 
+    keep_kernels()
     observer = _observer(show)
     with folder.exclusive_lock(), folder.last_word():
         config = with_workers(config, given, observer)

@@ -155,6 +155,7 @@ def test_a_server_s_keys_in_a_simulation(key: str) -> None:
         ("federated.round_deadline", "3", ()),
         ("runtime.name", "in_process", ()),
         ("runtime.workers", "3", ()),
+        ("runtime.graph", "true", ()),
         ("data.partition.scheme", "iid", ()),
         ("data.partition.clients", "3", ()),
         ("data.modalities.image_only", "0.3", ("model.name=fusion",)),

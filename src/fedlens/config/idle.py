@@ -204,7 +204,7 @@ def _of_server(config: Config) -> Iterator[Idle]:
 def _of_simulation(config: Config) -> Iterator[Idle]:
     """Keys that only have an effect if the clients are simulated."""
     text = "is for simulations (`fedlens run`); sites decide it themselves, so leave it out"
-    for key in ("name", "workers", "address", "threads_per_worker", "vectorize"):
+    for key in ("name", "workers", "address", "threads_per_worker", "vectorize", "graph"):
         yield Idle(f"runtime.{key}", text, other_use=True)
     for key in PartitionSection.model_fields:
         yield Idle(f"data.partition.{key}", text, other_use=True)

@@ -207,7 +207,7 @@ class RuntimeSection(Section):
         1, description="clients that a worker trains together, as one computation; 1: one after the other"
     )
     graph: Graph = Field(
-        "auto",
+        False,
         description="replay steps from a CUDA graph; auto: on an NVIDIA GPU, where that is faster; true: wherever it "
         "can be done; false: never",
     )

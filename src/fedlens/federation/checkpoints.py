@@ -80,7 +80,8 @@ class Checkpoint:
             if kept.get(name) != there.get(name):
                 here, saved = there.get(name, "missing"), kept.get(name, "missing")
                 raise CheckpointError(
-                    f"the model is not the one of this run: {name} is {here}, in the run {saved}; give the same one"
+                    f"the model is not the one of this run: {name} is {here}, in the run {saved}; give the same one, "
+                    "or start a new run if an older version of FedLens began this one"
                 )
 
 

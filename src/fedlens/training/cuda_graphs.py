@@ -7,9 +7,11 @@ kernels one by one; for small networks that takes longer than the kernels themse
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 Play = Callable[[], None]
@@ -75,11 +77,17 @@ class CudaGraphs:
 def _repeatable_work() -> Iterator[None]:
     """What a graph would not do again is an error: to wait for the GPU, as `.item()` does, and to draw at random on the
     processor. To find that while capturing would be too late: the generator stays in the state of a capture."""
-    waiting, draws = torch.cuda.get_sync_debug_mode(), torch.get_rng_state()
+    waiting, draws = torch.cuda.get_sync_debug_mode(), _drawn()
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(waiting)
-    if not torch.equal(draws, torch.get_rng_state()):
+    if draws != _drawn():
         raise RuntimeError("it draws at random on the processor")
+
+
+def _drawn() -> tuple[object, ...]:
+    """The state of all generators of the processor."""
+    _, keys, *places = np.random.get_state()
+    return random.getstate(), keys.tobytes(), tuple(places), torch.get_rng_state().numpy().tobytes()

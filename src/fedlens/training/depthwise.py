@@ -33,7 +33,8 @@ def large_depthwise(module: nn.Module) -> list[nn.Conv2d]:
 
 def _is_large_depthwise(layer: nn.Conv2d) -> bool:
     return (
-        layer.groups == layer.in_channels == layer.out_channels
+        "_conv_forward" not in vars(layer)  # somebody has replaced it
+        and layer.groups == layer.in_channels == layer.out_channels
         and min(layer.kernel_size) >= SMALLEST
         and layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"

@@ -129,9 +129,9 @@ class LocalLoop:
         self._scale = LossScale(settings.memory.precision)
         self._tally = Tally()
         self._added: Tensor | None = None
-        self._large_depthwise = large_depthwise(model.module) if model.device.type == "cpu" else []
-        plain = terms.loss is None and terms.features is None and moved is None
-        self._plain_step = plain_step if plain else None
+        plain = terms.loss is None and terms.features is None  # other terms may do with the model what they want
+        self._plain_step = plain_step if plain and moved is None else None
+        self._large_depthwise = large_depthwise(model.module) if plain and model.device.type == "cpu" else []
 
     def run(
         self,
