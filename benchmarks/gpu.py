@@ -3,7 +3,7 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --networks lenet      # without a GPU: the same code, no figures of memory
     python benchmarks/gpu.py --networks resnet50 --precisions bf16 --add    # beside the figures that are kept
-    python benchmarks/gpu.py --networks lenet --graph       # FedLens also without a CUDA graph (runtime.graph=false)
+    python benchmarks/gpu.py --networks lenet --graph       # FedLens has runtime.graph=auto; here also without
 
 Four clients, all in every round, one local epoch, SGD with momentum, uint8 noise for pictures, which costs what
 photographs cost. FedLens is one `fedlens.run` in one process, of which the local training is timed (`seconds.train`:
