@@ -4,8 +4,8 @@
 
 limit: workers keep its kernels for all sizes of batches (`training/process.py`). Rounds of MobileNetV3-small at 96
 pixels beside a text part, whose modality dropout takes some images out of each batch, so that batches have every size:
-with oneDNN's own limit of 1,024 kernels, and with FedLens'. The first rounds, in which kernels are made in any case, are
-left out.
+with oneDNN's own limit of 1,024 kernels, and with FedLens'. The first rounds are left out: kernels are made in them in
+any case.
 
 depthwise: weight gradients of large depthwise kernels over few pixels (`training/depthwise.py`). Gradients of the same
 network on a batch of 32, by one thread, in seconds of the processor: with PyTorch's way, and with FedLens'.
