@@ -90,5 +90,6 @@ def _repeatable_work() -> Iterator[None]:
 
 def _drawn() -> tuple[object, ...]:
     """The state of all generators of the processor."""
-    _, keys, *places = np.random.get_state()
-    return random.getstate(), keys.tobytes(), tuple(places), torch.get_rng_state().numpy().tobytes()
+    of_numpy: Any = np.random.get_state(legacy=False)
+    keys, place = of_numpy["state"]["key"].tobytes(), of_numpy["state"]["pos"]
+    return random.getstate(), keys, place, torch.get_rng_state().numpy().tobytes()
