@@ -15,7 +15,7 @@ from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.measuring import workers
 from fedlens.measuring.measurement import Measurement
-from fedlens.measuring.workers import Division, at_a_time, on_a_gpu, on_cores, with_workers
+from fedlens.measuring.workers import Division, at_a_time, on_cores, on_gpus, with_workers
 from fedlens.session.run import UserObjects
 from fedlens.tracking.observer import Silent
 
@@ -97,8 +97,10 @@ def test_a_named_number_is_left_alone() -> None:
     assert with_workers(config, UserObjects(), Notes()) is config
 
 
-def test_on_a_gpu_processes_share_it() -> None:
-    assert on_a_gpu(5) == [Division(1, 1), Division(2, 1), Division(4, 1)]
+def test_on_gpus_processes_share_it() -> None:
+    assert on_gpus(5, 1) == [Division(1, 1), Division(2, 1), Division(4, 1)]
+    assert on_gpus(5, 2) == [Division(1, 1), Division(2, 1), Division(4, 1)]
+    assert on_gpus(3, 4) == [Division(1, 1)]
 
 
 def test_cores_that_clients_leave_idle_are_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:

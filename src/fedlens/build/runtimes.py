@@ -110,6 +110,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
             folder=experiment.folder,
             ledgers=PRIVACY.choose(experiment.config.privacy).ledgers,
         )
+    gpus = torch.cuda.device_count() if device == torch.device("cuda") else 0  # any of them
     workers = section.named_workers or (cores() if device.type == "cpu" else 1)
     workers = min(workers, len(clients))
     if section.name == "in_process" or (workers == 1 and device.type != "cpu"):
@@ -129,6 +130,7 @@ def build_real_runtime(experiment: Experiment, rebuild: MakeTrainer) -> Runtime:
         workers=workers,
         threads_per_worker=section.threads_per_worker,
         start_method="fork" if inherits else "spawn",
+        gpus=gpus,
     )
 
 

@@ -18,6 +18,12 @@ def cores() -> int:
     return len(core_numbers())
 
 
+def use_gpu(number: int) -> None:
+    """Let this process, which has not used CUDA yet, have only the GPU `number` of those that it may use."""
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = listed[number] if number < len(listed) else str(number)
+
+
 def state_home() -> Path:
     """The folder of the clients' state folders: $XDG_STATE_HOME/fedlens, else ~/.local/state/fedlens."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "fedlens"

@@ -22,6 +22,8 @@ from fedlens.measuring.measurement import measure
 from fedlens.runtimes.local import may_inherit
 from fedlens.schedules.base import Asynchronous
 from fedlens.session.run import UserObjects
+from fedlens.sweeps.points import Point
+from fedlens.sweeps.pool import gpus
 from fedlens.tracking.observer import Observer
 from fedlens.training.device import one_thread, resolve_device
 
@@ -32,7 +34,7 @@ LONGEST = 30.0
 """Seconds after which a measurement ends in any case."""
 
 ON_A_GPU = (1, 2, 4, 6)
-"""Processes that are tried on one GPU."""
+"""Processes that are tried on each GPU."""
 
 TOO_SLOW = f"too slow to be seen in {LONGEST:g} s"
 
@@ -91,7 +93,8 @@ def with_workers(config: Config, given: UserObjects, observer: Observer) -> Conf
     with one_thread():  # measurements are forked: a process that has computed with several threads cannot be
         data = given.data or build_data(config, observer.progress)
     clients, device = at_a_time(config, len(data.clients)), resolve_device(config.runtime.device).type
-    tried = on_a_gpu(clients) if device != "cpu" else on_cores(clients, threads=may_have_threads(given))
+    number = max(gpus([Point("", config)]), 1)
+    tried = on_cores(clients, threads=may_have_threads(given)) if device == "cpu" else on_gpus(clients, number)
     if len(tried) == 1:
         observer.note(
             f"runtime.workers=auto: {tried[0]}, the only choice for {count(clients, 'client')} at a time here"
@@ -123,8 +126,10 @@ def on_cores(clients: int, *, threads: bool) -> list[Division]:
     return [Division(number, all_cores // number) for number in numbers]
 
 
-def on_a_gpu(clients: int) -> list[Division]:
-    return [Division(number, 1) for number in ON_A_GPU if number <= clients]
+def on_gpus(clients: int, number: int) -> list[Division]:
+    """One process, and as many on each of so many GPUs."""
+    several = {number * each for each in ON_A_GPU if number * each <= clients}
+    return [Division(workers, 1) for workers in sorted({1, *several})]
 
 
 def may_have_threads(given: UserObjects) -> bool:

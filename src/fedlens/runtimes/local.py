@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fedlens.core.machine import memory_kills
+from fedlens.core.machine import memory_kills, use_gpu
 from fedlens.core.types import ClientInfo, Task, VirtualTime
 from fedlens.errors import FedLensError, OutOfMemory, RuntimeFailure
 from fedlens.runtimes import wire
@@ -46,7 +46,9 @@ class LocalRuntime:
         workers: int,
         threads_per_worker: int,
         start_method: str,
+        gpus: int = 0,
     ) -> None:
+        """`gpus`: how many the workers divide among themselves, in turn; 0: they take what the trainer has."""
         self._clients = clients
         self._examples = {client.name: client.examples for client in clients}
         self._tasks: list[Task] = []
@@ -57,7 +59,8 @@ class LocalRuntime:
         self._workers: list[tuple[BaseProcess, Connection]] = []
         for index, cells in enumerate(self._cells):
             ours = [connection for _, connection in self._workers] if start_method == "fork" else []
-            self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, cells, ours))
+            gpu = index % gpus if gpus else None
+            self._workers.append(_start(index, start_method, make_trainer, threads_per_worker, cells, ours, gpu))
 
     @property
     def at_once(self) -> int:
@@ -167,12 +170,13 @@ def _start(
     threads: int,
     cells: Any,
     inherited: Sequence[Connection],
+    gpu: int | None,
 ) -> tuple[BaseProcess, Connection]:
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe()
     foreign = [*inherited, ours] if start_method == "fork" else []
     process = context.Process(
-        target=_serve, args=(theirs, foreign, make_trainer, threads, cells), name=f"worker-{index}", daemon=True
+        target=_serve, args=(theirs, foreign, make_trainer, threads, cells, gpu), name=f"worker-{index}", daemon=True
     )
     process.start()
     theirs.close()
@@ -180,7 +184,12 @@ def _start(
 
 
 def _serve(
-    connection: Connection, foreign: Sequence[Connection], make_trainer: MakeTrainer, threads: int, cells: Any
+    connection: Connection,
+    foreign: Sequence[Connection],
+    make_trainer: MakeTrainer,
+    threads: int,
+    cells: Any,
+    gpu: int | None,
 ) -> None:
     """The worker process: it receives shares and sends outcomes; None ends a share. It exits when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator handles Ctrl-C: it saves, then ends the workers
@@ -188,6 +197,8 @@ def _serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as Ctrl-C
     for other in foreign:  # a copy of the coordinator's end, left open here, would hide that it has ended
         other.close()
+    if gpu is not None:
+        use_gpu(gpu)
     torch.set_num_threads(threads)
     prepare_process()
     parent = multiprocessing.parent_process()

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from fedlens.core.machine import core_numbers, memory_of
+from fedlens.core.machine import core_numbers, memory_of, use_gpu
 from fedlens.core.records import RoundRecord
 from fedlens.errors import FedLensError
 from fedlens.sweeps.points import Point
@@ -295,7 +295,7 @@ def do_point(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, place["cores"])
     if place["gpu"] is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place["gpu"])
+        use_gpu(place["gpu"])
     observer = telling(connection)
     with suppress(KeyboardInterrupt):
         try:
