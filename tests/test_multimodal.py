@@ -85,9 +85,10 @@ def measures(run: fedlens.Run) -> list[dict[str, float]]:
     return [line["measures"] for line in read_metrics(run.folder / "metrics.jsonl")]
 
 
-def test_it_recognises_by_either_and_by_both(run: fedlens.Run) -> None:
-    last = measures(run)[-1]
-    assert min(last["modality/both"], last["modality/image_only"], last["modality/text_only"]) > 0.6
+def test_it_recognises_by_either_and_by_both(table: Path, tmp_path: Path) -> None:
+    suits_transformers = ("optimizer.name=adamw", "optimizer.lr=0.005", "tracking.report=false")
+    last = measures(fedlens.run(None, *settings(table, tmp_path, *suits_transformers), show=False))[-1]
+    assert min(last["modality/both"], last["modality/image_only"], last["modality/text_only"]) > 0.9
 
 
 def test_what_is_counted_are_rows(run: fedlens.Run) -> None:
@@ -100,7 +101,7 @@ def test_what_is_counted_are_rows(run: fedlens.Run) -> None:
 
 
 def test_each_view_of_the_complete_test_rows_by_hand(table: Path, tmp_path: Path) -> None:
-    config = load(None, settings(table, tmp_path, "seed=3"))
+    config = load(None, settings(table, tmp_path, "seed=4"))
     experiment = build_experiment(config, tmp_path / "run", Silent().progress, model=None, data=None)
     data = experiment.images
     assert data.has_image is not None

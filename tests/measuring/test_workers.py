@@ -15,7 +15,7 @@ from fedlens.build.load import load
 from fedlens.config.schema import Config
 from fedlens.measuring import workers
 from fedlens.measuring.measurement import Measurement
-from fedlens.measuring.workers import Division, at_a_time, on_cores, on_gpus, with_workers
+from fedlens.measuring.workers import Division, at_a_time, may_have_threads, on_cores, on_gpus, with_workers
 from fedlens.session.run import UserObjects
 from fedlens.tracking.observer import Silent
 
@@ -119,7 +119,11 @@ def test_workers_of_a_python_program_are_copies_of_it_and_have_one_thread(monkey
     """With more, they would begin anew: without what was given, and with the program run once more."""
     monkeypatch.setattr(workers, "cores", lambda: 8)
     config = load(None, ["model.name=lenet", "runtime.workers=auto", "federated.fraction_fit=0.3"], use="run")
-    assert division(with_workers(config, UserObjects(), Notes())) == (3, 1)  # this program is pytest
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "train.py", raising=False)
+    assert division(with_workers(config, UserObjects(), Notes())) == (3, 1)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "bin/fedlens", raising=False)
+    assert not may_have_threads(UserObjects(model=nn.Linear(1, 1)))
+    assert may_have_threads(UserObjects())
 
 
 def test_what_cannot_be_handed_over_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,14 @@ def test_kernels_are_made_once_unless_the_user_has_settings(own: dict[str, str],
 
 def test_a_run_sets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    images = TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 2)
-    quick = ("runtime.name=in_process", "federated.num_rounds=1", f"tracking.dir={tmp_path}", "tracking.report=false")
+    images = TensorDataset(torch.rand(200, 1, 8, 8), torch.arange(200) % 2)
+    quick = (
+        "runtime.name=in_process",
+        "federated.num_rounds=1",
+        "data.partition.scheme=iid",
+        f"tracking.dir={tmp_path}",
+        "tracking.report=false",
+    )
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     fedlens.run(None, *quick, "tracking.tensorboard=false", model=model, data=images, show=False)
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8192"
