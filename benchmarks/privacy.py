@@ -168,7 +168,7 @@ def rounds(small: bool, runs: Sequence[str] = tuple(RUNS)) -> dict[str, Any]:
     """Seconds of a round, and the ratio to one without privacy, of those `runs`."""
     script, workload = HERE / "peers" / "fedlens_fedavg.py", "lenet" if small else "mobilenetv3"
     same = ("federated.num_rounds=1000", *(["data.source=sample"] if small else ["model.norm=group", "data.rows=960"]))
-    contenders = [Contender(name, [sys.executable, str(script), workload, *same, *RUNS[name]]) for name in runs]
+    contenders = [Contender(name, [sys.executable, str(script), workload, "cpu", *same, *RUNS[name]]) for name in runs]
     with ExitStack() as running:
         for one in contenders:
             one.start()

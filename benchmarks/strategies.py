@@ -34,7 +34,7 @@ MOST = {"fedprox": 1.10, "scaffold": 1.25}
 def contender(name: str, *overrides: str) -> Contender:
     script = HERE / "peers" / "fedlens_fedavg.py"
     overrides = (*TEN_CLIENTS, f"strategy.name={name}", *overrides)
-    return Contender(name, [sys.executable, str(script), "lenet", *overrides])
+    return Contender(name, [sys.executable, str(script), "lenet", "cpu", *overrides])
 
 
 def figures(contenders: list[Contender]) -> dict[str, Any]:
