@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlens.models.artefact import ModelDescription, save_model
+from fedlens.models.artefact import save_model
 from fedlens.models.base import ModelRequest, Recognizer
 from fedlens.models.build import build_model, builder_named
+from fedlens.models.description import ModelDescription
 from fedlens.models.dual_encoder import DualEncoder
 
 NAMES = ("dark", "bright")

@@ -13,9 +13,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
-from fedlens.models.artefact import ModelDescription, load_model, save_model
+from fedlens.models.artefact import load_model, save_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
+from fedlens.models.description import ModelDescription
 
 WHOLE = {"onnx": "model.onnx", "torchscript": "model.pt"}
 

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.inference.predict import open_predictor
-from fedlens.inference.search import Searcher
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
@@ -78,7 +77,6 @@ def test_other_classes_are_another_predictor(trained: Path) -> None:
 def test_the_classes_may_change_again(trained: Path) -> None:
     night = open_predictor(str(trained)).recognizing(["lamp", "snow"]).recognizing(["snow", "the night sky"])
     assert night.predict(Path("trip/1.png"), top=1).guesses[0].label == "the night sky"
-    assert Searcher(night, cache_dir=Path("cache")).query("snow", None).shape
 
 
 def test_a_name_that_is_not_read_to_its_end_gives_a_note(trained: Path) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.brightness import by_brightness, like_texts, picture
-from torch import Tensor
 from typer.testing import CliRunner
 
 from fedlens.cli.main import app
 from fedlens.cli.search_outputs import _tiles
 from fedlens.data.cached import contents
 from fedlens.errors import DataError
-from fedlens.inference.feature_files import FeatureFile
+from fedlens.inference.feature_files import FeatureFile, Features
 from fedlens.inference.search import Match
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -63,7 +63,7 @@ def test_for_other_programs(trained: Path) -> None:
 def test_texts_are_asked_for_one_by_one(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
 
-    def reading(file: FeatureFile, rows: Sequence[int]) -> Tensor:
+    def reading(file: FeatureFile, rows: list[int]) -> Features:
         read.append(file)
         return original(file, rows)
 
@@ -87,6 +87,33 @@ def test_texts_are_asked_for_one_by_one(trained: Path, monkeypatch: pytest.Monke
     ]
     beside = run(trained, "trip", "--text", "-", "--image", "trip/10.png", "--top", "1", typed=SNOW)
     assert beside.stdout.split() == ["1", "1.000", "trip/10.png"]
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # an import fails
+from fedlens.cli.main import app
+app(["search", *sys.argv[1:]])
+"""
+
+
+def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_text_among_known_pictures_needs_no_pytorch(trained: Path) -> None:
+    """Its import would take longer than everything else."""
+    first = run(trained, "trip", "--text", NIGHT, "--csv", "first.csv")
+    assert first.exit_code == 0, first.output
+    again = without_torch(trained, "trip", "--text", NIGHT, "--csv", "again.csv", "--html", "a.html")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert Path("a.html").read_text(encoding="utf-8").count("<figure>") == 4
+    found = [list(csv.DictReader(Path(f"{name}.csv").read_text("utf-8").splitlines())) for name in ("first", "again")]
+    assert [row["image"] for row in found[0]] == [row["image"] for row in found[1]]
+    picture(Path("trip/11.png"), 20)
+    assert without_torch(trained, "trip", "--text", NIGHT).returncode != 0  # a new picture has to be encoded
 
 
 def test_the_page_shows_pictures_and_no_markup_of_others(trained: Path) -> None:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from fedlens.core.files import read_json
 from fedlens.data import cache
-from fedlens.data.cache import CachedImages, Decoding, build_cache, cache_name, default_cache_dir
+from fedlens.data.cache import CachedImages, Decoding, build_cache, cache_name
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.images import read
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError

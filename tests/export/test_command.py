@@ -21,8 +21,9 @@ import fedlens
 from fedlens.export.base import Trained
 from fedlens.export.formats.torchscript import TorchScript
 from fedlens.inference.personal import clients_of
-from fedlens.models.artefact import ModelDescription, load_model, save_model
+from fedlens.models.artefact import load_model, save_model
 from fedlens.models.base import ModelBuilder, ModelRequest, Preprocessing, Recognizer, models
+from fedlens.models.description import ModelDescription
 from fedlens.tracking.run_dir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # that it is deprecated is known

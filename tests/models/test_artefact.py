@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from fedlens.errors import ModelError
-from fedlens.models.artefact import ModelDescription, load_model, save_model
+from fedlens.models.artefact import load_model, save_model
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
+from fedlens.models.description import ModelDescription
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from fedlens.cli.models import fetch
 from fedlens.errors import ModelError
-from fedlens.models.artefact import ModelDescription, load_model, save_model
+from fedlens.models.artefact import load_model, save_model
 from fedlens.models.base import ModelRequest, beside_texts
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.checkpointing import enable_gradient_checkpointing
+from fedlens.models.description import ModelDescription
 from fedlens.models.dual_encoder import DualEncoder
 from fedlens.models.open_clip_models import OpenClip
 from fedlens.models.pair_losses import info_nce, pairwise_sigmoid

@@ -34,7 +34,7 @@ from fedlens.config.schema import Config
 from fedlens.core.client_store import ClientStore
 from fedlens.core.seeds import SeedFunction, derive
 from fedlens.data.augment import augmentation
-from fedlens.data.cache import default_cache_dir
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.display_names import display_names
 from fedlens.data.modalities import kind_of
 from fedlens.data.types import FederatedData

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedlens.config.blocks import AGGREGATION, MODEL, PRIVACY, PYTHON, STRATEGY, find, reads_texts
 from fedlens.config.schema import Config
-from fedlens.data.cache import default_cache_dir
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.modalities import complete_clients, perhaps_without_texts, without_images
 from fedlens.data.types import FederatedData, ImageTable
 from fedlens.data.unlabelled import pairs_alone, without_unlabelled

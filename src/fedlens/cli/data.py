@@ -205,7 +205,8 @@ def cache(
     """
     from rich.filesize import decimal
 
-    from fedlens.data.cache import A_DAY, default_cache_dir
+    from fedlens.data.cache import A_DAY
+    from fedlens.data.cache_dir import default_cache_dir
     from fedlens.data.cached import contents
 
     place = folder or default_cache_dir()

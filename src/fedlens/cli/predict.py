@@ -16,7 +16,8 @@ from fedlens.core import clean
 
 if TYPE_CHECKING:
     from fedlens.cli.prediction_outputs import Output
-    from fedlens.inference.predict import Answer, Predictor, Unreadable
+    from fedlens.data.found import Unreadable
+    from fedlens.inference.predict import Answer, Predictor
     from fedlens.inference.why import Explainer
 
 
@@ -63,9 +64,9 @@ def predict(
     and the exit status is then 1.
     """
     from fedlens.cli.prediction_outputs import Seen, Wanted
-    from fedlens.data.found import find_images
+    from fedlens.data.found import Unreadable, find_images
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.predict import TEXT_ALONE, Unreadable
+    from fedlens.inference.predict import TEXT_ALONE
     from fedlens.inference.why import Explainer
     from fedlens.tracking.run_dir import newest
 

@@ -15,8 +15,7 @@ from fedlens.core import clean
 from fedlens.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from fedlens.inference.feature_files import Features
     from fedlens.inference.search import Searcher
 
 ASK = "-"
@@ -48,18 +47,16 @@ def search(
 ) -> None:
     """Find the pictures that are most like a text or a picture.
 
-    Every picture is encoded once: a later search opens new and changed files alone. With --text - the model stays
-    loaded, and each further search is done at once. An image that cannot be read is named, and the exit status is then
-    1.
+    Every picture is encoded once: a later search opens new and changed files alone. With --text - the program stays,
+    and each further search is done at once. An image that cannot be read is named, and the exit status is then 1.
     """
     if text is None and image is None:
         raise typer.BadParameter(
             "say what to look for: a text, a picture with --image, or - to be asked", param_hint="--text"
         )
     from fedlens.cli.search_outputs import Found, outputs
-    from fedlens.data.found import find_images
+    from fedlens.data.found import Unreadable, find_images
     from fedlens.data.images import MAX_PIXELS
-    from fedlens.inference.predict import Unreadable, open_predictor
     from fedlens.inference.search import Searcher
     from fedlens.tracking.run_dir import newest
 
@@ -68,15 +65,14 @@ def search(
         raise typer.BadParameter(
             "each text would replace the file: use --json", param_hint="--text - with --csv or --html"
         )
-    predictor, limit = open_predictor(model, client), max_pixels or MAX_PIXELS
-    searcher = Searcher(predictor, max_pixels=limit)
+    searcher = Searcher(model, client, max_pixels=max_pixels or MAX_PIXELS)
     if asks and image is not None:
         searcher.query(None, image)  # one that cannot be read is told before any picture is encoded
     given = [] if asks else [(text, searcher.query(text, image))]
     wanted = outputs(as_json, csv, html)
     files = find_images(images)
     encoded = searcher.encode(files.images, partial(progress_bar, "encoding pictures"))
-    for note in filter(None, (predictor.remark, *files.notes, encoded.remark)):
+    for note in filter(None, (searcher.remark, *files.notes, encoded.remark)):
         typer.echo(clean.block(f"note: {note}"), err=True)
     unreadable = [*(Unreadable(path, problem) for path, problem in files.problems), *encoded.unreadable]
     for one in unreadable:
@@ -85,7 +81,7 @@ def search(
     for looked_for, query in given or _asked(searcher, image):
         found = Found(looked_for, image, encoded.most_like(query, top), len(encoded.images), told)
         for output in wanted:
-            output(found, str(newest(Path(model))), partial(predictor.view, max_pixels=limit))
+            output(found, str(newest(Path(model))), searcher.view)
         told = []
     total = len(encoded.images) + len(unreadable)
     if unreadable and total > 1:
@@ -94,7 +90,7 @@ def search(
         raise typer.Exit(1)
 
 
-def _asked(searcher: Searcher, image: Path | None) -> Iterator[tuple[str, Tensor]]:
+def _asked(searcher: Searcher, image: Path | None) -> Iterator[tuple[str, Features]]:
     """Texts from standard input with their features, until an empty line or the end. One of no use is told, and asked
     again."""
     while text := _line():

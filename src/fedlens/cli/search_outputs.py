@@ -19,8 +19,8 @@ from fedlens.core.files import write_atomic, writing
 from fedlens.errors import DataError
 
 if TYPE_CHECKING:
+    from fedlens.data.found import Unreadable
     from fedlens.data.images import Pixels
-    from fedlens.inference.predict import Unreadable
     from fedlens.inference.search import Match
     from fedlens.reports.matches import Tile
 

@@ -27,13 +27,11 @@ import torch
 from torch import Tensor
 
 from fedlens.core.files import mark_used, read_json, write_json
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.contents import DIGITS, digest_of, fingerprint
-from fedlens.data.images import MAX_PIXELS, Pixels, fit, read
+from fedlens.data.images import DECODING, MAX_PIXELS, Pixels, fit, read
 from fedlens.data.types import DataReport, ImageTable, Rows
 from fedlens.errors import DataError
-
-DECODING = 2
-"""Version of decoding, part of every key. Increase it when `images` decodes a file to other pixels than before."""
 
 CHUNK = 256
 """Images decoded between two writes; bounds the memory."""
@@ -92,13 +90,6 @@ class CachedImages:
     file: Path
     files: tuple[Path | None, ...] = ()
     contents: tuple[str, ...] = ()
-
-
-def default_cache_dir() -> Path:
-    """$FEDLENS_CACHE, else $XDG_CACHE_HOME/fedlens, else ~/.cache/fedlens."""
-    if own := os.environ.get("FEDLENS_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedlens"
 
 
 def build_cache(

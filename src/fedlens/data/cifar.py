@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedlens.data.cache import default_cache_dir
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 

@@ -17,6 +17,14 @@ from fedlens.errors import DataError
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """An image that could not be read; `problem` names it."""
+
+    image: Path
+    problem: str
+
+
+@dataclass(frozen=True)
 class Found:
     """images: each once; problems: what names no image, with the reason; notes: what was passed over in folders."""
 

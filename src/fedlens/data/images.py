@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
+DECODING = 2
+"""Version of decoding, part of the key of whatever is kept of images. Increase it when a file is decoded to other
+pixels than before."""
+
 MAX_PIXELS = 100_000_000
 """Default of `max_pixels`: 300 MB in RGB."""
 
@@ -93,6 +97,11 @@ def pixel_size(path: Path) -> tuple[int, int] | None:
             return size_of(file)
     except OSError:
         return None
+
+
+def at_most(side: int, path: Path) -> int:
+    """`side`, or the shorter one of the picture's own if that is smaller: scaled up, it would show nothing more."""
+    return min(side, *(pixel_size(path) or (side,)))
 
 
 def _samples(file: BinaryIO, for_size: int | None, max_pixels: int) -> Samples:

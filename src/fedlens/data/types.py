@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedlens.core.labels import UNLABELLED, counted
+
+if TYPE_CHECKING:  # importing torch takes longer than a search among pictures that are known
+    from torch import Tensor
 
 Rows = NDArray[np.int64]
 """Row numbers into the arrays of a `FederatedData`."""

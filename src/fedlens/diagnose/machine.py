@@ -75,7 +75,7 @@ def _decoded(text: str, sample: Sequence[Path], *, skip: bool) -> Verdict:
 
 def disk(subject: Subject) -> Verdict:
     """Check the free space for the site's state and its decoded images."""
-    from fedlens.data.cache import default_cache_dir
+    from fedlens.data.cache_dir import default_cache_dir
     from fedlens.flower.site import FREE_DISK
 
     kept = {"tracking.dir": Path("logs")} if subject.serves else {"state_dir": subject.site.state}

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from fedlens.core.registry import Registry
-from fedlens.models.artefact import ModelDescription
 from fedlens.models.base import Recognizer
+from fedlens.models.description import ModelDescription
 
 Runner = Callable[[Tensor], Tensor]
 """Pixels, uint8 (B, S, S, C) → logits, float32 (B, outputs)."""

@@ -15,7 +15,7 @@ from fedlens.core import clean
 from fedlens.core.words import count
 from fedlens.data.types import FederatedData, Rows
 from fedlens.errors import DataError, FedLensError
-from fedlens.models.artefact import ModelDescription
+from fedlens.models.description import ModelDescription
 from fedlens.tracking.observer import Silent
 from fedlens.tracking.run_dir import RunDir
 from fedlens.tracking.saved import read_saved

@@ -10,9 +10,10 @@ from fedlens.errors import ConfigError, FedLensError, ModelError
 from fedlens.export.base import Trained
 from fedlens.export.probe import Probe, images_of_test, of_rows
 from fedlens.inference.personal import clients_of, open_personal, some
-from fedlens.models.artefact import DESCRIPTION, ModelDescription, load_model, read_description
+from fedlens.models.artefact import load_model
 from fedlens.models.base import Recognizer
 from fedlens.models.build import builder_named
+from fedlens.models.description import DESCRIPTION, ModelDescription, read_description
 from fedlens.models.lora import merged
 from fedlens.reports.load import LoadedRun, load_run
 from fedlens.tracking.next_steps import from_python, resuming

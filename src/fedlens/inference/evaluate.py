@@ -16,11 +16,12 @@ from fedlens.core.records import Evaluation
 from fedlens.core.words import count, nearest
 from fedlens.data.display_names import listed
 from fedlens.data.export import TEST, folder_names
+from fedlens.data.found import Unreadable
 from fedlens.data.images import MAX_PIXELS
 from fedlens.data.labels import normalized
 from fedlens.data.tree import Folder, printable, walk
 from fedlens.errors import DataError
-from fedlens.inference.predict import Answer, Predictor, Unreadable
+from fedlens.inference.predict import Answer, Predictor
 from fedlens.tracking.intervals import wilson
 from fedlens.tracking.summary import named_confusion
 from fedlens.training.evaluation import confusion

@@ -10,11 +10,12 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.numpy import load_file, save
 
 from fedlens.core.files import mark_used, write_atomic
 
@@ -24,6 +25,9 @@ _DIGEST = 16
 _OFTEN = 4096
 """New features that are written at the earliest. The more there are already, the more new ones are awaited, so that
 writing the whole file again takes a small share of the time."""
+
+
+Features = NDArray[np.float32]
 
 
 class FeatureFile:
@@ -37,14 +41,14 @@ class FeatureFile:
         self.problem = ""
         self._path = path
         self._known: dict[bytes, tuple[bytes, int]] = {}
-        self._features = torch.empty(0, width)
-        self._new: list[Tensor] = []
+        self._features: Features = np.empty((0, width), np.float32)
+        self._new: list[Features] = []
         with suppress(OSError, SafetensorError, KeyError, ValueError):
             self._load(load_file(path), width)
             mark_used(path)
 
-    def _load(self, tensors: dict[str, Tensor], width: int) -> None:
-        names, features = tensors["files"].numpy(), tensors["features"]
+    def _load(self, tensors: dict[str, NDArray[Any]], width: int) -> None:
+        names, features = tensors["files"], tensors["features"]
         if names.shape[1:] != (2 * _DIGEST,) or features.shape != (len(names), width):
             raise ValueError("features of another form")
         for row, name in enumerate(map(bytes, names)):
@@ -56,7 +60,7 @@ class FeatureFile:
         known = self._known.get(name[:_DIGEST])
         return known[1] if known and known[0] == name[_DIGEST:] else None
 
-    def add(self, name: bytes, features: Tensor) -> int:
+    def add(self, name: bytes, features: Features) -> int:
         """The row that they have from now on. What is added is written now and then, and by `write`."""
         row = len(self._features) + len(self._new)
         self._known[name[:_DIGEST]] = name[_DIGEST:], row
@@ -65,10 +69,10 @@ class FeatureFile:
             self.write()
         return row
 
-    def at(self, rows: list[int]) -> Tensor:
+    def at(self, rows: list[int]) -> Features:
         """(len(rows), width)."""
         self._join()
-        return self._features[torch.tensor(rows, dtype=torch.int64)]
+        return self._features[np.array(rows, np.int64)]
 
     def write(self) -> None:
         """Write what has been added, if anything."""
@@ -77,8 +81,8 @@ class FeatureFile:
         self._join()
         names = b"".join(path + state for path, (state, _) in self._known.items())
         rows = [row for _, row in self._known.values()]
-        tensors = {
-            "files": torch.frombuffer(bytearray(names), dtype=torch.uint8).view(-1, 2 * _DIGEST),
+        tensors: dict[str, NDArray[Any]] = {
+            "files": np.frombuffer(names, np.uint8).reshape(-1, 2 * _DIGEST),
             "features": self._features[rows],
         }
         try:
@@ -89,7 +93,7 @@ class FeatureFile:
 
     def _join(self) -> None:
         if self._new:
-            self._features = torch.cat([self._features, torch.stack(self._new)])
+            self._features = np.concatenate([self._features, np.stack(self._new)])
             self._new = []
 
 

@@ -14,19 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedlens.data.images import MAX_PIXELS, Pixels, decode, pixel_size, read, to_channels
-from fedlens.data.texts import LONGEST, normalized_text
+from fedlens.data.found import Unreadable
+from fedlens.data.images import MAX_PIXELS, Pixels, at_most, decode, read, to_channels
 from fedlens.errors import DataError, ModelError
 from fedlens.inference.class_lists import checked_classes
-from fedlens.models.artefact import DESCRIPTION, load_model
+from fedlens.inference.inputs import checked_text, saved_model
+from fedlens.models.artefact import load_model
 from fedlens.models.base import ModelRequest, Recognizer, beside_texts, models
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.dual_encoder import DualEncoder, as_dual_encoder
 from fedlens.models.imagenet import CLASSES, ImageNetBuilder
 from fedlens.tracking.run_dir import RunDir, find_runs, newest
-
-MODEL_FOLDER = "model"
-"""Where a run folder keeps its final model."""
 
 BATCH = 64
 """Images that are in memory at once."""
@@ -68,14 +66,6 @@ class Answer:
     pixels: Pixels
     logits: Tensor
     view: Pixels | None
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that could not be read; `problem` names it."""
-
-    image: Path
-    problem: str
 
 
 Loaded = tuple[Pixels, Pixels | None] | Unreadable
@@ -198,8 +188,7 @@ class Predictor:
         Raises:
             DataError: the image cannot be read.
         """
-        size = min(side, *(pixel_size(path) or (side,)))
-        return self.square(path, size=size, channels=3, max_pixels=max_pixels)
+        return self.square(path, size=at_most(side, path), channels=3, max_pixels=max_pixels)
 
     def _load(self, path: Path, *, side: int | None, max_pixels: int) -> Loaded:
         try:
@@ -227,19 +216,6 @@ class Predictor:
         return logits
 
 
-def checked_text(text: str) -> str:
-    """`text` as models are trained on it.
-
-    Raises:
-        ModelError: it is empty, or longer than any text in training may be.
-    """
-    if len(text) > LONGEST:
-        raise ModelError(f"--text: it has {len(text):,} characters; give {LONGEST:,} at most")
-    if not (cleaned := normalized_text(text)):
-        raise ModelError("--text: it is empty; leave it out, or say what the image shows")
-    return cleaned
-
-
 def open_predictor(what: str, client: str | None = None) -> Predictor:
     """A predictor from a run folder (`logs/<run>`; `latest`: the newest), a saved model's folder, or a model's name
     (ImageNet weights).
@@ -255,19 +231,20 @@ def open_predictor(what: str, client: str | None = None) -> Predictor:
     if client is not None:
         return _personal(RunDir.open(folder), client)
     if folder.is_dir():
-        return _trained(folder if (folder / DESCRIPTION).exists() else _model_of_run(folder))
+        return _trained(saved_model(folder) or _no_model(folder))
     if "/" in what or "\\" in what:
         raise ModelError(f"{what}: there is no such run folder; give one, or a model's name (`fedlens models`)")
     return _imagenet(what)
 
 
-def _model_of_run(folder: Path) -> Path:
+def _no_model(folder: Path) -> Path:
+    """Where the model of a run would be. Raises ModelError: it is a folder of runs."""
     runs = [run.path for run in reversed(find_runs(folder)) if run.path != folder]
     if runs:
         more = f" and {len(runs) - _MOST_RUNS} more" if len(runs) > _MOST_RUNS else ""
         named = ", ".join(map(str, runs[:_MOST_RUNS]))
         raise ModelError(f"{folder} holds runs; name one of them, newest first: {named}{more}")
-    return folder / MODEL_FOLDER
+    return RunDir(folder).model
 
 
 def _trained(folder: Path) -> Predictor:

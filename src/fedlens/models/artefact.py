@@ -4,55 +4,23 @@ names)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fedlens.core import clean
-from fedlens.core.files import read_regular, write_atomic
+from fedlens.core.files import write_atomic
 from fedlens.errors import ModelError
 from fedlens.models.base import ModelRequest, Recognizer
-from fedlens.models.build import Norm, build_model, builder_named
+from fedlens.models.build import build_model, builder_named
+from fedlens.models.description import DESCRIPTION, WEIGHTS, ModelDescription, read_description, to_json
 from fedlens.models.tensor_files import read_tensors
 
 M = TypeVar("M", bound=nn.Module)
-
-WEIGHTS = "model.safetensors"
-MAX_DESCRIPTION = 16 * 2**20
-"""Maximum size of `model.json` in bytes; enough for some hundred thousand class names."""
-DESCRIPTION = "model.json"
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """What is needed to rebuild a model and to name its predictions.
-
-    builder         registered name; None: a user's own module
-    parameters      the builder's own configuration keys
-    image_size      side in pixels of the training images
-    image_channels  1 (grey) or 3
-    accuracy        on the global test set; None: not measured
-    partly_private  some tensors hold their initial values, because every client trains its own
-    """
-
-    builder: str | None
-    num_classes: Annotated[int, Field(ge=1, le=10**7)]
-    class_names: tuple[str, ...]
-    image_size: Annotated[int, Field(ge=1, le=2**16)]
-    image_channels: Annotated[int, Field(ge=1, le=3)]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    norm: Norm = "batch"
-    accuracy: float | None = None
-    partly_private: bool = False
-
-
-_ADAPTER = TypeAdapter(ModelDescription)
 
 
 def save_model(folder: Path, model: nn.Module, description: ModelDescription) -> None:
@@ -67,7 +35,7 @@ def save_model(folder: Path, model: nn.Module, description: ModelDescription) ->
         for name, tensor in model.state_dict().items()
     }
     write_atomic(folder / WEIGHTS, to_safetensors(tensors))
-    write_atomic(folder / DESCRIPTION, _ADAPTER.dump_json(description, indent=2))
+    write_atomic(folder / DESCRIPTION, to_json(description))
 
 
 @overload
@@ -98,23 +66,6 @@ def load_model(folder: Path, module: nn.Module | None = None) -> tuple[nn.Module
         lines = " ".join(str(error).split())
         raise ModelError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {clean.line(lines)}") from error
     return model.eval(), description
-
-
-def read_description(folder: Path) -> ModelDescription:
-    """Read `model.json` in `folder`.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
-    path = folder / DESCRIPTION
-    try:
-        return _ADAPTER.validate_json(read_regular(path, MAX_DESCRIPTION))
-    except OSError as error:
-        raise ModelError(f"{path}: no saved model there ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{path} is damaged: {clean.line(f'{where}: ' * bool(where) + first['msg'])}") from error
 
 
 def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[str, Tensor]) -> None:

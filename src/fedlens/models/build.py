@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from fedlens.errors import ConfigError, Problem
 from fedlens.models.base import ModelBuilder, ModelRequest, Recognizer, models
+from fedlens.models.description import Norm
 from fedlens.models.freezing import NONE, Freeze, freeze
 from fedlens.models.lora import add_lora
 from fedlens.models.norms import use_group_norm
 from fedlens.models.sections import LoraSection
 from fedlens.models.tensor_files import load_into, read_tensors
-
-Norm = Literal["batch", "group"]
 
 
 def build_model(

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from fedlens.errors import ModelError
+from fedlens.models.tokenizer import PADDING, open_tokenizer, tokenizer_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-PADDING = 0
-"""Token number behind the end of a text."""
 
 TEXTS_AT_ONCE = 4096
 """Texts between two calls of `progress`."""
@@ -72,24 +70,17 @@ class TokenReader(TextReader):
 
 @dataclass(frozen=True)
 class Tokens(TokenReader):
-    """Token numbers int32 (N, `length`), filled up with `PADDING`; what is longer is cut.
-
-    The tokenizer comes with FedLens (`models/tokenizer.json`, made by tools/build_tokenizer.py): byte-level byte-pair
-    encoding, so there is no unknown token in any language.
-    """
+    """Token numbers int32 (N, `length`) of FedLens' own tokenizer, filled up with `PADDING`; what is longer is cut."""
 
     longer_by = "model.max_tokens"
 
     @cached_property
     def _file(self) -> str:
-        return files("fedlens.models").joinpath("tokenizer.json").read_text(encoding="utf-8")
+        return tokenizer_file()
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
-
-        found = Tokenizer.from_str(self._file)
-        found.enable_truncation(self.length)
+        found = open_tokenizer(self._file, self.length)
         found.enable_padding(length=self.length, pad_id=PADDING)
         return found
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlens.models.promptfl import Context
-from fedlens.models.text_readers import PADDING
+from fedlens.models.text_by_numpy import HEADS
+from fedlens.models.tokenizer import PADDING
 
-BLOCKS, HEADS = 2, 4
+BLOCKS = 2
 
 DROPOUT = 0.1
 """Of what a block adds, as in GPT-2. The weights of the attention have none: with it they are computed the slow way."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fedlens.build.experiment import Experiment
 from fedlens.config.blocks import MODEL, find
 from fedlens.federation.checkpoints import Checkpoint, Checkpoints
-from fedlens.models.artefact import ModelDescription, save_model
+from fedlens.models.artefact import save_model
+from fedlens.models.description import ModelDescription
 from fedlens.models.lora import merged
 from fedlens.tracking.metrics import read_metrics
 from fedlens.tracking.run_dir import RunDir

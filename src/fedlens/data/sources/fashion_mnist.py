@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlens.data.base import Source, sources
-from fedlens.data.cache import default_cache_dir
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.types import ImageTable
 from fedlens.errors import DataError
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedlens.core.files import mark_used
 from fedlens.data.base import Source, sources
-from fedlens.data.cache import default_cache_dir
+from fedlens.data.cache_dir import default_cache_dir
 from fedlens.data.labels import class_notes, label_faults, label_texts, normalized
 from fedlens.data.split_names import split_word
 from fedlens.data.summary import read_as, some, splits_text

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedlens.export.base import Format, Runner, Trained, WithPreprocessing, formats
-from fedlens.models.artefact import DESCRIPTION, WEIGHTS, load_model, save_model
+from fedlens.models.artefact import load_model, save_model
+from fedlens.models.description import DESCRIPTION, WEIGHTS
 
 
 @formats.register("safetensors", summary="the tensors and a JSON file, for PyTorch with FedLens")

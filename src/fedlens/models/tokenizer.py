@@ -1,0 +1,27 @@
+"""The tokenizer that comes with FedLens (`tokenizer.json`, made by tools/build_tokenizer.py): byte-level byte-pair
+encoding, so there is no unknown token in any language."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PADDING = 0
+"""Token number behind the end of a text."""
+
+
+def tokenizer_file() -> str:
+    """The content of `tokenizer.json`."""
+    return files("fedlens.models").joinpath("tokenizer.json").read_text(encoding="utf-8")
+
+
+def open_tokenizer(content: str, length: int) -> Tokenizer:
+    """A tokenizer that cuts a text behind `length` tokens. content: as `tokenizer_file` gives it."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(content)
+    found.enable_truncation(length)
+    return found
