@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 
 from fedlens.models.base import ModelRequest
 from fedlens.models.build import build_model, builder_named
 from fedlens.models.dual_encoder import DualEncoder
-from fedlens.models.text_by_numpy import TextTower
+from fedlens.models.minilm import SentenceEncoder
+from fedlens.models.text_by_numpy import read_text_tower
+from fedlens.models.text_readers import FEW, Sentences
 
 TEXTS = ("a leather boot", "x", "红色条纹衬衫", "👟 " * 40, "a long red dress with sleeves, " * 9)
 
@@ -38,13 +41,39 @@ def stored(model: DualEncoder, path: Path, **changed: torch.Tensor) -> Path:
 @pytest.mark.parametrize("keys", [{}, {"width": 32}, {"tune": "prompt"}, {"tune": "adapter"}])
 def test_the_features_are_those_of_the_network(tmp_path: Path, keys: dict[str, object]) -> None:
     model = dual_encoder(**keys)
-    tower = TextTower.read(stored(model, tmp_path / "model.safetensors"))
+    tower = read_text_tower(stored(model, tmp_path / "model.safetensors"))
     assert tower is not None
     assert tower.width == model.backbone.width
     found = np.stack([tower.features_of(text) for text in TEXTS])
     expected = torch.stack([model.features_of(text) for text in TEXTS]).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert np.abs(found[1:] - found[:-1]).max(1).min() > 0.01  # so that equal features mean something
+
+
+def test_a_sentence_encoder(tmp_path: Path) -> None:
+    model = dual_encoder(text="minilm")
+    tower = read_text_tower(stored(model, tmp_path / "model.safetensors"))
+    assert tower is not None
+    for text in TEXTS:
+        np.testing.assert_allclose(tower.features_of(text), model.features_of(text).numpy(), atol=2e-6)
+
+
+@pytest.mark.slow
+def test_the_sentence_encoder_is_that_of_its_own_library() -> None:
+    """More texts than NumPy is used for are read by sentence_transformers."""
+    texts = [*TEXTS, *(f"number {number}" for number in range(FEW + 1 - len(TEXTS)))]
+    library = Sentences().read(texts, lambda _done, _all: None)
+    own = Sentences().read(texts[:FEW], lambda _done, _all: None)
+    torch.testing.assert_close(own, library[:FEW], atol=2e-6, rtol=0)
+
+
+def test_the_sentence_encoder_gives_the_same_bits_with_one_thread_and_two() -> None:
+    """Workers compute with other numbers of threads than their coordinator, and read the names of classes, too."""
+    encoder, found = SentenceEncoder(), []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append([encoder.features_of(text).tobytes() for text in TEXTS])
+    assert found[0] == found[1]
 
 
 def test_what_is_left_to_pytorch(tmp_path: Path) -> None:
@@ -55,11 +84,11 @@ def test_what_is_left_to_pytorch(tmp_path: Path) -> None:
         "bfloat16": {"backbone.text.network.places": model.state_dict()["backbone.text.network.places"].bfloat16()},
     }
     for what, changed in others.items():
-        assert TextTower.read(stored(model, path, **changed)) is None, what
+        assert read_text_tower(stored(model, path, **changed)) is None, what
     whole = model.state_dict()
     del whole["backbone.text.network.blocks.1.mlp.2.bias"]
     save_file(whole, path)
-    assert TextTower.read(path) is None
+    assert read_text_tower(path) is None
     path.write_bytes(b"torn")
-    assert TextTower.read(path) is None
-    assert TextTower.read(tmp_path / "gone") is None
+    assert read_text_tower(path) is None
+    assert read_text_tower(tmp_path / "gone") is None

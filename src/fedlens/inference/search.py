@@ -21,7 +21,8 @@ from fedlens.errors import ModelError
 from fedlens.inference.feature_files import FeatureFile, Features, file_name
 from fedlens.inference.inputs import checked_text, saved_model
 from fedlens.models.description import DESCRIPTION, WEIGHTS, read_description
-from fedlens.models.text_by_numpy import TextTower, normalized
+from fedlens.models.numpy_layers import normalized
+from fedlens.models.text_by_numpy import TextFeatures, read_text_tower
 from fedlens.tracking.run_dir import newest
 
 if TYPE_CHECKING:
@@ -151,14 +152,15 @@ class Searcher:
         return self._cache_dir / "search" / f"search-{key}.safetensors"
 
 
-def _text_tower(saved: Path) -> TextTower | None:
-    """None: only PyTorch can tell the features of a text, or what is wrong with the model."""
+def _text_tower(saved: Path) -> TextFeatures | None:
+    """None: only PyTorch can tell the features of a text, or what is wrong with the model. Raises ModelError: as
+    `read_text_tower`."""
     try:
         description = read_description(saved)
     except ModelError:
         return None
     known = description.builder == "dual_encoder" and not description.partly_private
-    return TextTower.read(saved / WEIGHTS) if known else None
+    return read_text_tower(saved / WEIGHTS) if known else None
 
 
 def _digest(saved: Path, how: str) -> str:

