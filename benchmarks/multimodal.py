@@ -90,8 +90,8 @@ def asked(command: Sequence[str], texts: int) -> list[float]:
 
 
 def search(count: int, repetitions: int) -> dict[str, float]:
-    """Seconds of the first `fedlens search` over `count` photographs, of later ones, of PyTorch's import alone, and of
-    one more text in the same process."""
+    """Seconds of the first `fedlens search` over `count` photographs; of later ones by a text and by a picture, which needs
+    PyTorch; of PyTorch's import alone; and of one more text in the same process."""
     with tempfile.TemporaryDirectory(prefix="fedlens-search-") as name:
         photographs, logs = Path(name) / "photographs", Path(name) / "logs"
         photographs.mkdir()
@@ -99,17 +99,18 @@ def search(count: int, repetitions: int) -> dict[str, float]:
         training = ("model.name=dual_encoder", "model.image=lenet", "federated.num_rounds=1")
         seconds_of(str(FEDLENS), "run", str(CONFIG), *training, f"tracking.dir={logs}", "data.image_size=28")
         command = (str(FEDLENS), "search", str(next(logs.iterdir())), str(photographs))
-        text = ("--text", "striped shirt")
+        text, picture = ("--text", "striped shirt"), ("--image", str(next(photographs.rglob("*.jpg"))))
         first = seconds_of(*command, *text)
-        later = [
-            (seconds_of(*command, *text), seconds_of(sys.executable, "-c", "import torch")) for _ in range(repetitions)
-        ]
+        later = {
+            "search_by_text_s": (*command, *text),
+            "search_by_picture_s": (*command, *picture),
+            "import_torch_s": (sys.executable, "-c", "import torch"),
+        }
+        seconds = [{what: seconds_of(*one) for what, one in later.items()} for _ in range(repetitions)]
         more = asked(command, texts=20)
     return {
         "search_first_s": first,
-        "search_again_s": median(whole for whole, _ in later),
-        "import_torch_s": median(torch for _, torch in later),
-        "search_again_without_import_s": median(whole - torch for whole, torch in later),
+        **{what: median(turn[what] for turn in seconds) for what in later},
         "search_next_text_s": median(more),
     }
 

@@ -30,6 +30,7 @@ LONG = (
     "explain",
     "kernels",
     "memory",
+    "missing_modalities",
     "multimodal",
     "privacy_utility",
     "results",
