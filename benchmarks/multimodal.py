@@ -90,8 +90,8 @@ def asked(command: Sequence[str], texts: int) -> list[float]:
 
 
 def search(count: int, repetitions: int) -> dict[str, float]:
-    """Seconds of the first `fedlens search` over `count` photographs; of later ones by a text and by a picture, which needs
-    PyTorch; of PyTorch's import alone; and of one more text in the same process."""
+    """Seconds of the first `fedlens search` over `count` photographs; of later ones by a text and by a picture, which
+    needs PyTorch; of PyTorch's import alone; and of one more text in the same process."""
     with tempfile.TemporaryDirectory(prefix="fedlens-search-") as name:
         photographs, logs = Path(name) / "photographs", Path(name) / "logs"
         photographs.mkdir()
