@@ -80,7 +80,7 @@ else
     if peer pfl pfl; then
         bursts=(--device cuda --at-once --repetitions 3 --rounds 5)
         beside cifar 100 cifar "${bursts[@]}" --contenders fedlens fedlens-workers-4 bare pfl pfl-4 pfl-8
-        beside cifar-no-dropout 100 cifar-no-dropout "${bursts[@]}" \
+        beside cifar-together 100 cifar "${bursts[@]}" --save-as speed-cifar-together \
             --contenders fedlens-vectorized-50 fedlens-vectorized-10-workers-4 bare pfl-4 pfl-8
     fi
     if peer flower flwr; then

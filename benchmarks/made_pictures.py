@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from fedlens.data.base import Source, sources
@@ -43,12 +41,8 @@ class MadePictures(Source):
 @models.register("simple_cnn", summary="the network of pfl-research's CIFAR-10 benchmark")
 @dataclass(frozen=True)
 class SimpleCnn(ModelBuilder):
-    """Dropout draws at random, so clients cannot train together with it."""
-
-    dropout: Annotated[bool, Field(description="as published")] = True
-
     default_image_size = SIDE
 
     def build(self, request: ModelRequest) -> Recognizer:
-        *backbone, head = simple_cnn(textbook=False, dropout=self.dropout)
+        *backbone, head = simple_cnn(textbook=False)
         return Recognizer(nn.Sequential(*backbone), head, Preprocessing(SIDE, 3))

@@ -232,6 +232,20 @@ def gradients(steps: StaticSteps, model: FlatModel, count: int) -> list[Tensor]:
     return found
 
 
+def test_dropout_of_clients_together_is_that_of_the_loop(tmp_path: Path, images: Path) -> None:
+    def dropping() -> Recognizer:
+        model = small()
+        model.backbone.insert(3, nn.Dropout(0.3))  # maps, then features
+        model.backbone.append(nn.Dropout(0.3))
+        return model
+
+    alone, first, together = (
+        run(tmp_path / str(number), images, "cuda", *more, model=dropping())
+        for number, more in enumerate(((), NO_STEPS, ("runtime.vectorize=4",)))
+    )
+    assert_alike(*(one.model.state_dict() for one in (alone, together, first)))
+
+
 def test_draws_of_a_graph_are_those_of_the_loop_and_differ_from_step_to_step(captures: list[Play]) -> None:
     steps, model = static_steps(nn.Dropout(0.5))
     computed = gradients(steps, model, PATIENCE)

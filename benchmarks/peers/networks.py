@@ -41,17 +41,11 @@ def mobilenetv3(textbook: bool) -> nn.Module:
     return nn.Sequential(Repeat(), mobilenet_v3_small(weights=None, num_classes=CLASSES))
 
 
-def simple_cnn(textbook: bool, *, dropout: bool = True) -> nn.Sequential:
+def simple_cnn(textbook: bool) -> nn.Sequential:
     """The network of pfl-research's CIFAR-10 benchmark: 1,626,442 parameters at 32 pixels."""
     convolutions = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), *pool_and_cut(textbook)]
-    drops = [nn.Dropout(0.25), nn.Dropout(0.5)] if dropout else [nn.Identity(), nn.Identity()]
-    dense = [nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU(), drops[1], nn.Linear(128, CLASSES)]
-    return nn.Sequential(*convolutions, drops[0], *dense)
-
-
-def simple_cnn_without_dropout(textbook: bool) -> nn.Sequential:
-    """The same for contenders that cannot train clients together where a network draws at random."""
-    return simple_cnn(textbook, dropout=False)
+    dense = [nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, CLASSES)]
+    return nn.Sequential(*convolutions, nn.Dropout(0.25), *dense)
 
 
 def resnet18(textbook: bool) -> nn.Module:

@@ -63,11 +63,8 @@ FASHION_MNIST = (
 COLOUR = Workload("", networks.resnet18, images=500, source=pictures.made, side=32, lr=0.1, momentum=0)
 CIFAR = replace(COLOUR, name="cifar", model=networks.simple_cnn, images=50, clients=1000, cohort=50, batch=10)
 RESNET18 = replace(COLOUR, name="resnet18", cohort=100, epochs=5, batch=50)
-LESS = (
-    replace(CIFAR, name="cifar-no-dropout", model=networks.simple_cnn_without_dropout),
-    replace(RESNET18, name="resnet18-part", config="resnet18", cohort=12),
-)
-BASIC = (*FASHION_MNIST, CIFAR, RESNET18, *LESS)
+RESNET18_PART = replace(RESNET18, name="resnet18-part", config="resnet18", cohort=12)
+BASIC = (*FASHION_MNIST, CIFAR, RESNET18, RESNET18_PART)
 TEXTBOOK = tuple(
     replace(workload, name=f"{workload.name}-textbook", config=workload.config or workload.name, textbook=True)
     for workload in BASIC
@@ -75,7 +72,6 @@ TEXTBOOK = tuple(
 LEAST = (
     Workload("small", networks.lenet, images=500, source=pictures.excerpt, least=True, clients=10, cohort=2),
     replace(CIFAR, name="cifar-small", config="cifar", least=True, clients=8, cohort=4),
-    replace(LESS[0], name="cifar-no-dropout-small", config="cifar-no-dropout", least=True, clients=8, cohort=4),
     replace(RESNET18, name="resnet18-small", config="resnet18", least=True, images=20, clients=4, cohort=2, batch=10),
 )
 WORKLOADS = {workload.name: workload for workload in (*BASIC, *TEXTBOOK, *LEAST)}

@@ -82,7 +82,7 @@ OBSTACLES = {
     "checkpointing": ({"memory": MemorySection(gradient_checkpointing=True)}, "memory.gradient_checkpointing"),
     "mixup": ({"mixup": 0.2}, "optimizer.mixup"),
     "few": ({"data": ragged((1, 1, 1))}, "fewer than 8 images"),
-    "dropout": ({"model": network("none", nn.Dropout(0.5))}, r"several clients at once \(vmap: .*random"),
+    "draws": ({"model": network("none", nn.AlphaDropout(0.5))}, r"several clients at once \(vmap: .*random"),
     "numbers": ({"model": network("none", Looking())}, r"several clients at once \(vmap: .*item\(\)"),
     "buffer": ({"model": network("none", Remembering())}, r"several clients at once \(output with shape"),
     "cumulative": ({"model": network("none", Cumulative())}, r"several clients at once \(vmap: .*item\(\)"),

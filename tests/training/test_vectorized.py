@@ -333,6 +333,48 @@ def test_draws_of_a_strategy_are_those_of_the_loop(tmp_path) -> None:
     compared(tmp_path, Drawing())
 
 
+class Contiguous(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.contiguous()
+
+
+DROPOUTS = {
+    "features": lambda: network("none", nn.Dropout(0.4), nn.Dropout(0.3, inplace=True)),
+    "maps": lambda: dropping(nn.Dropout(0.3)),
+    "channels": lambda: dropping(nn.Dropout2d(0.3)),
+    "maps that lie channel by channel": lambda: dropping(nn.Sequential(Contiguous(), nn.Dropout(0.3))),
+    "beside BatchNorm": lambda: network("batch", nn.Dropout(0.4)),
+    "none": lambda: network("none", nn.Dropout(0.0)),
+}
+
+
+def dropping(layer: nn.Module) -> Recognizer:
+    """Dropout behind the first pooling, of maps (B, C, H, W)."""
+    model = network()
+    model.backbone.insert(2, layer)
+    return model
+
+
+@pytest.mark.parametrize("model", DROPOUTS.values(), ids=DROPOUTS)
+def test_dropout_draws_for_each_client_what_it_draws_alone(model, tmp_path) -> None:
+    compared(tmp_path, model=model)
+
+
+@pytest.mark.parametrize("more", [{"algorithm": Own()}, {"algorithm": Drawing()}, {"data": ragged((1, 1, 9, 8))}])
+def test_dropout_beside_other_draws_and_single_rows(more: dict, tmp_path) -> None:
+    compared(tmp_path, model=DROPOUTS["features"], **more)
+
+
+def test_clients_drop_other_numbers(tmp_path) -> None:
+    """With the same images, order and start."""
+    data = ragged((8, 8))
+    first, second = data.clients
+    data = dataclasses.replace(data, clients=(first, dataclasses.replace(second, train=first.train)))
+    with_dropout = trained(trainer(tmp_path / "a", None, 2, model=DROPOUTS["features"](), data=data), rounds=1)
+    one, other = (with_dropout[name].payload["backbone.0.weight"] for name in ("client0", "client1"))
+    assert not torch.allclose(one, other, atol=1e-4)
+
+
 def test_a_repeat_is_bit_identical_whatever_the_process_has_done_before(tmp_path) -> None:
     one = trainer(tmp_path / "a", vectorize=3, model=network("batch"))
     start = one.model.state()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from fedlens.core.types import ClientFailure, ClientResult, Task
 from fedlens.errors import PrivacyBudgetExceeded
 from fedlens.training.client import ClientTrainer
 from fedlens.training.device import enough_memory
+from fedlens.training.dropout import ClientDraws
 from fedlens.training.loop import STEPS, Stepped, unseen
 from fedlens.training.tasks.train import Begun, Fitted, Train
 from fedlens.training.vectorized import StackedLoop, StackedModel
@@ -45,21 +44,23 @@ def run_stack(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) -
 
 
 def _trained(trainer: ClientTrainer, tasks: Sequence[Task], stepped: Stepped) -> Iterator[Outcome]:
-    kind, stack, clients, draws = Train(), StackedModel(trainer.model, len(tasks)), [], []
+    kind, stack, clients = Train(), StackedModel(trainer.model, len(tasks)), []
+    draws = ClientDraws(trainer.model.device)
     for row, task in enumerate(tasks):
         with trainer.repeatable(task):
             clients.append(kind.begin(trainer, task, trainer.opened(task), unseen))
-            draws.append(torch.get_rng_state())
+            draws.keep()
         stack.take(row)
     began = time.perf_counter()
-    loop = StackedLoop(stack, trainer.settings, clients[0].local.ready, pads=trainer.vectorizing.pads, stepped=stepped)
+    ready, way = clients[0].local.ready, trainer.vectorizing
+    loop = StackedLoop(stack, trainer.settings, ready, draws, pads=way.pads, maps=way.maps, stepped=stepped)
     with trainer.repeatable(tasks[0]):
         metrics = loop.run([(begun.local, begun.terms) for begun in clients])
     pace = (time.perf_counter() - began) / max(sum(own[STEPS].total for own in metrics), 1)
     for row, (begun, own) in enumerate(zip(clients, metrics, strict=True)):
         stack.give(row)
         with trainer.repeatable(begun.task):
-            torch.set_rng_state(draws[row])
+            draws.resume(row)
             outcome = _finished(trainer, kind, begun, Fitted(own, pace * own[STEPS].total))
         yield outcome
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fedlens.personalization.base import Personalization
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.algorithm import Algorithm
 from fedlens.training.device import enough_memory, one_thread, repeatable
+from fedlens.training.dropout import ClientDraws
 from fedlens.training.examples import Batch, Examples
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import LocalLoop, PlainStep, unseen
@@ -35,10 +37,11 @@ hide a difference."""
 
 @dataclass(frozen=True)
 class Vectorizing:
-    """obstacle: why clients train one after the other; None: they can train together. pads: see `StackedLoop`."""
+    """obstacle: why clients train one after the other; None: they can train together. pads, maps: see `StackedLoop`."""
 
     obstacle: str | None = None
     pads: bool = False
+    maps: torch.memory_format = torch.channels_last
 
 
 def vectorizing(model: FlatModel, algorithm: Algorithm, settings: LocalSettings, examples: Examples) -> Vectorizing:
@@ -85,12 +88,13 @@ def _tried(model: FlatModel, settings: LocalSettings, examples: Examples) -> Vec
     batches = [examples.raw(some, None) for some in (rows[:TRIED], rows[: TRIED // 2])]
     try:
         with enough_memory(), repeatable(0, model.device), one_thread(), _no_slow_way():
-            _together(model, settings, examples, batches, pads=False)
+            _together(model, settings, examples, batches, Vectorizing())
             exact = replace(settings, memory=settings.memory.model_copy(update={"precision": "fp32"}))
-            expected = alone(model, exact, examples, batches)
-            for pads in (True, False):
-                if all_same(_together(model, exact, examples, batches, pads=pads), expected):
-                    return Vectorizing(pads=pads)
+            expected = alone(model, exact, examples, batches, draws=_draws(model, len(batches)))
+            for pads, maps in product((True, False), (torch.channels_last, torch.contiguous_format)):
+                way = Vectorizing(pads=pads, maps=maps)
+                if all_same(_together(model, exact, examples, batches, way), expected):
+                    return way
     except OutOfMemory:
         raise
     except Exception as error:  # a model of one's own may raise anything
@@ -109,11 +113,12 @@ def alone(
     examples: Examples,
     batches: Sequence[Batch],
     plain_step: PlainStep | None = None,
+    draws: ClientDraws | None = None,
 ) -> list[Found]:
-    """One after the other. The model is left as it was."""
+    """One after the other, each with its own random numbers, if there are `draws`. The model is left as it was."""
     found = []
     for row, (images, labels) in enumerate(batches):
-        with _moved(model, row):
+        with _moved(model, row), nullcontext() if draws is None else draws.of(row):
             loop = LocalLoop(model, settings, LocalTerms(), plain_step=plain_step)
             loop.differentiate(examples.ready(images), labels.to(model.device), torch.Generator())
             found.append((model.gradient.clone(), *_remembered(model)))
@@ -121,18 +126,28 @@ def alone(
 
 
 def _together(
-    model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch], *, pads: bool
+    model: FlatModel, settings: LocalSettings, examples: Examples, batches: Sequence[Batch], way: Vectorizing
 ) -> list[Found]:
     stack, found = StackedModel(model, len(batches)), []
     for row in range(len(batches)):
         with _moved(model, row):
             stack.take(row)
-    loop = StackedLoop(stack, settings, examples.ready, pads=pads, stepped=unseen)
+    draws = _draws(model, len(batches))
+    loop = StackedLoop(stack, settings, examples.ready, draws, pads=way.pads, maps=way.maps, stepped=unseen)
     loop.differentiate(batches, [LocalTerms()] * len(batches))
     for row in range(len(batches)):
         with _moved(model, row):
             stack.give(row)
             found.append((stack.gradients[row], *_remembered(model)))
+    return found
+
+
+def _draws(model: FlatModel, clients: int) -> ClientDraws:
+    """Different ones for each client, and every time the same."""
+    found = ClientDraws(model.device)
+    for row in range(clients):
+        with repeatable(row, model.device):
+            found.keep()
     return found
 
 

@@ -26,6 +26,7 @@ from fedlens.models.base import doubled_if_single
 from fedlens.strategies.base import LocalTerms
 from fedlens.training.batched_layers import batched_layers
 from fedlens.training.context import ResidentTrainingContext
+from fedlens.training.dropout import ClientDraws, ClientDropout
 from fedlens.training.examples import Batch
 from fedlens.training.flat import FlatModel
 from fedlens.training.loop import STEPS, Stepped, Tally, clip_factor, logits_and_features
@@ -88,7 +89,9 @@ class StackedModel:
         named = self.resident.module.named_parameters()
         return frozenset(name for name, value in named if value.requires_grad and name in self._parameters)
 
-    def gives(self, tensors: dict[str, Tensor], inputs: Tensor, *, features: bool) -> tuple[Tensor, ...]:
+    def gives(
+        self, tensors: dict[str, Tensor], inputs: Tensor, dropout: ClientDropout, *, features: bool
+    ) -> tuple[Tensor, ...]:
         """(K, B, …) → logits (K, B, classes), and what the backbone gives, if `features`."""
 
         def outputs(module: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +100,7 @@ class StackedModel:
         def of_one(own: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
             return self.within(own, lambda module: outputs(module, inputs))
 
-        with batched_layers(self.resident.device):
+        with batched_layers(self.resident.device), dropout:
             found: tuple[Tensor, ...] = vmap(of_one, randomness="error")(tensors, inputs)
         return found
 
@@ -180,19 +183,31 @@ class StackedLoop:
     """Trains the clients of a stack.
 
     ready  raw images of all of them → inputs of the model
+    draws  of the clients' random numbers
     pads   a batch may be filled up with rows that do not count, because no layer lets the rows of a batch depend on
            each other; otherwise batches of one size are computed together
+    maps   how maps (B, C, H, W) of one client alone lie in memory
     """
 
     def __init__(
-        self, stack: StackedModel, settings: LocalSettings, ready: Ready, *, pads: bool, stepped: Stepped
+        self,
+        stack: StackedModel,
+        settings: LocalSettings,
+        ready: Ready,
+        draws: ClientDraws,
+        *,
+        pads: bool,
+        maps: torch.memory_format,
+        stepped: Stepped,
     ) -> None:
         self._stack = stack
         self._settings = settings
         self._prepare = ready
+        self._draws = draws
         self._preparing = 0.0
         """Seconds."""
         self._pads = pads
+        self._maps = maps
         self._stepped = stepped
         self._tallies = _Tallies()
 
@@ -240,12 +255,15 @@ class StackedLoop:
         wanted = any(terms[number].features is not None for number in piece.numbers)
         tensors = self._stack.tensors(piece.rows)
         with autocast(self._settings.memory.precision, self._stack.resident.device):
-            logits, *features = self._stack.gives(tensors, piece.inputs, features=wanted)
+            logits, *features = self._stack.gives(tensors, piece.inputs, self._dropout(piece), features=wanted)
             added = [*self._features(piece, features, terms)]
         losses = self._cross_entropies(logits, piece.labels)
         self._tallies.tell(piece, losses, (logits.detach().argmax(2) == piece.labels).sum(1))
         added += self._losses(piece, tensors, logits, terms)
         self._stack.pull_back(sum(added, losses.sum()), tensors, piece.rows)
+
+    def _dropout(self, piece: Piece) -> ClientDropout:
+        return ClientDropout(self._draws, piece.numbers, piece.sizes, self._maps)
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(n, B, classes) → (n,), means over the rows that have a label."""
@@ -261,7 +279,8 @@ class StackedLoop:
         for index, (number, size) in enumerate(zip(piece.numbers, piece.sizes, strict=True)):
             if (term := terms[number].features) is not None:
                 inputs, labels = piece.inputs[index, :size], piece.labels[index, :size]
-                found.append(term(inputs, features[0][index, :size], labels))
+                with self._draws.of(number):
+                    found.append(term(inputs, features[0][index, :size], labels))
         return found
 
     def _losses(
@@ -273,7 +292,8 @@ class StackedLoop:
             if (term := terms[number].loss) is not None:
                 own = {name: value[index] for name, value in tensors.items()}
                 given = piece.inputs[index, :size], logits[index, :size], piece.labels[index, :size]
-                found.append(self._stack.within(own, partial(_applied, term, given)))
+                with self._draws.of(number):
+                    found.append(self._stack.within(own, partial(_applied, term, given)))
         return found
 
     def _stepper(self, clients: Sequence[Trainee]) -> Callable[[int], None]:
