@@ -45,6 +45,7 @@ from fedlens.cli import (
     watch,
 )
 from fedlens.core import clean as cleaned
+from fedlens.core.heap import rare_collections
 from fedlens.core.lines import folded
 from fedlens.errors import ConfigError, FedLensError
 
@@ -143,6 +144,7 @@ app.add_typer(health.app, name="health")
 
 def main(*first: str) -> None:
     """Entry point of the installed command; `first`: arguments before those of the command line."""
+    rare_collections()
     surroundings.mend_streams()
     try:
         signals.as_interrupts()
