@@ -13,7 +13,7 @@ from fedlens.attacks.base import Attack, attacks
 from fedlens.clocks.base import LatencyModel, clocks
 from fedlens.compression.base import compressions
 from fedlens.config import problems
-from fedlens.config.keys import schema_keys, text_keys
+from fedlens.config.keys import schema_keys, text_key
 from fedlens.config.schema import (
     AggregationSection,
     AttackSection,
@@ -199,15 +199,16 @@ def block_keys() -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def all_text_keys() -> dict[str, bool]:
-    """As `keys.text_keys`, with the parameters of blocks: those that are text in every block that has them."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for family in FAMILIES.values():
-        for entry in family.registry.entries():
-            for name, node in entry.properties.items():
-                found.setdefault(f"{family.section}.{name}", []).append(node)
-    texts = {key: nodes for key, nodes in found.items() if all(map(problems.is_text, nodes))}
-    return {key: any(map(problems.takes_null, nodes)) for key, nodes in texts.items()} | text_keys(Config)
+def text_or_null(dotted: str) -> bool | None:
+    """As `keys.text_key`, also of parameters of blocks: text, if they are text in every block that has them. Only the
+    blocks of that section are asked, because their schemas take time to make."""
+    own = text_key(Config, dotted)
+    section, _, name = dotted.rpartition(".")
+    families = (family for family in FAMILIES.values() if own is None and family.section == section)
+    nodes = [
+        entry.properties[name] for family in families for entry in family.registry.entries() if name in entry.properties
+    ]
+    return any(map(problems.takes_null, nodes)) if nodes and all(map(problems.is_text, nodes)) else own
 
 
 def _mistakes(entry: Entry[Any], family: Family[Any], error: ValidationError, where: Where) -> dict[str, Problem]:

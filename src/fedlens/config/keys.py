@@ -27,14 +27,12 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
-def text_keys(model: type[BaseModel]) -> dict[str, bool]:
-    """The dotted keys whose values are text or paths, and whether null is allowed."""
-    return {
-        f"{at}.{name}".lstrip("."): problems.takes_null(node)
-        for at, section in sections(model)
-        for name, node in properties(section).items()
-        if problems.is_text(node)
-    }
+def text_key(model: type[BaseModel], dotted: str) -> bool | None:
+    """Whether the value of a key may be null, if it is text or a path; None: it is neither."""
+    at, _, name = dotted.rpartition(".")
+    section = dict(sections(model)).get(at)
+    node = {} if section is None else properties(section).get(name, {})
+    return problems.takes_null(node) if problems.is_text(node) else None
 
 
 def schema_keys() -> list[str]:

@@ -25,10 +25,10 @@ from fedlens.config.blocks import (
     FAMILIES,
     PYTHON,
     Family,
-    all_text_keys,
     block_keys,
     build_block,
     find,
+    text_or_null,
     undecided,
 )
 from fedlens.config.contradictions import contradictions
@@ -108,7 +108,7 @@ def _layers(
         lowest = argument_layer(path.model_dump(mode="json", exclude_unset=True), mistakes)
     else:
         lowest = Layer() if path is None else file_layer(path)
-    return [lowest, extra, override_layer(overrides, mistakes, all_text_keys())]
+    return [lowest, extra, override_layer(overrides, mistakes, text_or_null)]
 
 
 def _checked(

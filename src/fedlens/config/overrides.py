@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,9 @@ from fedlens.core.yaml_text import Key, parse_value, read_file
 from fedlens.errors import ConfigError, Problem
 
 COMMAND_LINE = "command line"
+
+TextOrNull = Callable[[str], bool | None]
+"""Of a dotted key: whether it may be null, if its value is text, used as typed; None: the value is parsed as YAML."""
 
 
 @dataclass
@@ -79,11 +82,8 @@ def argument_layer(values: Mapping[str, Any], mistakes: list[Problem], origin: s
     return layer
 
 
-def override_layer(overrides: Sequence[str], mistakes: list[Problem], texts: Mapping[str, bool]) -> Layer:
-    """`key.sub=value` texts; of equal keys the last one applies. Adds to `mistakes`.
-
-    texts  keys whose values are used as typed, and whether they may be null; other values are parsed as YAML
-    """
+def override_layer(overrides: Sequence[str], mistakes: list[Problem], text_or_null: TextOrNull) -> Layer:
+    """`key.sub=value` texts; of equal keys the last one applies. Adds to `mistakes`."""
     layer = Layer()
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -92,8 +92,8 @@ def override_layer(overrides: Sequence[str], mistakes: list[Problem], texts: Map
             mistakes.append(Problem("syntax", override, f"{override!r}: must be key.sub=value ({COMMAND_LINE})"))
             continue
         try:
-            dotted = ".".join(key)
-            value = as_typed(text, null=texts[dotted]) if dotted in texts else parse_value(text)
+            null = text_or_null(".".join(key))
+            value = parse_value(text) if null is None else as_typed(text, null=null)
         except ValueError as error:
             mistakes.append(problems.problem("missing", name, str(error), text, COMMAND_LINE))
         except yaml.YAMLError as error:

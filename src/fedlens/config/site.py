@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedlens.config import problems
-from fedlens.config.keys import properties, text_keys
+from fedlens.config.keys import properties, text_key
 from fedlens.config.overrides import Layer, file_layer, merge, override_layer
 from fedlens.config.schema import AnyPath
 from fedlens.core import clean
@@ -103,7 +104,7 @@ def load_site(path: Path | None, overrides: list[str]) -> SiteConfig:
     """
     mistakes: list[Problem] = []
     layer = file_layer(path) if path is not None else Layer()
-    layer = merge(layer, override_layer(overrides, mistakes, text_keys(SiteConfig)), {})
+    layer = merge(layer, override_layer(overrides, mistakes, partial(text_key, SiteConfig)), {})
     if layer.tree.get("allow", ...) is None:  # a section without content
         del layer.tree["allow"]
     try:

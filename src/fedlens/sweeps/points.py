@@ -197,14 +197,15 @@ def _split(override: str) -> tuple[str, list[Any]]:
     """The key, and its values. Commas inside brackets or quotes do not separate values."""
     import yaml
 
-    from fedlens.config.blocks import all_text_keys
+    from fedlens.config.blocks import text_or_null
     from fedlens.core.yaml_text import parse_value
 
     key, _, text = override.partition("=")
     if found := RANGE.fullmatch(text):
         return key, [*range(int(found[1]), int(found[2]))]
     try:
-        return key, yaml.load(f"[{text}]", yaml.BaseLoader) if key in all_text_keys() else parse_value(f"[{text}]")
+        as_it_stands = text_or_null(key) is not None
+        return key, yaml.load(f"[{text}]", yaml.BaseLoader) if as_it_stands else parse_value(f"[{text}]")
     except yaml.YAMLError:
         return key, []
 
