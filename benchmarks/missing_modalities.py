@@ -1,6 +1,6 @@
 """Clients that lack a modality: weights per part against both baselines, on the way and at the end.
 
-    .venv/bin/python benchmarks/missing_modalities.py
+    .venv/bin/python benchmarks/missing_modalities.py --picture docs/images/missing-modalities.svg
 
 `configs/multimodal.yaml` with each value of `federated.missing_modalities` and the same seeds: accuracy on complete
 test rows by image and text. Three measures, of which the first two ask how fast a run learns, because communication is
@@ -11,17 +11,19 @@ what a federation pays for:
     end    accuracy after the last round
 
 Differences are taken seed by seed, with the 95 % interval of their mean (Student's t). The measures were chosen from
-runs with the seeds 0 to 2; the seeds here are others.
+runs with the seeds 0 to 2; the seeds here are others. `--drawn` draws the picture from the kept figures.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import machine
+import numpy as np
 from fedlens_run import FedLensRun
 from rich.console import Console
 from rich.table import Table
@@ -73,10 +75,46 @@ def table(curves: dict[str, list[Curve]], against: dict[str, dict[str, Any]]) ->
     return shown
 
 
+def picture(curves: dict[str, list[Curve]], path: Path) -> None:
+    """The mean curves, and what ours is ahead of each baseline, a thin line for each seed."""
+    from matplotlib import pyplot
+
+    from fedlens.reports.paper import STYLE
+
+    style: dict[Any, Any] = {**STYLE}
+    means = {value: 100 * np.array(found) for value, found in curves.items()}
+    rounds = range(1, means[OURS].shape[1] + 1)
+    with pyplot.rc_context(style):
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+        for value, accuracies in means.items():
+            (line,) = left.plot(rounds, accuracies.mean(0), label=value)
+            if value == OURS:
+                continue
+            ahead = means[OURS] - accuracies
+            right.plot(rounds, ahead.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+            right.plot(rounds, ahead.mean(0), color=line.get_color(), label=f"{OURS} less {value}")
+        left.set(xlabel="round", ylabel="accuracy, %", ylim=(50, None), title="by image and text, mean of the seeds")
+        right.set(
+            xlabel="round", ylabel="points", ylim=(-5, 20), title=f"how far {OURS} is ahead, each seed and the mean"
+        )
+        right.axhline(0, color="black", linewidth=0.6)
+        for axes in (left, right):
+            axes.set_xticks(range(0, len(rounds) + 1, 5))
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+        figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5, 6, 7])
+    parser.add_argument("--picture", type=Path, help="draw the curves, too")
+    parser.add_argument("--drawn", action="store_true", help="nothing is run: the picture of the kept figures")
     options, before = parser.parse_args(), machine.facts()
+    if options.drawn:
+        kept = json.loads((machine.RESULTS / "missing-modalities.json").read_text())
+        picture(kept["accuracies"], options.picture)
+        return
     more = ("federated.num_rounds=2",) if options.small else ()
     seeds = options.seeds[:1] if options.small else options.seeds
     curves: dict[str, list[Curve]] = {value: [] for value in (OURS, *BASELINES)}
@@ -87,6 +125,8 @@ def main() -> None:
     against = {baseline: differences(curves, baseline) for baseline in BASELINES}
     Console(width=140).print(table(curves, against))
     figures = {"seeds": seeds, "accuracies": curves, "by_part_less": against}
+    if options.picture:
+        picture(curves, options.picture)
     print(machine.save("missing-modalities", before, figures, small=options.small))
 
 

@@ -9,6 +9,7 @@ folder each time. Training begins when the first round does: the arrival of its 
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -48,15 +49,29 @@ def write_photographs(folder: Path, count: int) -> None:
         cv2.imwrite(str(target / f"{index:05}.jpg"), pixels)
 
 
+def import_seconds() -> float:
+    """`import torch` alone, from the start of Python to its end."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - started
+
+
 def photographs(count: int, again: int) -> dict[str, float]:
-    """Seconds until training begins on a folder of photographs: the first run, and the median of later ones."""
+    """Seconds until training begins on a folder of photographs: the first run, and medians of later ones, of `import
+    torch` alone after each, and of the difference."""
     with tempfile.TemporaryDirectory(prefix="fedlens-photographs-") as name:
         images, cache = Path(name) / "images", Path(name) / "cache"
         images.mkdir()
         write_photographs(images, count)
         overrides = ("data.source=imagefolder", f"data.path={images}", "data.image_size=64", f"data.cache_dir={cache}")
-        first, *later = [first_round(*overrides)[0] for _ in range(1 + again)]
-    return {"photographs_first_begin_s": first, "photographs_again_begin_s": median(later)}
+        first = first_round(*overrides)[0]
+        later = [(first_round(*overrides)[0], import_seconds()) for _ in range(again)]
+    return {
+        "photographs_first_begin_s": first,
+        "photographs_again_begin_s": median(run for run, _ in later),
+        "import_torch_s": median(torch for _, torch in later),
+        "photographs_again_less_import_s": median(run - torch for run, torch in later),
+    }
 
 
 def main() -> None:
@@ -69,7 +84,7 @@ def main() -> None:
     figures = {
         "help_s": median(help_seconds() for _ in range(1 if options.small else 11)),
         "first_result_s": median(first_round(*overrides)[1] for _ in range(1 if options.small else 5)),
-        **photographs(options.photographs, again=1 if options.small else 3),
+        **photographs(options.photographs, again=1 if options.small else 9),
     }
     for name, value in figures.items():
         print(f"{name:28} {value:.3f}")

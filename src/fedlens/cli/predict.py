@@ -74,16 +74,15 @@ def predict(
     predictor = _opened(model, client, text, classes, names)
     _say(predictor.remark, predictor.note)
     explainer = Explainer(predictor.model) if why or why_dir else None
+    wanted, run = Wanted(top, as_json, csv, html, why, why_dir, names is not None), str(newest(Path(model)))
     if not images:
-        wanted = Wanted(top, as_json, csv, None, False, None, names is not None)
-        for output in wanted.outputs([TEXT_ALONE], str(newest(Path(model)))):
+        for output in wanted.outputs([TEXT_ALONE], run):
             output.add(Seen(predictor.of_text(top), None, None))
             output.close()
         return
     found = find_images(images)
     _say(*found.notes)
-    wanted = Wanted(top, as_json, csv, html, why, why_dir, names is not None)
-    outputs = wanted.outputs(found.images, str(newest(Path(model))))
+    outputs = wanted.outputs(found.images, run)
     failed, total = 0, len(found.problems) + len(found.images)
     problems = (Unreadable(path, problem) for path, problem in found.problems)
     answers = chain(problems, _answers(predictor, found.images, outputs, max_pixels or MAX_PIXELS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from fedlens.core import clean
 from fedlens.errors import ModelError
 
 if TYPE_CHECKING:
+    from fedlens.data.found import Unreadable
     from fedlens.inference.feature_files import Features
     from fedlens.inference.search import Searcher
 
@@ -50,21 +51,14 @@ def search(
     Every picture is encoded once: a later search opens new and changed files alone. With --text - the program stays,
     and each further search is done at once. An image that cannot be read is named, and the exit status is then 1.
     """
-    if text is None and image is None:
-        raise typer.BadParameter(
-            "say what to look for: a text, a picture with --image, or - to be asked", param_hint="--text"
-        )
+    asks = text == ASK
+    _check_given(text, image, table_or_page=csv or html)
     from fedlens.cli.search_outputs import Found, outputs
     from fedlens.data.found import Unreadable, find_images
     from fedlens.data.images import MAX_PIXELS
     from fedlens.inference.search import Searcher
     from fedlens.tracking.run_dir import newest
 
-    asks = text == ASK
-    if asks and (csv or html):
-        raise typer.BadParameter(
-            "each text would replace the file: use --json", param_hint="--text - with --csv or --html"
-        )
     searcher = Searcher(model, client, max_pixels=max_pixels or MAX_PIXELS)
     if asks and image is not None:
         searcher.query(None, image)  # one that cannot be read is told before any picture is encoded
@@ -72,22 +66,38 @@ def search(
     wanted = outputs(as_json, csv, html)
     files = find_images(images)
     encoded = searcher.encode(files.images, partial(progress_bar, "encoding pictures"))
-    for note in filter(None, (searcher.remark, *files.notes, encoded.remark)):
-        typer.echo(clean.block(f"note: {note}"), err=True)
     unreadable = [*(Unreadable(path, problem) for path, problem in files.problems), *encoded.unreadable]
-    for one in unreadable:
-        typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
+    _tell((searcher.remark, *files.notes, encoded.remark), unreadable)
     told = unreadable
     for looked_for, query in given or _asked(searcher, image):
         found = Found(looked_for, image, encoded.most_like(query, top), len(encoded.images), told)
         for output in wanted:
             output(found, str(newest(Path(model))), searcher.view)
         told = []
-    total = len(encoded.images) + len(unreadable)
-    if unreadable and total > 1:
-        typer.echo(f"{len(unreadable):,} of {total:,} images could not be read", err=True)
     if unreadable:
+        total = len(encoded.images) + len(unreadable)
+        if total > 1:
+            typer.echo(f"{len(unreadable):,} of {total:,} images could not be read", err=True)
         raise typer.Exit(1)
+
+
+def _check_given(text: str | None, image: Path | None, table_or_page: Path | None) -> None:
+    """Raises typer.BadParameter: nothing to look for, or a file that each further text would replace."""
+    if text is None and image is None:
+        raise typer.BadParameter(
+            "say what to look for: a text, a picture with --image, or - to be asked", param_hint="--text"
+        )
+    if text == ASK and table_or_page:
+        raise typer.BadParameter(
+            "each text would replace the file: use --json", param_hint="--text - with --csv or --html"
+        )
+
+
+def _tell(notes: Iterable[str], unreadable: Iterable[Unreadable]) -> None:
+    for note in filter(None, notes):
+        typer.echo(clean.block(f"note: {note}"), err=True)
+    for one in unreadable:
+        typer.secho(clean.block(one.problem), fg=typer.colors.RED, err=True)
 
 
 def _asked(searcher: Searcher, image: Path | None) -> Iterator[tuple[str, Features]]:
