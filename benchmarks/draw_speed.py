@@ -78,7 +78,7 @@ def by_clients(axes: Axes, record: dict[str, Any]) -> None:
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--picture", type=Path, default=PICTURE, help="the file to write")
-    parser.add_argument("--processes", nargs="*", default=PROCESSES, metavar="NAME", help="files of speed.py")
+    parser.add_argument("--processes", nargs="+", default=PROCESSES, metavar="NAME", help="files of speed.py")
     options = parser.parse_args()
     from matplotlib import pyplot
 

@@ -1,6 +1,6 @@
 """Clients that lack a modality: weights per part against both baselines, on the way and at the end.
 
-    .venv/bin/python benchmarks/missing_modalities.py --picture docs/images/missing-modalities.svg
+    .venv/bin/python benchmarks/missing_modalities.py
 
 `configs/multimodal.yaml` with each value of `federated.missing_modalities` and the same seeds: accuracy on complete
 test rows by image and text. Three measures, of which the first two ask how fast a run learns, because communication is
@@ -31,6 +31,7 @@ from scipy.stats import t as student
 
 CONFIG = Path(__file__).parent.parent / "configs" / "multimodal.yaml"
 OURS, BASELINES = "by_part", ("average", "drop_clients")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "missing-modalities.svg"
 TARGETS = (0.75, 0.80, 0.85)
 
 Curve = list[float]
@@ -108,7 +109,7 @@ def picture(curves: dict[str, list[Curve]], path: Path) -> None:
 def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5, 6, 7])
-    parser.add_argument("--picture", type=Path, help="draw the curves, too")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="the file to draw")
     parser.add_argument("--drawn", action="store_true", help="nothing is run: the picture of the kept figures")
     options, before = parser.parse_args(), machine.facts()
     if options.drawn:
@@ -125,7 +126,7 @@ def main() -> None:
     against = {baseline: differences(curves, baseline) for baseline in BASELINES}
     Console(width=140).print(table(curves, against))
     figures = {"seeds": seeds, "accuracies": curves, "by_part_less": against}
-    if options.picture:
+    if not options.small:
         picture(curves, options.picture)
     print(machine.save("missing-modalities", before, figures, small=options.small))
 

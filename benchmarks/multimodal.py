@@ -23,7 +23,7 @@ from fedlens_run import CONFIGS, FEDLENS, FedLensRun, spent
 from startup import write_photographs
 
 from fedlens.data.product_texts import product_texts
-from fedlens.models.text_readers import Tokens
+from fedlens.models.text_readers import FEW, Tokens
 from fedlens.training.texts import read_each_once
 
 CONFIG = CONFIGS / "multimodal.yaml"
@@ -63,6 +63,17 @@ def reading(count: int) -> float:
     started = time.perf_counter()
     read_each_once(texts, Tokens(32), lambda *_: None)
     return time.perf_counter() - started
+
+
+SENTENCES = """
+from fedlens.models.text_readers import Sentences
+Sentences().read([f"striped shirt {number}" for number in range(%d)], lambda *_: None)
+"""
+
+
+def sentences(count: int) -> float:
+    """Seconds in which a new process reads so many sentences with the sentence encoder."""
+    return seconds_of(sys.executable, "-c", SENTENCES % count)
 
 
 def seconds_of(*command: str) -> float:
@@ -136,6 +147,8 @@ def main() -> None:
             for kind, found in seconds.items()
         },
         "reading_texts_s": reading(options.rows),
+        "few_sentences_s": sentences(FEW),
+        "one_sentence_more_s": sentences(FEW + 1),
         **search(options.rows, options.repetitions),
     }
     for name, value in figures.items():

@@ -20,7 +20,16 @@ SCRIPTS = sorted(
     for path in (*BENCHMARKS.glob("*.py"), *(ROOT / "tools").glob("*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-HERE = ("aggregation", "draw_speed", "fedbuff", "gpu", "reproductions", "robustness", "secure_aggregation", "vectorized")
+HERE = (
+    "aggregation",
+    "draw_speed",
+    "fedbuff",
+    "gpu",
+    "reproductions",
+    "robustness",
+    "secure_aggregation",
+    "vectorized",
+)
 """Their smallest work is done in this process."""
 STARTED = ("features", "flower_rounds", "privacy", "scale", "speed")
 """They start programs, which takes seconds."""

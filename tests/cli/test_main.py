@@ -38,7 +38,7 @@ def invoke(*arguments: str):
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy():
-    """And unused objects are looked for so rarely that importing what is heavy does not take longer by it."""
+    """And Python is told to look rarely for unused objects (`core.heap`)."""
     code = (
         "import gc, sys\n"
         "from fedlens.cli.main import main\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tests.brightness import by_brightness, like_texts, picture
 
 from fedlens.errors import DataError, ModelError
@@ -123,6 +124,34 @@ def test_what_features_depend_on_has_a_file_of_its_own(trained: Path, trip: list
     assert encoded(trained, trip, max_pixels=10**6)[1] == 4
     assert encoded(shutil.copytree(trained, "copy"), trip)[1] == 0
     assert len(list(CACHE.rglob("*.safetensors"))) == 3
+
+
+def test_a_model_that_is_replaced_meanwhile_leaves_no_features_behind(trained: Path, trip: list[Path]) -> None:
+    other = like_texts(Path("other"), SNOW, NIGHT)
+    for query, said in (
+        (("snow", None), "this model has been replaced meanwhile; search again"),
+        ((None, trip[0]), ""),
+    ):
+        run = shutil.copytree(trained, f"copy {bool(said)}")
+        search = searcher(run)
+        search.query(*query)
+        shutil.copytree(other, run, dirs_exist_ok=True)
+        if said:  # the model was not yet loaded
+            with pytest.raises(ModelError, match=said):
+                search.encode(trip, Count())
+        else:
+            search.encode(trip, Count())
+        found = searcher(run).encode(trip, Count())
+        np.testing.assert_allclose(found.features, searcher(other).encode(trip, Count()).features, atol=1e-6)
+
+
+def test_a_model_whose_training_diverged_is_told(trained: Path, trip: list[Path]) -> None:
+    weights = trained / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["backbone.text.project.weight"].fill(np.nan)
+    save_file(tensors, weights)
+    with pytest.raises(ModelError, match="this model gives no finite numbers"):
+        searcher(trained).query(SNOW, None)
 
 
 def test_what_cannot_be_read_is_named_and_tried_again(trained: Path, trip: list[Path]) -> None:

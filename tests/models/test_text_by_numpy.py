@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedlens.models.minilm import SentenceEncoder
 from fedlens.models.text_by_numpy import read_text_tower
 from fedlens.models.text_readers import FEW, Sentences
 
-TEXTS = ("a leather boot", "x", "红色条纹衬衫", "👟 " * 40, "a long red dress with sleeves, " * 9)
+TEXTS = ("a leather boot", "x", "<pad>", "a <pad> b", "红色条纹衬衫", "👟 " * 40, "a long red dress with sleeves, " * 9)
 
 
 def dual_encoder(**keys: object) -> DualEncoder:
@@ -85,6 +86,17 @@ def test_what_is_left_to_pytorch(tmp_path: Path) -> None:
     }
     for what, changed in others.items():
         assert read_text_tower(stored(model, path, **changed)) is None, what
+    assert read_text_tower(stored(model, path)) is not None
+    for name, cut in (
+        ("project.weight", lambda values: values.flatten()),
+        ("project.weight", lambda values: values[:, :5]),
+        ("network.tokens.weight", lambda values: values[:3]),
+        ("network.tokens.weight", lambda values: values[:, :6]),
+        ("network.places", lambda values: values[:0]),
+        ("network.blocks.1.mlp.2.weight", lambda values: values[:, 1:]),
+    ):
+        damaged = cut(model.state_dict()[f"backbone.text.{name}"]).contiguous()
+        assert read_text_tower(stored(model, path, **{f"backbone.text.{name}": damaged})) is None, (name, damaged.shape)
     whole = model.state_dict()
     del whole["backbone.text.network.blocks.1.mlp.2.bias"]
     save_file(whole, path)
@@ -92,3 +104,6 @@ def test_what_is_left_to_pytorch(tmp_path: Path) -> None:
     path.write_bytes(b"torn")
     assert read_text_tower(path) is None
     assert read_text_tower(tmp_path / "gone") is None
+    path.unlink()
+    os.mkfifo(path)
+    assert read_text_tower(path) is None  # and nothing is waited for

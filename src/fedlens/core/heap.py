@@ -1,5 +1,4 @@
-"""Memory settings of a process: Python's garbage collector, and glibc's malloc, where it is the C library. With another
-one, nothing is done to it."""
+"""Memory settings of a process: of Python's garbage collector, and of malloc where that is glibc's."""
 
 from __future__ import annotations
 
@@ -22,7 +21,6 @@ _ROOM = 1 << 30
 """Bytes of addresses by which the heap grows. Memory is taken only where something is written."""
 
 _OWN_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-
 
 _OBJECTS = 20_000
 """New objects after which Python looks for unused ones among the young; its own number is 700 to 2,000."""

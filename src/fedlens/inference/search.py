@@ -5,13 +5,16 @@ A search by a text among pictures that are known imports no PyTorch, which would
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fedlens.core.files import open_regular
 from fedlens.data.cache_dir import default_cache_dir
@@ -75,10 +78,12 @@ class Searcher:
             FedLensError: as `open_predictor`.
             ModelError: the model is no dual encoder.
         """
-        self._model, self._client = newest(Path(model)), client
-        self._saved = saved_model(self._model) if client is None else None
+        found = newest(Path(model))
+        self._model, self._client = model if found == Path(model) else str(found), client
+        self._saved = saved_model(found) if client is None else None
         self._max_pixels = max_pixels
         self._cache_dir = cache_dir or default_cache_dir()
+        self._digest = None if self._saved is None else _digest(self._saved)
         self._tower = None if self._saved is None else _text_tower(self._saved)
         if self._tower is None:
             _ = self._encoder  # what is wrong with the model is told now
@@ -93,13 +98,16 @@ class Searcher:
         of a row that has both.
 
         Raises:
-            ModelError: as `checked_text`.
+            ModelError: as `checked_text`; or what the model gives are no finite numbers.
             DataError: the picture cannot be read.
         """
         parts = [] if text is None else [(self._tower or self._encoder).features_of(checked_text(text))]
         if image is not None:
             parts.append(self._encoder.of_image(image))
-        return normalized(sum(parts[1:], start=parts[0]))
+        found = normalized(sum(parts[1:], start=parts[0]))
+        if not np.isfinite(found).all():
+            raise ModelError(f"{self._model}: this model gives no finite numbers: its training has diverged")
+        return found
 
     def encode(self, images: Sequence[Path], counted: Counted) -> Encoded:
         """The features of `images`. Only those of new and changed files are computed; what has been computed when the
@@ -135,7 +143,10 @@ class Searcher:
     def _encoder(self) -> Encoder:
         from fedlens.inference.encoder import open_encoder
 
-        return open_encoder(str(self._model), self._client, self._max_pixels)
+        found = open_encoder(self._model, self._client, self._max_pixels)
+        if self._saved is not None and self._digest != _digest(self._saved):
+            raise ModelError(f"{self._model}: this model has been replaced meanwhile; search again")
+        return found
 
     def _computed(self, images: Sequence[Path], counted: Counted) -> Iterator[Features | Unreadable]:
         if not images:
@@ -146,9 +157,9 @@ class Searcher:
                 progress(done, len(images))
 
     def _file(self) -> Path:
-        """Another one for every model, and for every way to make its inputs."""
-        how = repr((_FORM, DECODING, self._max_pixels))
-        key = self._encoder.key(how) if self._saved is None else _digest(self._saved, how)
+        """Another one for every model and version of FedLens, which decide how pictures become its inputs."""
+        how = repr((_FORM, DECODING, self._max_pixels, version("fedlens"), self._digest))
+        key = self._encoder.key(how) if self._digest is None else sha256(how.encode()).hexdigest()[:32]
         return self._cache_dir / "search" / f"search-{key}.safetensors"
 
 
@@ -163,11 +174,14 @@ def _text_tower(saved: Path) -> TextFeatures | None:
     return read_text_tower(saved / WEIGHTS) if known else None
 
 
-def _digest(saved: Path, how: str) -> str:
-    """32 hex digits: a digest of the files of a model, and of `how`."""
-    digest = hashlib.sha256(how.encode())
+def _digest(saved: Path) -> str | None:
+    """That of the files of a model; None: they cannot be read, which is told where the model is opened."""
+    digest = sha256()
     for name in (DESCRIPTION, WEIGHTS):
-        with open_regular(saved / name) as file:
-            for some in iter(partial(file.read, 2**20), b""):
-                digest.update(some)
-    return digest.hexdigest()[:32]
+        try:
+            with open_regular(saved / name) as file:
+                for some in iter(partial(file.read, 2**20), b""):
+                    digest.update(some)
+        except OSError:
+            return None
+    return digest.hexdigest()

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from fedlens.core.files import open_regular
 from fedlens.models.minilm import SENTENCE_FEATURES, SentenceEncoder
 from fedlens.models.numpy_layers import Array, Layers, attention, gelu, normalized
 from fedlens.models.tokenizer import open_tokenizer, tokenizer_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+KINDS = ("weight", "bias")
 
 HEADS = 4
 """Of the attention of a text transformer."""
@@ -64,11 +67,24 @@ class TransformerFeatures:
             tokens = tokens + layers.linear(f"{block}mlp.2", hidden)
         return np.asarray(tokens.mean(0), np.float32)
 
-    def is_whole(self) -> bool:
-        """Whether there is what `features_of` uses, and nothing else."""
-        parts = ("attention_norm", "queries_keys_values", "attended", "mlp_norm", "mlp.0", "mlp.2")
-        used = [f"{block}{part}.{kind}" for block in self._blocks() for part in parts for kind in ("weight", "bias")]
-        return {"tokens.weight", "places", *used} == set(self.layers.tensors)
+    def is_whole(self, width: int) -> bool:
+        """Whether there is what `features_of` uses, in the right shapes, and nothing else. width: of its features."""
+        found = {name: values.shape for name, values in self.layers.tensors.items()}
+        places = found.get("places", ())
+        if len(places) != 2 or not places[0] or width % HEADS:
+            return False
+        inside = found.get("blocks.0.mlp.0.bias", (0,))[0]
+        linear = {"queries_keys_values": (3 * width, width), "attended": (width, width)}
+        linear |= {"mlp.0": (inside, width), "mlp.2": (width, inside)}
+        wanted: dict[str, tuple[int, ...]] = {
+            "tokens.weight": (self._tokenizer.get_vocab_size(), width),
+            "places": (places[0], width),
+        }
+        for block in self._blocks():
+            wanted |= {f"{block}{norm}_norm.{kind}": (width,) for norm in ("attention", "mlp") for kind in KINDS}
+            wanted |= {f"{block}{part}.weight": shape for part, shape in linear.items()}
+            wanted |= {f"{block}{part}.bias": shape[:1] for part, shape in linear.items()}
+        return found == wanted
 
     def _blocks(self) -> list[str]:
         names = (f"blocks.{number}." for number in count())
@@ -86,7 +102,7 @@ def read_text_tower(weights: Path) -> TextFeatures | None:
         ModelError: it reads sentences, and the package of that encoder is not installed.
     """
     try:
-        with safe_open(weights, framework="numpy") as file:
+        with open_regular(weights), safe_open(weights, framework="numpy") as file:
             names = [name for name in file.keys() if name.startswith(_TOWER)]  # noqa: SIM118 - it is no mapping
             tensors = {name.removeprefix(_TOWER): file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, TypeError):  # the last: numbers that NumPy does not have
@@ -94,11 +110,11 @@ def read_text_tower(weights: Path) -> TextFeatures | None:
     if any(values.dtype != np.float32 for values in tensors.values()):
         return None
     project = tensors.pop("project.weight", None)
-    return None if project is None else _tower(project, tensors)
+    return None if project is None or project.ndim != 2 else _tower(project, tensors)
 
 
 def _tower(project: Array, tensors: Mapping[str, Array]) -> TextFeatures | None:
     if not tensors:
         return TextFeatures(SentenceEncoder(), project) if project.shape[1] == SENTENCE_FEATURES else None
     network = TransformerFeatures(Layers({name.removeprefix(_NETWORK): one for name, one in tensors.items()}, _EPSILON))
-    return TextFeatures(network, project) if network.is_whole() else None
+    return TextFeatures(network, project) if network.is_whole(project.shape[1]) else None

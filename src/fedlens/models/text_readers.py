@@ -85,7 +85,7 @@ class Tokens(TokenReader):
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(f"{self.length} {self._file}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.length}, signs are text: {self._file}".encode()).hexdigest()[:32]
 
     @property
     def vocabulary(self) -> int:

@@ -19,9 +19,11 @@ def tokenizer_file() -> str:
 
 
 def open_tokenizer(content: str, length: int) -> Tokenizer:
-    """A tokenizer that cuts a text behind `length` tokens. content: as `tokenizer_file` gives it."""
+    """A tokenizer that cuts a text behind `length` tokens. content: as `tokenizer_file` gives it. What looks like the
+    sign for padding in a text is text: `PADDING` stands behind the end and nowhere else."""
     from tokenizers import Tokenizer
 
     found = Tokenizer.from_str(content)
+    found.encode_special_tokens = True
     found.enable_truncation(length)
     return found

@@ -52,7 +52,8 @@ class ClientDropout(TorchFunctionMode):
     """A context for `torch.vmap` over clients, in which dropout draws for one client after the other.
 
     numbers  of the clients in `draws`
-    sizes    rows of each client's batch; the rows behind them, with which it is filled up, draw nothing
+    sizes    rows of each client's batch; the rows behind them, with which it is filled up, draw nothing. What is
+             dropped has one row for each of the batch, or another number that does not depend on the client
     maps     how maps (B, C, H, W) of one client alone lie in memory: draws follow the memory's order
     """
 
@@ -86,9 +87,9 @@ class ClientDropout(TorchFunctionMode):
         longest = max(size for _, size in self._clients)
         masks = torch.ones_like(batches)
         for own, (number, size) in zip(masks, self._clients, strict=True):
-            rows = size if len(own) == longest else len(own)  # a single row has been doubled
+            rows = size if len(own) == longest else len(own)  # a first axis of another length holds more than rows
             with self._draws.of(number):
-                own[:rows] = self._drawn(func, p, own, 2 if rows == 1 else rows)[:rows]
+                own[:rows] = self._drawn(func, p, own, 2 if rows == 1 else rows)[:rows]  # alone, one row is doubled
         return masks
 
     def _drawn(self, func: Callable[..., Tensor], p: float, like: Tensor, rows: int) -> Tensor:
