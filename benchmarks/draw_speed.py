@@ -98,6 +98,7 @@ def main() -> None:
             axes.legend(fontsize=7)
         metadata = {"Date": None} if options.picture.suffix == ".svg" else None
         figure.savefig(io.BytesIO() if options.small else options.picture, dpi=130, metadata=metadata)
+    print(machine.save("", {}, {}, small=True) if options.small else options.picture)
 
 
 if __name__ == "__main__":
