@@ -93,6 +93,7 @@ def test_what_is_left_to_pytorch(tmp_path: Path) -> None:
         ("network.tokens.weight", lambda values: values[:3]),
         ("network.tokens.weight", lambda values: values[:, :6]),
         ("network.places", lambda values: values[:0]),
+        ("network.blocks.0.mlp.0.bias", lambda values: values[0]),
         ("network.blocks.1.mlp.2.weight", lambda values: values[:, 1:]),
     ):
         damaged = cut(model.state_dict()[f"backbone.text.{name}"]).contiguous()

@@ -12,7 +12,9 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from fedlens.training import batched_layers, vectorized
-from fedlens.training.batched_layers import BatchedLayers
+
+GPU = torch.device("cuda")
+"""Its layers have their form on the CPU, too."""
 
 WAYS = {
     "plain": {},
@@ -33,7 +35,7 @@ def test_values_and_gradients(way: dict, with_bias: bool) -> None:
     weight = torch.randn(3, 6, 2 // way.get("groups", 1), 3, 1, generator=generator)
     bias = torch.randn(3, 6, generator=generator) if with_bias else None
     found = []
-    for how in (nullcontext(), BatchedLayers(columns=True)):
+    for how in (nullcontext(), batched_layers.batched_layers(GPU)):
         given = [value.clone().requires_grad_() for value in (images, weight, bias) if value is not None]
         with how:
             outputs = vmap(lambda *own: F.conv2d(*own, **way))(*given)
@@ -48,7 +50,7 @@ def test_large_ones_stay_as_they_are(monkeypatch) -> None:
     products: list[int] = []
     flatten = torch.Tensor.flatten
     monkeypatch.setattr(torch.Tensor, "flatten", lambda *given: (products.append(1), flatten(*given))[1])
-    with BatchedLayers(columns=True):
+    with batched_layers.batched_layers(GPU):
         F.conv2d(images, weight)
         assert len(products) == 1
         monkeypatch.setattr(batched_layers, "LARGEST", 2 * 9 * 9 - 1)
@@ -57,15 +59,15 @@ def test_large_ones_stay_as_they_are(monkeypatch) -> None:
 
 
 def test_the_device_decides() -> None:
-    assert batched_layers.batched_layers(torch.device("cuda")).columns
-    assert not batched_layers.batched_layers(CPU).columns
+    assert torch.conv2d in batched_layers.batched_layers(GPU)._replaced
+    assert torch.conv2d not in batched_layers.batched_layers(CPU)._replaced
 
 
 @pytest.mark.parametrize("size", [1, (1, 1), (2, 1), (None, 2)])
 def test_pooling_has_a_batched_form(size) -> None:
     """In any memory format; without a warning that clients are computed one by one, which would be an error here."""
     images = torch.rand(3, 4, 2, 6, 6).transpose(2, 4)
-    with BatchedLayers(columns=False):
+    with batched_layers.batched_layers(CPU):
         found = vmap(lambda own: F.adaptive_avg_pool2d(own, size))(images)
     torch.testing.assert_close(found, torch.stack([F.adaptive_avg_pool2d(own, size) for own in images]))
 
@@ -74,7 +76,8 @@ def test_pooling_has_a_batched_form(size) -> None:
 def test_training_is_the_same(norm: str, tmp_path, monkeypatch) -> None:
     """As on a GPU."""
     alone = trained(trainer(tmp_path, vectorize=3, model=network(norm)), rounds=1)
-    monkeypatch.setattr(vectorized, "batched_layers", lambda _device: BatchedLayers(columns=True))
+    on_a_gpu = batched_layers.batched_layers
+    monkeypatch.setattr(vectorized, "batched_layers", lambda _device: on_a_gpu(GPU))
     one = trainer(tmp_path, vectorize=3, model=network(norm))
     assert one.vectorizing.obstacle is None
     for client, outcome in trained(one, rounds=1).items():

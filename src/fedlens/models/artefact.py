@@ -3,17 +3,17 @@ names)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fedlens.core import clean
 from fedlens.core.files import write_atomic
+from fedlens.core.instead import Instead
 from fedlens.errors import ModelError
 from fedlens.models.base import ModelRequest, Recognizer
 from fedlens.models.build import build_model, builder_named
@@ -76,7 +76,7 @@ def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[st
             memory.
     """
     try:
-        with torch.device("meta"), _WithoutNormal():
+        with torch.device("meta"), _without_normal():
             wanted = _build(folder, description).state_dict()
     except (ModelError, RuntimeError):  # some architectures compute with values while they are built
         rows = {len(tensor) for tensor in tensors.values() if tensor.numel()}
@@ -92,15 +92,10 @@ def _check_size(folder: Path, description: ModelDescription, tensors: Mapping[st
         raise ModelError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {should}{more}")
 
 
-class _WithoutNormal(TorchFunctionMode):
+def _without_normal() -> Instead:
     """Leaves out `nn.init.normal_`: on the meta device, where tensors have no values, torch imports its compiler for
     it, which takes a second."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
+    return Instead({nn.init.normal_: lambda tensor, **_: tensor})
 
 
 def _build(folder: Path, description: ModelDescription) -> Recognizer:

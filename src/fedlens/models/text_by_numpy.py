@@ -73,7 +73,7 @@ class TransformerFeatures:
         places = found.get("places", ())
         if len(places) != 2 or not places[0] or width % HEADS:
             return False
-        inside = found.get("blocks.0.mlp.0.bias", (0,))[0]
+        inside = next(iter(found.get("blocks.0.mlp.0.bias", ())), 0)
         linear = {"queries_keys_values": (3 * width, width), "attended": (width, width)}
         linear |= {"mlp.0": (inside, width), "mlp.2": (width, inside)}
         wanted: dict[str, tuple[int, ...]] = {

@@ -7,14 +7,12 @@ patch of the images is gathered into a column, which leaves one batched product 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
-from torch.overrides import TorchFunctionMode
+
+from fedlens.core.instead import Instead
 
 Pair = int | tuple[int, int]
 
@@ -22,31 +20,10 @@ LARGEST = 1 << 24
 """Numbers in the columns of one client's batch: 64 MiB. Larger convolutions fill a GPU as they are."""
 
 
-class BatchedLayers(TorchFunctionMode):
-    """A context in which layers have these forms. `columns`: convolutions, too."""
-
-    def __init__(self, *, columns: bool) -> None:
-        super().__init__()
-        self.columns = columns
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if self.columns and func is torch.conv2d:
-            return convolution(*args, **given)
-        if func is F.adaptive_avg_pool2d:
-            return adaptive_pooling(*args, **given)
-        return func(*args, **given)
-
-
-def batched_layers(device: torch.device) -> BatchedLayers:
-    """The context that suits the device."""
-    return BatchedLayers(columns=device.type == "cuda")
+def batched_layers(device: torch.device) -> Instead:
+    """A context in which layers have the form that suits the device."""
+    pooling = {F.adaptive_avg_pool2d: adaptive_pooling}
+    return Instead(pooling | {torch.conv2d: convolution} if device.type == "cuda" else pooling)
 
 
 def adaptive_pooling(input: Tensor, output_size: Pair) -> Tensor:

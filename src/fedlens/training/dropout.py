@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from fedlens.core.instead import Instead
 
 Mask = Callable[[Tensor], Tensor]
 """(K, B, …) → the factors of its numbers."""
@@ -48,7 +49,7 @@ class ClientDraws:
         return (own, torch.cuda.get_rng_state(self._device)) if self._device.type == "cuda" else (own,)
 
 
-class ClientDropout(TorchFunctionMode):
+class ClientDropout(Instead):
     """A context for `torch.vmap` over clients, in which dropout draws for one client after the other.
 
     numbers  of the clients in `draws`
@@ -60,20 +61,10 @@ class ClientDropout(TorchFunctionMode):
     def __init__(
         self, draws: ClientDraws, numbers: Sequence[int], sizes: Sequence[int], maps: torch.memory_format
     ) -> None:
-        super().__init__()
+        super().__init__({func: partial(self._dropout, func) for func in MASKING})
         self._draws = draws
         self._clients = list(zip(numbers, sizes, strict=True))
         self._maps = maps
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        return self._dropout(func, *args, **given) if func in MASKING else func(*args, **given)
 
     def _dropout(
         self, func: Callable[..., Tensor], input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
